@@ -1,0 +1,34 @@
+# Everything runs in .venv, which the first command makes: `make demo`, `make test`.
+PYTHON ?= python3.11
+BIN = .venv/bin
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: demo test test-slow lint install clean
+
+demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
+	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
+
+test: .venv/test.stamp lint  ## the fast suite
+	$(BIN)/python -m pytest
+
+test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/demo.stamp
+
+.venv/demo.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[onnx]'
+	touch $@
+
+.venv/test.stamp: .venv/demo.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv out

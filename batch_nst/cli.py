@@ -1,0 +1,152 @@
+"""The command `batch-nst`: words in, figures and an exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from batch_nst import __version__
+from batch_nst.errors import BatchNSTError, RecipeError, Stopped
+from batch_nst.recipe import load_recipe
+
+Figures = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave the process.
+
+    Exit codes: 0 done; 1 failed or not all done; 2 the call or the recipe is wrong; 3 the gate refused to
+    publish; 4 another run holds the lease; 143 stopped by SIGTERM, resumable. The last line on standard
+    output is one JSON object with the run's figures; everything else goes to standard error.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    command, code, figures = None, 0, {}
+    try:
+        options = parse(arguments)
+        command = options.command
+        figures = options.run(options)
+    except (BatchNSTError, Stopped) as error:
+        code = error.exit_code
+        figures = {"error": str(error), **getattr(error, "figures", {})}
+        print(f"batch-nst{f' {command}' if command else ''}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code, figures = 130, {"error": "interrupted"}
+    print(json.dumps({"command": command, "exit_code": code, **figures}), flush=True)
+    sys.exit(code)
+
+
+def _stop(_signal: int, _frame: object) -> NoReturn:
+    raise Stopped("stopped by SIGTERM; start it again and it continues")
+
+
+def _plan(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.commands import plan
+
+    return plan(load_recipe(options.recipe, options.overrides))
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
+    def run(options: argparse.Namespace) -> Figures:
+        from batch_nst.pipelines import commands
+
+        keys = {key: value for key, value in vars(options).items() if key in ("wait", "retry")}
+        command: Callable[..., Figures] = getattr(commands, name)
+        return command(load_recipe(options.recipe, options.overrides), **keys)
+
+    return run
+
+
+def _apply(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.apply import apply
+
+    return apply(options.model, options.source, options.target, device=options.device)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose complaints end as every other wrong call does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Of argparse."""
+        raise RecipeError(f"{message}; see `{self.prog} --help`")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The words of a call as options; `run` among them takes the step. Wrong ones raise RecipeError."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse (before Python 3.13) takes no further overrides once an option has stood between them.
+    if "overrides" in options and not any(word.startswith("-") for word in rest):
+        options.overrides = [*options.overrides, *rest]
+    elif rest:
+        parser.error(f"unknown: {' '.join(rest)}")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="batch-nst",
+        description="A painting and a bucket of photos in, a published fast style-transfer model out.",
+        epilog="Example: batch-nst nightly jobs/recipes/demo.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"batch-nst {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, text: str, example: str, run: Callable[[argparse.Namespace], Figures]
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"Example: {example}"
+        )
+        command.set_defaults(run=run)
+        return command
+
+    recipes = {
+        "plan": (
+            "what would run: images found, done, to do; nothing is written",
+            "batch-nst plan jobs/recipes/demo.yaml",
+        ),
+        "generate": (
+            "make or continue the dataset of pairs",
+            "batch-nst generate jobs/recipes/demo.yaml generate.crops=2",
+        ),
+        "train": (
+            "fit the fast model on the pairs; resume where it was cut off",
+            "batch-nst train jobs/recipes/demo.yaml train.steps=200",
+        ),
+        "evaluate": (
+            "score the model on held-out photos against the optimisation",
+            "batch-nst evaluate jobs/recipes/demo.yaml",
+        ),
+        "export": ("write the ONNX graph beside the weights", "batch-nst export jobs/recipes/demo.yaml"),
+        "nightly": (
+            "all of it: generate, train, evaluate, export, publish what is better",
+            "batch-nst nightly jobs/recipes/demo.yaml output=/tmp/demo",
+        ),
+    }
+    for name, (text, example) in recipes.items():
+        command = add(name, text, example, _plan if name == "plan" else _command(name))
+        command.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+        command.add_argument(
+            "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
+        )
+        if name != "plan":
+            command.add_argument("--wait", action="store_true", help="wait for another run's lease")
+        if name in ("generate", "nightly"):
+            command.add_argument("--retry", action="store_true", help="try failed images once more")
+    apply = add(
+        "apply",
+        "stylize a file, a folder or a bucket with a trained model",
+        "batch-nst apply out/demo photo.jpg painted.png",
+        _apply,
+    )
+    apply.add_argument(
+        "model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION"
+    )
+    apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
+    apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
+    apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser

@@ -1,0 +1,64 @@
+"""What decides the pixels of a dataset, written once as `dataset/dataset.json` and never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from batch_nst.data.storage import Store
+from batch_nst.errors import RecipeError
+
+SETTINGS = "dataset/dataset.json"
+
+
+def read_settings(store: Store) -> dict[str, Any] | None:
+    """The dataset's settings, or None where no dataset has been begun."""
+    try:
+        return dict(json.loads(store.read(SETTINGS)))
+    except FileNotFoundError:
+        return None
+
+
+def check_settings(
+    store: Store, settings: Mapping[str, Any], ignore: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """The settings that the dataset was begun with, or None where there is none yet.
+
+    `ignore` names dotted keys that may differ.
+
+    Raises:
+        RecipeError: they differ from `settings`; one line a key with the old and the new value.
+    """
+    old = read_settings(store)
+    if old is None:
+        return None
+    before, after = dict(_leaves(old)), dict(_leaves(json.loads(_text(settings))))
+    changed = [key for key in {**before, **after} if key not in ignore and before.get(key) != after.get(key)]
+    if changed:
+        raise RecipeError(
+            "\n".join(
+                f"{key}: the dataset in {store.uri} was begun with {before.get(key)!r}, the recipe says "
+                f"{after.get(key)!r}; choose another output"
+                for key in changed
+            )
+        )
+    return old
+
+
+def write_settings(store: Store, settings: Mapping[str, Any]) -> None:
+    """Begin a dataset; where another run has just begun it, check that it means the same."""
+    if not store.create(SETTINGS, _text(settings).encode()):
+        check_settings(store, settings)
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, indent=2, sort_keys=True) + "\n"
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,47 @@
+"""The painting: read once, checked, scaled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from batch_nst.data.images import Pixels, decode, resize_short_side
+from batch_nst.data.storage import fetch
+from batch_nst.errors import RecipeError, StorageError
+from batch_nst.recipe import Style
+
+_MAX_BYTES = 256 << 20
+_MAX_PIXELS = 150_000_000
+_MIN_SIDE = 16
+
+
+@dataclass(frozen=True)
+class StylePicture:
+    """A style picture as the objective looks at it."""
+
+    pixels: Pixels
+    """(H, W, 3), scaled already."""
+    digest: str
+    """sha256 of the file; of the pixels where there is none."""
+
+    @classmethod
+    def of_pixels(cls, pixels: Pixels) -> StylePicture:
+        """A picture that is in memory, and scaled."""
+        return cls(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def read_style(style: Style) -> StylePicture:
+    """The painting of a recipe: short side `style.size`, aspect kept, Lanczos.
+
+    Raises:
+        RecipeError: it cannot be read or is not an image.
+    """
+    try:
+        data = fetch(style.image, _MAX_BYTES)
+        picture = decode(data, min_side=_MIN_SIDE, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
+    except (OSError, ValueError, StorageError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(
+            f"style.image: {style.image}: {reason}; allowed: a readable JPEG, PNG, WebP, GIF, TIFF or BMP"
+        ) from error
+    return StylePicture(resize_short_side(picture, style.size), hashlib.sha256(data).hexdigest())

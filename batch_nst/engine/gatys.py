@@ -1,0 +1,111 @@
+"""Slow transfer (Gatys, Ecker and Bethge 2016): minimise the perceptual loss over the pixels of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from batch_nst.engine.lbfgs import Lbfgs
+from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
+
+ENGINE = "gatys-1"
+"""Changes with every change of this file's or `lbfgs`'s results; stored with every image."""
+
+Optimizer = Literal["lbfgs", "adam"]
+
+
+class Optimised(NamedTuple):
+    """What `optimise` found."""
+
+    images: Tensor
+    """(B, 3, H, W), RGB, 0..255, not rounded: for each image the iterate of least loss."""
+    curve: Tensor
+    """(iterations + 1, B), fp32: the loss after 0, 1, 2, ... iterations."""
+
+
+def optimise(
+    objective: PerceptualLoss,
+    content: Tensor,
+    iterations: int,
+    optimizer: Optimizer = "lbfgs",
+    on_iteration: Callable[[int], None] | None = None,
+) -> Optimised:
+    """Minimise the objective from the photos themselves; every image by itself, whatever its neighbours are.
+
+    Args:
+        objective: the style's.
+        content: photos (B, 3, H, W), RGB, 0..255.
+        iterations: steps; the loss is evaluated once more, for the last step's result.
+        optimizer: `lbfgs` keeps a history for each image; `adam` is elementwise anyway.
+        on_iteration: called with the number of steps done.
+
+    Returns:
+        The best iterate of each image and its losses. An image that met a NaN has it in its curve.
+    """
+    targets = objective.content_targets(content)
+    step = _lbfgs_step() if optimizer == "lbfgs" else _adam_step()
+    x, best = content, content
+    least = content.new_full((len(content),), torch.inf)
+    curve = []
+    for iteration in range(iterations + 1):
+        losses, gradient = _loss_and_gradient(objective, x, targets)
+        curve.append(losses)
+        better = losses < least
+        least = torch.where(better, losses, least)
+        best = torch.where(better[:, None, None, None], x, best)
+        if iteration < iterations:
+            # Departure from the paper: every iterate is projected onto what a picture can hold. Clamping
+            # only the last one, as is usual, throws away part of what the iterations won.
+            x = step(x, gradient).clamp(0, 255)
+            if on_iteration is not None:
+                on_iteration(iteration + 1)
+    return Optimised(best, torch.stack(curve))
+
+
+def losses_of(objective: PerceptualLoss, image: Tensor, content: Tensor) -> Losses:
+    """The losses of images against photos, both (B, 3, H, W), RGB, 0..255, without gradients."""
+    with torch.no_grad():
+        return objective(image, objective.content_targets(content))
+
+
+def _loss_and_gradient(
+    objective: PerceptualLoss, x: Tensor, targets: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    total = objective(x, targets).total
+    # The sum over the batch, not the mean: an image's gradient must not depend on how many others there are.
+    (gradient,) = torch.autograd.grad(total.sum(), x)
+    return total.detach(), gradient
+
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def _lbfgs_step() -> Step:
+    solver = Lbfgs()
+
+    def step(x: Tensor, gradient: Tensor) -> Tensor:
+        return solver.step(x.flatten(1), gradient.flatten(1)).view_as(x)
+
+    return step
+
+
+def _adam_step(learning_rate: float = 16.0) -> Step:
+    """Kingma and Ba (2015) with a rate in grey levels; `torch.optim` holds the moments."""
+    pixels: list[Tensor] = []
+    solver: list[torch.optim.Adam] = []
+
+    def step(x: Tensor, gradient: Tensor) -> Tensor:
+        if not solver:
+            pixels.append(torch.nn.Parameter(x.clone()))
+            solver.append(torch.optim.Adam(pixels, lr=learning_rate))
+        with torch.no_grad():
+            pixels[0].copy_(x)
+        pixels[0].grad = gradient
+        solver[0].step()
+        return pixels[0].detach().clone()
+
+    return step

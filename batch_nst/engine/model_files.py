@@ -1,0 +1,152 @@
+"""A published model's tensors as bytes and back: `model.safetensors` and `model.onnx`.
+
+Where the bytes lie is not this file's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import RecipeError, WeightsError
+
+OPSET = 18
+"""ONNX operator set of the graphs: the oldest that torch's exporter writes, so old runtimes read them."""
+
+
+def model_bytes(net: TransformerNet) -> bytes:
+    """Weights as the bytes of a safetensors file: float32, PyTorch's names; the same weights, the same bytes.
+
+    No metadata in the file: safetensors writes it in an order that changes from process to process.
+    """
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in net.state_dict().items()}
+    return save(dict(sorted(tensors.items())))
+
+
+def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
+    """Make the net that `model_bytes` was given, on the CPU and in eval mode; no random numbers are drawn.
+
+    Args:
+        weights: bytes of `model.safetensors`.
+        card: the content of `model.json`. Read are `architecture: {name: "johnson", width: int}` and, where
+            present, `digests: {"model.safetensors": sha256 in hex}`.
+
+    Raises:
+        WeightsError: another digest, an architecture that is not known, not a safetensors file, or a tensor
+            that is missing, not expected, or of another shape or dtype.
+    """
+    expected_digest = card.get("digests", {}).get("model.safetensors")
+    digest = hashlib.sha256(weights).hexdigest()
+    if expected_digest is not None and digest != expected_digest:
+        raise WeightsError(f"model.safetensors: sha256 is {digest}, but model.json says {expected_digest}")
+
+    architecture = card.get("architecture")
+    match architecture:
+        case {"name": "johnson", "width": int(width)} if width > 0:
+            with torch.device("meta"):  # shapes only
+                net = TransformerNet(width)
+        case _:
+            raise WeightsError(
+                f"model.json: architecture is {architecture!r}; allowed: name 'johnson' and a width above 0"
+            )
+
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise WeightsError(f"model.safetensors: not a safetensors file: {error}") from error
+    expected = net.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        given, wanted = _form(tensors.get(name)), _form(expected.get(name))
+        if given != wanted:
+            raise WeightsError(f"model.safetensors: tensor {name!r} is {given}, expected: {wanted}")
+    net.load_state_dict(tensors, assign=True)
+    return net.eval()
+
+
+def _form(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+@torch.inference_mode()
+def stylize_image(net: TransformerNet, image: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Paint pictures of one size as they are stored.
+
+    Args:
+        net: a net on `device`.
+        image: uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W from 16 pixels on, on any device.
+        device: where to compute.
+
+    Returns:
+        The same shape, uint8 RGB, on the CPU; values rounded to the nearest after clamping.
+
+    Raises:
+        ValueError: `image` has another dtype or shape.
+    """
+    if image.dtype != torch.uint8 or image.dim() not in (3, 4) or image.shape[-1] != 3:
+        raise ValueError(f"image is {_form(image)}, expected: uint8 (H, W, 3) or (B, H, W, 3)")
+    batch = image if image.dim() == 4 else image[None]
+    # A permuted (B, H, W, 3) lies in memory as channels_last already.
+    stylized: Tensor = net(batch.to(device).permute(0, 3, 1, 2).float() / 255)
+    pixels = (stylized.clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).reshape(image.shape).cpu()
+
+
+class _Clamped(nn.Module):
+    """What the ONNX graph computes: a net whose result may be shown as it is."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        stylized: Tensor = self.net(image)
+        return stylized.clamp(0, 1)
+
+
+def onnx_bytes(net: TransformerNet) -> bytes:
+    """The net as one self-contained ONNX file; the same weights and library versions give the same bytes.
+
+    Input `image`, output `stylized`: float32 (batch, 3, height, width), RGB in 0..1, batch, height and width
+    free (16 pixels at least), the output clamped.
+
+    Raises:
+        RecipeError: the packages onnx and onnxscript are not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"{error}; ONNX export needs: pip install 'batch_nst[onnx]'") from error
+
+    batch = torch.export.Dim("batch")
+    height, width = torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)
+    program = torch.onnx.export(
+        _Clamped(copy.deepcopy(net).cpu().float()).eval(),
+        (torch.zeros(2, 3, 37, 50),),  # no two sides equal or 1, or the tracer would take that for a rule
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["image"],
+        output_names=["stylized"],
+        dynamic_shapes=({0: batch, 2: height, 3: width},),
+        verbose=False,
+    )
+    assert program is not None  # dynamo=True always returns one
+    model = program.model_proto  # made anew at every access
+    graph = model.graph
+    # The tracer notes its Python stack at every node: this machine's paths, so other bytes on another one.
+    for part in (model, graph, *graph.input, *graph.output, *graph.initializer, *graph.node):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
+    # The same size, which the tracer spells as a formula of height and width.
+    graph.output[0].type.CopyFrom(graph.input[0].type)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,100 @@
+"""The objective of both phases: over pixels in `gatys`, over a network's weights in training.
+
+`L(C, S, X) = content_weight * L_content(C, X) + style_weight * L_style(S, X) + tv_weight * TV(X)`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
+from batch_nst.engine.vgg import Vgg16
+from batch_nst.recipe import Loss
+
+
+class Losses(NamedTuple):
+    """One value an image: the parts, unweighted, and the weighted total; each (B,), fp32 or better."""
+
+    content: Tensor
+    style: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class PerceptualLoss:
+    """A style's objective: VGG-16, the weights of the recipe and the Gram matrices of the painting."""
+
+    vgg: Vgg16
+    loss: Loss
+    style_grams: dict[str, Tensor]
+
+    @staticmethod
+    def layers(loss: Loss) -> set[str]:
+        """The VGG-16 layers that an objective looks at."""
+        return {*loss.content_layers, *loss.style_layers}
+
+    @classmethod
+    def of_style(cls, vgg: Vgg16, loss: Loss, style: Tensor) -> PerceptualLoss:
+        """The objective for a painting: its Gram matrices are taken once.
+
+        Args:
+            vgg: holds at least `PerceptualLoss.layers(loss)`.
+            loss: layers and weights.
+            style: (1, 3, H, W), RGB, 0..255, of any size.
+        """
+        with torch.no_grad():
+            activations = vgg(style)
+            return cls(vgg, loss, {name: _normalised_gram(activations[name]) for name in loss.style_layers})
+
+    def content_targets(self, content: Tensor) -> dict[str, Tensor]:
+        """Activations of the photos (B, 3, H, W), 0..255, that the content loss compares with."""
+        with torch.no_grad():
+            activations = self.vgg(content)
+            return {name: activations[name] for name in self.loss.content_layers}
+
+    def __call__(self, image: Tensor, targets: dict[str, Tensor]) -> Losses:
+        """The losses of images (B, 3, H, W), RGB, 0..255, against `content_targets` of the same batch."""
+        return self.of_activations(image, self.vgg(image), targets)
+
+    def of_activations(
+        self, image: Tensor, activations: dict[str, Tensor], targets: dict[str, Tensor]
+    ) -> Losses:
+        """As calling, for a caller that has the activations of `image` already."""
+        # Departure from the paper's raw sums: both losses are divided by their number of elements, and a
+        # Gram matrix by the C*H*W of its own picture, so that a weight means the same at every resolution.
+        zero = image.new_zeros(len(image))
+        content = sum(
+            (
+                weight
+                * content_loss(_full(activations[name]), _full(targets[name]))
+                / targets[name][0].numel()
+                for name, weight in self.loss.content_layers.items()
+            ),
+            start=zero,
+        )
+        style = sum(
+            (
+                weight
+                * style_loss(_normalised_gram(activations[name]), self.style_grams[name])
+                / self.style_grams[name].numel()
+                for name, weight in self.loss.style_layers.items()
+            ),
+            start=zero,
+        )
+        total = self.loss.content_weight * content + self.loss.style_weight * style
+        if self.loss.tv_weight:
+            total = total + self.loss.tv_weight * total_variation(image)
+        return Losses(content, style, total)
+
+
+def _full(activation: Tensor) -> Tensor:
+    """At least fp32: half precision neither holds a Gram matrix nor a sum of squares."""
+    return activation if activation.dtype == torch.float64 else activation.float()
+
+
+def _normalised_gram(activation: Tensor) -> Tensor:
+    return gram_matrix(_full(activation)) / activation[0].numel()

@@ -1,0 +1,66 @@
+"""The errors that batch_nst raises on purpose, and the exit code that each one ends a command with.
+
+Anything else that escapes is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class BatchNSTError(Exception):
+    """Base of every error raised on purpose. Its text is one line that names the culprit.
+
+    `figures` are the run's, as far as it came.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, figures: Mapping[str, Any] | None = None) -> None:
+        """`message` is one line."""
+        super().__init__(message)
+        self.figures = dict(figures or {})
+
+
+class RecipeError(BatchNSTError):
+    """The recipe, an argument or a file that it names is wrong: key, what was given, what is allowed."""
+
+    exit_code = 2
+
+
+class WeightsError(RecipeError):
+    """A weights file is missing, of another digest, or lacks a layer."""
+
+
+class DeviceError(RecipeError, RuntimeError):
+    """A device was asked for that is not here."""
+
+
+class StorageError(BatchNSTError):
+    """An object store or disk did not do what it was asked, after retries where these can help."""
+
+
+class IncompleteError(BatchNSTError):
+    """The command ended in order, but not everything that was asked for is done."""
+
+
+class GateError(BatchNSTError):
+    """A candidate model was refused by the recipe's `publish` section."""
+
+    exit_code = 3
+
+
+class LeaseError(BatchNSTError):
+    """Another run holds the lease of this output."""
+
+    exit_code = 4
+
+
+class Stopped(BaseException):
+    """SIGTERM arrived; what was finished is kept and the next start continues.
+
+    No Exception, as KeyboardInterrupt is none: Ray and others catch those, and write of bugs in themselves.
+    """
+
+    exit_code = 143

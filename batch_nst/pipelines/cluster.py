@@ -1,0 +1,159 @@
+"""The Ray cluster that a command runs on: joined where there is one, started inside the process where not."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from batch_nst.data.storage import Store
+from batch_nst.errors import RecipeError
+from batch_nst.recipe import Train
+
+_TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+"""Loggers that warn of what is meant to be: tokens are on, and progress is shown by this project."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What an actor that holds VGG-16 gets, and how many of them this cluster can hold at most."""
+
+    device: Literal["cpu", "cuda"]
+    num_cpus: float
+    num_gpus: float
+    threads: int
+    most: int
+
+    def pool(self, actors: list[int]) -> ray.data.ActorPoolStrategy:
+        """The recipe's [fewest, most], bounded by what the cluster can hold; Ray Data scales between them."""
+        most = max(1, min(actors[1], self.most))
+        return ray.data.ActorPoolStrategy(min_size=min(actors[0], most), max_size=most)
+
+
+def connect() -> None:
+    """Join the cluster of `RAY_ADDRESS`, of the submitted job, or of this machine; else start one inside."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray runs its workers at nice 15. A loop of torch waits for its slowest thread, so that every wake-up of
+    # a process of normal priority beside it would stop them all. Read by a Ray that is started here.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            # Not "auto": that joins what another command on this machine has started inside itself as well,
+            # and dies with it.
+            ray.init(include_dashboard=False, **options)
+        except ConnectionError:  # what `ray start` has left on this machine is no more
+            if os.environ.get("RAY_ADDRESS"):
+                raise
+            ray.init(address="local", include_dashboard=False, **options)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    # A unit may take longer than Ray's half hour without progress, on a slow node.
+    context.execution_no_progress_timeout_s = -1
+    # One node with a broken driver must not end the job.
+    context.max_consecutive_actor_init_deaths = 3
+
+
+def choose_workers(device: str) -> Workers:
+    """One actor a GPU where the cluster has GPUs or can start nodes that do; else one a node, on its cores.
+
+    Raises:
+        RecipeError: `cuda` is asked for and no node type has a GPU.
+    """
+    shapes = _node_shapes()
+    gpus = int(sum(shape.get("GPU", 0) * count for shape, count in shapes))
+    if device == "cuda" and not gpus:
+        raise RecipeError(
+            "device: given 'cuda', but no node type of this cluster has a GPU; allowed: auto, cpu"
+        )
+    if device != "cpu" and gpus:
+        # No whole CPU for an actor whose work is on the GPU: the others are for reading and writing.
+        return Workers("cuda", num_cpus=0.5, num_gpus=1, threads=2, most=gpus)
+    cores = [int(shape["CPU"]) for shape, _ in shapes if shape.get("CPU", 0) >= 1]
+    threads = min(cores, default=1)
+    nodes = sum(count for shape, count in shapes if shape.get("CPU", 0) >= 1)
+    # All cores of a node compute for one actor; one is not reserved, so that stages beside it can run.
+    return Workers("cpu", num_cpus=max(1, threads - 1), num_gpus=0, threads=threads, most=max(1, nodes))
+
+
+def choose_trainers(train: Train) -> Workers:
+    """What each training worker gets: a GPU, or its share of a node's cores.
+
+    Raises:
+        RecipeError: `cuda` is asked for and no node type has a GPU.
+    """
+    one = choose_workers(train.device)
+    if one.device == "cuda":
+        return one
+    # As many workers as there are nodes get a node each; more of them share its cores.
+    sharing = math.ceil(train.workers / one.most)
+    threads = max(1, one.threads // sharing)
+    return replace(one, threads=threads, num_cpus=min(one.num_cpus, threads))
+
+
+def check_output_is_shared(store: Store) -> None:
+    """Refuse a local output that other nodes of the cluster do not see.
+
+    Raises:
+        RecipeError: names the node.
+    """
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != _this_node()]
+    if store.local_path is None or not others:
+        return
+    marker = f".tmp/seen-{uuid.uuid4().hex}"
+    store.create(marker, b"")
+    try:
+        look = ray.remote(num_cpus=0)(_exists)
+        looks = [
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(store.uri, marker)
+            for node in others
+        ]
+        for node, seen in zip(others, ray.get(looks), strict=True):
+            if not seen:
+                raise RecipeError(
+                    f"output {store.uri}: is local, and node {node['NodeManagerAddress']} does not see it; "
+                    "allowed: a bucket, or a disk that all nodes share"
+                )
+    finally:
+        store.delete(marker)
+
+
+def _exists(uri: str, name: str) -> bool:
+    return Store(uri).exists(name)
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _node_shapes() -> list[tuple[dict[str, float], int]]:
+    """Resources and number of the cluster's nodes: those that are up, or that its autoscaler may start."""
+    shapes = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+    # Ray Data asks the same way for node types scaled to zero; there is no public call (Ray 2.60).
+    config = ray._private.state.state.get_cluster_config()
+    for group in config.node_group_configs if config else ():
+        up = sum(
+            1
+            for shape, _ in shapes
+            if all(shape.get(name) == amount for name, amount in group.resources.items())
+        )
+        if group.max_count > up:
+            shapes.append((dict(group.resources), group.max_count - up))
+    return shapes

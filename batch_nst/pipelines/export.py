@@ -1,0 +1,31 @@
+"""The ONNX graph beside the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batch_nst.data import models
+from batch_nst.data.snapshot import require_snapshot
+from batch_nst.data.storage import Store
+from batch_nst.pipelines.plan import check_recipe
+from batch_nst.pipelines.train import training_version
+from batch_nst.recipe import Recipe
+
+
+def export(recipe: Recipe, store: Store) -> dict[str, Any]:
+    """Write `model.onnx` of this recipe's model; a graph that is there already is kept. Needs the lease.
+
+    Raises:
+        IncompleteError: there is no dataset or no model.
+        RecipeError: the onnx extra is not installed.
+    """
+    check_recipe(recipe, store)
+    version = training_version(recipe, require_snapshot(store))
+    card = models.require_card(store, version)
+    if models.GRAPH not in card["digests"]:
+        from batch_nst.engine.model_files import load_net, onnx_bytes
+
+        net = load_net(store.read(models.model_object(version, models.WEIGHTS)), card)
+        card["digests"][models.GRAPH] = models.write_part(store, version, models.GRAPH, onnx_bytes(net))
+        models.write_card(store, version, card)
+    return {"version": version, "model": store.join(models.model_object(version, models.GRAPH))}

@@ -1,0 +1,115 @@
+"""A trained model by its address, for pictures in memory; and the same for slow transfer. Without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from batch_nst.data import models
+from batch_nst.data.images import Pixels, resize_short_side
+from batch_nst.data.storage import Store
+from batch_nst.data.style import StylePicture
+from batch_nst.engine.gatys import Optimizer, optimise
+from batch_nst.engine.model_files import load_net, stylize_image
+from batch_nst.engine.precision import Device, Precision, choose_device
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import RecipeError
+from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.recipe import Loss, Vgg
+
+
+@dataclass(frozen=True)
+class FastModel:
+    """A fast style-transfer model; call it with a picture."""
+
+    net: TransformerNet
+    card: dict[str, Any]
+    device: torch.device
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        """Paint a picture, uint8 (H, W, 3) sRGB of at least 16 pixels a side; the result has its size."""
+        painted: Pixels = stylize_image(self.net, torch.from_numpy(np.array(picture)), self.device).numpy()
+        return painted
+
+
+def load_model(uri: str, device: Device = "auto") -> FastModel:
+    """The model of an output (the published one) or of a version's folder, local or in a bucket.
+
+    Raises:
+        RecipeError: there is no model at `uri`.
+        WeightsError: its files do not belong together.
+    """
+    store, version = find_model(uri)
+    card = models.require_card(store, version)
+    weights = store.read(models.model_object(version, models.WEIGHTS))
+    where = choose_device(device)
+    return FastModel(load_net(weights, card).to(where), card, where)
+
+
+def find_model(uri: str) -> tuple[Store, str]:
+    """The output and the version that a model's address means.
+
+    Raises:
+        RecipeError: it is neither an output with a published model nor a version's folder.
+    """
+    trimmed = uri.rstrip("/")
+    parent, _, version = trimmed.rpartition("/")
+    root, _, folder = parent.rpartition("/")
+    if folder == "models" and Store(root or ".").exists(models.model_object(version, models.CARD)):
+        return Store(root or "."), version
+    store = Store(trimmed)
+    pointer = models.current(store)
+    if pointer is None:
+        raise RecipeError(
+            f"model {uri}: found neither models/CURRENT below it nor model.json in it; "
+            "allowed: an output with a published model, or a folder models/VERSION"
+        )
+    return store, str(pointer["version"])
+
+
+def stylize(
+    images: Sequence[Pixels],
+    style: Pixels,
+    *,
+    style_size: int = 256,
+    iterations: int = 300,
+    loss: Loss | None = None,
+    optimizer: Optimizer = "lbfgs",
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> list[Pixels]:
+    """Slow transfer of pictures in memory, with the bundled VGG-16.
+
+    Args:
+        images: uint8 (H, W, 3) sRGB pictures; those of one size are optimised together.
+        style: the painting, uint8 (H, W, 3) sRGB.
+        style_size: its short side when it is looked at.
+        iterations: steps for each image.
+        loss: layers and weights; none: the defaults of a recipe.
+        optimizer: `lbfgs` or `adam`.
+        device: where to compute.
+        precision: of VGG's convolutions.
+
+    Returns:
+        The stylized pictures, in the order and the sizes given.
+    """
+    objectives = Objectives.on(
+        StylePicture.of_pixels(resize_short_side(style, style_size)),
+        loss or Loss(),
+        Vgg(),
+        choose_device(device).type,
+        precision,
+        torch.get_num_threads(),
+    )
+    stylized: list[Pixels | None] = [None] * len(images)
+    for shape in sorted({image.shape for image in images}):
+        members = [index for index, image in enumerate(images) if image.shape == shape]
+        content = to_tensor(np.stack([images[index] for index in members]), objectives.device)
+        found = to_pixels(optimise(objectives.fast, content, iterations, optimizer).images)
+        for index, picture in zip(members, found, strict=True):
+            stylized[index] = picture
+    return [picture for picture in stylized if picture is not None]

@@ -1,0 +1,110 @@
+"""The dataset of pairs: plan, make what is missing, seal."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from batch_nst.data.lease import Lease
+from batch_nst.data.snapshot import seal
+from batch_nst.data.storage import Store
+from batch_nst.data.style import read_style
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.plan import Plan, survey, write_down
+from batch_nst.pipelines.progress import meter, say
+from batch_nst.recipe import Recipe
+
+_SHOWN = 20
+
+
+def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) -> dict[str, Any]:
+    """Make or continue the dataset, and seal it. Nothing to do starts neither torch nor Ray.
+
+    Args:
+        recipe: the recipe.
+        store: its output.
+        lease: held on it.
+        retry: try failed images once more.
+
+    Returns:
+        Figures: counts by status, images and device seconds of this run, the snapshot.
+
+    Raises:
+        IncompleteError: units are pending after an outage, or too many photos were rejected.
+    """
+    start = time.monotonic()
+    plan = survey(recipe, store, retry)
+    counts = plan.counts()
+    say(
+        f"{counts['photos']} photos found, {counts['found']} images; {counts['done']} done, "
+        f"{counts['to_do']} to do, {counts['gone']} gone"
+    )
+    if plan.pending.num_rows:
+        _check_weights(recipe)
+    lease.check()
+    plan = write_down(plan, store)
+    results = _make(plan, store, recipe) if plan.pending.num_rows else []
+    lease.check()
+    summaries = {result["unit"]: result["summary"] for result in results if not result["outage"]}
+    snapshot = seal(store, lease.token, plan.segments, set(plan.present), summaries)
+    figures = {
+        "photos": counts["photos"],
+        "found": counts["found"],
+        **snapshot.counts,
+        "made": sum(len(result["losses"]) for result in results if not result["outage"]),
+        "device_seconds": round(sum(result["seconds"] for result in results if not result["outage"]), 1),
+        "snapshot": snapshot.number,
+        "digest": snapshot.digest,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    bad = [row for result in results if not result["outage"] for row in result["bad"]]
+    for row in bad[:_SHOWN]:
+        say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}")
+    if len(bad) > _SHOWN:
+        say(f"... and {len(bad) - _SHOWN} more; all of them are rows of the dataset")
+    figures["reasons"] = dict(Counter(row["reason"] for row in bad))
+    outages = [result["outage"] for result in results if result["outage"]]
+    if snapshot.counts["pending"]:
+        why = f": {outages[0]}" if outages else ""
+        raise IncompleteError(
+            f"{snapshot.counts['pending']} images are pending{why}; run the same command again", figures
+        )
+    share = snapshot.counts["rejected"] / max(1, counts["found"])
+    if share > recipe.generate.max_rejected:
+        raise IncompleteError(
+            f"{snapshot.counts['rejected']} of {counts['found']} images were rejected ({share:.1%}); "
+            f"generate.max_rejected allows {recipe.generate.max_rejected:.1%}",
+            figures,
+        )
+    return figures
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Refuse a wrong file here, not in an actor, and before its digest is one of the dataset's settings."""
+    from batch_nst.engine.perceptual_loss import PerceptualLoss
+    from batch_nst.pipelines.objective import load_vgg
+
+    load_vgg(recipe.vgg, PerceptualLoss.layers(recipe.loss))
+
+
+def _make(plan: Plan, store: Store, recipe: Recipe) -> list[dict[str, Any]]:
+    """Run what is pending, with progress; the results of all units."""
+    from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.stylize import stylize_units
+
+    cluster.connect()
+    cluster.check_output_is_shared(store)
+    workers = cluster.choose_workers(recipe.generate.device)
+    pending = plan.pending
+    say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
+    results = []
+    with meter("generate", pending.num_rows, "images") as progress:
+        made = stylize_units(pending, plan.split_of, store, read_style(recipe.style), recipe, workers)
+        for result in made:
+            results.append(result)
+            if not result["outage"]:
+                losses = result["losses"]
+                note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
+                progress.advance(len(losses) + len(result["bad"]), note)
+    return results

@@ -1,0 +1,64 @@
+"""What a report tells, gathered from the output: dataset, training curve, pairs, and the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batch_nst import __version__
+from batch_nst.data import models, units
+from batch_nst.data.snapshot import Snapshot, require_snapshot, unit_pairs
+from batch_nst.data.storage import Store, fetch
+from batch_nst.pipelines.report import Triple, render
+from batch_nst.recipe import Recipe
+
+_UNITS = 200
+"""Units whose losses are drawn and whose bad photos are listed; a report is no database."""
+
+_PAIRS = 8
+_MAX_STYLE_BYTES = 256 << 20
+
+
+def report_of(
+    recipe: Recipe,
+    store: Store,
+    evaluation: Mapping[str, Any],
+    triples: Sequence[Triple],
+    run: Mapping[str, Any],
+) -> str:
+    """The HTML of an evaluated model's report."""
+    snapshot = require_snapshot(store)
+    card = models.require_card(store, evaluation["version"])
+    some = snapshot.units[:: max(1, len(snapshot.units) // _UNITS)]
+    columns = ["uri", "status", "reason", "detail", "total_loss", "engine"]
+    rows = [row for unit in some for row in units.read_unit(store, unit["unit"], columns)]
+    good = [row for row in rows if row["status"] == "ok"]
+    style_name = recipe.style.image.rsplit("/", 1)[-1]
+    return render(
+        title=f"{style_name.rsplit('.', 1)[0].replace('_', ' ')}, model {card['version']}",
+        style=fetch(recipe.style.image, _MAX_STYLE_BYTES),
+        triples=triples,
+        evaluation=evaluation,
+        history=card["training"]["history"],
+        dataset={
+            "images": sum(snapshot.counts.values()),
+            "counts": snapshot.counts,
+            "bad": [row for row in rows if row["status"] != "ok"],
+            "total_loss": [row["total_loss"] for row in good],
+            "snapshot": snapshot.number,
+            "digest": snapshot.digest,
+        },
+        run={**run, "engine": ", ".join(sorted({row["engine"] for row in good})), "batch_nst": __version__},
+        recipe=recipe.model_dump(),
+        pairs=_pairs(store, snapshot),
+    )
+
+
+def _pairs(store: Store, snapshot: Snapshot) -> list[tuple[str, bytes, bytes]]:
+    """A few training pairs, from units spread over the snapshot."""
+    trained = [unit["unit"] for unit in snapshot.units if unit["ok"]]
+    shown: list[tuple[str, bytes, bytes]] = []
+    for unit in trained[:: max(1, len(trained) // _PAIRS)][:_PAIRS]:
+        row = next(unit_pairs(store, snapshot, unit, "train"))
+        shown.append((row["uri"].rsplit("/", 1)[-1], row["content"]["bytes"], row["stylized"]["bytes"]))
+    return shown

@@ -1,0 +1,79 @@
+"""From a recipe's names to the tensors of the engine: the style's objective on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batch_nst.data.images import Pixels
+from batch_nst.data.style import StylePicture
+from batch_nst.data.weights import read_weights
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.precision import Precision, choose_device, choose_dtype
+from batch_nst.engine.vgg import Vgg16
+from batch_nst.recipe import Loss, Vgg
+
+
+@dataclass
+class Objectives:
+    """A style's objective on one device: `fast` to optimise with, `exact` (fp32) to measure with."""
+
+    style: StylePicture
+    loss: Loss
+    vgg: Vgg
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def on(
+        cls, style: StylePicture, loss: Loss, vgg: Vgg, device: str, precision: Precision, threads: int
+    ) -> Objectives:
+        """Settle device, precision and threads of this process; Ray gives an actor one thread unless told."""
+        torch.set_num_threads(threads)
+        chosen = choose_device("cuda" if device == "cuda" else "cpu")
+        return cls(style, loss, vgg, chosen, choose_dtype(chosen, precision))
+
+    @property
+    def engine(self) -> str:
+        """Device and precision in words, for a row's `engine` column."""
+        return f"{self.device.type} {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
+
+    @cached_property
+    def fast(self) -> PerceptualLoss:
+        """In the precision chosen."""
+        return self.exact if self.dtype == torch.float32 else self._build(self.dtype)
+
+    @cached_property
+    def exact(self) -> PerceptualLoss:
+        """In fp32."""
+        return self._build(torch.float32)
+
+    def _build(self, dtype: torch.dtype) -> PerceptualLoss:
+        network = load_vgg(self.vgg, PerceptualLoss.layers(self.loss)).at(self.device, dtype)
+        return PerceptualLoss.of_style(network, self.loss, to_tensor(self.style.pixels[None], self.device))
+
+
+def load_vgg(vgg: Vgg, layers: Collection[str]) -> Vgg16:
+    """The recipe's VGG-16 on the CPU in fp32.
+
+    Raises:
+        WeightsError: the file cannot be read, or a layer is missing or of a wrong shape.
+    """
+    return Vgg16(read_weights(vgg), layers, vgg.input, f"vgg.weights: {vgg.weights}")
+
+
+def to_tensor(pixels: Pixels, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 (B, H, W, 3) to float (B, 3, H, W), 0..255."""
+    return torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().contiguous()
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    """Float (B, 3, H, W), 0..255, to uint8 (B, H, W, 3), rounded to the nearest."""
+    rounded = image.clamp(0, 255).round().to(torch.uint8)
+    pixels: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels

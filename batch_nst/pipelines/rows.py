@@ -1,0 +1,153 @@
+"""A unit between the stages, and the stages that need no tensors: their workers never import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batch_nst.data import images, units
+from batch_nst.data.storage import Store, TooLarge, fetch
+from batch_nst.errors import StorageError
+from batch_nst.recipe import Generate
+
+Row = dict[str, Any]
+
+_READERS = 8
+"""Photos of a unit that are fetched at once."""
+
+IN_FLIGHT = pa.schema(
+    [
+        *((name, pa.binary()) for name in ("id", "content", "stylized")),
+        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "engine")),
+        *((name, pa.float32()) for name in ("content_loss", "style_loss", "total_loss")),
+    ]
+)
+"""A photo between stages; pictures are raw pixels (size, size, 3)."""
+
+
+def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
+    """One row a unit: its name and its photos."""
+    by_unit: dict[str, list[Row]] = {}
+    for row in pending.to_pylist():
+        by_unit.setdefault(row["unit"], []).append({**row, "split": split_of(row["key"])})
+    return [{"unit": unit, "photos": pack(rows)} for unit, rows in by_unit.items()]
+
+
+def decode_unit(unit: Row, limits: Generate) -> Row:
+    """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason."""
+    planned = unpack(unit["photos"])
+    sources = sorted({row["source"] for row in planned})
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = dict(
+            zip(sources, pool.map(lambda source: _read(source, limits.max_bytes), sources), strict=True)
+        )
+    outages = [str(data) for data in read.values() if isinstance(data, StorageError)]
+    if outages:
+        return {**unit, "outage": outages[0]}
+    rows = []
+    for source in sources:  # one whole picture in memory at a time
+        outcome = _decode(read.pop(source), limits)
+        for row in planned:
+            if row["source"] == source:
+                crop = _crop(outcome, row, limits)
+                rows.append({"id": row["id"], "uri": source, "split": row["split"], **crop})
+    return {"unit": unit["unit"], "photos": pack(rows, IN_FLIGHT), "outage": ""}
+
+
+def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
+    """Encode a unit's pictures and commit it, unless another worker has."""
+    if unit["outage"]:
+        return {"outage": unit["outage"], "unit": unit["unit"]}
+    rows = unpack(unit["photos"])
+    digest = units.row_digest(
+        (
+            row["id"],
+            row["status"],
+            (row["content"] or b"") + (row["stylized"] or b""),
+            (row["content_loss"] or 0.0, row["style_loss"] or 0.0, row["total_loss"] or 0.0),
+        )
+        for row in rows
+    )
+    summary = units.commit_unit(store, unit["unit"], [_stored(row, settings) for row in rows], digest)
+    return {
+        "outage": "",
+        "unit": unit["unit"],
+        "summary": summary,
+        "losses": [row["total_loss"] for row in rows if row["status"] == "ok"],
+        "bad": [
+            {name: row[name] or "" for name in ("uri", "status", "reason", "detail")}
+            for row in rows
+            if row["status"] != "ok"
+        ],
+        "seconds": unit["seconds"],
+    }
+
+
+def _stored(row: Row, settings: Generate) -> Row:
+    """A row of `units.UNIT_SCHEMA`."""
+    side = settings.image_size
+    row = {name: row.get(name) for name in units.UNIT_SCHEMA.names}
+    if row["status"] != "ok":
+        return row | {"content": None, "stylized": None}
+    for name in ("content", "stylized"):
+        pixels = np.frombuffer(row[name], np.uint8).reshape(side, side, 3)
+        row[name] = {"bytes": images.encode(pixels, settings.encoding), "path": None}
+    return row | {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
+
+
+def _read(source: str, max_bytes: int) -> bytes | Exception:
+    try:
+        return fetch(source, max_bytes)
+    except (FileNotFoundError, PermissionError, TooLarge, StorageError) as error:
+        return error
+
+
+def _decode(data: bytes | Exception, limits: Generate) -> Row:
+    """The outcome of reading one photo; `content` is the whole picture for now."""
+    match data:
+        case FileNotFoundError():
+            return _bad("failed", "vanished", "listed, but gone when it was read")
+        case PermissionError():
+            return _bad("failed", "forbidden", "no permission to read it")
+        case TooLarge():
+            return _bad("rejected", "too_many_bytes", f"{data.size} bytes; allowed: {data.max_bytes}")
+        case Exception():
+            raise data
+    try:
+        picture = images.decode(
+            data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+        )
+    except images.BadImage as error:
+        return _bad("rejected", error.reason, error.detail)
+    return {"status": "ok", "content": picture}
+
+
+def _crop(outcome: Row, planned: Row, limits: Generate) -> Row:
+    """The outcome for one planned row: its crop of the picture, as raw pixels."""
+    if outcome["status"] != "ok":
+        return outcome
+    crop = images.crop(outcome["content"], limits.image_size, planned["crop"], planned["id"])
+    return {"status": "ok", "content": crop.tobytes()}
+
+
+def _bad(status: str, reason: str, detail: str) -> Row:
+    return {"status": status, "reason": reason, "detail": detail}
+
+
+def pack(rows: list[Row], schema: pa.Schema | None = None) -> bytes:
+    """Rows as the bytes of an Arrow stream, one value of a row of Ray Data."""
+    table = pa.Table.from_pylist(rows, schema=schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def unpack(data: bytes) -> list[Row]:
+    """The rows that `pack` was given."""
+    with pa.ipc.open_stream(data) as reader:
+        return list(reader.read_all().to_pylist())

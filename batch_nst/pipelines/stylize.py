@@ -1,0 +1,130 @@
+"""decode -> stylize -> encode and write: one sentence of Ray Data, a row a unit, and its callables."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from batch_nst.data import images
+from batch_nst.data.storage import Store
+from batch_nst.data.style import StylePicture
+from batch_nst.engine.gatys import ENGINE, losses_of, optimise
+from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.pipelines.rows import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack, write_unit
+from batch_nst.recipe import Recipe
+
+_BATCH = {"cpu": 4, "cuda": 16}
+"""Images optimised together."""
+
+
+def stylize_units(
+    pending: pa.Table,
+    split_of: Callable[[str], str],
+    store: Store,
+    style: StylePicture,
+    recipe: Recipe,
+    workers: Workers,
+) -> Iterator[Row]:
+    """Make and commit units, in no order.
+
+    Args:
+        pending: rows of `units.PLAN_SCHEMA`, of units that are not committed.
+        split_of: the side of the split of a photo's key.
+        store: the output.
+        style: the painting.
+        recipe: loss, vgg and generate are used.
+        workers: what an actor that holds VGG-16 gets.
+
+    Yields:
+        For each unit `summary` (see `units.commit_unit`), `losses` of its ok rows, `rows` not ok as
+        (uri, status, reason, detail) and device `seconds`; or the `outage` that leaves it pending.
+    """
+    limits = recipe.generate
+    return iter(
+        ray.data.from_items(unit_rows(pending, split_of))
+        .repartition(target_num_rows_per_block=1)
+        .map(decode_unit, fn_args=(limits,), num_cpus=0.25)
+        .map(
+            Stylizer,
+            fn_constructor_args=(style, recipe, workers),
+            compute=workers.pool(limits.actors),
+            num_cpus=workers.num_cpus,
+            num_gpus=workers.num_gpus or None,
+        )
+        .map(write_unit, fn_args=(store, limits), num_cpus=0.25)
+        .iter_rows()
+    )
+
+
+class Stylizer:
+    """Holds VGG-16 and the style's Gram matrices; optimises the ok photos of a unit, a batch at a time."""
+
+    def __init__(self, style: StylePicture, recipe: Recipe, workers: Workers) -> None:
+        """Nothing is loaded yet, see `_objectives`."""
+        self._style, self._recipe, self._workers = style, recipe, workers
+        self._settings = recipe.generate
+
+    @cached_property
+    def _objectives(self) -> Objectives:
+        # Made in the first call, not in the constructor: Ray Data runs the two in different threads, each
+        # would get an OpenMP team of its own, and of more threads than cores OpenMP puts the idle to sleep
+        # at every loop.
+        return Objectives.on(
+            self._style,
+            self._recipe.loss,
+            self._recipe.vgg,
+            self._workers.device,
+            self._settings.precision,
+            self._workers.threads,
+        )
+
+    def __call__(self, unit: Row) -> Row:
+        """Add `stylized`, losses and `engine` to the ok rows; one that is not a number twice has failed."""
+        if unit["outage"]:
+            return {**unit, "seconds": 0.0}
+        start = time.perf_counter()
+        rows = unpack(unit["photos"])
+        good = [row for row in rows if row["status"] == "ok"]
+        size = _BATCH[self._objectives.device.type]
+        for first in range(0, len(good), size):
+            self._stylize(good[first : first + size])
+        return {**unit, "photos": pack(rows, IN_FLIGHT), "seconds": time.perf_counter() - start}
+
+    def _stylize(self, rows: list[Row]) -> None:
+        side = self._settings.image_size
+        pixels = np.stack([np.frombuffer(row["content"], np.uint8).reshape(side, side, 3) for row in rows])
+        content = to_tensor(pixels, self._objectives.device)
+        found = optimise(self._objectives.fast, content, self._settings.iterations, self._settings.optimizer)
+        stylized, finite = found.images, found.curve.isfinite().all(0)
+        engines = [f"{ENGINE} {self._settings.optimizer} {self._objectives.engine}"] * len(rows)
+        for index in (~finite).nonzero().flatten().tolist():
+            again = optimise(
+                self._objectives.exact,
+                content[index : index + 1],
+                self._settings.iterations,
+                self._settings.optimizer,
+            )
+            stylized[index], finite[index] = again.images[0], again.curve.isfinite().all()
+            engines[index] = f"{ENGINE} {self._settings.optimizer} {self._objectives.device.type} fp32"
+        stored = np.stack(
+            [images.as_stored(picture, self._settings.encoding) for picture in to_pixels(stylized)]
+        )
+        losses = losses_of(self._objectives.exact, to_tensor(stored, content.device), content)
+        for index, row in enumerate(rows):
+            if not (finite[index] and math.isfinite(losses.total[index])):
+                row.update(status="failed", reason="not_finite", detail="no number, in fp32 too")
+                continue
+            row.update(
+                stylized=stored[index].tobytes(),
+                content_loss=float(losses.content[index]),
+                style_loss=float(losses.style[index]),
+                total_loss=float(losses.total[index]),
+                engine=engines[index],
+            )

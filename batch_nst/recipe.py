@@ -1,0 +1,356 @@
+"""A recipe: one painting, one bucket of photos, one output; a YAML document checked before anything starts.
+
+Imports neither torch nor Ray nor pyarrow, so that a typo fails in milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from batch_nst.errors import RecipeError
+
+VGG_LAYERS = tuple(
+    f"relu{block}_{conv}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for conv in range(1, convs + 1)
+)
+"""Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Uri = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, strict about keys and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Style(Section):
+    """The painting."""
+
+    image: Uri
+    """URI of the style picture."""
+    size: Annotated[int, Field(ge=16, le=4096)] = 256
+    """Its short side in pixels when Gram matrices are taken; aspect kept, Lanczos."""
+
+
+class Loss(Section):
+    """The perceptual loss; see `batch_nst.engine.perceptual_loss` for the formula and its divisors."""
+
+    content_layers: dict[str, Weight] = {"relu3_3": 1.0}
+    style_layers: dict[str, Weight] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 1.0}
+    content_weight: Weight = 5.0
+    style_weight: Weight = 100.0
+    tv_weight: Weight = 0.0
+
+    @field_validator("content_layers", "style_layers")
+    @classmethod
+    def _known_layers(cls, layers: dict[str, float]) -> dict[str, float]:
+        unknown = [name for name in layers if name not in VGG_LAYERS]
+        if unknown:
+            raise ValueError(f"no layer {', '.join(map(repr, unknown))}; allowed: {', '.join(VGG_LAYERS)}")
+        return layers
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> Loss:
+        content = self.content_weight * sum(self.content_layers.values())
+        style = self.style_weight * sum(self.style_layers.values())
+        if content + style == 0:
+            raise ValueError("content and style weights are all 0; at least one layer must count")
+        return self
+
+
+class Vgg(Section):
+    """Which VGG-16: the bundled Oxford weights, or the URI of a safetensors file and its input convention."""
+
+    weights: Uri = "bundled"
+    input: Literal["oxford", "torchvision"] = "oxford"
+
+    @model_validator(mode="after")
+    def _bundled_is_oxford(self) -> Vgg:
+        if self.weights == "bundled" and self.input != "oxford":
+            raise ValueError("the bundled weights take input: oxford")
+        return self
+
+
+class Generate(Section):
+    """How the dataset of pairs is made."""
+
+    input: str | list[str]
+    """A folder or glob of images, a text file of URIs (one a line), or a list of URIs."""
+    image_size: Annotated[int, Field(ge=32, le=4096)] = 256
+    """Side of the square pictures that are optimised, in pixels."""
+    crops: Count = 1
+    """Crops of each photo; the first is the centre, the others are drawn from the photo's id."""
+    iterations: Count = 300
+    """Evaluations of the loss for each image."""
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    init: Literal["content"] = "content"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of VGG's convolutions; `auto` measures both once at start. Gram matrices and losses are always fp32."""
+    unit_images: Count = 16
+    """Images in a unit: one task, one Parquet object."""
+    encoding: Literal["webp", "png", "jpeg"] = "webp"
+    """Of stored images; webp and png are lossless."""
+    max_rejected: Fraction = 0.05
+    """Above this fraction of rejected photos the command ends with exit code 1."""
+    min_side: Count = 64
+    """Photos with a shorter short side are rejected as too_small."""
+    max_bytes: Count = 64 << 20
+    max_pixels: Count = 100_000_000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
+    """Fewest and most actors that hold VGG-16."""
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _some_input(cls, value: object) -> object:
+        items = value if isinstance(value, list) else [value]
+        if not items or not all(isinstance(item, str) and item for item in items):
+            raise ValueError("allowed: a folder, a glob, a text file of URIs, or a list of URIs")
+        return value
+
+    @field_validator("actors")
+    @classmethod
+    def _min_max(cls, actors: list[int]) -> list[int]:
+        if actors[0] > actors[1]:
+            raise ValueError("allowed: fewest and most, the first not larger than the second")
+        return actors
+
+
+class Train(Section):
+    """How the fast model is fitted to the pairs."""
+
+    steps: Count = 4000
+    batch_size: Count = 8
+    """Pairs in a step, over all workers."""
+    workers: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    width: Annotated[int, Field(ge=4, le=256)] = 32
+    """Channels of the network's first layer."""
+    crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
+    """Side of the random crops of a pair; none: the whole picture."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    feature_weight: Weight = 5.0
+    """Of the distance to the optimised image in VGG features."""
+    pixel_weight: Weight = 0.0
+    """Of the distance to the optimised image in pixels."""
+    perceptual_weight: Weight = 1.0
+    """Of the logarithm of the perceptual loss."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the moving average of the weights, which is what becomes the model."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    checkpoint_steps: Count = 200
+    min_done: Fraction = 1.0
+    """Least fraction of the planned images that a snapshot must hold."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        if self.feature_weight + self.pixel_weight + self.perceptual_weight == 0:
+            raise ValueError("feature_weight, pixel_weight and perceptual_weight are all 0; one must count")
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size {self.batch_size} does not divide among {self.workers} workers")
+        return self
+
+
+class Evaluate(Section):
+    """Which photos are kept away from training, and how many of them are scored."""
+
+    holdout: Fraction = 0.05
+    holdout_photos: list[str] = []
+    """Keys (paths below the input root) that are held out whatever their hash says."""
+    photos: Count = 64
+    iterations: Count = 100
+    """Length of the optimisation's curve that the model is compared with."""
+
+
+class Publish(Section):
+    """The quality gate between a candidate and `models/CURRENT`."""
+
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A candidate's objective must be below the current one's times (1 - margin)."""
+    max_objective: Annotated[float, Field(gt=0)] | None = None
+
+
+class Recipe(Section):
+    """Everything that decides a run. Frozen; made by `load_recipe`."""
+
+    output: Uri
+    style: Style
+    loss: Loss = Loss()
+    vgg: Vgg = Vgg()
+    generate: Generate
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    publish: Publish = Publish()
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides.
+
+    Args:
+        path: a local YAML file.
+        overrides: each `key=value` or `section.key=value`, the value in YAML; it replaces what stood at that
+            key, and nothing beside it. Later ones win.
+
+    Returns:
+        The checked recipe. Relative paths in it are made absolute: those of the file against the
+        file's folder, those of overrides against the current folder.
+
+    Raises:
+        RecipeError: one line for each fault: key, what was given, what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path}: is not UTF-8 text") from error
+    document = _parse_yaml(text, f"recipe {path}")
+    if not isinstance(document, dict):
+        given = "nothing" if document is None else _short(document)
+        raise RecipeError(f"recipe {path}: given {given}; allowed: a mapping of sections")
+    document = _absolute(document, Path(path).absolute().parent)
+    for override in overrides:
+        keys, value = _parse_override(override)
+        change = _absolute(_nest(keys, value), Path.cwd())
+        document = _merge(_with_default_layers(document), change, len(keys))
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML where 1e-3 is a number, as in YAML 1.2; PyYAML wants 1.0e-3 and reads that as text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+)
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, RecursionError) as error:  # the 99th of a month; ten thousand brackets
+        raise RecipeError(f"{source}: holds what YAML cannot read: {error}") from error
+
+
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"override {override!r}: allowed: key=value or section.key=value")
+    return key.split("."), _parse_yaml(value, f"override {_short(override)}")
+
+
+def _with_default_layers(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the default layers written out, so that an override of one keeps the others."""
+    loss = document.get("loss", {})
+    if not isinstance(loss, dict):
+        return document
+    layers = Loss().model_dump(include={"content_layers", "style_layers"})
+    return {**document, "loss": {**layers, **loss}}
+
+
+def _merge(base: Any, change: Any, depth: int) -> Any:
+    """`change` laid over `base`: mappings are merged key by key down to `depth`, the rest is replaced."""
+    if depth == 0 or not isinstance(base, Mapping):
+        return change
+    return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
+
+
+_PATHS = (("output",), ("style", "image"), ("vgg", "weights"), ("generate", "input"))
+
+
+def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with relative paths joined to `folder`; URIs with a scheme stay as they are."""
+    for *sections, key in _PATHS:
+        holder: Any = document
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or key not in holder:
+            continue
+        value = holder[key]
+        if isinstance(value, str):
+            value = _absolute_path(value, folder)
+        elif isinstance(value, list):
+            value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]
+        document = _merge(document, _nest([*sections, key], value), len(sections) + 1)
+    return document
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _absolute_path(path: str, folder: Path) -> str:
+    if "://" in path or path in ("", "bundled"):
+        return path
+    return os.path.normpath(folder / os.path.expanduser(path))
+
+
+_ALLOWED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "list_type": "a list",
+    "too_short": "{min_length} values or more",
+    "too_long": "{max_length} values or fewer",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "invalid_key": "a mapping whose keys are text",
+}
+"""What pydantic's fault types say, in a recipe's words; a type that is not here keeps pydantic's."""
+
+
+def _explain(path: object, fault: Any) -> str:
+    keys = ".".join(str(part) for part in fault["loc"])
+    where = f"recipe {path}: {(keys if keys.isprintable() else repr(keys)) or 'recipe'}"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key; allowed here: {', '.join(_allowed_keys(fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: missing; this key has no default"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in _ALLOWED:
+        message = "allowed: " + _ALLOWED[fault["type"]].format(**fault.get("ctx", {}))
+    return f"{where}: given {_short(fault['input'])}; {message}"
+
+
+_LIMITED = reprlib.Repr()  # a few aliases in YAML stand for more than memory holds
+_LIMITED.maxlevel = 4
+_LIMITED.maxlist = _LIMITED.maxdict = 8
+_LIMITED.maxstring = _LIMITED.maxother = _LIMITED.maxlong = 1000
+
+
+def _short(value: object) -> str:
+    text = _LIMITED.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _allowed_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,10 @@
+"""Make or continue the dataset of pairs, as a Ray job.
+
+ray job submit --working-dir . -- python jobs/generate.py RECIPE [section.key=value ...]
+"""
+
+import sys
+
+from batch_nst.cli import main
+
+main(["generate", *sys.argv[1:]])

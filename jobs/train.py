@@ -1,0 +1,10 @@
+"""Fit the fast model to the pairs, as a Ray job.
+
+ray job submit --working-dir . -- python jobs/train.py RECIPE [section.key=value ...]
+"""
+
+import sys
+
+from batch_nst.cli import main
+
+main(["train", *sys.argv[1:]])

@@ -1,0 +1,276 @@
+"""Laws of `batch_nst.data.inputs`: which photos there are, under which ids, on which side of the split."""
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from batch_nst.data.inputs import Photo, is_held_out, key_hash, list_photos, photo_id
+from batch_nst.data.storage import fetch
+from batch_nst.errors import RecipeError
+
+ODD = ["a b#1.jpg", "100%20.jpg", "é/ü?x=1&y.jpg", "日本/[0]*.JPG", "new\nline.png", "a+b::c.jpeg"]
+PLAIN = ["a.jpg", "deep/er/b.png", "deep/c.JPG"]
+OTHERS = [".hidden.jpg", ".thumbs/d.jpg", "deep/._c.jpg", "readme.txt", "jpg", "movie.mp4", "deep/e.jpg.part"]
+
+
+class Place:
+    """A folder of photos on a disk or in a bucket."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def put(self, *names: str, data: bytes | None = None) -> None:
+        for name in names:
+            content = name.encode() if data is None else data
+            if "://" in self.uri:
+                fsspec.filesystem("s3").pipe_file(f"{self.uri}/{name}", content)
+            else:
+                path = Path(self.uri, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        if "://" in self.uri:
+            fsspec.filesystem("s3").rm_file(f"{self.uri}/{name}")
+        else:
+            Path(self.uri, name).unlink()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "disk":
+        return Place(str(tmp_path / "photos"))
+    return Place(f"{request.getfixturevalue('s3')}/{tmp_path.name}/photos")
+
+
+def keys(source: str | list[str]) -> list[str]:
+    return [photo.key for photo in list_photos(source)]
+
+
+def ids(source: str | list[str]) -> dict[str, bytes]:
+    return {photo.key: photo_id(photo.key, photo.version, 0) for photo in list_photos(source)}
+
+
+# --- ids
+
+
+def test_an_id_is_pinned() -> None:
+    assert photo_id("2026/a b.jpg", "d41d8cd9", 0).hex() == "fb85fc7c9309d4041d1740debb8bb73e"
+    assert photo_id("2026/a b.jpg", "d41d8cd9", 1).hex() == "33da03efcd05c301db543858af445b18"
+    assert key_hash("2026/a b.jpg") == pytest.approx(0.8539930290839007, abs=1e-15)
+
+
+def test_every_part_counts_and_none_runs_into_the_next() -> None:
+    named = [("a", "b", 0), ("a", "b", 1), ("a", "c", 0), ("b", "b", 0)]
+    ambiguous = [
+        ("ab", "c", 0),
+        ("a", "bc", 0),
+        ("abc", "", 0),
+        ("", "abc", 0),
+        ("a", "b\0", 0),
+        ("a\0", "b", 0),
+    ]
+    found = {photo_id(*parts) for parts in [*named, *ambiguous]}
+    assert len(found) == len(named) + len(ambiguous)
+    assert {len(identity) for identity in found} == {16}
+
+
+def test_a_photo_keeps_its_id_when_others_come_and_go(place: Place) -> None:
+    place.put("b.jpg", "c.jpg")
+    before = ids(place.uri)
+    place.put("a.jpg", "z/d.jpg")
+    place.remove("c.jpg")
+    after = ids(place.uri)
+    assert sorted(after) == ["a.jpg", "b.jpg", "z/d.jpg"]
+    assert after["b.jpg"] == before["b.jpg"]
+
+
+def test_new_content_is_a_new_photo(place: Place) -> None:
+    place.put("a.jpg", data=b"old")
+    before = ids(place.uri)
+    place.put("a.jpg", data=b"newer")
+    after = ids(place.uri)
+    assert before.keys() == after.keys()
+    assert before != after
+
+
+# --- the split
+
+
+def test_held_out_is_a_fair_draw_from_the_key_alone() -> None:
+    names = [f"photos/{index}.jpg" for index in range(10_000)]
+    for fraction in (0.0, 0.05, 0.5, 1.0):
+        held_out = sum(is_held_out(name, fraction) for name in names)
+        assert abs(held_out - 10_000 * fraction) <= 4 * (10_000 * fraction * (1 - fraction)) ** 0.5
+    assert all(0 <= key_hash(name) < 1 for name in names)
+
+
+def test_a_larger_holdout_only_adds() -> None:
+    names = [f"{index}" for index in range(1000)]
+    small = {name for name in names if is_held_out(name, 0.05)}
+    assert small < {name for name in names if is_held_out(name, 0.1)}
+
+
+def test_some_are_held_out_whatever_their_hash_says() -> None:
+    assert is_held_out("a.jpg", 0.0, ["a.jpg"])
+    assert not is_held_out("b.jpg", 0.0, ["a.jpg"])
+
+
+# --- listing
+
+
+def test_a_folder_gives_its_photos_and_nothing_else(place: Place) -> None:
+    place.put(*PLAIN, *OTHERS)
+    found = list_photos(place.uri)
+    assert [photo.key for photo in found] == sorted(PLAIN)
+    assert [fetch(photo.source, 100).decode() for photo in found] == sorted(PLAIN)
+    assert keys(place.uri + "/") == sorted(PLAIN)
+
+
+def test_a_neighbour_whose_name_begins_alike_is_not_in_the_folder(place: Place) -> None:
+    place.put("2026/a.jpg", "20267/b.jpg", "2026.jpg")
+    assert keys(f"{place.uri}/2026") == ["a.jpg"]
+
+
+def test_odd_names_survive(place: Place) -> None:
+    place.put(*ODD)
+    found = list_photos(place.uri)
+    assert [photo.key for photo in found] == sorted(ODD)
+    assert [fetch(photo.source, 100).decode() for photo in found] == sorted(ODD)
+
+
+def test_globs_lists_and_folders_agree(place: Place, tmp_path: Path) -> None:
+    place.put(*PLAIN, *OTHERS)
+    folder = {photo.source: photo for photo in list_photos(place.uri)}
+    assert keys(f"{place.uri}/*.jpg") == ["a.jpg"]
+    assert keys(f"{place.uri}/**/*.[jp][pn]g") == ["a.jpg", "deep/er/b.png"]
+    deep = list_photos(f"{place.uri}/*/c.*")  # a fixed part after the wild one
+    assert deep == [folder[f"{place.uri}/deep/c.JPG"]]
+    assert deep[0].key == "deep/c.JPG"
+    uris = sorted(folder)
+    listed = list_photos([*uris, uris[0]])
+    assert listed == [folder[uri]._replace(key=uri) for uri in uris]
+    (tmp_path / "list.txt").write_bytes(
+        "\n".join(["\ufeff" + uris[0], "", f" {uris[1]}\r", uris[2], ""]).encode()
+    )
+    assert list_photos(str(tmp_path / "list.txt")) == listed
+
+
+def test_a_text_file_in_the_place_itself_may_name_its_neighbours(place: Place) -> None:
+    names = ["a.jpg", "deep/b\u2028\x0b c.png"]  # characters at which splitlines would break
+    place.put(*names)
+    place.put("list.txt", data="\n".join(names).encode())
+    found = list_photos(f"{place.uri}/list.txt")
+    assert [photo.key for photo in found] == [f"{place.uri}/{name}" for name in names]
+    assert [fetch(photo.source, 100).decode() for photo in found] == names
+
+
+def test_a_single_photo_is_an_input_too(place: Place) -> None:
+    place.put("deep/[0]*.jpg", "deep/b.jpg")
+    assert keys(f"{place.uri}/deep/[0]*.jpg") == ["[0]*.jpg"]
+
+
+def test_a_folder_may_have_the_name_of_a_glob(place: Place) -> None:
+    place.put("old [2025]/a.jpg", "old 2/b.jpg")
+    assert keys(f"{place.uri}/old [2025]") == ["a.jpg"]
+
+
+def test_a_listed_photo_that_does_not_exist_stays(place: Place) -> None:
+    place.put("a.jpg")
+    uris = [f"{place.uri}/a.jpg", f"{place.uri}/gone.jpg", f"{place.uri}/a.jpg/below.jpg"]
+    found = {photo.source: photo for photo in list_photos(uris)}
+    assert sorted(found) == sorted(uris)
+    assert found[uris[1]].version == "missing"
+    place.put("gone.jpg")
+    assert list_photos(uris[1])[0].version != "missing"  # and is a new photo when it comes
+
+
+def test_a_name_too_long_for_a_disk_stays() -> None:
+    uri = f"/{'x' * 5000}.jpg"
+    assert list_photos([uri]) == [Photo(uri, uri, "missing")]
+
+
+@pytest.mark.parametrize("name", ["none", "none/*.jpg", "empty", "none.txt", "blank.txt"])
+def test_nothing_to_find_is_the_recipes_fault(place: Place, name: str) -> None:
+    place.put("a.jpg", "empty/readme.md")
+    place.put("blank.txt", data=b"\n \n")
+    with pytest.raises(RecipeError, match=r"generate\.input"):
+        list_photos(f"{place.uri}/{name}")
+
+
+def test_a_bucket_that_does_not_exist_is_the_recipes_fault(s3: str) -> None:
+    with pytest.raises(RecipeError, match=r"generate\.input"):
+        list_photos("s3://no-such-bucket/photos")
+    with pytest.raises(RecipeError, match="no such protocol"):
+        list_photos("ftpp://host/photos")
+
+
+def test_a_list_that_is_no_text_is_the_recipes_fault(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read as a list of URIs"):
+        list_photos(str(tmp_path / "list.txt"))
+    with pytest.raises(RecipeError, match=r"generate\.input"):
+        list_photos([])
+
+
+# --- disks
+
+
+def test_file_uris_are_paths(tmp_path: Path) -> None:
+    Place(str(tmp_path)).put("a b.jpg")
+    assert list_photos(f"file://{tmp_path}") == list_photos(str(tmp_path))
+    listed = list_photos([f"file://{tmp_path}/a b.jpg"])[0]
+    assert listed.version == list_photos(str(tmp_path))[0].version
+
+
+def test_a_name_that_is_not_utf_8_becomes_a_row_that_fails(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"x")
+    Path(tmp_path, "café.jpg").write_bytes(b"x")
+    bad, good = list_photos(str(tmp_path))
+    assert (bad.key, good.key) == (r"caf\xe9.jpg", "café.jpg")
+    assert bad.source == f"{tmp_path}/{bad.key}"
+    bad.source.encode()  # what is written down is text
+    assert fetch(good.source, 10) == b"x"
+    with pytest.raises(FileNotFoundError):
+        fetch(bad.source, 10)
+
+
+def test_links_to_photos_are_photos_even_broken_ones(tmp_path: Path) -> None:
+    (tmp_path / "real.jpg").write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to("real.jpg")
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    (tmp_path / "folder.jpg").mkdir()
+    found = {photo.key: photo.version for photo in list_photos(str(tmp_path))}
+    assert found["broken.jpg"] == "missing"
+    assert found["link.jpg"] == found["real.jpg"]
+    assert sorted(found) == ["broken.jpg", "link.jpg", "real.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Place(str(tmp_path)).put("a.jpg", "locked/b.jpg")
+    scandir = os.scandir
+
+    def locked(path: str) -> object:  # root may read everything, so a mode would not do
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(RecipeError, match=r"locked: cannot be listed: Permission denied"):
+        list_photos(str(tmp_path))
+
+
+def test_listing_reads_no_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.put(*PLAIN)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("bytes were read")
+
+    monkeypatch.setattr("batch_nst.data.inputs.fetch", refuse)
+    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "cat_file", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert keys(place.uri) == sorted(PLAIN)

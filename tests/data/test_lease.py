@@ -1,0 +1,245 @@
+"""Laws of `batch_nst.data.lease`."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from batch_nst.data.lease import CLOCK_SKEW, Lease, acquire
+from batch_nst.data.storage import Store
+from batch_nst.errors import LeaseError, StorageError
+
+HOLDER = """
+import sys
+from batch_nst.data.lease import acquire
+from batch_nst.data.storage import Store
+from batch_nst.errors import LeaseError
+sys.stdin.readline()
+try:
+    with acquire(Store(sys.argv[1]), command="generate") as lease:
+        print(lease.token, flush=True)
+        sys.stdin.readline()
+except LeaseError as error:
+    print(error, flush=True)
+"""
+"""A process that takes the lease at the first line of its input and releases it at the second."""
+
+
+@contextlib.contextmanager
+def holder(store: Store) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER, store.uri]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def record(store: Store, token: int) -> dict[str, object]:
+    found: dict[str, object] = json.loads(store.read(f"lease/{token:06d}.json"))
+    return found
+
+
+def leave_lease(store: Store, token: int, expires_in: float, **owner: object) -> None:
+    """As another host would have written it."""
+    with acquire(Store(f"{store.uri}/elsewhere"), command="train") as sample:
+        content = record(sample.store, 1)
+    now = datetime.now(UTC)
+    content |= {"expires": (now + timedelta(seconds=expires_in)).isoformat(), "released": False}
+    assert isinstance(content["owner"], dict)
+    content["owner"] |= {"host": "far-away", **owner}
+    assert store.create(f"lease/{token:06d}.json", json.dumps(content).encode())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+def test_tokens_rise_and_old_leases_go(store: Store) -> None:
+    tokens = []
+    for _ in range(6):
+        with acquire(store, command="generate") as lease:
+            lease.check()
+            tokens.append(lease.token)
+    assert tokens == [1, 2, 3, 4, 5, 6]
+    assert store.list("lease") == [f"lease/{n:06d}.json" for n in (4, 5, 6)]
+    assert record(store, 6)["released"] is True
+
+
+def test_a_lease_says_who_holds_it_and_until_when(store: Store) -> None:
+    with acquire(store, command="publish", seconds=30):
+        content = record(store, 1)
+    owner = content["owner"]
+    assert isinstance(owner, dict)
+    assert (owner["pid"], owner["command"]) == (os.getpid(), "publish")
+    assert {"host", "boot_id", "start_time", "user"} <= set(owner)
+    acquired, expires = (datetime.fromisoformat(str(content[key])) for key in ("acquired", "expires"))
+    assert expires - acquired == timedelta(seconds=30)
+    assert acquired.utcoffset() == timedelta()
+
+
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+def test_of_contending_processes_exactly_one_holds(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    uri = str(tmp_path) if kind == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    store = Store(uri)
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(holder(store)) for _ in range(3)]
+        for process in processes:
+            tell(process)
+        answers = [hear(process) for process in processes]
+        assert answers.count("1") == 1
+        winner = processes[answers.index("1")]
+        losers = [answer for answer in answers if answer != "1"]
+        assert len(losers) == 2
+        for answer in losers:
+            assert f"(pid {winner.pid}, generate)" in answer
+        tell(winner)
+        assert winner.wait() == 0
+    with acquire(store, command="train") as lease:
+        assert lease.token == 2
+
+
+def test_a_live_holder_is_named_and_a_dead_one_replaced_at_once(store: Store) -> None:
+    with holder(store) as process:
+        tell(process)
+        assert hear(process) == "1"
+        with pytest.raises(LeaseError, match=rf"pid {process.pid}, generate\) until 20.*--wait") as caught:
+            acquire(store, command="train")
+        assert caught.value.exit_code == 4
+        assert "\n" not in str(caught.value)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead but not reaped
+        with acquire(store, command="train") as lease:
+            assert lease.token == 2
+
+
+def test_the_same_process_does_not_take_it_twice(store: Store) -> None:
+    with acquire(store, command="generate"), pytest.raises(LeaseError, match=f"pid {os.getpid()}"):
+        acquire(store, command="train")
+
+
+def test_a_pid_used_again_is_another_process(store: Store) -> None:
+    with acquire(store, command="generate"):
+        content = record(store, 1)
+    assert isinstance(content["owner"], dict)
+    content["owner"]["start_time"] -= 1
+    store.replace("lease/000001.json", json.dumps(content | {"released": False}).encode())
+    with acquire(store, command="train") as lease:
+        assert lease.token == 2
+
+
+@pytest.mark.parametrize("owner", [{}, {"host": "here", "pid_namespace": "pid:[1]"}])
+def test_a_holder_out_of_sight_is_left_its_time(store: Store, owner: dict[str, object]) -> None:
+    leave_lease(store, 3, expires_in=5, **{"pid": 2**22 - 1, **owner})
+    with pytest.raises(LeaseError, match=r"pid 4194303, train"):
+        acquire(store, command="generate")
+
+
+def test_an_expired_lease_is_free_but_not_within_the_clock_skew(store: Store) -> None:
+    leave_lease(store, 3, expires_in=-CLOCK_SKEW / 2)
+    with pytest.raises(LeaseError, match="far-away"):
+        acquire(store, command="generate")
+    leave_lease(store, 4, expires_in=-CLOCK_SKEW - 1)
+    with acquire(store, command="generate") as lease:
+        assert lease.token == 5
+
+
+def test_waiting_ends_when_the_holder_releases(store: Store) -> None:
+    with holder(store) as process:
+        tell(process)
+        assert hear(process) == "1"
+        later = threading.Timer(0.3, tell, [process])
+        later.start()
+        with acquire(store, command="train", wait=True, seconds=1) as lease:
+            assert lease.token == 2
+        later.join()
+
+
+def test_the_old_holder_is_fenced_after_a_takeover(store: Store) -> None:
+    with acquire(store, command="generate") as old:
+        leave_lease(store, 2, expires_in=60)
+        with pytest.raises(LeaseError, match=r"lease 1 of .* taken over by .*far-away"):
+            old.check()
+    with pytest.raises(LeaseError, match="far-away"):  # the old one's release freed nothing
+        acquire(store, command="generate")
+
+
+def test_renewal_keeps_a_lease_past_its_seconds(store: Store) -> None:
+    with acquire(store, command="generate", seconds=0.6) as lease:
+        time.sleep(1.5)
+        lease.check()
+        assert datetime.fromisoformat(str(record(store, 1)["expires"])) > datetime.now(UTC)
+    with pytest.raises(LeaseError, match="released"):
+        lease.check()
+
+
+def test_a_lease_that_could_not_be_renewed_stops_its_holder(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Lease, record: object) -> None:
+        raise StorageError("disk on fire")
+
+    lease = acquire(store, command="generate", seconds=0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "_write", fail)
+        time.sleep(0.8)
+        with pytest.raises(LeaseError, match=r"0\.3 s; last error: disk on fire"):
+            lease.check()
+    lease.release()
+
+
+def test_an_error_in_the_block_releases_and_is_not_masked(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyError), acquire(store, command="generate"):
+        raise KeyError("mine")
+    assert record(store, 1)["released"] is True
+
+    def fail(self: Lease, record: object) -> None:
+        raise StorageError("disk on fire")
+
+    lease = acquire(store, command="generate")
+    monkeypatch.setattr(Lease, "_write", fail)
+    with pytest.raises(KeyError) as caught, lease:
+        raise KeyError("mine")
+    assert "lease 2 was not released: disk on fire" in caught.value.__notes__
+
+
+def test_a_lost_answer_to_the_taking_is_no_lost_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = Store.create
+
+    def create_and_deny(self: Store, name: str, data: bytes) -> bool:
+        create(self, name, data)
+        return False
+
+    monkeypatch.setattr(Store, "create", create_and_deny)
+    with acquire(store, command="generate") as lease:
+        assert lease.token == 1
+
+
+def test_a_damaged_lease_is_named(store: Store) -> None:
+    store.create("lease/000001.json", b"{}")
+    with pytest.raises(StorageError, match=r"lease/000001\.json is not a lease"):
+        acquire(store, command="generate")

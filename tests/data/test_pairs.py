@@ -1,0 +1,103 @@
+"""Laws of the order in which training sees the pairs."""
+
+from itertools import chain, islice
+
+import numpy as np
+import pytest
+
+from batch_nst.data import pairs, units
+from batch_nst.data.images import encode
+from batch_nst.data.snapshot import Snapshot
+from batch_nst.data.storage import Store
+
+SIDE = 8
+
+
+def picture(number: int) -> np.ndarray:
+    """A flat picture that says which pair it is of; flips and crops leave it as it is."""
+    return np.full((SIDE, SIDE, 3), number, np.uint8)
+
+
+def row(number: int, split: str = "train", status: str = "ok") -> dict:
+    ok = status == "ok"
+    stored = {"bytes": encode(picture(number), "png"), "path": None} if ok else None
+    return {
+        "id": bytes([number]) * 16,
+        "uri": f"{number}.png",
+        "split": split,
+        "status": status,
+        "content": stored,
+        "stylized": stored,
+    }
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """Ten pairs to train on in four units, among held-out, rejected and gone ones."""
+    monkeypatch.setattr(pairs, "WINDOW_UNITS", 2)
+    store = Store(str(tmp_path))
+    contents = [
+        [row(1), row(2), row(3)],
+        [row(4), row(100, split="held_out"), row(101, status="rejected")],
+        [row(5), row(6), row(7), row(102)],
+        [row(8), row(9), row(10)],
+    ]
+    entries = []
+    for index, rows in enumerate(contents):
+        summary = units.commit_unit(store, f"{index:032x}", rows, digest=str(index))
+        entries.append({**summary, "left_out": 0})
+    entries[2]["ok"] -= 1  # 102 is gone from the input
+    counts = {"ok": 10, "held_out": 1, "rejected": 1, "failed": 0, "pending": 0, "gone": 1}
+    return store, Snapshot(1, 1, "digest", counts, entries, [(bytes([102]) * 16).hex()])
+
+
+def numbers(batch: pairs.Batch) -> list[int]:
+    assert (batch.content == batch.optimised).all()
+    return batch.content[:, 0, 0, 0].tolist()
+
+
+def first(dataset, count: int, **options) -> list[list[int]]:
+    return [numbers(batch) for batch in islice(pairs.batches(*dataset, batch_size=2, **options), count)]
+
+
+def test_a_pass_holds_every_training_pair_once_and_no_other(dataset):
+    seen = [number for batch in first(dataset, 5, seed=0) for number in batch]
+    assert sorted(seen) == list(range(1, 11))
+
+
+def test_every_pass_has_another_order_and_so_has_every_seed(dataset):
+    first_pass, second_pass = first(dataset, 10, seed=0)[:5], first(dataset, 10, seed=0)[5:]
+    assert sorted(chain.from_iterable(second_pass)) == list(range(1, 11))
+    assert first_pass != second_pass
+    assert first(dataset, 5, seed=1) != first_pass
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 5, 7, 12, 23])
+def test_a_resumed_order_is_the_rest_of_the_uninterrupted_one(dataset, start):
+    assert first(dataset, 6, seed=3, start=start) == first(dataset, start + 6, seed=3)[start:]
+
+
+def test_a_global_batch_does_not_depend_on_the_number_of_workers(dataset):
+    alone = first(dataset, 7, seed=0)
+    shares = [first(dataset, 7, seed=0, rank=rank, world=2) for rank in range(2)]
+    assert alone == [left + right for left, right in zip(*shares, strict=True)]
+
+
+def test_crop_and_flip_are_the_same_for_both_pictures_and_depend_on_the_position_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    both = {"bytes": encode(pixels, "png"), "path": None}
+    store = Store(str(tmp_path))
+    summary = units.commit_unit(store, "0" * 32, [{**row(1), "content": both, "stylized": both}], digest="")
+    snapshot = Snapshot(1, 1, "", {"ok": 1}, [{**summary, "left_out": 0}], [])
+    options = {"batch_size": 1, "seed": 0, "crop_size": 5}
+    drawn = list(islice(pairs.batches(store, snapshot, **options), 12))
+    again = list(islice(pairs.batches(store, snapshot, start=4, **options), 8))
+    windows = [pixels[y : y + 5, x : x + 5] for y in range(4) for x in range(4)]
+    allowed = {window.tobytes() for window in windows} | {window[:, ::-1].tobytes() for window in windows}
+    for batch in drawn:
+        assert (batch.content == batch.optimised).all()
+        assert batch.content[0].tobytes() in allowed
+    assert len({batch.content.tobytes() for batch in drawn}) > 4
+    for one, other in zip(drawn[4:], again, strict=True):
+        assert (one.content == other.content).all()

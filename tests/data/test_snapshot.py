@@ -1,0 +1,292 @@
+"""Laws of `batch_nst.data.snapshot`: what is sealed, what is left out, and what training is given."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from batch_nst.data import units
+from batch_nst.data.inputs import Photo
+from batch_nst.data.snapshot import (
+    SNAPSHOTS,
+    Snapshot,
+    latest_snapshot,
+    pairs,
+    require_snapshot,
+    seal,
+    unit_pairs,
+)
+from batch_nst.data.storage import Store
+from batch_nst.errors import IncompleteError, LeaseError
+
+COUNTS = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0, "pending": 0, "gone": 0}
+
+
+class Dataset:
+    """A dataset whose rows come out as told, without pictures."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.plan = units.PLAN_SCHEMA.empty_table()
+        self.present: set[bytes] = set()
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def add(self, *names: str) -> None:
+        """Plan photos, two in a unit."""
+        photos = [Photo(name, name, "1") for name in names]
+        new = units.cut_units(photos, 1, set(self.plan["id"].to_pylist()), 2)
+        self._plan(new)
+        self.present |= set(new["id"].to_pylist())
+
+    def retry(self, *names: str) -> None:
+        """Plan photos once more."""
+        latest = {row["key"]: row for row in self.plan.to_pylist()}
+        self._plan(units.retry_units([latest[name] for name in names], 2))
+
+    def make(self, **outcomes: str) -> None:
+        """Commit the units of the latest attempts of these photos: ok, held_out, rejected or failed."""
+        latest = {row["key"]: row["unit"] for row in self.plan.to_pylist()}
+        for unit in sorted({latest[name] for name in outcomes}):
+            rows = []
+            for planned in self.plan.to_pylist():
+                if planned["unit"] == unit:
+                    outcome = outcomes[planned["key"]]
+                    status = "ok" if outcome == "held_out" else outcome
+                    split = "held_out" if outcome == "held_out" else "train"
+                    rows.append(
+                        {"id": planned["id"], "uri": planned["key"], "split": split, "status": status}
+                    )
+            digest = units.row_digest((row["id"], row["status"], b"", ()) for row in rows)
+            self.known[unit] = units.commit_unit(self.store, unit, rows, digest)
+
+    def gone(self, *names: str) -> None:
+        """Take photos from the input."""
+        self.present -= self.ids(*names)
+
+    def ids(self, *names: str) -> set[bytes]:
+        return {row["id"] for row in self.plan.to_pylist() if row["key"] in names}
+
+    def seal(self, token: int = 1, known: bool = False) -> Snapshot:
+        return seal(self.store, token, self.plan, self.present, self.known if known else {})
+
+    def _plan(self, new: pa.Table) -> None:
+        units.append_segment(self.store, new)
+        self.plan = units.read_plan(self.store)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset(Store(str(tmp_path / "out")))
+
+
+def uris(store: Store, snapshot: Snapshot, split: str) -> list[str]:
+    return sorted(row["uri"] for row in pairs(store, snapshot, split))
+
+
+def check(dataset: Dataset, snapshot: Snapshot, **counts: int) -> None:
+    """The given counts and no others, in the snapshot, in its units, and in what is handed out."""
+    assert snapshot.counts == COUNTS | counts
+    assert latest_snapshot(dataset.store) == snapshot
+    for status in ("ok", "held_out", "rejected", "failed"):
+        assert sum(unit[status] for unit in snapshot.units) == snapshot.counts[status]
+    assert len(uris(dataset.store, snapshot, "train")) == snapshot.counts["ok"]
+    assert len(uris(dataset.store, snapshot, "held_out")) == snapshot.counts["held_out"]
+    for unit in snapshot.units:
+        assert len(list(unit_pairs(dataset.store, snapshot, unit["unit"], "train"))) == unit["ok"]
+
+
+# --- sealing
+
+
+def test_what_is_done_is_sealed_and_the_rest_is_pending(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d", "e")
+    dataset.make(a="ok", b="held_out", c="rejected", d="failed")
+    snapshot = dataset.seal(token=7)
+    check(dataset, snapshot, ok=1, held_out=1, rejected=1, failed=1, pending=1)
+    assert (snapshot.number, snapshot.token, snapshot.left_out) == (1, 7, [])
+    assert snapshot.done == 0.8
+    assert dataset.store.list(SNAPSHOTS) == ["dataset/snapshots/000001.json"]
+
+
+def test_nothing_done_is_sealed_too(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c")
+    snapshot = dataset.seal()
+    check(dataset, snapshot, pending=3)
+    assert snapshot.done == 0
+
+
+def test_sealing_again_gives_the_same_one_until_something_is_new(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d")
+    dataset.make(a="ok", b="ok")
+    first = dataset.seal(token=1)
+    assert dataset.seal(token=1) == dataset.seal(token=2, known=True) == first
+    assert len(dataset.store.list(SNAPSHOTS)) == 1
+    dataset.make(c="ok", d="held_out")
+    second = dataset.seal(token=2)
+    check(dataset, second, ok=3, held_out=1)
+    assert second.number == 2
+    assert second.digest != first.digest
+    dataset.add("e")  # only pending is new: a snapshot, of the same training data
+    third = dataset.seal(token=3)
+    check(dataset, third, ok=3, held_out=1, pending=1)
+    assert (third.number, third.digest) == (3, second.digest)
+    assert [store_name[-11:-5] for store_name in dataset.store.list(SNAPSHOTS)] == [
+        "000001",
+        "000002",
+        "000003",
+    ]
+
+
+def test_what_the_caller_knows_changes_nothing_but_the_reading(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset.add("a", "b", "c")
+    dataset.make(a="ok", b="failed")
+    read = seal(dataset.store, 1, dataset.plan, dataset.present, {})
+    dataset.store.delete("dataset/snapshots/000001.json")
+    monkeypatch.setattr(units, "read_summary", lambda *_: pytest.fail("it was known"))
+    assert dataset.seal(known=True) == read
+    dataset.make(c="ok")
+    assert dataset.seal(known=True).counts["ok"] == 2  # units of the last snapshot are known, too
+
+
+def test_units_that_nobody_planned_are_ignored(dataset: Dataset) -> None:
+    dataset.add("a")
+    dataset.make(a="ok")
+    units.commit_unit(dataset.store, "ff" * 16, [], "0")
+    check(dataset, dataset.seal(), ok=1)
+
+
+def test_two_datasets_with_the_same_content_have_the_same_digest(tmp_path: Path) -> None:
+    digests = set()
+    for name, order in (("one", "abcd"), ("two", "cdab")):
+        dataset = Dataset(Store(str(tmp_path / name)))
+        dataset.add("a", "b", "c", "d")
+        for pair in (order[:2], order[2:]):
+            dataset.make(**dict.fromkeys(pair, "ok"))
+        digests.add(dataset.seal().digest)
+    assert len(digests) == 1
+
+
+# --- gone photos
+
+
+def test_gone_photos_are_left_out_and_counted(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d", "e", "f")
+    dataset.make(a="ok", b="ok", c="held_out", d="rejected")
+    before = dataset.seal()
+    dataset.gone("a", "d", "f")
+    snapshot = dataset.seal()
+    check(dataset, snapshot, ok=1, held_out=1, pending=1, gone=2)
+    assert snapshot.number == 2
+    assert snapshot.digest != before.digest
+    assert snapshot.left_out == sorted(identity.hex() for identity in dataset.ids("a", "d"))
+    assert uris(dataset.store, snapshot, "train") == ["b"]
+    assert dataset.seal() == snapshot
+
+
+def test_gone_photos_that_come_back_count_again(dataset: Dataset) -> None:
+    dataset.add("a", "b")
+    dataset.make(a="ok", b="ok")
+    before = dataset.seal()
+    dataset.gone("a")
+    check(dataset, dataset.seal(), ok=1, gone=1)
+    dataset.present |= dataset.ids("a")
+    after = dataset.seal()
+    check(dataset, after, ok=2)
+    assert (after.number, after.digest) == (3, before.digest)
+
+
+# --- later attempts
+
+
+def test_a_later_attempt_takes_the_place_of_the_failed_one(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d")
+    dataset.make(a="ok", b="failed", c="failed", d="held_out")
+    check(dataset, dataset.seal(), ok=1, held_out=1, failed=2)
+    dataset.retry("b", "c")
+    waiting = dataset.seal()
+    check(dataset, waiting, ok=1, held_out=1, pending=2)  # asked for again, so not done
+    assert waiting.done == 0.5
+    dataset.make(b="ok", c="failed")
+    snapshot = dataset.seal()
+    check(dataset, snapshot, ok=2, held_out=1, failed=1)
+    assert uris(dataset.store, snapshot, "train") == ["a", "b"]
+    dataset.retry("c")
+    dataset.make(c="rejected")
+    check(dataset, dataset.seal(), ok=2, held_out=1, rejected=1)
+    dataset.gone("b", "c")
+    check(dataset, dataset.seal(), ok=1, held_out=1, gone=2)
+
+
+# --- fencing
+
+
+def test_a_zombie_with_an_older_lease_is_refused(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c")
+    dataset.make(a="ok", b="ok")
+    sealed = dataset.seal(token=5)
+    dataset.make(c="ok")
+    with pytest.raises(LeaseError, match=r"snapshot 1 was sealed under lease 5, later than ours, 4"):
+        dataset.seal(token=4)
+    assert latest_snapshot(dataset.store) == sealed
+    assert dataset.seal(token=5).number == 2
+
+
+def test_a_zombie_that_looked_before_is_refused(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset.add("a", "b", "c")
+    dataset.make(a="ok", b="ok")
+    sealed = dataset.seal(token=5)
+    monkeypatch.setattr("batch_nst.data.snapshot.latest_snapshot", lambda _: None)
+    with pytest.raises(LeaseError, match=r"000001\.json: sealed by another run"):
+        dataset.seal(token=4)
+    monkeypatch.undo()
+    assert latest_snapshot(dataset.store) == sealed
+
+
+# --- reading
+
+
+def test_a_snapshot_is_required(dataset: Dataset) -> None:
+    assert latest_snapshot(dataset.store) is None
+    with pytest.raises(IncompleteError, match="no sealed dataset"):
+        require_snapshot(dataset.store)
+    dataset.add("a", "b", "c", "d", "e", "f", "g", "h")
+    dataset.make(a="ok", b="failed", c="rejected", d="held_out", e="ok", f="ok")
+    snapshot = dataset.seal()
+    assert require_snapshot(dataset.store, 0.75) == require_snapshot(dataset.store) == snapshot
+    with pytest.raises(IncompleteError, match=r"holds 75\.0% of the planned images, .* asks for 80\.0%"):
+        require_snapshot(dataset.store, 0.8)
+
+
+def test_pairs_are_the_ok_rows_of_one_side(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d", "e", "f")
+    dataset.make(a="ok", b="held_out", c="rejected", d="failed", e="ok", f="held_out")
+    dataset.gone("e")
+    snapshot = dataset.seal()
+    assert uris(dataset.store, snapshot, "train") == ["a"]
+    assert uris(dataset.store, snapshot, "held_out") == ["b", "f"]
+
+
+def test_an_old_snapshot_is_not_changed_by_new_units(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d")
+    dataset.make(a="ok", b="ok")
+    old = dataset.seal()
+    dataset.make(c="ok", d="ok")
+    dataset.seal()
+    assert uris(dataset.store, old, "train") == ["a", "b"]
+
+
+def test_sealing_is_not_quadratic(dataset: Dataset) -> None:
+    count = 40_000  # all gone: the worst case; half a minute and more when it was quadratic
+    photos = [Photo(f"{index}", f"{index}", "1") for index in range(count)]
+    plan = units.cut_units(photos, 1, set(), count)
+    rows = [{"id": identity, "split": "train", "status": "ok"} for identity in plan["id"].to_pylist()]
+    units.commit_unit(dataset.store, plan["unit"][0].as_py(), rows, "0")
+    start = time.perf_counter()
+    snapshot = seal(dataset.store, 1, plan, set(), {})
+    assert time.perf_counter() - start < 10
+    assert snapshot.counts == COUNTS | {"gone": count}
+    assert list(pairs(dataset.store, snapshot, "train")) == []

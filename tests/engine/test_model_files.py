@@ -1,0 +1,187 @@
+"""Laws of the published files: exact round trips, bytes that only the weights decide, ONNX that agrees."""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from batch_nst.engine.model_files import load_net, model_bytes, onnx_bytes, stylize_image
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import RecipeError, WeightsError
+
+CARD = {"architecture": {"name": "johnson", "width": 4}}
+
+
+@pytest.fixture(scope="module")
+def net() -> TransformerNet:
+    torch.manual_seed(0)
+    net = TransformerNet(4)
+    with torch.no_grad():
+        net.head.weight *= 4  # so that black and white are overshot
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def graph_bytes(net: TransformerNet) -> bytes:
+    return onnx_bytes(net)
+
+
+def test_weights_come_back_exactly(net: TransformerNet) -> None:
+    back = load_net(model_bytes(net), CARD)
+    assert not back.training
+    assert back.state_dict().keys() == net.state_dict().keys()
+    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in back.parameters())
+
+
+def test_the_same_weights_are_the_same_bytes_in_any_layout(net: TransformerNet) -> None:
+    weights = model_bytes(net)
+    other = load_net(weights, CARD).double().to(memory_format=torch.channels_last)
+    assert model_bytes(other) == weights
+
+
+def test_loading_draws_no_random_numbers_and_shares_no_memory(net: TransformerNet) -> None:
+    weights = model_bytes(net)
+    digest, state = hashlib.sha256(weights).hexdigest(), torch.get_rng_state()
+    back = load_net(weights, CARD | {"digests": {"model.safetensors": digest}})
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        back.head.weight.zero_()
+    assert hashlib.sha256(weights).hexdigest() == digest
+
+
+def test_a_changed_byte_is_found(net: TransformerNet) -> None:
+    weights = bytearray(model_bytes(net))
+    expected = hashlib.sha256(weights).hexdigest()
+    weights[-1] ^= 1
+    given = hashlib.sha256(weights).hexdigest()
+    with pytest.raises(WeightsError, match=rf"sha256 is {given}.* says {expected}"):
+        load_net(bytes(weights), CARD | {"digests": {"model.safetensors": expected}})
+
+
+def _drop(tensors: dict[str, Tensor]) -> None:
+    del tensors["head.bias"]
+
+
+def _add(tensors: dict[str, Tensor]) -> None:
+    tensors["tail.bias"] = torch.zeros(2)
+
+
+def _reshape(tensors: dict[str, Tensor]) -> None:
+    tensors["stem.0.weight"] = torch.zeros(4, 3, 7, 7)
+
+
+def _retype(tensors: dict[str, Tensor]) -> None:
+    tensors["head.bias"] = tensors["head.bias"].half()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_drop, r"'head\.bias' is missing, expected: float32 \[3\]"),
+        (_add, r"'tail\.bias' is float32 \[2\], expected: missing"),
+        (_reshape, r"'stem\.0\.weight' is float32 \[4, 3, 7, 7\], expected: float32 \[4, 3, 9, 9\]"),
+        (_retype, r"'head\.bias' is float16 \[3\], expected: float32 \[3\]"),
+    ],
+)
+def test_a_wrong_tensor_is_named(
+    net: TransformerNet, change: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    tensors = load(model_bytes(net))
+    change(tensors)
+    with pytest.raises(WeightsError, match=message):
+        load_net(save(tensors), CARD)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {},
+        {"architecture": {"name": "unet", "width": 4}},
+        {"architecture": {"name": "johnson"}},
+        {"architecture": {"name": "johnson", "width": 0}},
+        {"architecture": {"name": "johnson", "width": "4"}},
+    ],
+)
+def test_an_unknown_architecture_is_refused(net: TransformerNet, card: dict[str, Any]) -> None:
+    with pytest.raises(WeightsError, match=r"architecture is .*; allowed: name 'johnson'"):
+        load_net(model_bytes(net), card)
+
+
+def test_something_else_than_safetensors_is_refused() -> None:
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_net(b"GIF89a, and not weights at all", CARD)
+
+
+def test_stylize_image_is_the_net_clamped_and_rounded(net: TransformerNet) -> None:
+    images = torch.randint(0, 256, (2, 21, 35, 3), dtype=torch.uint8)
+    result = stylize_image(net, images)
+    assert result.dtype == torch.uint8
+    assert result.shape == images.shape
+    assert result.min() == 0
+    assert result.max() == 255
+    assert (result.int() - stylize_image(net, images[0]).int())[0].abs().max() <= 1
+    with torch.no_grad():
+        exact = 255 * net(images.permute(0, 3, 1, 2) / 255).clamp(0, 1).permute(0, 2, 3, 1)
+    assert (result - exact).abs().max() < 0.501
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(32, 32, 3), torch.zeros(3, 32, 32, dtype=torch.uint8)], ids=["float", "planar"]
+)
+def test_stylize_image_refuses_other_forms(net: TransformerNet, image: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"expected: uint8 \(H, W, 3\)"):
+        stylize_image(net, image)
+
+
+def test_onnx_agrees_with_torch_at_any_size_and_batch(net: TransformerNet, graph_bytes: bytes) -> None:
+    session = onnxruntime.InferenceSession(graph_bytes, providers=["CPUExecutionProvider"])
+    (image,), (stylized,) = session.get_inputs(), session.get_outputs()
+    for end, name in ((image, "image"), (stylized, "stylized")):
+        assert (end.name, end.type, end.shape) == (name, "tensor(float)", ["batch", 3, "height", "width"])
+    for shape in [(1, 3, 16, 16), (2, 3, 33, 47), (1, 3, 64, 96), (2, 3, 101, 64)]:
+        picture = torch.rand(shape)
+        with torch.no_grad():
+            expected = net(picture).clamp(0, 1).numpy()
+        (result,) = session.run(["stylized"], {"image": picture.numpy()})
+        assert result.dtype == np.float32
+        assert result.min() == 0
+        assert result.max() == 1
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1 / 255 / 10)
+
+
+def test_onnx_is_one_file_that_says_nothing_about_this_machine(graph_bytes: bytes) -> None:
+    model = onnx.load_from_string(graph_bytes)
+    assert [opset.version for opset in model.opset_import if not opset.domain] == [18]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    here = Path(__file__).resolve()
+    for path in {str(parent) for file in (here, Path(torch.__file__)) for parent in file.parents[:-1]}:
+        assert path.encode() + b"/" not in graph_bytes
+    assert b".py" not in graph_bytes
+
+
+def test_the_same_weights_are_the_same_onnx_and_the_net_is_left_alone(
+    net: TransformerNet, graph_bytes: bytes
+) -> None:
+    net = load_net(model_bytes(net), CARD).to(memory_format=torch.channels_last).train()
+    assert onnx_bytes(net) == graph_bytes
+    assert net.training
+
+
+def test_without_the_onnx_packages_the_error_says_what_to_install(
+    net: TransformerNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(RecipeError, match=r"pip install 'batch_nst\[onnx\]'"):
+        onnx_bytes(net)

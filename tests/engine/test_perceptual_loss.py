@@ -1,0 +1,217 @@
+"""Laws of the objective: the raw sums over their sizes, weighted as the recipe says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from batch_nst.data.weights import bundled_weights
+from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.vgg import Vgg16
+from batch_nst.recipe import Loss
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+LOSS = Loss(
+    content_layers={"relu2_1": 1.0, "relu2_2": 0.5},
+    style_layers={"relu1_2": 1.0, "relu2_1": 0.25},
+    content_weight=3.0,
+    style_weight=7.0,
+)
+
+
+def picture(name: str, width: int, height: int) -> Tensor:
+    """(1, 3, height, width), float64, 0..255."""
+    with Image.open(SAMPLES / name) as image:
+        return pil_to_tensor(image.convert("RGB").resize((width, height)))[None].double()
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Vgg16:
+    return Vgg16(bundled_weights(), PerceptualLoss.layers(LOSS)).at("cpu", torch.float64)
+
+
+@pytest.fixture(scope="module")
+def painting() -> Tensor:
+    return picture("styles/van_gogh_auvers.jpg", 40, 28)
+
+
+@pytest.fixture(scope="module")
+def photos() -> Tensor:
+    return torch.cat([picture(f"content/{name}.jpg", 32, 24) for name in ("chelsea", "coffee", "panda")])
+
+
+@pytest.fixture(scope="module")
+def images(photos: Tensor) -> Tensor:
+    noise = torch.randn(photos.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return (photos + 20 * noise).clamp(0, 255)
+
+
+def with_weights(**weights: float) -> Loss:
+    return LOSS.model_copy(update=weights)
+
+
+def test_it_looks_at_the_layers_of_both_losses() -> None:
+    assert PerceptualLoss.layers(LOSS) == {"relu1_2", "relu2_1", "relu2_2"}
+
+
+def test_the_divisors_by_hand(vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor) -> None:
+    """Photos are 24 x 32, the painting is 28 x 40; the second block has 128 channels at half of that."""
+    losses = PerceptualLoss.of_style(vgg, LOSS, painting)(images, vgg(photos))
+    x, c, s = vgg(images), vgg(photos), vgg(painting)
+    content = 1.0 * content_loss(x["relu2_1"], c["relu2_1"]) / (128 * 12 * 16)
+    content += 0.5 * content_loss(x["relu2_2"], c["relu2_2"]) / (128 * 12 * 16)
+    grams = gram_matrix(x["relu1_2"]) / (64 * 24 * 32), gram_matrix(s["relu1_2"]) / (64 * 28 * 40)
+    style = 1.0 * style_loss(*grams) / (64 * 64)
+    grams = gram_matrix(x["relu2_1"]) / (128 * 12 * 16), gram_matrix(s["relu2_1"]) / (128 * 14 * 20)
+    style += 0.25 * style_loss(*grams) / (128 * 128)
+    assert min(*content.tolist(), *style.tolist()) > 1
+    torch.testing.assert_close(losses.content, content, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses.style, style, rtol=1e-12, atol=0)
+    torch.testing.assert_close(losses.total, 3 * content + 7 * style, rtol=1e-12, atol=0)
+
+
+def test_the_total_is_the_weighted_sum_of_its_parts(
+    vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor
+) -> None:
+    objective = PerceptualLoss.of_style(vgg, with_weights(tv_weight=0.125), painting)
+    losses = objective(images, objective.content_targets(photos))
+    assert total_variation(images).min() > 1
+    assert torch.equal(losses.total, 3 * losses.content + 7 * losses.style + 0.125 * total_variation(images))
+
+
+def test_a_photo_against_itself_has_no_content_loss(vgg: Vgg16, painting: Tensor, photos: Tensor) -> None:
+    objective = PerceptualLoss.of_style(vgg, LOSS, painting)
+    losses = objective(photos, objective.content_targets(photos))
+    assert losses.content.tolist() == [0, 0, 0]
+    assert torch.equal(losses.total, 7 * losses.style)
+    assert losses.style.min() > 1
+
+
+def test_the_painting_itself_has_no_style_loss(vgg: Vgg16, painting: Tensor) -> None:
+    objective = PerceptualLoss.of_style(vgg, LOSS, painting)
+    losses = objective(painting, objective.content_targets(torch.zeros_like(painting)))
+    assert losses.style.tolist() == [0]
+    assert losses.content.item() > 1
+    assert torch.equal(losses.total, 3 * losses.content)
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0, 8.0])  # powers of two are exact
+def test_weights_scale_their_part_alone(
+    vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor, factor: float
+) -> None:
+    def losses(loss: Loss) -> tuple[Tensor, ...]:
+        objective = PerceptualLoss.of_style(vgg, loss, painting)
+        return objective(images[:1], objective.content_targets(photos[:1]))
+
+    content, style, _ = losses(LOSS)
+    for changed, expected in (
+        (with_weights(content_weight=3 * factor), factor * (3 * content) + 7 * style),
+        (with_weights(style_weight=7 * factor), 3 * content + factor * (7 * style)),
+    ):
+        assert torch.equal(losses(changed)[2], expected)
+    layers = {name: factor * weight for name, weight in LOSS.style_layers.items()}
+    scaled = losses(LOSS.model_copy(update={"style_layers": layers}))
+    assert torch.equal(scaled[0], content)
+    assert torch.equal(scaled[1], factor * style)
+
+
+def test_a_flat_paintings_gram_tends_to_that_of_one_position_by_hand(vgg: Vgg16) -> None:
+    """Sums over a flat square are inside * s^2 + border * s + corners: three sizes tell the inside."""
+    flat = {size: torch.full((1, 3, size, size), 40.0, dtype=torch.float64) for size in (32, 64, 128)}
+    one, two, four = (PerceptualLoss.of_style(vgg, LOSS, picture).style_grams for picture in flat.values())
+    for name, activation in vgg(flat[32]).items():
+        if name not in LOSS.style_layers:
+            continue
+        centre = activation[0, :, activation.shape[2] // 2, activation.shape[3] // 2]
+        inside = (8 * four[name] - 6 * two[name] + one[name])[0] / 3  # without 1/s and without 1/s^2
+        torch.testing.assert_close(inside, torch.outer(centre, centre) / len(centre), rtol=0, atol=1e-7)
+        assert inside.norm() > 100
+
+
+def test_a_painting_and_two_of_it_side_by_side_are_one_style(vgg: Vgg16) -> None:
+    """Another size, the same Gram matrices but for the seam; next to what another painting costs, nothing."""
+    auvers, wave = (picture(f"styles/{name}.jpg", 40, 28) for name in ("van_gogh_auvers", "great_wave"))
+    objective = PerceptualLoss.of_style(vgg, LOSS, torch.cat([auvers, auvers], 3))
+    same, other = objective(
+        torch.cat([auvers, wave]), objective.content_targets(torch.cat([auvers, wave]))
+    ).style
+    assert 0 < same < 0.01 * other
+
+
+def test_one_value_an_image_whatever_its_neighbours(
+    vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor
+) -> None:
+    objective = PerceptualLoss.of_style(vgg, with_weights(tv_weight=1.0), painting)
+    together = objective(images, objective.content_targets(photos))
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = objective(images[one], objective.content_targets(photos[one]))
+        for part, all_parts in zip(alone, together, strict=True):
+            assert all_parts.shape == (3,)
+            torch.testing.assert_close(part, all_parts[one], rtol=1e-12, atol=0)
+
+
+def test_the_gradient_flows_to_the_pixels_and_to_nothing_else(
+    vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor
+) -> None:
+    style = painting.clone().requires_grad_()
+    content = photos.clone().requires_grad_()
+    pixels = images.clone().requires_grad_()
+    objective = PerceptualLoss.of_style(vgg, LOSS, style)
+    targets = objective.content_targets(content)
+    objective(pixels, targets).total[1].backward()
+    assert pixels.grad is not None
+    assert pixels.grad[1].abs().max() > 0
+    assert pixels.grad[[0, 2]].abs().max() == 0
+    assert style.grad is None
+    assert content.grad is None
+    assert not any(tensor.requires_grad for tensor in (*targets.values(), *objective.style_grams.values()))
+    assert all(parameter.grad is None for parameter in vgg.parameters())
+
+
+def test_the_gradient_is_the_slope_of_the_total(
+    vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor
+) -> None:
+    objective = PerceptualLoss.of_style(vgg, with_weights(tv_weight=1.0), painting)
+    targets = objective.content_targets(photos)
+    pixels = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(pixels, targets).total.sum(), pixels)
+    small = 1e-4 * gradient / gradient.norm()
+    with torch.no_grad():
+        rise = objective(images + small, targets).total - objective(images - small, targets).total
+    expected = 2 * (gradient * small).sum()
+    assert rise.sum().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_losses_are_fp32_though_the_network_is_bf16(painting: Tensor, photos: Tensor, images: Tensor) -> None:
+    exact = Vgg16(bundled_weights(), PerceptualLoss.layers(LOSS))
+    half = Vgg16(bundled_weights(), PerceptualLoss.layers(LOSS)).at("cpu", torch.bfloat16)
+    found = {}
+    for vgg in (exact, half):
+        objective = PerceptualLoss.of_style(vgg, LOSS, painting.float())
+        assert {gram.dtype for gram in objective.style_grams.values()} == {torch.float32}
+        losses = objective(images.float(), objective.content_targets(photos.float()))
+        assert {part.dtype for part in losses} == {torch.float32}
+        found[vgg.dtype] = losses
+    for part, reference in zip(found[torch.bfloat16], found[torch.float32], strict=True):
+        torch.testing.assert_close(part, reference, rtol=0.03, atol=0)
+
+
+def test_sums_beyond_half_precision_are_exact_to_fp32() -> None:
+    """A sum of 4096 squares of 304 is beyond float16's range, and beyond bf16's digits from the 2nd on."""
+    activation = torch.full((1, 2, 64, 64), 304.0)
+    loss = Loss(content_layers={"relu1_1": 1.0}, style_layers={"relu1_1": 1.0})
+    vgg = Vgg16(bundled_weights(), ["relu1_1"])
+    objective = PerceptualLoss(vgg, loss, {"relu1_1": torch.zeros(2, 2)})
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        losses = objective.of_activations(
+            torch.zeros(1, 3, 64, 64),
+            {"relu1_1": activation.to(dtype)},
+            {"relu1_1": torch.zeros_like(activation, dtype=dtype)},
+        )
+        assert losses.content.tolist() == [304**2]  # 304 has 5 significant bits: exact in every dtype
+        assert losses.style.tolist() == [(304**2 / 2) ** 2]  # a Gram entry is 304^2 * 4096 over 2 * 4096

@@ -1,0 +1,283 @@
+"""The whole job on real photographs, small: what it leaves, and that a second start finds it done."""
+
+import hashlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import batch_nst
+from batch_nst.data import models
+from batch_nst.data.snapshot import latest_snapshot
+from batch_nst.data.storage import Store
+from batch_nst.engine.model_files import stylize_image
+from batch_nst.errors import GateError, IncompleteError, RecipeError
+from batch_nst.pipelines import commands
+from batch_nst.pipelines.apply import apply
+from batch_nst.pipelines.evaluate import milestones, summarise, worth_iterations
+from batch_nst.pipelines.publish import publish
+from batch_nst.pipelines.train import training_version
+from batch_nst.recipe import Publish, load_recipe
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+
+RECIPE = """
+output: out
+style: {image: style.png, size: 32}
+loss:
+  content_layers: {relu1_2: 1.0}
+  style_layers: {relu1_1: 1.0, relu2_1: 1.0}
+  style_weight: 50.0
+generate:
+  {input: photos, image_size: 32, crops: 2, iterations: 4, unit_images: 4, min_side: 16, precision: fp32}
+train: {steps: 6, batch_size: 4, width: 4, crop_size: 32, checkpoint_steps: 3, precision: fp32}
+evaluate: {holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, ray_cluster):
+    """A recipe, four photographs and a painting, all small."""
+    folder = tmp_path_factory.mktemp("night")
+    (folder / "photos").mkdir()
+    for name in ("astronaut", "chelsea", "coffee", "windmill"):
+        with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
+            photo.resize((48, 40)).save(folder / "photos" / f"{name}.png")
+    with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
+        painting.resize((48, 36)).save(folder / "style.png")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def night(home):
+    """The figures of a first night."""
+    return commands.nightly(load_recipe(home / "recipe.yaml"))
+
+
+def output(home) -> Store:
+    return Store(str(home / "out"))
+
+
+def test_a_night_leaves_dataset_model_graph_preview_report_and_pointer(home, night):
+    version = night["version"]
+    assert night["dataset"]["ok"] == 6
+    assert night["dataset"]["held_out"] == 2
+    names = set(output(home).list())
+    parts = (models.WEIGHTS, models.GRAPH, models.CARD, models.PREVIEW)
+    assert {models.model_object(version, part) for part in parts} <= names
+    assert {"dataset/dataset.json", "dataset/plan/000001.parquet", "dataset/snapshots/000001.json"} <= names
+    assert {f"runs/{night['run']}/summary.json", f"runs/{night['run']}/report.html"} <= names
+    pointer = json.loads(output(home).read("models/CURRENT"))
+    assert pointer["version"] == version
+    assert pointer["previous"] is None
+
+
+def test_the_card_says_what_the_files_are(home, night):
+    card = models.require_card(output(home), night["version"])
+    for part in (models.WEIGHTS, models.GRAPH, models.PREVIEW):
+        data = output(home).read(models.model_object(night["version"], part))
+        assert card["digests"][part] == hashlib.sha256(data).hexdigest()
+    assert card["digests"]["style"] == hashlib.sha256((home / "style.png").read_bytes()).hexdigest()
+    assert card["training"]["history"][-1]["step"] == 6
+    assert card["recipe"]["train"]["steps"] == 6
+    assert card["evaluation"]["photos"] == 2
+
+
+def test_the_curve_begins_at_the_photo_and_never_rises(home, night):
+    evaluation = models.require_card(output(home), night["version"])["evaluation"]
+    curve = evaluation["curve"]
+    assert len(curve) == 6
+    assert curve[0] == pytest.approx(evaluation["photo"]["total"], rel=1e-4)
+    assert all(later <= earlier for earlier, later in itertools.pairwise(curve))
+    assert evaluation["photo"]["content"] == 0
+    assert evaluation["optimised"]["distance"] == 0
+    assert evaluation["model"]["distance"] > 0
+
+
+def test_a_second_night_makes_nothing_and_keeps_every_byte_of_the_model(home, night):
+    store = output(home)
+    kept = [name for name in store.list() if name.startswith(("dataset/", "models/"))]
+    before = {name: store.read(name) for name in kept}
+    again = commands.nightly(load_recipe(home / "recipe.yaml"))
+    assert again["version"] == night["version"]
+    assert again["dataset"]["made"] == 0
+    for name in kept:
+        if not name.endswith(models.CARD):  # evaluation times differ
+            assert store.read(name) == before[name], name
+
+
+def test_a_plan_estimates_from_what_images_took_and_guesses_nothing_before(home, night):
+    recipe = load_recipe(home / "recipe.yaml", ["generate.crops=3"])
+    took = night["dataset"]["device_seconds"] / night["dataset"]["made"]
+    planned = commands.plan(recipe)
+    assert planned["to_do"] == 4
+    assert planned["device_hours"] == pytest.approx(4 * took / 3600)
+    elsewhere = load_recipe(home / "recipe.yaml", [f"output={home / 'nowhere'}"])
+    assert commands.plan(elsewhere)["device_hours"] is None
+    assert not (home / "nowhere").exists()
+
+
+def test_the_loaded_model_is_the_one_that_was_written(home, night):
+    photo = np.asarray(Image.open(home / "photos" / "chelsea.png").convert("RGB"))
+    by_output = batch_nst.load_model(str(home / "out"))
+    by_version = batch_nst.load_model(str(home / "out" / "models" / night["version"]))
+    assert (by_output(photo) == by_version(photo)).all()
+    assert (by_output(photo) == stylize_image(by_output.net, torch.tensor(photo)).numpy()).all()
+    assert by_output(photo).shape == photo.shape
+
+
+def test_a_place_without_a_model_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"models/CURRENT"):
+        batch_nst.load_model(str(tmp_path))
+
+
+def test_one_picture_is_painted_into_a_file(home, night, tmp_path):
+    target = tmp_path / "painted.png"
+    assert apply(str(home / "out"), str(home / "photos" / "coffee.png"), str(target))["ok"] == 1
+    photo = np.asarray(Image.open(home / "photos" / "coffee.png").convert("RGB"))
+    assert (np.asarray(Image.open(target)) == batch_nst.load_model(str(home / "out"))(photo)).all()
+
+
+def test_a_folder_is_painted_name_by_name_and_a_bad_picture_is_told(home, night, tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(home / "photos", source / "deep")
+    (source / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(IncompleteError, match="1 of 5") as caught:
+        apply(str(home / "out"), str(source), str(target))
+    assert caught.value.figures == {"found": 5, "ok": 4, "rejected": 1, "failed": 0}
+    assert "broken.jpg: not_an_image" in capsys.readouterr().err
+    painted = {str(path.relative_to(target)) for path in target.rglob("*.png")}
+    assert painted == {f"deep/{name}.png" for name in ("astronaut", "chelsea", "coffee", "windmill")}
+
+
+def test_the_targets_of_one_and_of_many_pictures_are_not_mixed_up(home, night):
+    with pytest.raises(RecipeError, match="OUT"):
+        apply(str(home / "out"), str(home / "photos"), "painted.png")
+    with pytest.raises(RecipeError, match="OUT"):
+        apply(str(home / "out"), str(home / "photos" / "coffee.png"), "folder")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_a_wrong_call(home, night, tmp_path):
+    with pytest.raises(RecipeError, match=r"device: cuda.*allowed: auto, cpu"):
+        apply(str(home / "out"), str(home / "photos" / "coffee.png"), str(tmp_path / "c.png"), device="cuda")
+
+
+def test_a_model_is_named_by_what_decides_it_and_by_nothing_else(home, night):
+    snapshot = latest_snapshot(output(home))
+
+    def name(*overrides: str) -> str:
+        return training_version(load_recipe(home / "recipe.yaml", overrides), snapshot)
+
+    assert name() == night["version"]
+    for same in ("train.workers=2", "train.checkpoint_steps=1", "train.device=cpu", "publish.margin=0.5"):
+        assert name(same) == night["version"]
+    for other in ("train.steps=7", "train.seed=1", "train.feature_weight=0.1", "loss.style_weight=51.0"):
+        assert name(other) != night["version"]
+
+
+def test_training_under_another_objective_than_the_dataset_is_refused(home, night):
+    with pytest.raises(RecipeError, match=r"loss\.style_weight.*50\.0.*51\.0.*choose another output"):
+        commands.train(load_recipe(home / "recipe.yaml", ["loss.style_weight=51.0"]))
+
+
+def test_the_gate_lets_only_the_better_through(home, night):
+    store = output(home)
+    card = models.require_card(store, night["version"])
+    objective = card["evaluation"]["model"]["total"]
+
+    def candidate(name: str, total: float) -> str:
+        evaluation = card["evaluation"]
+        ratio = total / evaluation["model"]["total"]
+        worse = {
+            **evaluation,
+            "model": {**evaluation["model"], "total": total},
+            "objectives": {photo: value * ratio for photo, value in evaluation["objectives"].items()},
+        }
+        models.write_card(store, name, {**card, "version": name, "evaluation": worse})
+        return name
+
+    with pytest.raises(GateError, match="not published"):
+        publish(candidate("worse", objective * 1.01), Publish(), store, 99)
+    with pytest.raises(GateError, match=r"publish\.margin"):
+        publish(candidate("close", objective * 0.95), Publish(margin=0.1), store, 99)
+    with pytest.raises(GateError, match="max_objective"):
+        publish(candidate("good", objective * 0.5), Publish(max_objective=objective * 0.4), store, 99)
+    with pytest.raises(GateError, match="nan"):
+        publish(candidate("broken", float("nan")), Publish(), store, 99)
+    assert models.current(store)["version"] == night["version"]
+    assert publish("good", Publish(margin=0.1), store, 99) == {
+        "version": "good",
+        "published": True,
+        "previous": night["version"],
+    }
+    assert models.current(store)["version"] == "good"
+    models.point(store, night["version"], card["digests"], 99)
+
+
+def test_an_image_without_a_number_for_its_loss_is_a_failed_row_and_no_pair(home):
+    output = home / "infinite"
+    overrides = [f"output={output}", "loss.style_weight=1.0e38", "generate.crops=1"]
+    figures = commands.generate(load_recipe(home / "recipe.yaml", overrides))
+    assert (figures["failed"], figures["ok"], figures["held_out"]) == (4, 0, 0)
+    assert figures["reasons"] == {"not_finite": 4}
+    with pytest.raises(IncompleteError, match="no pair to train on"):
+        commands.train(load_recipe(home / "recipe.yaml", overrides))
+
+
+def test_a_refused_night_tells_the_figures_that_refused_it(home, night):
+    store = output(home)
+    before = store.read("models/CURRENT")
+    recipe = load_recipe(home / "recipe.yaml", ["train.steps=1", "publish.max_objective=1.0"])
+    with pytest.raises(GateError, match=r"publish\.max_objective allows 1;") as refusal:
+        commands.nightly(recipe)
+    figures = refusal.value.figures
+    assert figures["version"] != night["version"]
+    assert figures["model"]["total"] > 1
+    assert store.read("models/CURRENT") == before
+    summary = json.loads(store.read(store.list("runs")[-1]))
+    assert summary["model"] == figures["model"]
+
+
+def score(total: float, curve: list[float]) -> dict:
+    losses = {"content": 1.0, "style": 1.0, "total": total, "distance": 1.0}
+    return {
+        "curve": curve,
+        "photo": losses,
+        "optimised": losses,
+        "model": losses,
+        "model_seconds": 1.0,
+        "optimised_seconds": 2.0,
+    }
+
+
+def test_figures_over_photos_are_geometric_means_of_running_minima():
+    figures = summarise([score(2.0, [4.0, 8.0, 1.0]), score(8.0, [16.0, 4.0, 9.0])])
+    # running minima 4 4 1 and 16 4 4; geometric means 8, 4, 2
+    assert figures["curve"] == pytest.approx([8.0, 4.0, 2.0])
+    assert figures["model"]["total"] == pytest.approx(4.0)
+    assert figures["worth_iterations"] == 1
+    assert figures["verdict"] == "worth 1 iterations"
+
+
+@pytest.mark.parametrize(
+    ("objective", "worth"), [(11.0, None), (10.0, 0), (5.5, 0), (5.0, 1), (2.0, 3), (1.0, 3)]
+)
+def test_a_model_is_worth_the_iterations_that_it_is_at_least_as_good_as(objective, worth):
+    assert worth_iterations([10.0, 5.0, 3.0, 2.0], objective) == worth
+
+
+def test_milestones_are_the_round_numbers_and_the_end():
+    curve = [float(1000 - step) for step in range(61)]
+    assert milestones(curve) == {step: 1000.0 - step for step in (0, 1, 2, 5, 10, 20, 50, 60)}
+
+
+def test_verdicts_at_both_ends():
+    assert summarise([score(9.0, [4.0, 2.0])])["verdict"] == "worse than the photo"
+    assert summarise([score(1.0, [4.0, 2.0])])["verdict"] == "worth more than 1 iterations"

@@ -1,0 +1,284 @@
+"""Laws of `batch_nst.pipelines.plan`: what is found, done, to do, held out, and refused."""
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from batch_nst.data import units
+from batch_nst.data.inputs import key_hash
+from batch_nst.data.storage import Store
+from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.pipelines.plan import Plan, check_recipe, survey, write_down
+from batch_nst.recipe import Recipe
+
+NAMES = ("a.jpg", "b.jpg", "c.jpg", "deep/d.png", "e.webp")
+
+
+class Project:
+    """A painting, a folder of photos that nobody opens, an output, and a recipe for them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store(str(root / "out"))
+        Image.new("RGB", (20, 16), "navy").save(root / "painting.png")
+        self.add(*NAMES)
+
+    def add(self, *names: str) -> None:
+        for name in names:
+            path = self.root / "photos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+
+    def recipe(self, **sections: dict[str, Any]) -> Recipe:
+        document = {
+            "output": self.store.uri,
+            "style": {"image": str(self.root / "painting.png"), "size": 16},
+            "generate": {
+                "input": str(self.root / "photos"),
+                "unit_images": 2,
+                **sections.pop("generate", {}),
+            },
+            **sections,
+        }
+        return Recipe.model_validate(document)
+
+    def survey(self, retry: bool = False, **sections: dict[str, Any]) -> Plan:
+        return survey(self.recipe(**sections), self.store, retry)
+
+    def write_down(self, **sections: dict[str, Any]) -> Plan:
+        return write_down(self.survey(**sections), self.store)
+
+    def make(self, plan: Plan, how_many: int, status: str = "ok") -> None:
+        """Commit the first units of a plan that are not, without pictures."""
+        rows = plan.pending.to_pylist()
+        for unit in list(dict.fromkeys(row["unit"] for row in rows))[:how_many]:
+            made = [
+                {"id": row["id"], "uri": row["source"], "split": plan.split_of(row["key"]), "status": status}
+                for row in rows
+                if row["unit"] == unit
+            ]
+            units.commit_unit(self.store, unit, made, digest=unit)
+
+    def files(self) -> dict[Path, tuple[int, bytes]]:
+        return {
+            path: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in self.root.rglob("*")
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def keys(plan: Plan) -> list[str]:
+    return plan.pending["key"].to_pylist()
+
+
+def test_everything_that_is_found_is_to_do_at_first(project: Project) -> None:
+    counts = {"photos": 5, "found": 5, "done": 0, "to_do": 5, "gone": 0}
+    assert project.survey().counts() == counts
+
+
+def test_each_crop_is_an_image(project: Project) -> None:
+    counts = {"photos": 5, "found": 15, "done": 0, "to_do": 15, "gone": 0}
+    assert project.survey(generate={"crops": 3}).counts() == counts
+
+
+def test_a_survey_writes_nothing(project: Project) -> None:
+    before = project.files()
+    project.survey()
+    assert project.files() == before
+    assert not (project.root / "out").exists()
+    project.make(project.write_down(), 1)
+    project.add("f.jpg")
+    before = project.files()
+    project.survey(retry=True)
+    assert project.files() == before
+
+
+def test_what_is_committed_is_done_and_the_rest_to_do(project: Project) -> None:
+    project.make(project.write_down(), 2)
+    plan = project.survey()
+    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "to_do": 1, "gone": 0}
+    assert keys(plan) == ["e.webp"]
+
+
+def test_writing_down_changes_no_count_and_is_found_again(project: Project) -> None:
+    planned = project.survey()
+    written = write_down(planned, project.store)
+    assert written.new.num_rows == 0
+    assert written.pending.equals(planned.pending)
+    assert project.survey().pending.equals(planned.pending)
+
+
+def test_a_second_writing_down_of_the_same_adds_no_segment(project: Project) -> None:
+    project.write_down()
+    project.write_down()
+    assert project.store.list("dataset/plan") == ["dataset/plan/000001.parquet"]
+
+
+def test_a_new_photo_is_planned_into_units_of_its_own(project: Project) -> None:
+    before = project.write_down()
+    project.make(before, 3)
+    project.add("b2.jpg")
+    plan = project.survey()
+    assert plan.counts() == {"photos": 6, "found": 6, "done": 5, "to_do": 1, "gone": 0}
+    assert keys(plan) == ["b2.jpg"]
+    assert not set(plan.new["unit"].to_pylist()) & set(before.segments["unit"].to_pylist())
+    assert write_down(plan, project.store).segments.slice(0, 5).equals(before.segments)
+
+
+def test_a_photo_that_was_removed_is_gone(project: Project) -> None:
+    project.make(project.write_down(), 3)
+    (project.root / "photos" / "a.jpg").unlink()
+    counts = {"photos": 4, "found": 4, "done": 4, "to_do": 0, "gone": 1}
+    assert project.survey().counts() == counts
+
+
+def test_a_photo_with_new_content_is_another_photo(project: Project) -> None:
+    project.make(project.write_down(), 3)
+    (project.root / "photos" / "a.jpg").write_text("painted over")
+    plan = project.survey()
+    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "to_do": 1, "gone": 1}
+    assert keys(plan) == ["a.jpg"]
+
+
+def test_more_crops_later_cost_the_new_ones_only(project: Project) -> None:
+    project.make(project.write_down(), 3)
+    plan = project.survey(generate={"crops": 3})
+    assert plan.counts() == {"photos": 5, "found": 15, "done": 5, "to_do": 10, "gone": 0}
+    assert sorted(set(plan.pending["crop"].to_pylist())) == [1, 2]
+
+
+def test_fewer_crops_later_leave_the_others_out(project: Project) -> None:
+    project.make(project.write_down(generate={"crops": 2}), 5)
+    counts = {"photos": 5, "found": 5, "done": 5, "to_do": 0, "gone": 5}
+    assert project.survey(generate={"crops": 1}).counts() == counts
+
+
+def test_what_is_planned_keeps_its_unit_when_units_change_their_size(project: Project) -> None:
+    before = project.write_down()
+    assert project.survey(generate={"unit_images": 5}).pending.equals(before.segments)
+
+
+def test_only_failed_images_are_retried_and_only_when_asked(project: Project) -> None:
+    plan = project.write_down()
+    project.make(plan, 1, "failed")
+    project.make(project.survey(), 1, "rejected")
+    project.make(project.survey(), 1, "ok")
+    assert project.survey().counts()["to_do"] == 0
+    again = project.survey(retry=True)
+    assert [(row["key"], row["attempt"]) for row in again.new.to_pylist()] == [("a.jpg", 1), ("b.jpg", 1)]
+    written = write_down(again, project.store)
+    project.make(written, 1, "failed")
+    third = project.survey(retry=True)
+    assert [(row["key"], row["attempt"]) for row in third.new.to_pylist()] == [("a.jpg", 2), ("b.jpg", 2)]
+    project.make(write_down(third, project.store), 1, "ok")
+    assert project.survey(retry=True).new.num_rows == 0
+
+
+def test_a_failed_photo_that_is_gone_is_not_retried(project: Project) -> None:
+    project.make(project.write_down(), 1, "failed")
+    (project.root / "photos" / "a.jpg").unlink()
+    assert keys(project.survey(retry=True)) == ["c.jpg", "deep/d.png", "e.webp", "b.jpg"]
+
+
+def held_out(plan: Plan) -> list[str]:
+    return [photo.key for photo in plan.photos if plan.split_of(photo.key) == "held_out"]
+
+
+NONE = {"holdout": 0.0}
+
+
+def test_the_share_held_out_is_of_the_lowest_hashes(project: Project) -> None:
+    bound = sorted(map(key_hash, NAMES))[2]
+    expected = [name for name in sorted(NAMES) if key_hash(name) < bound]
+    assert len(expected) == 2
+    assert held_out(project.survey(evaluate={"holdout": bound})) == expected
+
+
+def test_named_photos_are_held_out_whatever_their_hash(project: Project) -> None:
+    named = {"holdout": 0.0, "holdout_photos": ["deep/d.png", "b.jpg"]}
+    plan = project.survey(evaluate=named)
+    assert held_out(plan) == ["b.jpg", "deep/d.png"]
+    assert plan.settings["holdout"]["at_least"] == []
+
+
+def test_at_least_one_photo_is_held_out_the_one_of_lowest_hash(project: Project) -> None:
+    assert held_out(project.survey(evaluate=NONE)) == [min(NAMES, key=key_hash)]
+
+
+def test_the_photo_that_had_to_be_held_out_stays_so_when_lower_ones_come(project: Project) -> None:
+    forced = min(NAMES, key=key_hash)
+    project.write_down(evaluate=NONE)
+    lower = next(name for name in (f"{i}.jpg" for i in count()) if key_hash(name) < key_hash(forced))
+    project.add(lower)
+    assert held_out(project.survey(evaluate=NONE)) == [forced]
+    assert held_out(project.write_down(evaluate=NONE)) == [forced]
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "old", "new"),
+    [
+        ({"generate": {"iterations": 301}}, "generate.iterations", "300", "301"),
+        ({"generate": {"image_size": 128}}, "generate.image_size", "256", "128"),
+        ({"generate": {"encoding": "png"}}, "generate.encoding", "'webp'", "'png'"),
+        ({"generate": {"optimizer": "adam"}}, "generate.optimizer", "'lbfgs'", "'adam'"),
+        ({"loss": {"style_weight": 7.0}}, "loss.style_weight", "100.0", "7.0"),
+        ({"loss": {"content_layers": {"relu2_2": 1.0}}}, "loss.content_layers.relu3_3", "1.0", "None"),
+        ({"evaluate": {"holdout": 0.5}}, "holdout.fraction", "0.05", "0.5"),
+        ({"evaluate": {"holdout_photos": ["a.jpg"]}}, "holdout.photos", "[]", "['a.jpg']"),
+    ],
+)
+def test_other_settings_than_the_dataset_s_are_refused(
+    project: Project, sections: dict[str, dict[str, Any]], key: str, old: str, new: str
+) -> None:
+    project.write_down()
+    with pytest.raises(RecipeError) as refused:
+        project.survey(**sections)
+    lines = str(refused.value).splitlines()
+    told = f"was begun with {old}, the recipe says {new}; choose another output"
+    assert any(line.startswith(f"{key}: ") and line.endswith(told) for line in lines)
+    assert project.store.uri in lines[0]
+
+
+def test_another_painting_under_the_same_name_is_refused(project: Project) -> None:
+    project.write_down()
+    Image.new("RGB", (20, 16), "black").save(project.root / "painting.png")
+    with pytest.raises(RecipeError, match=r"^style\.sha256: "):
+        project.survey()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"generate": {"unit_images": 3}},
+        {"generate": {"max_rejected": 1.0}},
+        {"generate": {"actors": [2, 2]}},
+        {"train": {"steps": 1}},
+        {"publish": {"margin": 0.5}},
+    ],
+)
+def test_what_decides_no_pixel_may_change(project: Project, sections: dict[str, dict[str, Any]]) -> None:
+    counts = project.write_down().counts()
+    assert project.survey(**sections).counts() == counts
+
+
+def test_an_input_without_photos_is_refused(project: Project) -> None:
+    (project.root / "empty").mkdir()
+    with pytest.raises(RecipeError, match=r"^generate\.input: no photos in "):
+        project.survey(generate={"input": str(project.root / "empty")})
+
+
+def test_later_steps_ask_for_a_dataset_of_the_same_settings(project: Project) -> None:
+    with pytest.raises(IncompleteError, match="no dataset here; run `batch-nst generate` first"):
+        check_recipe(project.recipe(), project.store)
+    settings = project.write_down(evaluate=NONE).settings
+    assert check_recipe(project.recipe(evaluate=NONE), project.store) == settings
+    with pytest.raises(RecipeError, match=r"^generate\.iterations: "):
+        check_recipe(project.recipe(evaluate=NONE, generate={"iterations": 1}), project.store)

@@ -1,0 +1,225 @@
+"""The report of a run: one file, nothing in it trusted, nothing in it fetched."""
+
+import math
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from batch_nst.pipelines.report import Triple, contact_sheet, render
+
+SAMPLES = Path(__file__).parents[2] / "jobs/samples"
+EVIL = '<script>alert("1")</script>/"onerror=x/&.jpg'
+VOID = {"meta", "img", "br", "hr", "wbr", "link", "input"}
+
+
+def _picture(name: str, encoding: str = "WEBP", shape: tuple[int, int] = (48, 48)) -> bytes:
+    file = BytesIO()
+    with Image.open(SAMPLES / f"content/{name}.jpg") as image:
+        ImageOps.fit(image, shape).save(file, encoding)
+    return file.getvalue()
+
+
+def _losses(total: float, **more: float) -> dict[str, float]:
+    return {"total": total, "content": total / 5, "style": total / 100, **more}
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, Any]:
+    losses = {
+        "photo": _losses(125e3),
+        "optimised": _losses(9.8e3, distance=0.0),
+        "model": _losses(1.234e6, distance=0.51),
+    }
+    photo, made = _picture("panda"), _picture("coffee", "PNG")
+    bad = {"uri": f"s3://photos/{EVIL}", "status": "rejected", "reason": "not_an_image", "detail": EVIL}
+    return {
+        "title": "Auvers & <friends>",
+        "style": (SAMPLES / "styles/van_gogh_auvers.jpg").read_bytes(),
+        "triples": [
+            Triple(name, photo, made, _picture("moose", "JPEG"), losses) for name in ("a/b.jpg", EVIL)
+        ],
+        "evaluation": {
+            "photos": 2,
+            "size": 48,
+            "curve": [125e3 / (1 + step) ** 0.5 for step in range(101)],
+            **losses,
+            "model": _losses(26e3, distance=0.51),
+            "worth_iterations": 23,
+            "verdict": "worth 23 iterations",
+            "seconds_per_image": {"model": 0.05, "optimised": 7.1},
+        },
+        "history": [
+            {"step": step, "loss": 3 - step / 1e3, "style": 9e4 / step} for step in range(10, 1000, 10)
+        ],
+        "dataset": {
+            "found": 19,
+            "images": 76,
+            "counts": {"ok": 72, "held_out": 2, "rejected": 2},
+            "bad": [bad],
+            "total_loss": [9e3 * 1.05**number for number in range(72)],
+            "snapshot": 1,
+            "digest": "3fa9c1d2e4b5a697",
+        },
+        "run": {"command": "nightly", "seconds": 3725.0, "machine": EVIL, "phases": {"train_seconds": 90}},
+        "recipe": {"output": f"s3://models/{EVIL}", "generate": {"iterations": 300}},
+        "pairs": [("one.jpg", photo, made), (EVIL, photo, made)],
+    }
+
+
+@pytest.fixture(scope="module")
+def report(given: dict[str, Any]) -> str:
+    return render(**given)
+
+
+class Page(HTMLParser):
+    """What a browser would see; every tag must be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def images(self, alt: str) -> list[str]:
+        return [str(attrs["src"]) for tag, attrs in self.tags if tag == "img" and attrs["alt"] == alt]
+
+
+def test_it_fetches_nothing_and_runs_nothing(report: str) -> None:
+    page = Page(report)
+    for tag, attrs in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "base"}
+        for name, value in attrs.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "xlink:href"}:
+                assert str(value).startswith(("data:image/jpeg;base64,", "#"))
+    assert not re.search(r"https?://|@import|url\((?!#)", report)
+
+
+def test_every_name_is_shown_as_it_is(report: str) -> None:
+    assert "<script" not in report
+    page = Page(report)
+    assert page.text.count(EVIL) == 6  # triple, bad photo and its detail, pair, recipe, run
+    assert "Auvers & <friends>" in page.text
+
+
+def test_every_triple_has_its_three_pictures(report: str, given: dict[str, Any]) -> None:
+    page = Page(report)
+    for triple in given["triples"]:
+        shown = [page.images(f"{triple.name}: {kind}") for kind in ("photo", "optimised", "fast model")]
+        assert [len(uris) for uris in shown[1:]] == (
+            [1, 1] if triple.name != EVIL else [2, 1]
+        )  # and in a pair
+        assert len({uri for uris in shown for uri in uris}) == 3
+
+
+def test_ids_are_unique_and_references_resolve(report: str) -> None:
+    ids = re.findall(r'\sid="([^"]*)"', report)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]*)', report)) <= set(ids)
+
+
+def test_plots_have_names_and_the_colours_of_the_page(report: str) -> None:
+    plots = [attrs for tag, attrs in Page(report).tags if tag == "svg"]
+    assert len(plots) == 4  # curve, two parts of the loss, histogram
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
+    drawn = "".join(re.findall(r"<svg.*?</svg>", report, re.DOTALL))
+    assert not re.search(r": #[0-9a-f]{6}", drawn)
+
+
+def test_figures_are_for_people(report: str) -> None:
+    text = " ".join(Page(report).text.split())  # narrow spaces as well
+    for figure in (
+        "1.23 M",
+        "125 k",
+        "0.51",
+        "142 ×",
+        "worth 23 iterations of the optimisation",
+        "1 h 2 min",
+    ):
+        assert figure in text
+
+
+def test_the_same_input_gives_the_same_bytes(report: str, given: dict[str, Any]) -> None:
+    assert render(**given) == report
+
+
+def test_the_painting_alone_is_enough(given: dict[str, Any]) -> None:
+    report = render(
+        **{key: given[key] for key in ("title", "style")},
+        triples=[],
+        evaluation={},
+        history=[],
+        dataset={},
+        run={},
+        recipe={},
+    )
+    assert [tag for tag, _ in Page(report).tags if tag in {"section", "svg", "dl"}] == []
+
+
+@pytest.mark.parametrize("nothing", [math.nan, None, math.inf])
+def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
+    nowhere = dict.fromkeys(("total", "content", "style", "distance"), nothing)
+    evaluation = dict.fromkeys(("photo", "optimised", "model"), nowhere) | {
+        "photos": 1,
+        "curve": [nothing, 3.0, 2.0, nothing],
+        "worth_iterations": None,
+        "verdict": "worse than the photo",
+        "seconds_per_image": {"model": nothing, "optimised": 0.0},
+    }
+    triple = given["triples"][0]
+    triple = Triple(triple.name, triple.photo, triple.optimised, triple.model, {"photo": nowhere})
+    history = [{"step": 1, "loss": nothing, "style": 1.0}, {"step": 2, "loss": 1.0, "style": 1.0}]
+    dataset = {"counts": {"ok": 1}, "total_loss": [nothing, 1.0, 1.0]}
+    changed = {"triples": [triple], "evaluation": evaluation, "history": history, "dataset": dataset}
+    report = render(**given | changed | {"run": {"seconds": nothing}})
+    page = Page(report)
+    assert "the fast model is worse than the photo." in " ".join(page.text.split())
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("curve", "model"),
+    [
+        ([5.0, 4.0], 3.0),  # better than all of it
+        ([5.0, 4.0], 6.0),  # worse
+        ([0.0, 0.0, 0.0], 0.0),
+        ([5.0] * 3, 5.0),
+        ([-1.0, -2.0], -1.5),
+        ([10.0**-step for step in range(9)], 1e-4),
+    ],
+)
+def test_any_curve_can_be_drawn(given: dict[str, Any], curve: list[float], model: float) -> None:
+    evaluation = {"curve": curve, "model": {"total": model}, "worth_iterations": 1}
+    Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
+
+
+def test_a_contact_sheet_is_a_grid_of_squares() -> None:
+    wide = _picture("goldfish", shape=(64, 32))
+    sheet = Image.open(BytesIO(contact_sheet([[wide, wide, wide], [wide]], side=32)))
+    assert (sheet.format, sheet.size) == ("JPEG", (3 * 32 + 2, 2 * 32 + 1))
+    assert Image.open(BytesIO(contact_sheet([[wide] * 3], side=256))).size == (3 * 256 + 8, 256)
+    assert contact_sheet([[wide]], 32) == contact_sheet([[wide]], 32)

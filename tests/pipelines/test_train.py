@@ -1,0 +1,128 @@
+"""Laws of training runs that are cut off, and of runs on several workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from batch_nst.data import models
+from batch_nst.data.snapshot import latest_snapshot
+from batch_nst.data.storage import Store
+from batch_nst.pipelines.train import training_version
+from batch_nst.recipe import load_recipe
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "jobs" / "samples"
+STEPS = 60
+
+RECIPE = f"""
+output: out
+style: {{image: style.png, size: 32}}
+loss: {{content_layers: {{relu1_2: 1.0}}, style_layers: {{relu1_1: 1.0, relu2_1: 1.0}}}}
+generate: {{input: photos, image_size: 40, iterations: 2, unit_images: 2, min_side: 16, precision: fp32}}
+train: {{steps: {STEPS}, batch_size: 4, width: 8, crop_size: 32, checkpoint_steps: 10, precision: fp32}}
+evaluate: {{holdout: 0.0, iterations: 2}}
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("astronaut", "coffee", "windmill", "moose", "panda", "perch"):
+        with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
+            photo.resize((48, 48)).save(tmp_path / "photos" / f"{name}.png")
+    with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
+        painting.resize((48, 48)).save(tmp_path / "style.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    finish(start(tmp_path, "generate"))
+    return tmp_path
+
+
+def start(home: Path, command: str, *overrides: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "batch_nst", command, str(home / "recipe.yaml"), *overrides],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def checkpoints(home: Path, output: str) -> list[Path]:
+    return sorted((home / output).glob("checkpoints/*/checkpoint_*/history.json"))
+
+
+def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(home):
+    killed = start(home, "train")
+    deadline = time.monotonic() + 240
+    while not checkpoints(home, "out"):
+        assert killed.poll() is None, killed.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    store = Store(str(home / "out"))
+    name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
+    assert models.read_card(store, name) is None
+    reached = max(json.loads(path.read_text())[-1]["step"] for path in checkpoints(home, "out"))
+    assert 10 <= reached < STEPS
+
+    resumed = finish(start(home, "train"))
+    assert resumed["steps"] == STEPS
+    history = models.require_card(store, name)["training"]["history"]
+    assert [point["step"] for point in history] == list(range(1, STEPS + 1))
+    weights = store.read(models.model_object(name, models.WEIGHTS))
+
+    # The same run again from nothing, uninterrupted, under the same name in the same output.
+    for path in store.list("checkpoints") + store.list("models"):
+        store.delete(path)
+    finish(start(home, "train"))
+    assert store.read(models.model_object(name, models.WEIGHTS)) == weights
+    assert models.require_card(store, name)["training"]["history"] == history
+
+
+def test_losses_do_not_depend_on_the_number_of_workers(home):
+    store = Store(str(home / "out"))
+    curves = []
+    for workers in (1, 2):
+        figures = finish(start(home, "train", f"train.workers={workers}", "train.steps=20"))
+        curves.append(models.require_card(store, figures["version"])["training"]["history"])
+        for path in store.list("checkpoints") + store.list("models"):
+            store.delete(path)
+    alone, shared = curves
+    assert [point["step"] for point in shared] == list(range(1, 21))
+    # The same numbers in another order of summation, before any step and after twenty: Adam makes as much
+    # of a gradient that is all rounding as of any other, so that the two drift apart, slowly.
+    assert shared[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
+    for one, other in zip(alone, shared, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert other["objective"] == pytest.approx(one["objective"], rel=2e-2)
+
+
+def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
+    figures = finish(start(home, "nightly", f"output={s3}/night", "train.steps=10"))
+    store = Store(f"{s3}/night")
+    assert models.current(store)["version"] == figures["version"]
+    assert store.list("checkpoints")
+    assert store.exists(f"runs/{figures['run']}/report.html")
+    in_bucket = store.read(models.model_object(figures["version"], models.WEIGHTS))
+
+    on_disk = finish(start(home, "nightly", "output=out", "train.steps=10"))
+    assert on_disk["version"] == figures["version"]
+    assert Store(str(home / "out")).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket

@@ -1,0 +1,290 @@
+"""Laws of the command line: one line that names the culprit, one JSON object last, telling exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from PIL import Image
+
+from batch_nst import __version__
+from batch_nst.data.lease import acquire
+from batch_nst.data.storage import Store
+from batch_nst.data.units import DATA
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "jobs" / "samples"
+PROMISED = {"plan", "generate", "train", "evaluate", "export", "nightly", "apply"}
+
+
+class Ended(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        figures = json.loads(self.stdout.splitlines()[-1])
+        assert isinstance(figures, dict)
+        return figures
+
+
+def start(*words: str | Path, folder: Path = ROOT) -> subprocess.Popen[str]:
+    """The command, on a terminal of 80 columns and, where it comes to that, on a Ray of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "batch_nst", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "RAY_ADDRESS": "local"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> Ended:
+    stdout, stderr = process.communicate()
+    return Ended(process.returncode, stdout, stderr)
+
+
+def call(*words: str | Path, folder: Path = ROOT) -> Ended:
+    return end(start(*words, folder=folder))
+
+
+class Project:
+    """A folder with a recipe, a painting and photos that are tiny."""
+
+    def __init__(self, root: Path, photos: int, iterations: int) -> None:
+        self.root, self.recipe, self.output = root, root / "recipe.yaml", root / "out"
+        Image.effect_noise((40, 32), 64).convert("RGB").save(root / "painting.png")
+        (root / "photos").mkdir()
+        for number in range(photos):
+            Image.effect_noise((70, 70), 64).convert("RGB").save(root / "photos" / f"{number}.png")
+        self.write(
+            {
+                "output": "out",
+                "style": {"image": "painting.png", "size": 32},
+                "loss": {"content_layers": {"relu1_2": 1.0}, "style_layers": {"relu1_1": 1.0}},
+                "generate": {
+                    "input": "photos",
+                    "image_size": 32,
+                    "iterations": iterations,
+                    "unit_images": 1,
+                    "precision": "fp32",
+                },
+            }
+        )
+
+    def write(self, document: object) -> None:
+        self.recipe.write_text(yaml.safe_dump(document))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path, photos=2, iterations=1)
+
+
+def test_help_names_every_promised_command() -> None:
+    assert commands() >= PROMISED
+
+
+def commands() -> set[str]:
+    return set(re.findall(r"^    (\w+) ", call("--help").stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", ["", *sorted(PROMISED)])
+def test_help_fits_a_terminal_and_shows_an_example(command: str) -> None:
+    ended = call(*command.split(), "--help")
+    assert (ended.code, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert f"Example: batch-nst {command or 'nightly'}" in ended.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert call("--version").stdout == f"batch-nst {__version__}\n"
+
+
+def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
+    """Exit code 2, and one line that names the culprit; nothing else on standard error."""
+    assert ended.code == 2, ended.stderr
+    name = f"batch-nst {command}" if command else "batch-nst"
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"{name}: ")
+    for part in told:
+        assert part in ended.stderr
+    error = ended.stderr.removeprefix(f"{name}: ").removesuffix("\n")
+    assert ended.stdout.count("\n") == 1
+    assert ended.figures == {"command": command, "exit_code": 2, "error": error}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "COMMAND"),
+        (["plot"], "'plot'"),
+        (["plan"], "RECIPE"),
+        (["apply", "model"], "IN, OUT"),
+        (["plan", "recipe.yaml", "--quick"], "--quick"),
+        (["apply", "model", "in", "out", "more"], "more"),
+    ],
+)
+def test_a_wrong_call_is_refused(words: list[str], told: str) -> None:
+    assert_refused(call(*words), None, told, "--help`")
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    assert_refused(call("generate", path), "generate", f"recipe {path}: cannot be read: No such file")
+
+
+@pytest.mark.parametrize("command", ["plan", "generate", "train", "evaluate", "export", "nightly"])
+def test_a_typo_in_an_override_is_refused_by_every_command(project: Project, command: str) -> None:
+    ended = call(command, project.recipe, "generate.iteration=5")
+    assert_refused(ended, command, "generate.iteration: unknown key; allowed here: ", "iterations")
+    assert not project.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("generate.iterations", "override 'generate.iterations': allowed: key=value or section.key=value"),
+        ("generate.iterations=many", "generate.iterations: given 'many'; allowed: a whole number"),
+        ("generate.iterations=0", "generate.iterations: given 0; allowed: 1 or more"),
+        ("loss.style_layers={relu9_9: 1.0}", "loss.style_layers: given {'relu9_9': 1.0}; no layer 'relu9_9'"),
+        ("style.image=nowhere.jpg", "/nowhere.jpg: No such file or directory; allowed: a readable JPEG"),
+        ("generate.input=nowhere", "/nowhere: there is no such folder or file"),
+        ("vgg.weights=nowhere.safetensors", "/nowhere.safetensors: cannot be read: "),
+        ("output=http://127.0.0.1/x", "output http://127.0.0.1/x: exclusive create is not atomic"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_written(
+    project: Project, override: str, told: str
+) -> None:
+    assert_refused(call("plan", project.recipe, override), "plan", told)
+    assert not project.output.exists()
+
+
+def test_an_unknown_key_in_the_file_is_refused(project: Project) -> None:
+    project.write({**yaml.safe_load(project.recipe.read_text()), "stile": {}})
+    assert_refused(call("plan", project.recipe), "plan", f"recipe {project.recipe}: stile: unknown key")
+
+
+def test_a_painting_that_is_no_image_is_refused(project: Project) -> None:
+    ended = call("plan", project.recipe, f"style.image={project.recipe}")
+    assert_refused(ended, "plan", f"style.image: {project.recipe}: not_an_image")
+
+
+def test_an_empty_input_is_refused(project: Project) -> None:
+    (project.root / "none").mkdir()
+    ended = call("plan", project.recipe, f"generate.input={project.root}/none")
+    assert_refused(ended, "plan", f"generate.input: no photos in {project.root}/none; looked for .jpg")
+
+
+def test_no_dataset_is_begun_with_a_weights_file_of_another_kind(
+    project: Project,
+) -> None:
+    ended = call("generate", project.recipe, f"vgg.weights={project.recipe}")
+    told = f"vgg.weights: {project.recipe}: is not a safetensors file"
+    assert ended.code == 2
+    assert ended.stderr.splitlines()[-1].startswith(f"batch-nst generate: {told}")
+    assert "Traceback" not in ended.stderr
+    assert ended.figures["error"].startswith(told)
+    assert not (project.output / "dataset").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "output: !!python/object/apply:os.system ['touch owned']\n",
+        "output: !!python/name:os.system\n",
+        "output: [unclosed\n",
+        "- a\n- list\n",
+        "",
+        "\x00",
+    ],
+)
+def test_what_is_not_a_plain_recipe_is_refused_and_never_run(project: Project, text: str) -> None:
+    project.recipe.write_text(text)
+    ended = call("plan", project.recipe, folder=project.root)
+    assert_refused(ended, "plan", f"recipe {project.recipe}: ")
+    assert not (project.root / "owned").exists()
+
+
+def test_a_recipe_that_unfolds_beyond_memory_is_refused(project: Project) -> None:
+    """Ten lines that stand for 10^12 words."""
+    lines = [f"a0: &a0 [{', '.join(['ha'] * 10)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    project.recipe.write_text("\n".join([*lines, "output: *a11", "style: *a11", "generate: *a11"]))
+    ended = call("plan", project.recipe)
+    assert ended.code == 2
+    assert "output: given [[" in ended.stderr
+    assert len(ended.stderr) < 10_000
+
+
+def test_a_plan_ends_with_its_counts(project: Project) -> None:
+    ended = call("plan", project.recipe)
+    counts = {"photos": 2, "found": 2, "done": 0, "to_do": 2, "gone": 0, "device_hours": None}
+    assert (ended.code, ended.stdout.count("\n")) == (0, 1)
+    assert ended.figures == {"command": "plan", "exit_code": 0, **counts}
+    assert not project.output.exists()
+
+
+def test_overrides_and_options_may_stand_in_any_order(project: Project) -> None:
+    ended = call("generate", "--wait", project.recipe, "generate.crops=2", "--retry", "generate.crops=none")
+    assert_refused(ended, "generate", "generate.crops: given 'none'; allowed: a whole number")
+
+
+def test_steps_that_lack_what_they_work_on_say_which_step_is_missing(project: Project) -> None:
+    ended = call("train", project.recipe)
+    assert ended.code == 1
+    told = f"{project.output}: no dataset here; run `batch-nst generate` first"
+    assert ended.stderr == f"batch-nst train: {told}\n"
+    assert (ended.figures["command"], ended.figures["exit_code"]) == ("train", 1)
+    assert ended.figures["error"] == told
+
+
+def test_a_lease_held_by_another_process_is_exit_code_4_and_names_it(project: Project) -> None:
+    with acquire(Store(str(project.output)), "nightly"):
+        ended = call("generate", project.recipe)
+    assert ended.code == 4
+    assert ended.stderr.count("\n") == 1
+    assert f"(pid {os.getpid()}, nightly) until " in ended.stderr
+    assert ended.figures["exit_code"] == 4
+    assert not (project.output / "dataset").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> None:
+    project = Project(tmp_path, photos=12, iterations=100)
+    process = start("generate", project.recipe)
+    committed = project.output / DATA
+    while not (done := list(committed.rglob("*.parquet"))):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stopped = end(process)
+    assert stopped.code == 143, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    message = "stopped by SIGTERM; start it again and it continues"
+    assert stopped.stderr.splitlines()[-1] == f"batch-nst generate: {message}"
+    assert stopped.figures == {"command": "generate", "exit_code": 143, "error": message}
+    [summary] = (project.output / "runs").glob("*-generate/summary.json")
+    assert json.loads(summary.read_text())["error"] == message
+    [lease] = (project.output / "lease").iterdir()
+    assert json.loads(lease.read_text())["released"] is True
+    before = {path: path.stat().st_mtime_ns for path in committed.rglob("*.parquet")}
+    assert len(done) <= len(before) < 12
+    finished = call("generate", project.recipe)
+    assert finished.code == 0, finished.stderr
+    assert finished.figures["made"] == 12 - len(before)
+    assert finished.figures["ok"] + finished.figures["held_out"] == 12
+    assert {path: path.stat().st_mtime_ns for path in before} == before

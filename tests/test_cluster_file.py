@@ -1,0 +1,199 @@
+"""Laws of `cluster.yaml`: Ray's and EC2's own schemas, checked offline, and what no schema can see."""
+
+import copy
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import botocore.validate
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+
+ROOT = Path(__file__).parent.parent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    document = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+@pytest.fixture
+def cluster(raw: dict[str, Any]) -> dict[str, Any]:
+    """As Ray sees it: with defaults filled in and setup commands merged."""
+    return checked(raw)
+
+
+def checked(raw: dict[str, Any]) -> dict[str, Any]:
+    prepared: dict[str, Any] = prepare_config(copy.deepcopy(raw))
+    validate_config(prepared)
+    return prepared
+
+
+def start_commands(cluster: dict[str, Any]) -> list[str]:
+    commands = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
+    found = [command for command in commands if "ray start" in command]
+    assert len(found) == 2
+    return found
+
+
+def start_options(command: str) -> dict[str, Any]:
+    """What `ray start` understands of a command; a misspelt option is refused."""
+    context = start.make_context("start", shlex.split(command.rpartition("ray start")[2]))
+    return dict(context.params)
+
+
+# --- schemas
+
+
+def test_it_passes_rays_own_check(raw: dict[str, Any]) -> None:
+    checked(raw)
+
+
+@pytest.mark.parametrize(
+    "path", ["idle_timeout_minutes", "available_node_types/gpu_worker/min_workers", "docker"]
+)
+def test_a_misspelt_key_is_refused(raw: dict[str, Any], path: str) -> None:
+    *sections, key = path.split("/")
+    holder = raw
+    for section in sections:
+        holder = holder[section]
+    holder[f"{key}_"] = holder.pop(key, {})
+    with pytest.raises(jsonschema.ValidationError, match=f"'{key}_' was unexpected"):
+        checked(raw)
+
+
+def test_an_unknown_head_type_is_refused(raw: dict[str, Any]) -> None:
+    raw["head_node_type"] = "haed"
+    with pytest.raises((ValueError, KeyError)):
+        checked(raw)
+
+
+def node_config_faults(config: dict[str, Any]) -> str:
+    """What EC2's RunInstances would not take."""
+    operation = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
+    report = botocore.validate.ParamValidator().validate(
+        {"MinCount": 1, "MaxCount": 1, **config}, operation.input_shape
+    )
+    return str(report.generate_report())
+
+
+def test_ec2_knows_every_key_of_the_node_configs(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    assert [node_config_faults(node["node_config"]) for node in types.values()] == [""] * len(types)
+    misspelt = {**types["gpu_worker"]["node_config"], "InstanceMarketOptions": {"MarketTyp": "spot"}}
+    assert "MarketTyp" in node_config_faults(misspelt)
+
+
+def test_ray_start_knows_every_option(cluster: dict[str, Any]) -> None:
+    head, worker = (start_options(command) for command in start_commands(cluster))
+    assert head["head"]
+    assert not worker["head"]
+    assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
+    assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}"
+    # Ray refuses less than 75 MiB; the smallest node (16 GiB) must keep memory for torch.
+    for options in (head, worker):
+        assert 1 << 30 <= options["object_store_memory"] <= 4 << 30
+
+
+def test_every_command_is_a_shell_command(cluster: dict[str, Any]) -> None:
+    for section, commands in cluster.items():
+        if section.endswith("_commands"):
+            for command in commands:
+                subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+# --- machines
+
+
+def test_the_head_is_on_demand_and_runs_no_tasks(cluster: dict[str, Any]) -> None:
+    head = cluster["available_node_types"][cluster["head_node_type"]]
+    assert head["resources"]["CPU"] == 0
+    assert head["max_workers"] == 0
+    assert "InstanceMarketOptions" not in head["node_config"]
+
+
+def test_workers_are_scaled_from_zero_and_gpus_are_spot(cluster: dict[str, Any]) -> None:
+    types = dict(cluster["available_node_types"])
+    del types[cluster["head_node_type"]]
+    assert all(node["min_workers"] == 0 < node["max_workers"] for node in types.values())
+    gpus = [node for node in types.values() if node["resources"].get("GPU")]
+    cpus = [node for node in types.values() if not node["resources"].get("GPU")]
+    assert gpus
+    assert cpus
+    for node in gpus:
+        assert node["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+    assert cluster["max_workers"] >= max(node["max_workers"] for node in types.values())
+
+
+def test_resources_and_images_are_declared_for_each_type(cluster: dict[str, Any]) -> None:
+    for name, node in cluster["available_node_types"].items():
+        assert "CPU" in node["resources"], name
+        # Ray fills in Ubuntu 18.04 where there is none.
+        assert re.match(r"resolve:ssm:/aws/service/|ami-[0-9a-f]{17}$", node["node_config"]["ImageId"]), name
+        assert node["node_config"]["IamInstanceProfile"]["Name"], name
+
+
+# --- who may come in
+
+
+def test_the_dashboard_is_on_loopback(cluster: dict[str, Any]) -> None:
+    for command in start_commands(cluster):
+        assert start_options(command)["dashboard_host"] in LOOPBACK
+    assert "--dashboard-host=127.0.0.1" in start_commands(cluster)[0]
+
+
+def test_every_node_starts_with_the_token(cluster: dict[str, Any]) -> None:
+    for command in start_commands(cluster):
+        before = command.partition("ray start")[0]
+        assert re.search(r"export [^;]*\bRAY_AUTH_MODE=token\b", before)
+        assert re.search(r"export [^;]*\bRAY_USAGE_STATS_ENABLED=0\b", before)
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_no_port_is_opened(cluster: dict[str, Any]) -> None:
+    assert cluster["provider"]["security_group"] == {"GroupName": "batch-nst"}
+
+
+def test_there_is_no_secret_in_it(raw: dict[str, Any]) -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    assert not re.search(r"(AKIA|ASIA)[0-9A-Z]{16}|PRIVATE KEY|[A-Za-z0-9]{32,}", text)
+    assert not re.search(r"(?i)(password|secret\w*|access_key\w*|RAY_AUTH_TOKEN) *[:=] *\S", text)
+    assert "aws_credentials" not in raw["provider"]
+
+
+# --- the project is there
+
+
+def test_every_node_installs_the_project_and_one_ray(cluster: dict[str, Any]) -> None:
+    paths = [cluster["head_setup_commands"], cluster["worker_setup_commands"]]
+    types = cluster["available_node_types"].values()
+    paths += [node["worker_setup_commands"] for node in types if "worker_setup_commands" in node]
+    for commands in paths:
+        install = next(command for command in commands if "pip install" in command)
+        assert install.endswith("~/batch_nst")
+        assert re.search(r"ray\[data,train,default\]==\d+\.\d+\.\d+'", install)
+    assert "boto3" in next(command for command in paths[0] if "pip install" in command)
+
+
+def test_what_is_mounted_is_all_that_the_install_needs(cluster: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    mounts = {
+        remote.removeprefix("~/batch_nst/"): local
+        for remote, local in cluster["file_mounts"].items()
+        if remote.startswith("~/batch_nst/")
+    }
+    for remote, local in mounts.items():
+        assert remote == local
+        assert (ROOT / local).exists()
+    for needed in ("pyproject.toml", "batch_nst", project["readme"], *project["license-files"]):
+        assert needed.split("/")[0] in mounts

@@ -1,0 +1,207 @@
+"""Laws of the layout: three wings, each knowing one heavy dependency, and imports only downwards."""
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "batch_nst"
+FILES = sorted(PACKAGE.rglob("*.py"))
+GROUND = {"batch_nst", "batch_nst.errors", "batch_nst.recipe"}
+KNOW_RAY = {f"batch_nst.pipelines.{name}" for name in ("cluster", "fit", "painting", "score", "stylize")}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """Dotted names, modules of this package in full: `from batch_nst.data import units` is data.units."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            below = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            names |= below or {str(node.module)}
+    return names
+
+
+def imports(module: str) -> set[str]:
+    """Everything that a module imports, inside functions and for types as well."""
+    return imported(ast.walk(ast.parse(MODULES[module].read_text())))
+
+
+def eager_imports(module: str) -> set[str]:
+    """What importing a module imports at once."""
+
+    def walk(body: list[ast.stmt]) -> Iterator[ast.AST]:
+        for node in body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                continue
+            yield node
+            for name in ("body", "orelse", "finalbody"):
+                if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from walk(getattr(node, name, []))
+
+    return imported(walk(ast.parse(MODULES[module].read_text()).body))
+
+
+def wing(module: str) -> str:
+    return "ground" if module in GROUND else module.split(".")[1]
+
+
+def libraries(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports(module)} - {"batch_nst"}
+
+
+def wings_below(module: str) -> set[str]:
+    return {wing(name) for name in imports(module) if name.split(".")[0] == "batch_nst"}
+
+
+def members(name: str) -> list[str]:
+    return [module for module in MODULES if wing(module) == name]
+
+
+def test_every_module_is_in_the_ground_a_wing_or_the_command() -> None:
+    assert {wing(module) for module in MODULES} == {
+        *("ground", "data", "engine", "pipelines"),
+        *("cli", "__main__"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "may_import"),
+    [
+        ("data", {"ground", "data"}),
+        ("engine", {"ground", "engine"}),
+        ("pipelines", {"ground", "data", "engine", "pipelines"}),
+        ("cli", {"ground", "pipelines"}),
+        ("__main__", {"cli"}),
+    ],
+)
+def test_imports_go_downwards(name: str, may_import: set[str]) -> None:
+    upwards = {module: wings_below(module) - may_import for module in members(name)}
+    assert {module: names for module, names in upwards.items() if names} == {}
+
+
+def test_the_ground_imports_the_ground_and_only_the_package_itself_hands_out_pipelines_on_use() -> None:
+    assert {module: wings_below(module) - {"ground"} for module in GROUND} == {
+        "batch_nst": {"pipelines"},
+        "batch_nst.errors": set(),
+        "batch_nst.recipe": set(),
+    }
+    assert {name for name in eager_imports("batch_nst") if name.startswith("batch_nst")} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "strangers"),
+    [
+        ("ground", {"torch", "ray", "pyarrow", "PIL", "numpy", "fsspec"}),
+        ("cli", {"torch", "ray", "pyarrow", "PIL", "numpy", "fsspec"}),
+        ("data", {"torch", "ray"}),
+        ("engine", {"ray", "pyarrow", "fsspec", "s3fs", "PIL"}),
+    ],
+)
+def test_a_wing_knows_its_own_heavy_dependency_only(name: str, strangers: set[str]) -> None:
+    known = {module: libraries(module) & strangers for module in members(name)}
+    assert {module: names for module, names in known.items() if names} == {}
+
+
+def test_ray_is_known_to_a_few_pipeline_files_and_at_their_top() -> None:
+    assert {module for module in MODULES if "ray" in libraries(module)} == KNOW_RAY
+    for module in KNOW_RAY:
+        inside = imports(module) - eager_imports(module)
+        assert {name for name in inside if name.split(".")[0] == "ray"} == set()
+
+
+def test_who_does_not_know_ray_imports_who_does_only_when_there_is_work() -> None:
+    eager = {module: eager_imports(module) & KNOW_RAY for module in MODULES.keys() - KNOW_RAY}
+    assert {module: names for module, names in eager.items() if names} == {}
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: eager_imports(module) & MODULES.keys() for module in MODULES}
+    assert set(graphlib.TopologicalSorter(graph).static_order()) == MODULES.keys()
+
+
+def test_no_drawer_for_odds_and_ends() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [path for path in PACKAGE.rglob("*") if path.stem in drawers] == []
+
+
+def run(code: str, *arguments: str) -> str:
+    """What a fresh interpreter prints."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip().splitlines()[-1]
+
+
+HEAVY = "import sys; print(sorted({'torch', 'ray', 'pyarrow', 'PIL', 'numpy'} & sys.modules.keys()))"
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert run(f"import batch_nst; {HEAVY}") == "[]"
+
+
+def test_reading_a_recipe_imports_nothing_heavy() -> None:
+    recipe = str(ROOT / "jobs" / "recipes" / "demo.yaml")
+    code = f"import sys; from batch_nst.recipe import load_recipe; load_recipe(sys.argv[1]); {HEAVY}"
+    assert run(code, recipe) == "[]"
+
+
+def test_planning_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+    code = """
+import sys
+from batch_nst.cli import main
+try:
+    main(["plan", *sys.argv[1:]])
+except SystemExit as end:
+    print(end.code, sorted({"torch", "ray", "pyarrow"} & sys.modules.keys()))
+"""
+    recipe = str(ROOT / "jobs" / "recipes" / "demo.yaml")
+    assert run(code, recipe, f"output={tmp_path}/out") == "0 ['pyarrow']"
+
+
+def test_a_worker_that_only_decodes_and_writes_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, batch_nst.pipelines.rows; print(sorted({'torch', 'ray'} & sys.modules.keys()))"
+    assert run(code) == "[]"
+
+
+WITHOUT = """
+import importlib, pkgutil, sys
+wing, *missing = sys.argv[1:]
+sys.modules.update(dict.fromkeys(missing))
+package = importlib.import_module(wing)
+names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+for name in names:
+    importlib.import_module(f"{wing}.{name}")
+print(sorted(names))
+"""
+"""Imports all modules of a package on a machine where some libraries cannot be imported."""
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("engine", ("ray", "pyarrow", "fsspec", "PIL")), ("data", ("ray", "torch"))]
+)
+def test_a_wing_works_on_a_machine_without_the_dependencies_of_the_others(
+    name: str, missing: tuple[str, ...]
+) -> None:
+    files = sorted(path.stem for path in (PACKAGE / name).glob("*.py") if path.stem != "__init__")
+    assert run(WITHOUT, f"batch_nst.{name}", *missing) == str(files)

@@ -1,0 +1,396 @@
+"""Laws of the recipe: what is wrong is named in one line; what is right is read as it is written."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pydantic
+import pytest
+import yaml
+
+from batch_nst.errors import RecipeError
+from batch_nst.recipe import VGG_LAYERS, Loss, Recipe, load_recipe
+
+MINIMAL = """\
+output: out
+style: {image: painting.jpg}
+generate: {input: photos}
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Puts a recipe's text into a file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def fault(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path, overrides)
+    assert error.value.exit_code == 2
+    return str(error.value).replace(str(path), "R")
+
+
+# What is right
+
+
+def test_three_keys_are_a_recipe_and_the_rest_has_the_promised_defaults(write: Write) -> None:
+    promised = """
+        loss:     {content_layers: {relu3_3: 1.0},
+                   style_layers: {relu1_2: 1.0, relu2_2: 1.0, relu3_3: 1.0, relu4_3: 1.0},
+                   content_weight: 5.0, style_weight: 100.0, tv_weight: 0.0}
+        vgg:      {weights: bundled, input: oxford}
+        generate: {image_size: 256, crops: 1, iterations: 300, optimizer: lbfgs, init: content,
+                   unit_images: 16, encoding: webp, max_rejected: 0.05, device: auto, actors: [1, 64]}
+        train:    {steps: 4000, batch_size: 8, workers: 1, device: auto}
+        evaluate: {holdout: 0.05, photos: 64}
+        publish:  {margin: 0.0, max_objective: null}
+    """
+    recipe = load_recipe(write(MINIMAL)).model_dump()
+    for section, keys in yaml.safe_load(promised).items():
+        assert {key: recipe[section][key] for key in keys} == keys
+    assert recipe["style"]["size"] == 256
+
+
+def test_what_is_written_is_what_is_read(write: Write) -> None:
+    recipe = load_recipe(
+        write(
+            "output: s3://models/auvers\n"
+            "style: {image: https://example.org/a.jpg, size: 512}\n"
+            "loss: {content_layers: {relu2_2: 0.5}, style_layers: {relu5_1: 2}, content_weight: 5}\n"
+            "vgg: {weights: gs://w/vgg.safetensors, input: torchvision}\n"
+            "generate: {input: [s3://a/, s3://b/], actors: [2, 2], optimizer: adam}\n"
+            "train: {learning_rate: 1e-4, workers: 4}\n"
+            "publish: {max_objective: 3}\n"
+        )
+    )
+    assert recipe.loss == Loss(
+        content_layers={"relu2_2": 0.5}, style_layers={"relu5_1": 2.0}, content_weight=5.0
+    )
+    assert (recipe.style.size, recipe.vgg.input) == (512, "torchvision")
+    assert (recipe.generate.actors, recipe.generate.optimizer) == ([2, 2], "adam")
+    assert (recipe.train.learning_rate, recipe.train.workers) == (0.0001, 4)
+    assert recipe.publish.max_objective == 3.0
+
+
+def test_layers_are_those_of_vgg16_shallow_to_deep() -> None:
+    shallow, deep = VGG_LAYERS[:7], VGG_LAYERS[7:]
+    assert " ".join(shallow) == "relu1_1 relu1_2 relu2_1 relu2_2 relu3_1 relu3_2 relu3_3"
+    assert " ".join(deep) == "relu4_1 relu4_2 relu4_3 relu5_1 relu5_2 relu5_3"
+
+
+def test_a_recipe_is_frozen(write: Write) -> None:
+    recipe = load_recipe(write(MINIMAL))
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        recipe.output = "elsewhere"
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        recipe.train.steps = 1
+
+
+# Paths
+
+
+def test_relative_paths_are_relative_to_the_recipes_folder(write: Write, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(
+            "output: ../out\nstyle: {image: a/./b.jpg}\nvgg: {weights: w.safetensors}\n"
+            "generate: {input: [photos/, '*.jpg', /absolute]}\n"
+        )
+    )
+    assert recipe.output == str(tmp_path.parent / "out")
+    assert recipe.style.image == str(tmp_path / "a" / "b.jpg")
+    assert recipe.vgg.weights == str(tmp_path / "w.safetensors")
+    assert recipe.generate.input == [str(tmp_path / "photos"), str(tmp_path / "*.jpg"), "/absolute"]
+
+
+def test_the_recipes_own_path_may_be_relative(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(MINIMAL)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("recipe.yaml").output == str(tmp_path / "out")
+
+
+def test_relative_paths_of_overrides_are_relative_to_the_current_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, here = write(MINIMAL), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    recipe = load_recipe(path, ["style.image=b.jpg", "generate={input: [c]}"])
+    assert recipe.style.image == str(here / "b.jpg")
+    assert recipe.generate.input == [str(here / "c")]
+    assert recipe.output == str(tmp_path / "out")
+
+
+def test_uris_stay_as_they_are(write: Write) -> None:
+    uris = ["s3://bucket/a/../b/", "memory://x", "simplecache::https://example.org//a.jpg?x=~"]
+    recipe = load_recipe(
+        write(
+            f"output: {uris[0]}\nstyle: {{image: {uris[1]}}}\n"
+            f"vgg: {{weights: {uris[2]!r}}}\ngenerate: {{input: {uris!r}}}\n"
+        )
+    )
+    assert [recipe.output, recipe.style.image, recipe.vgg.weights] == uris
+    assert recipe.generate.input == uris
+
+
+def test_a_tilde_is_the_home_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/vincent")
+    recipe = load_recipe(write(MINIMAL), ["output=~/out", "generate.input=[~/a, ./~b]"])
+    assert recipe.output == "/home/vincent/out"
+    assert recipe.generate.input == ["/home/vincent/a", str(Path.cwd() / "~b")]
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.steps=7", 7),
+        ("train.crop_size=null", None),
+        ("train.learning_rate=0.01", 0.01),
+        ("train.learning_rate=1e-3", 0.001),
+        ("train.learning_rate=+1E-2", 0.01),
+        ("train.learning_rate=1", 1.0),
+        ("generate.actors=[3, 4]", [3, 4]),
+        ("generate.optimizer=adam", "adam"),
+        ("style={image: s3://b/a=b.jpg}", {"image": "s3://b/a=b.jpg", "size": 256}),
+    ],
+)
+def test_an_overrides_value_is_yaml(write: Write, override: str, value: object) -> None:
+    found: object = load_recipe(write(MINIMAL), [override]).model_dump()
+    for key in override.partition("=")[0].split("."):
+        assert isinstance(found, dict)
+        found = found[key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_later_override_wins(write: Write) -> None:
+    overrides = ["train.steps=1", "train={steps: 2, workers: 2}", "train.steps=3"]
+    train = load_recipe(write(MINIMAL), overrides).train
+    assert (train.steps, train.workers) == (3, 2)
+
+
+@pytest.mark.parametrize("written", ["", "loss: {content_weight: 1}\n"])
+def test_an_override_of_one_layer_keeps_the_others(write: Write, written: str) -> None:
+    recipe = load_recipe(write(MINIMAL + written), ["loss.style_layers.relu1_2=0.5"])
+    assert recipe.loss.style_layers == {"relu1_2": 0.5, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 1.0}
+    assert recipe.loss.content_layers == {"relu3_3": 1.0}
+
+
+def test_layers_in_the_file_replace_the_default_ones(write: Write) -> None:
+    path = write(MINIMAL + "loss: {style_layers: {relu1_1: 1, relu2_1: 2}}\n")
+    assert load_recipe(path).loss.style_layers == {"relu1_1": 1.0, "relu2_1": 2.0}
+    one_changed = load_recipe(path, ["loss.style_layers.relu2_1=3"])
+    assert one_changed.loss.style_layers == {"relu1_1": 1.0, "relu2_1": 3.0}
+
+
+def test_an_override_replaces_all_that_stood_at_its_key_and_nothing_beside_it(write: Write) -> None:
+    path = write(MINIMAL + "loss: {style_layers: {relu1_1: 1, relu2_1: 2}, content_weight: 7}\n")
+    loss = load_recipe(path, ["loss.style_layers={relu3_1: 4}"]).loss
+    assert loss.style_layers == {"relu3_1": 4.0}
+    assert loss.content_weight == 7.0
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.steps", "override 'train.steps': allowed: key=value or section.key=value"),
+        ("=3", "override '=3': allowed: key=value or section.key=value"),
+        ("steps=3", "R: steps: unknown key; allowed here: output, style, loss, vgg, "),
+        ("train.step=3", "R: train.step: unknown key; allowed here: steps, batch_size, "),
+        ("a..b=3", "R: a: unknown key; allowed here: output, "),
+        ("a\nb=3", r"R: 'a\nb': unknown key; allowed here: output, "),
+        ("output.x=3", "R: output: given {'x': 3}; allowed: text"),
+        ("train.steps=[", "override 'train.steps=[': is not YAML: "),
+        ("train.steps=2026-99-99", "override 'train.steps=2026-99-99': holds what YAML cannot read: "),
+        ("train.steps=!!python/tuple [1]", "override 'train.steps=!!python/tuple [1]': is not YAML: "),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line(write: Write, override: str, line: str) -> None:
+    found = fault(write(MINIMAL), override).removeprefix("recipe ")
+    assert found.startswith(line)
+    assert "\n" not in found
+
+
+# What is wrong
+
+LAYERS = ", ".join(VGG_LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        # Wrong types: YAML's true is no number, 3.0 is no whole number.
+        ("train.steps=many", "train.steps: given 'many'; allowed: a whole number"),
+        ("train.steps=true", "train.steps: given True; allowed: a whole number"),
+        ("train.steps=3.0", "train.steps: given 3.0; allowed: a whole number"),
+        ("train.steps='3'", "train.steps: given '3'; allowed: a whole number"),
+        ("evaluate.holdout=true", "evaluate.holdout: given True; allowed: a number"),
+        ("loss.content_weight=heavy", "loss.content_weight: given 'heavy'; allowed: a number"),
+        ("output=3", "output: given 3; allowed: text"),
+        ("output=null", "output: given None; allowed: text"),
+        ("style=[]", "style: given []; allowed: a mapping"),
+        ("evaluate=null", "evaluate: given None; allowed: a mapping"),
+        ("loss.style_layers=[relu1_2]", "loss.style_layers: given ['relu1_2']; allowed: a mapping"),
+        ("generate.actors=4", "generate.actors: given 4; allowed: a list"),
+        ("evaluate.holdout_photos=[1]", "evaluate.holdout_photos.0: given 1; allowed: text"),
+        # Impossible values.
+        ("generate.crops=0", "generate.crops: given 0; allowed: 1 or more"),
+        ("generate.image_size=31", "generate.image_size: given 31; allowed: 32 or more"),
+        ("style.size=4097", "style.size: given 4097; allowed: 4096 or less"),
+        ("evaluate.holdout=1.5", "evaluate.holdout: given 1.5; allowed: 1 or less"),
+        ("evaluate.holdout=-0.1", "evaluate.holdout: given -0.1; allowed: 0 or more"),
+        ("publish.margin=1", "publish.margin: given 1; allowed: less than 1"),
+        ("publish.max_objective=0", "publish.max_objective: given 0; allowed: more than 0"),
+        ("loss.content_weight=-1", "loss.content_weight: given -1; allowed: 0 or more"),
+        ("loss.style_weight=.inf", "loss.style_weight: given inf; allowed: a finite number"),
+        ("generate.actors=[4]", "generate.actors: given [4]; allowed: 2 values or more"),
+        ("generate.actors=[1, 2, 3]", "generate.actors: given [1, 2, 3]; allowed: 2 values or fewer"),
+        ("generate.actors=[0, 2]", "generate.actors.0: given 0; allowed: 1 or more"),
+        (
+            "generate.actors=[4, 2]",
+            "generate.actors: given [4, 2]; allowed: fewest and most, the first not larger than the second",
+        ),
+        ("generate.optimizer=sgd", "generate.optimizer: given 'sgd'; allowed: 'lbfgs' or 'adam'"),
+        ("generate.device=tpu", "generate.device: given 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
+        ("output=''", "output: given ''; allowed: text that is not empty"),
+        ("style.image=''", "style.image: given ''; allowed: text that is not empty"),
+        *(
+            (
+                f"generate.input={value}",
+                f"generate.input: given {yaml.safe_load(value)!r}; "
+                "allowed: a folder, a glob, a text file of URIs, or a list of URIs",
+            )
+            for value in ("''", "[]", "null", "3", "{}", "[/a, 3]", "['']")
+        ),
+        (
+            "loss.content_layers={conv1: 1, relu9: 2}",
+            "loss.content_layers: given {'conv1': 1, 'relu9': 2}; no layer 'conv1', 'relu9'; "
+            f"allowed: {LAYERS}",
+        ),
+        ("loss.style_layers={relu1_2: x}", "loss.style_layers.relu1_2: given 'x'; allowed: a number"),
+        # Keys that do not go together.
+        (
+            "loss={content_weight: 0, style_weight: 0}",
+            "loss: given {'content_weight': 0, 'style_weight': 0}; content and style weights are all 0; "
+            "at least one layer must count",
+        ),
+        (
+            "vgg={input: torchvision}",
+            "vgg: given {'input': 'torchvision'}; the bundled weights take input: oxford",
+        ),
+        ("train={workers: 3}", "train: given {'workers': 3}; batch_size 8 does not divide among 3 workers"),
+    ],
+)
+def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(
+    write: Write, given: str, line: str
+) -> None:
+    assert fault(write(MINIMAL), given) == f"recipe R: {line}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (MINIMAL + "trian: {}\n", "trian: unknown key; allowed here: output, style, loss, "),
+        (MINIMAL + "train: {step: 3}\n", "train.step: unknown key; allowed here: steps, batch_size, "),
+        (MINIMAL + "1: 2\n", "1: given 1; allowed: a mapping whose keys are text"),
+        (MINIMAL + '"a\\nb": 2\n', r"'a\nb': unknown key; allowed here: output, "),
+        ("output: out\ngenerate: {input: a}\n", "style: missing; this key has no default"),
+        ("output: out\nstyle: {size: 64}\ngenerate: {input: a}\n", "style.image: missing; this key has no"),
+    ],
+)
+def test_an_unknown_or_missing_key_is_named(write: Write, text: str, line: str) -> None:
+    found = fault(write(text))
+    assert found.startswith(f"recipe R: {line}")
+    assert "\n" not in found
+
+
+def test_unknown_keys_are_answered_with_every_key_of_their_section(write: Write) -> None:
+    assert fault(write(MINIMAL + "publish: {margins: 1}\n")).endswith("allowed here: margin, max_objective")
+
+
+def test_every_fault_has_its_line(write: Write) -> None:
+    text = "output: 3\nstyle: {image: a, sice: 64}\ngenerate: {input: 1, crops: 0}\nevaluate: null\n"
+    lines = fault(write(text)).splitlines()
+    starts = ["output: given", "style.sice: unknown", "generate.input: given", "generate.crops: given"]
+    assert len(lines) == 5
+    for line, start in zip(lines, [*starts, "evaluate: given"], strict=True):
+        assert line.startswith(f"recipe R: {start}")
+
+
+def test_a_long_value_is_cut_in_the_message(write: Write) -> None:
+    found = fault(write(MINIMAL), "train.steps=" + 100_000 * "x")
+    assert found == f"recipe R: train.steps: given '{199 * 'x'}...; allowed: a whole number"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "given nothing; allowed: a mapping of sections"),
+        ("# nothing but a remark\n", "given nothing; allowed: a mapping of sections"),
+        ("- a\n- b\n", "given ['a', 'b']; allowed: a mapping of sections"),
+        ("van Gogh\n", "given 'van Gogh'; allowed: a mapping of sections"),
+        ("output: [\n", "is not YAML: "),
+        ("a: b: c\n", "is not YAML: mapping values are not allowed here"),
+        ("output: \x07\n", "is not YAML: "),
+        ("output: 2026-99-99\n", "holds what YAML cannot read: month must be in 1..12"),
+        ("output: " + 100_000 * "[" + "\n", "holds what YAML cannot read: maximum recursion depth"),
+    ],
+)
+def test_what_is_no_recipe_at_all_is_refused_in_one_line(write: Write, text: str, line: str) -> None:
+    found = fault(write(text))
+    assert found.startswith(f"recipe R: {line}")
+    assert "\n" not in found
+
+
+def test_yaml_tags_make_no_python_objects(write: Write, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    found = fault(write(MINIMAL + f"x: !!python/object/apply:os.mkdir ['{ran}']\n"))
+    assert found.startswith("recipe R: is not YAML: could not determine a constructor for the tag")
+    assert not ran.exists()
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert fault(tmp_path / "none.yaml") == "recipe R: cannot be read: No such file or directory"
+    assert fault(tmp_path) == "recipe R: cannot be read: Is a directory"
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("output: café".encode("latin-1"))
+    assert fault(latin) == "recipe R: is not UTF-8 text"
+
+
+# Imports
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("batch_nst", {"torch", "ray", "pyarrow", "pydantic", "numpy", "PIL", "fsspec", "yaml"}),
+        ("batch_nst.recipe", {"torch", "ray", "pyarrow", "numpy", "PIL", "fsspec"}),
+    ],
+)
+def test_importing_it_imports_nothing_heavy(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(*sorted(sys.modules))"
+    root = Path(__file__).parents[1]
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root
+    ).stdout.split()
+    assert module in loaded
+    assert not unwanted & set(loaded)
+
+
+def test_a_recipe_survives_json(write: Write) -> None:
+    recipe = load_recipe(write(MINIMAL), ["train.learning_rate=0.1"])
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
