@@ -11,8 +11,8 @@ from torch import Tensor
 from batch_nst.engine.lbfgs import Lbfgs
 from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
 
-ENGINE = "gatys-1"
-"""Changes with every change of this file's or `lbfgs`'s results; stored with every image."""
+ENGINE = "gatys-2"
+"""Changes with every change of results here, in `lbfgs` or in the objective's gradient; stored with every image."""
 
 Optimizer = Literal["lbfgs", "adam"]
 
@@ -45,13 +45,14 @@ def optimise(
     Returns:
         The best iterate of each image and its losses. An image that met a NaN has it in its curve.
     """
+    content = content.contiguous(memory_format=torch.channels_last)  # as gradients come out of the network
     targets = objective.content_targets(content)
     step = _lbfgs_step() if optimizer == "lbfgs" else _adam_step()
     x, best = content, content
     least = content.new_full((len(content),), torch.inf)
     curve = []
     for iteration in range(iterations + 1):
-        losses, gradient = _loss_and_gradient(objective, x, targets)
+        losses, gradient = objective.value_and_gradient(x, targets)
         curve.append(losses)
         better = losses < least
         least = torch.where(better, losses, least)
@@ -71,16 +72,6 @@ def losses_of(objective: PerceptualLoss, image: Tensor, content: Tensor) -> Loss
         return objective(image, objective.content_targets(content))
 
 
-def _loss_and_gradient(
-    objective: PerceptualLoss, x: Tensor, targets: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    x = x.detach().requires_grad_()
-    total = objective(x, targets).total
-    # The sum over the batch, not the mean: an image's gradient must not depend on how many others there are.
-    (gradient,) = torch.autograd.grad(total.sum(), x)
-    return total.detach(), gradient
-
-
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -88,7 +79,9 @@ def _lbfgs_step() -> Step:
     solver = Lbfgs()
 
     def step(x: Tensor, gradient: Tensor) -> Tensor:
-        return solver.step(x.flatten(1), gradient.flatten(1)).view_as(x)
+        pixels = x.permute(0, 2, 3, 1)
+        following = solver.step(pixels.flatten(1), gradient.permute(0, 2, 3, 1).flatten(1))
+        return following.view_as(pixels).permute(0, 3, 1, 2)
 
     return step
 

@@ -1,13 +1,27 @@
-"""L-BFGS (Nocedal and Wright, Algorithm 7.4) for many images at once, each with a history of its own.
+"""L-BFGS for many images at once, each with a history of its own.
 
 `torch.optim.LBFGS` sees a batch as one vector, so that one image's curvature steers another's step. Here
 every inner product is taken inside an image. There is no line search: a step is one evaluation.
+
+The inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel (1994, equation 3.1) instead
+of the usual recursion of two loops: with S and Y the remembered steps and changes of the gradient as columns,
+R the upper triangle of S'Y and D its diagonal,
+
+    H g = gamma g + [S, gamma Y] [[R^-T (D + gamma Y'Y) R^-1, -R^-T], [-R^-1, 0]] [S'g; gamma Y'g].
+
+The history is read twice a step, in two matrix products, where the recursion reads it four times, a vector at
+a time; what lies between is a matter of matrices of the history's length. An image is cut into blocks, and a
+product is that of each block by itself, so that no neighbour changes a bit of it.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_BLOCK = 4096
+"""Numbers of an image that are multiplied at once: 40 remembered vectors of them fit a processor's cache."""
 
 
 class Lbfgs:
@@ -24,10 +38,7 @@ class Lbfgs:
         self._history = history
         self._first_step = first_step
         self._longest_step = longest_step
-        self._steps: list[Tensor] = []
-        self._changes: list[Tensor] = []
-        self._curvatures: list[Tensor] = []
-        self._scale: Tensor | None = None
+        self._seen = 0
         self._previous: tuple[Tensor, Tensor] | None = None
 
     def step(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -40,53 +51,67 @@ class Lbfgs:
         Returns:
             (B, N), a new tensor.
         """
-        if self._previous is not None:
-            self._remember(x - self._previous[0], gradient - self._previous[1])
-        if self._scale is None:
-            direction = -gradient * (self._first_step / _rms(gradient).clamp_min(1e-20))[:, None]
+        if self._previous is None:
+            self._begin(gradient)
+            direction = -gradient * self._gamma[:, None].to(gradient)
         else:
-            direction = -self._inverse_hessian_times(gradient)
+            direction = -self._inverse_hessian_times(gradient, x - self._previous[0], gradient - self._previous[1])
             direction *= (self._longest_step / _rms(direction).clamp_min(1e-20)).clamp_max(1.0)[:, None]
         self._previous = (x, gradient)
         return x + direction
 
-    def _remember(self, step: Tensor, change: Tensor) -> None:
-        curvature = _dot(step, change)
-        # A pair without positive curvature would make the estimate indefinite: for that image it counts as
-        # absent, which a reciprocal of 0 expresses in every formula below.
-        valid = curvature > 1e-10 * _dot(change, change)
-        reciprocal = torch.where(valid, 1.0 / curvature, 0.0)
-        if len(self._steps) == self._history:
-            self._steps.pop(0), self._changes.pop(0), self._curvatures.pop(0)
-        self._steps.append(step)
-        self._changes.append(change)
-        self._curvatures.append(reciprocal)
-        scale = curvature / _dot(change, change).clamp_min(1e-30)
-        previous = self._first_step / _rms(self._previous_gradient()).clamp_min(1e-20)
-        self._scale = torch.where(valid, scale, previous if self._scale is None else self._scale)
+    def _begin(self, gradient: Tensor) -> None:
+        images, m = len(gradient), self._history
+        blocks = -(-gradient.shape[1] // _BLOCK)
+        self._memory = gradient.new_zeros(images, blocks, 2 * m, _BLOCK)  # S' above Y'
+        tables = {"dtype": torch.float64, "device": gradient.device}
+        self._sy = torch.zeros(images, m, m, **tables)
+        self._yy = torch.zeros(images, m, m, **tables)
+        self._valid = torch.zeros(images, m, dtype=torch.bool, device=gradient.device)
+        self._gamma = self._first_step / _rms(gradient).double().clamp_min(1e-20)
 
-    def _previous_gradient(self) -> Tensor:
-        assert self._previous is not None
-        return self._previous[1]
+    def _inverse_hessian_times(self, gradient: Tensor, step: Tensor, change: Tensor) -> Tensor:
+        """H g, after the newest pair has taken the place of the oldest."""
+        m, new = self._history, self._seen % self._history
+        self._seen += 1
+        newest = torch.stack([_blocks(step), _blocks(change), _blocks(gradient)], 2)
+        self._memory[:, :, [new, m + new]] = newest[:, :, :2]
+        products = torch.bmm(newest.flatten(0, 1), self._memory.flatten(0, 1).mT)
+        products = products.unflatten(0, newest.shape[:2]).double().sum(1)  # (B, 3, 2m)
+        (with_s, with_y, with_g) = products.unbind(1)
+        self._sy[:, :, new], self._sy[:, new] = with_y[:, :m], with_s[:, m:]
+        self._yy[:, :, new] = self._yy[:, new] = with_y[:, m:]
+        curvature, size = self._sy[:, new, new], self._yy[:, new, new]
+        # A pair without positive curvature would make the estimate indefinite: for that image it counts as absent.
+        self._valid[:, new] = curvature > 1e-10 * size
+        self._gamma = torch.where(self._valid[:, new], curvature / size.clamp_min(1e-30), self._gamma)
 
-    def _inverse_hessian_times(self, gradient: Tensor) -> Tensor:
-        assert self._scale is not None
-        q = gradient.clone()
-        pairs = list(zip(self._steps, self._changes, self._curvatures, strict=True))
-        alphas = []
-        for s, y, rho in reversed(pairs):
-            alpha = rho * _dot(s, q)
-            q -= alpha[:, None] * y
-            alphas.append(alpha)
-        q *= self._scale[:, None]
-        for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-            q += (alpha - rho * _dot(y, q))[:, None] * s
-        return q
+        oldest_first = [slot % m for slot in range(max(0, self._seen - m), self._seen)]
+        valid = self._valid[:, oldest_first]
+        both = valid[:, :, None] & valid[:, None, :]
+        s_y = torch.where(both, self._sy[:, oldest_first][:, :, oldest_first], 0.0)
+        y_y = torch.where(both, self._yy[:, oldest_first][:, :, oldest_first], 0.0)
+        s_g, y_g = (
+            torch.where(valid, half[:, oldest_first], 0.0)[..., None] for half in with_g.split(m, 1)
+        )
+        diagonal = s_y.diagonal(dim1=1, dim2=2)
+        r = s_y.triu() + torch.diag_embed((~valid).to(s_y))
+        gamma = self._gamma[:, None, None]
+        p = torch.linalg.solve_triangular(r, s_g, upper=True)
+        of_s = torch.linalg.solve_triangular(
+            r.mT, diagonal[..., None] * p + gamma * (y_y @ p - y_g), upper=False
+        )
+        factors = products.new_zeros(len(gradient), 2 * m)
+        factors[:, oldest_first] = of_s[..., 0]
+        factors[:, [m + slot for slot in oldest_first]] = (-gamma * p)[..., 0]
+        factors = factors.to(gradient)[:, None, None].expand(-1, newest.shape[1], -1, -1)
+        weighted = torch.bmm(factors.flatten(0, 1), self._memory.flatten(0, 1)).view(len(gradient), -1)
+        return weighted[:, : gradient.shape[1]].add_(gradient * self._gamma[:, None].to(gradient))
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    product: Tensor = torch.linalg.vecdot(a, b)
-    return product
+def _blocks(a: Tensor) -> Tensor:
+    """(B, N) as (B, ceil(N / _BLOCK), _BLOCK), filled up with zeros."""
+    return F.pad(a, (0, -a.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
 
 
 def _rms(a: Tensor) -> Tensor:

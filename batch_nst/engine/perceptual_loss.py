@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from batch_nst.engine.gram import gram, positions
 from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.recipe import Loss
@@ -48,7 +49,8 @@ class PerceptualLoss:
         """
         with torch.no_grad():
             activations = vgg(style)
-            return cls(vgg, loss, {name: _normalised_gram(activations[name]) for name in loss.style_layers})
+            grams = {name: gram(activations[name]) / activations[name][0].numel() for name in loss.style_layers}
+            return cls(vgg, loss, grams)
 
     def content_targets(self, content: Tensor) -> dict[str, Tensor]:
         """Activations of the photos (B, 3, H, W), 0..255, that the content loss compares with."""
@@ -90,6 +92,51 @@ class PerceptualLoss:
             total = total + self.loss.tv_weight * total_variation(image)
         return Losses(content, style, total)
 
+    @torch.no_grad()
+    def value_and_gradient(self, image: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The total losses of images and their gradients, as `__call__` and autograd give them, in less time.
+
+        Args:
+            image: (B, 3, H, W), RGB, 0..255.
+            targets: `content_targets` of the same batch.
+
+        Returns:
+            (B,) and (B, 3, H, W), fp32 or better. No image's gradient depends on its neighbours.
+        """
+        recorded = self.vgg.record(image)
+        total = image.new_zeros(len(image))
+        by_activation: dict[str, Tensor] = {}
+        by_gram: dict[str, Tensor] = {}
+        for name, weight in self.loss.content_layers.items():
+            difference = _full(recorded.activations[name]) - targets[name]
+            factor = self.loss.content_weight * weight / difference[0].numel()
+            total += factor * _squared_norm(difference)
+            by_activation[name] = difference.mul_(2 * factor).to(self.vgg.dtype)
+        for name, weight in self.loss.style_layers.items():
+            size = recorded.activations[name][0].numel()
+            difference = gram(recorded.activations[name]) / size - self.style_grams[name]
+            factor = self.loss.style_weight * weight / difference[0].numel()
+            total += factor * _squared_norm(difference)
+            # Of G = A A' the derivative in direction D is A D' + D A': symmetry makes it twice one of them.
+            by_gram[name] = difference.mul_(4 * factor / size)
+
+        def add_slope(name: str, gradient: Tensor) -> None:
+            if name in by_activation:
+                gradient.add_(by_activation[name])
+            if name in by_gram:
+                rows = positions(recorded.activations[name])
+                positions(gradient).baddbmm_(rows, by_gram[name].to(rows.dtype))
+
+        slope = self.vgg.pull_back(recorded, add_slope)
+        if self.loss.tv_weight:
+            with torch.enable_grad():
+                pixels = image.detach().requires_grad_()
+                variation = total_variation(pixels)
+                (roughness,) = torch.autograd.grad(variation.sum(), pixels)
+            total += self.loss.tv_weight * variation.detach()
+            slope += self.loss.tv_weight * roughness
+        return total, slope
+
 
 def _full(activation: Tensor) -> Tensor:
     """At least fp32: half precision neither holds a Gram matrix nor a sum of squares."""
@@ -98,3 +145,10 @@ def _full(activation: Tensor) -> Tensor:
 
 def _normalised_gram(activation: Tensor) -> Tensor:
     return gram_matrix(_full(activation)) / activation[0].numel()
+
+
+def _squared_norm(a: Tensor) -> Tensor:
+    """Of each image, (B,)."""
+    rows = positions(a).flatten(1) if a.dim() == 4 else a.flatten(1)
+    norm: Tensor = torch.linalg.vecdot(rows, rows)
+    return norm

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Callable, Collection
+from typing import Literal, NamedTuple
 
 import safetensors.torch
 import torch
@@ -23,6 +23,15 @@ _NORMALISATION: dict[Input, tuple[tuple[float, float, float], tuple[float, float
     "oxford": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     "torchvision": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
 }
+
+
+class Recorded(NamedTuple):
+    """One pass through the network, and what the way back needs of it."""
+
+    activations: dict[str, Tensor]
+    """Of all layers down to the deepest, (B, C, H', W') in the network's dtype."""
+    winners: dict[str, Tensor]
+    """For each layer behind a pooling, the positions of the maxima."""
 
 
 class Vgg16(nn.Module):
@@ -80,6 +89,13 @@ class Vgg16(nn.Module):
         mean, std = _NORMALISATION[convention]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        # The adjoint of a convolution of stride 1 is one with the kernel turned around and its channels swapped.
+        self.adjoints = nn.ParameterDict(
+            {
+                name: nn.Parameter(conv.weight.detach().flip(2, 3).transpose(0, 1).contiguous())
+                for name, conv in self.convolutions.items()
+            }
+        )
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
 
@@ -87,6 +103,7 @@ class Vgg16(nn.Module):
         """This network moved to a device, its convolutions in `dtype`; normalisation stays fp32 or better."""
         self.to(device)
         self.convolutions.to(dtype)
+        self.adjoints.to(dtype)
         if dtype == torch.float64:
             self.to(dtype)
         return self
@@ -105,12 +122,71 @@ class Vgg16(nn.Module):
         Returns:
             For each layer asked for (B, C, H', W') in the network's dtype, at least 0.
         """
-        x = ((image - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
         activations = {}
+        x = self._normalised(image)
         for name, conv in self.convolutions.items():
-            if name.endswith("_1") and name != "relu1_1":
+            if _is_behind_pooling(name):
                 x = F.max_pool2d(x, 2)
             x = F.relu_(conv(x))
             if name in self.layers:
                 activations[name] = x
         return activations
+
+    @torch.no_grad()
+    def record(self, image: Tensor) -> Recorded:
+        """As calling, without autograd: with `pull_back` it costs less time and memory.
+
+        Args:
+            image: (B, 3, H, W), RGB, 0..255.
+        """
+        activations, winners = {}, {}
+        x = self._normalised(image)
+        for name, conv in self.convolutions.items():
+            if _is_behind_pooling(name):
+                x, winners[name] = F.max_pool2d(x, 2, return_indices=True)
+            x = activations[name] = _rectified(x, conv)
+        return Recorded(activations, winners)
+
+    @torch.no_grad()
+    def pull_back(self, recorded: Recorded, add_slope: Callable[[str, Tensor], None]) -> Tensor:
+        """The gradient of a function of the activations with respect to the image: the chain rule, downwards.
+
+        Args:
+            recorded: of the image.
+            add_slope: called for each layer, deepest first, with its name and the gradient that comes from
+                below it in the network; adds in place the function's own derivative by that activation.
+
+        Returns:
+            (B, 3, H, W), fp32 or better, channels_last.
+        """
+        names = list(self.convolutions)
+        gradient = torch.zeros_like(recorded.activations[names[-1]])
+        for name, before in zip(reversed(names), [*reversed(names[:-1]), None], strict=True):
+            add_slope(name, gradient)
+            gradient = torch.ops.aten.threshold_backward(gradient, recorded.activations[name], 0)
+            gradient = F.conv2d(gradient, self.adjoints[name], padding=1)
+            if before is not None and name in recorded.winners:
+                gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+                    gradient,
+                    recorded.activations[before],
+                    *((2, 2), (2, 2), (0, 0), (1, 1), False),  # kernel, stride, padding, dilation, ceil
+                    recorded.winners[name],
+                )
+        return gradient.to(self.mean.dtype) / self.std
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return ((image - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
+
+
+def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
+    """`relu(conv(x))`; on a CPU in one pass over memory, with the operation that torch's compiler emits for it."""
+    if x.is_cuda or x.dtype == torch.float64:
+        return F.relu_(conv(x))
+    fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, conv.weight, conv.bias, *((1, 1), (1, 1), (1, 1), 1), "relu", [], ""
+    )
+    return fused
+
+
+def _is_behind_pooling(name: str) -> bool:
+    return name.endswith("_1") and name != "relu1_1"
