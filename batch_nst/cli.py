@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -46,7 +47,8 @@ def _stop(_signal: int, _frame: object) -> NoReturn:
 def _plan(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.commands import plan
 
-    return plan(load_recipe(options.recipe, options.overrides))
+    recipe = load_recipe(options.recipe, options.overrides)
+    return plan(recipe, options.calibrate, options.price_per_device_hour)
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
@@ -72,6 +74,17 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Of argparse."""
         raise RecipeError(f"{message}; see `{self.prog} --help`")
+
+
+def _price(word: str) -> float:
+    """A finite number, 0 or more."""
+    try:
+        price = float(word)
+    except ValueError:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number, 0 or more")
+    return price
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -106,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
     recipes = {
         "plan": (
-            "what would run: images found, done, to do; nothing is written",
-            "batch-nst plan jobs/recipes/demo.yaml",
+            "what would run, and what it would cost; nothing is written",
+            "batch-nst plan jobs/recipes/demo.yaml --calibrate",
         ),
         "generate": (
             "make or continue the dataset of pairs",
@@ -133,7 +146,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
         )
-        if name != "plan":
+        if name == "plan":
+            command.add_argument(
+                "--calibrate",
+                action="store_true",
+                help="try a few photos on the device that generate would choose (on Ray, about a minute); "
+                "without it the costs are those of the last run, and no device is chosen",
+            )
+            command.add_argument(
+                "--price-per-device-hour", type=_price, metavar="P", help="tell a price, in any currency"
+            )
+        else:
             command.add_argument("--wait", action="store_true", help="wait for another run's lease")
         if name in ("generate", "nightly"):
             command.add_argument("--retry", action="store_true", help="try failed images once more")

@@ -232,10 +232,35 @@ def test_a_recipe_that_unfolds_beyond_memory_is_refused(project: Project) -> Non
 
 def test_a_plan_ends_with_its_counts(project: Project) -> None:
     ended = call("plan", project.recipe)
-    counts = {"photos": 2, "found": 2, "done": 0, "to_do": 2, "gone": 0, "device_hours": None}
+    counts = {"photos": 2, "found": 2, "done": 0, "to_do": 2, "gone": 0}
+    unknown = (
+        "device",
+        "devices",
+        "device_hours",
+        "hours",
+        "bytes_read",
+        "bytes_written",
+        "price",
+        "rates_from",
+    )
     assert (ended.code, ended.stdout.count("\n")) == (0, 1)
-    assert ended.figures == {"command": "plan", "exit_code": 0, **counts}
+    assert ended.figures == {
+        "command": "plan",
+        "exit_code": 0,
+        **counts,
+        "store_requests": {"reads": 0, "writes": 0, "lists": 0},
+        **dict.fromkeys(unknown),
+    }
+    assert "device-hours not known before the first images are made; --calibrate tries a few" in ended.stderr
     assert not project.output.exists()
+
+
+@pytest.mark.parametrize("price", ["-1", "much", "nan", "inf", ""])
+def test_a_price_that_is_none_is_refused(project: Project, price: str) -> None:
+    ended = call("plan", project.recipe, f"--price-per-device-hour={price}")
+    assert_refused(
+        ended, None, f"--price-per-device-hour: given {price!r}; allowed: a number, 0 or more; see "
+    )
 
 
 def test_overrides_and_options_may_stand_in_any_order(project: Project) -> None:

@@ -14,7 +14,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "batch_nst"
 FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"batch_nst", "batch_nst.errors", "batch_nst.recipe"}
-KNOW_RAY = {f"batch_nst.pipelines.{name}" for name in ("cluster", "fit", "painting", "score", "stylize")}
+KNOW_RAY = {
+    f"batch_nst.pipelines.{name}"
+    for name in ("calibration", "cluster", "fit", "painting", "score", "stylize")
+}
 
 
 def module_of(path: Path) -> str:

@@ -50,14 +50,19 @@ def list_photos(source: str | list[str]) -> list[Photo]:
     Raises:
         RecipeError: there is no such folder, or no photo in it.
     """
-    if isinstance(source, str):
-        found = _list_text(source) if source.endswith(".txt") else _list_folder(source)
-    else:
+    if not isinstance(source, str):
         found = _list_uris(source)
+    else:
+        found = _list_text(source) if is_uri_list(source) else _list_folder(source)
     photos = sorted(set(found))
     if not photos:
         raise RecipeError(f"generate.input: no photos in {source}; looked for {' '.join(SUFFIXES)}")
     return photos
+
+
+def is_uri_list(source: str | list[str]) -> bool:
+    """Whether an input names each photo, so that every one of them is looked at; else it is listed."""
+    return not isinstance(source, str) or source.endswith(".txt")
 
 
 def photo_id(key: str, version: str, crop: int) -> bytes:

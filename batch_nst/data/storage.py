@@ -189,6 +189,11 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
         raise FileNotFoundError(_text(error)) from error
 
 
+def is_remote(uri: str) -> bool:
+    """Whether reading this URI sends requests; a path on a local disk sends none."""
+    return _split(uri)[0] != "file"
+
+
 def open_filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec file system of a URI and the path within it; listings are never cached.
 

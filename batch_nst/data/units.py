@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,11 +130,19 @@ def done_units(store: Store) -> set[str]:
     return {name.rsplit("/", 1)[1].removesuffix(".parquet") for name in store.list(DATA)}
 
 
-def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str) -> dict[str, Any]:
-    """Write a unit unless another worker has, and return the summary of the one that is there.
+class EncodedUnit(NamedTuple):
+    """A unit that is ready to be committed."""
+
+    summary: dict[str, Any]
+    """See `read_summary`."""
+    data: bytes
+    """The Parquet object."""
+
+
+def encode_unit(unit: str, rows: list[dict[str, Any]], digest: str) -> EncodedUnit:
+    """The object of a unit.
 
     Args:
-        store: the output.
         unit: its name.
         rows: of `UNIT_SCHEMA`.
         digest: of the unit's content, see `row_digest`.
@@ -144,7 +152,18 @@ def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str
     table = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), _METADATA: json.dumps(summary, sort_keys=True)}
     )
-    return summary if store.create(unit_object(unit), _parquet(table)) else read_summary(store, unit)
+    return EncodedUnit(summary, _parquet(table))
+
+
+def commit_encoded(store: Store, encoded: EncodedUnit) -> dict[str, Any]:
+    """Write a unit unless another worker has, and return the summary of the one that is there."""
+    unit = encoded.summary["unit"]
+    return encoded.summary if store.create(unit_object(unit), encoded.data) else read_summary(store, unit)
+
+
+def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str) -> dict[str, Any]:
+    """`encode_unit`, then `commit_encoded`."""
+    return commit_encoded(store, encode_unit(unit, rows, digest))
 
 
 def read_summary(store: Store, unit: str) -> dict[str, Any]:

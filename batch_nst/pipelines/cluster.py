@@ -34,8 +34,12 @@ class Workers:
 
     def pool(self, actors: list[int]) -> ray.data.ActorPoolStrategy:
         """The recipe's [fewest, most], bounded by what the cluster can hold; Ray Data scales between them."""
-        most = max(1, min(actors[1], self.most))
+        most = self.at_once(actors)
         return ray.data.ActorPoolStrategy(min_size=min(actors[0], most), max_size=most)
+
+    def at_once(self, actors: list[int]) -> int:
+        """How many actors can work at the same time, of the recipe's [fewest, most]."""
+        return max(1, min(actors[1], self.most))
 
 
 def connect() -> None:

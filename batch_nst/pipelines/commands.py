@@ -6,8 +6,9 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.lease import Lease, acquire
 from batch_nst.data.storage import Store
@@ -15,36 +16,51 @@ from batch_nst.errors import BatchNSTError, GateError, Stopped
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Recipe
 
+if TYPE_CHECKING:
+    from batch_nst.pipelines.plan import Plan
+    from batch_nst.pipelines.rates import Rates
+
 Figures = dict[str, Any]
 
 _JOB_COPY = "/runtime_resources/working_dir_files/"
 """In the path of what `ray job submit --working-dir` unpacks."""
 
 
-def plan(recipe: Recipe) -> Figures:
-    """What `generate` would do. Writes nothing."""
+def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> Figures:
+    """What `generate` would do, and what that would cost. Writes nothing.
+
+    Args:
+        recipe: the recipe.
+        calibrate: measure rates on the real device, with a few photos; else they are the last run's.
+        price_per_device_hour: in any currency; tells a price.
+    """
+    from batch_nst.pipelines.estimate import estimate, lines
     from batch_nst.pipelines.plan import survey
+    from batch_nst.pipelines.work import work_of
 
     store = Store(recipe.output)
-    counts = survey(recipe, store).counts()
-    for name, value in counts.items():
-        say(f"{name:>12} {value:,}")
-    seconds = _seconds_per_image(store)
-    hours = None if seconds is None else counts["to_do"] * seconds / 3600
-    told = "not known before the first images are made" if hours is None else f"{hours:.2f}"
-    say(f"{'device-hours':>12} {told}")
-    return {**counts, "device_hours": hours}
+    planned = survey(recipe, store)
+    work = work_of(planned, store, recipe)
+    figures = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
+    counts = planned.counts()
+    for line in lines(counts, figures):
+        say(line)
+    return {**counts, **asdict(figures)}
 
 
-def _seconds_per_image(store: Store) -> float | None:
-    """Device seconds an image took in the last run here that made any; None before that."""
-    for name in reversed(store.list("runs")):
-        if name.endswith("/summary.json"):
-            summary = json.loads(store.read(name))
-            figures = summary.get("dataset", summary)
-            if figures.get("made"):
-                return float(figures["device_seconds"] / figures["made"])
-    return None
+def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates | None:
+    """From a trial if asked for, else from the last run; nothing to do starts neither torch nor Ray."""
+    from batch_nst.pipelines.rates import last_rates
+
+    if not plan.pending.num_rows:
+        return None
+    if not calibrate:
+        return last_rates(store)
+    from batch_nst.pipelines.calibration import calibrate as measure
+    from batch_nst.pipelines.generate import check_weights
+
+    check_weights(recipe)
+    return measure(plan.pending, plan.split_of, recipe)
 
 
 def generate(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:

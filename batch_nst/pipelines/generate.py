@@ -28,7 +28,8 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
         retry: try failed images once more.
 
     Returns:
-        Figures: counts by status, images and device seconds of this run, the snapshot.
+        Figures: counts by status; what this run tried and made, and what that took (`rates.rates_of` reads
+        it); the snapshot.
 
     Raises:
         IncompleteError: units are pending after an outage, or too many photos were rejected.
@@ -41,24 +42,34 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
         f"{counts['to_do']} to do, {counts['gone']} gone"
     )
     if plan.pending.num_rows:
-        _check_weights(recipe)
+        check_weights(recipe)
     lease.check()
     plan = write_down(plan, store)
-    results = _make(plan, store, recipe) if plan.pending.num_rows else []
+    used: dict[str, Any] = {"device": None, "devices": 0}
+    results: list[dict[str, Any]] = []
+    if plan.pending.num_rows:
+        used, results = _make(plan, store, recipe)
     lease.check()
-    summaries = {result["unit"]: result["summary"] for result in results if not result["outage"]}
+    committed = [result for result in results if not result["outage"]]
+    summaries = {result["unit"]: result["summary"] for result in committed}
     snapshot = seal(store, lease.token, plan.segments, set(plan.present), summaries)
     figures = {
         "photos": counts["photos"],
         "found": counts["found"],
         **snapshot.counts,
-        "made": sum(len(result["losses"]) for result in results if not result["outage"]),
-        "device_seconds": round(sum(result["seconds"] for result in results if not result["outage"]), 1),
+        "tried": sum(len(result["losses"]) + len(result["bad"]) for result in committed),
+        "made": sum(len(result["losses"]) for result in committed),
+        **used,
+        "device_seconds": round(sum(result["seconds"] for result in committed), 3),
+        **{
+            name: sum(result[name] for result in committed)
+            for name in ("photos_read", "bytes_read", "bytes_written")
+        },
         "snapshot": snapshot.number,
         "digest": snapshot.digest,
         "seconds": round(time.monotonic() - start, 1),
     }
-    bad = [row for result in results if not result["outage"] for row in result["bad"]]
+    bad = [row for result in committed for row in result["bad"]]
     for row in bad[:_SHOWN]:
         say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}")
     if len(bad) > _SHOWN:
@@ -80,7 +91,7 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
     return figures
 
 
-def _check_weights(recipe: Recipe) -> None:
+def check_weights(recipe: Recipe) -> None:
     """Refuse a wrong file here, not in an actor, and before its digest is one of the dataset's settings."""
     from batch_nst.engine.perceptual_loss import PerceptualLoss
     from batch_nst.pipelines.objective import load_vgg
@@ -88,8 +99,8 @@ def _check_weights(recipe: Recipe) -> None:
     load_vgg(recipe.vgg, PerceptualLoss.layers(recipe.loss))
 
 
-def _make(plan: Plan, store: Store, recipe: Recipe) -> list[dict[str, Any]]:
-    """Run what is pending, with progress; the results of all units."""
+def _make(plan: Plan, store: Store, recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run what is pending, with progress; on which device and how many at most, and the results of units."""
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.stylize import stylize_units
 
@@ -107,4 +118,4 @@ def _make(plan: Plan, store: Store, recipe: Recipe) -> list[dict[str, Any]]:
                 losses = result["losses"]
                 note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
                 progress.advance(len(losses) + len(result["bad"]), note)
-    return results
+    return {"device": workers.device, "devices": workers.at_once(recipe.generate.actors)}, results

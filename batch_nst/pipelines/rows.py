@@ -38,7 +38,10 @@ def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
 
 
 def decode_unit(unit: Row, limits: Generate) -> Row:
-    """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason."""
+    """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason.
+
+    Adds `photos_read` and `bytes_read` of this unit's photos.
+    """
     planned = unpack(unit["photos"])
     sources = sorted({row["source"] for row in planned})
     with ThreadPoolExecutor(_READERS) as pool:
@@ -48,6 +51,7 @@ def decode_unit(unit: Row, limits: Generate) -> Row:
     outages = [str(data) for data in read.values() if isinstance(data, StorageError)]
     if outages:
         return {**unit, "outage": outages[0]}
+    bytes_read = sum(len(data) for data in read.values() if isinstance(data, bytes))
     rows = []
     for source in sources:  # one whole picture in memory at a time
         outcome = _decode(read.pop(source), limits)
@@ -55,7 +59,13 @@ def decode_unit(unit: Row, limits: Generate) -> Row:
             if row["source"] == source:
                 crop = _crop(outcome, row, limits)
                 rows.append({"id": row["id"], "uri": source, "split": row["split"], **crop})
-    return {"unit": unit["unit"], "photos": pack(rows, IN_FLIGHT), "outage": ""}
+    return {
+        "unit": unit["unit"],
+        "photos": pack(rows, IN_FLIGHT),
+        "outage": "",
+        "photos_read": len(sources),
+        "bytes_read": bytes_read,
+    }
 
 
 def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
@@ -63,6 +73,26 @@ def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
     if unit["outage"]:
         return {"outage": unit["outage"], "unit": unit["unit"]}
     rows = unpack(unit["photos"])
+    encoded = encode_unit(unit["unit"], rows, settings)
+    return {
+        "outage": "",
+        "unit": unit["unit"],
+        "summary": units.commit_encoded(store, encoded),
+        "losses": [row["total_loss"] for row in rows if row["status"] == "ok"],
+        "bad": [
+            {name: row[name] or "" for name in ("uri", "status", "reason", "detail")}
+            for row in rows
+            if row["status"] != "ok"
+        ],
+        "seconds": unit["seconds"],
+        "photos_read": unit["photos_read"],
+        "bytes_read": unit["bytes_read"],
+        "bytes_written": len(encoded.data),
+    }
+
+
+def encode_unit(unit: str, rows: list[Row], settings: Generate) -> units.EncodedUnit:
+    """The object of a unit; `rows` are those of `IN_FLIGHT`."""
     digest = units.row_digest(
         (
             row["id"],
@@ -72,19 +102,7 @@ def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
         )
         for row in rows
     )
-    summary = units.commit_unit(store, unit["unit"], [_stored(row, settings) for row in rows], digest)
-    return {
-        "outage": "",
-        "unit": unit["unit"],
-        "summary": summary,
-        "losses": [row["total_loss"] for row in rows if row["status"] == "ok"],
-        "bad": [
-            {name: row[name] or "" for name in ("uri", "status", "reason", "detail")}
-            for row in rows
-            if row["status"] != "ok"
-        ],
-        "seconds": unit["seconds"],
-    }
+    return units.encode_unit(unit, [_stored(row, settings) for row in rows], digest)
 
 
 def _stored(row: Row, settings: Generate) -> Row:
@@ -94,9 +112,14 @@ def _stored(row: Row, settings: Generate) -> Row:
     if row["status"] != "ok":
         return row | {"content": None, "stylized": None}
     for name in ("content", "stylized"):
-        pixels = np.frombuffer(row[name], np.uint8).reshape(side, side, 3)
-        row[name] = {"bytes": images.encode(pixels, settings.encoding), "path": None}
+        row[name] = {"bytes": encode_picture(row[name], settings), "path": None}
     return row | {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
+
+
+def encode_picture(pixels: bytes, settings: Generate) -> bytes:
+    """A raw picture of a row as it is stored."""
+    side = settings.image_size
+    return images.encode(np.frombuffer(pixels, np.uint8).reshape(side, side, 3), settings.encoding)
 
 
 def _read(source: str, max_bytes: int) -> bytes | Exception:

@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from batch_nst.data import storage
-from batch_nst.data.storage import Store, TooLarge, fetch, open_filesystem, with_retries
+from batch_nst.data.storage import Store, TooLarge, fetch, is_remote, open_filesystem, with_retries
 from batch_nst.errors import RecipeError, StorageError
 
 ODD_NAMES = ["a b#1.jpg", "100%20.jpg", "é/ü?x=1&y.jpg", "[0]*.jpg", "a+b::c.jpg"]
@@ -51,6 +51,11 @@ def test_what_was_written_is_read_listed_and_deleted(store: Store) -> None:
     assert store.list("units") == names[1:]
     with pytest.raises(FileNotFoundError):
         store.read(names[0])
+
+
+def test_a_path_is_local_and_other_protocols_are_remote() -> None:
+    assert not any(map(is_remote, ["a.jpg", "/a/b.jpg", "file:///a.jpg", "local://a.jpg"]))
+    assert all(map(is_remote, ["s3://a/b.jpg", "https://a/b.jpg", "gs://a"]))
 
 
 def test_a_folder_is_no_object(store: Store) -> None:

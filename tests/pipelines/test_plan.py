@@ -1,5 +1,6 @@
 """Laws of `batch_nst.pipelines.plan`: what is found, done, to do, held out, and refused."""
 
+import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from batch_nst.data import units
 from batch_nst.data.inputs import key_hash
 from batch_nst.data.storage import Store
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.pipelines import commands
 from batch_nst.pipelines.plan import Plan, check_recipe, survey, write_down
 from batch_nst.recipe import Recipe
 
@@ -77,6 +79,18 @@ def project(tmp_path: Path) -> Project:
 
 def keys(plan: Plan) -> list[str]:
     return plan.pending["key"].to_pylist()
+
+
+def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.make(project.write_down(), 3)
+    monkeypatch.setitem(sys.modules, "batch_nst.pipelines.calibration", None)  # which would import Ray
+    figures = commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5)
+    costs = ("device_hours", "hours", "bytes_read", "bytes_written", "price")
+    assert {name: figures[name] for name in ("to_do", *costs)} == dict.fromkeys(("to_do", *costs), 0)
+    assert set(figures["store_requests"].values()) == {0}
+    assert figures["rates_from"] is None
 
 
 def test_everything_that_is_found_is_to_do_at_first(project: Project) -> None:

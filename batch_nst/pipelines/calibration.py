@@ -1,0 +1,139 @@
+"""A short trial where `generate` would work: what an image costs on that device, before any is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+
+from batch_nst.data.style import StylePicture, read_style
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines import cluster
+from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.progress import say
+from batch_nst.pipelines.rates import Rates
+from batch_nst.pipelines.rows import (
+    IN_FLIGHT,
+    Row,
+    decode_unit,
+    encode_picture,
+    encode_unit,
+    pack,
+    unit_rows,
+    unpack,
+)
+from batch_nst.pipelines.stylize import Stylizer
+from batch_nst.recipe import Generate, Recipe
+
+_PHOTOS = 16
+"""Photos that are read, for their sizes."""
+_IMAGES = {"cpu": 4, "cuda": 16}
+"""Of these so many are optimised, but no more than a unit has: as a unit keeps this device busy."""
+_SHORT = 3
+"""Iterations of the shorter trial, whose share of the costs does not grow with iterations."""
+_LONG_SECONDS = 20.0
+"""How long the longer trial may take; all of the recipe's iterations where they fit."""
+
+
+class Timing(NamedTuple):
+    """What some images took."""
+
+    iterations: int
+    seconds: float
+
+
+def calibrate(pending: pa.Table, split_of: Callable[[str], str], recipe: Recipe) -> Rates:
+    """Try a few pending photos on a worker as `generate` would choose it. Writes nothing; about a minute.
+
+    Args:
+        pending: rows of `units.PLAN_SCHEMA`, at least one.
+        split_of: the side of the split of a photo's key.
+        recipe: the recipe.
+
+    Raises:
+        IncompleteError: no photo could be tried.
+    """
+    cluster.connect()
+    workers = cluster.choose_workers(recipe.generate.device)
+    photos = min(_PHOTOS, pending.num_rows)
+    say(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
+    some = pending.take([index * pending.num_rows // photos for index in range(photos)])
+    some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
+    (unit,) = unit_rows(some, split_of)
+    trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
+    outcome = ray.get(trial.remote(unit, read_style(recipe.style), recipe, workers))
+    if isinstance(outcome, str):
+        raise IncompleteError(f"calibration: {outcome}")
+    return Rates(
+        source="calibration",
+        device=workers.device,
+        devices=workers.at_once(recipe.generate.actors),
+        **outcome,
+    )
+
+
+def longer(short: Timing, iterations: int) -> int:
+    """Iterations of the longer trial, at most the recipe's; at least twice those of the shorter one."""
+    # A run of n iterations evaluates the objective n + 1 times.
+    affordable = int(_LONG_SECONDS / short.seconds * (short.iterations + 1)) - 1
+    return min(iterations, max(affordable, 2 * short.iterations))
+
+
+def extrapolate(short: Timing, long: Timing, iterations: int) -> float:
+    """Seconds for so many iterations, on the line through two timings; of equal ones, the longer's."""
+    further = long.iterations - short.iterations
+    slope = max(0.0, (long.seconds - short.seconds) / further) if further else 0.0
+    return long.seconds + (iterations - long.iterations) * slope
+
+
+def _try(unit: Row, style: StylePicture, recipe: Recipe, workers: Workers) -> dict[str, float] | str:
+    """In a worker: what an image costs, by the names of `Rates`; or why nothing could be tried."""
+    settings = recipe.generate
+    decoded = decode_unit(unit, settings)
+    if decoded["outage"]:
+        return str(decoded["outage"])
+    rows = unpack(decoded["photos"])
+    good = [row for row in rows if row["status"] == "ok"]
+    if not good:
+        return f"none of {len(rows)} photos is good; the first, {rows[0]['uri']}: {rows[0]['reason']}"
+    batch = good[: min(_IMAGES[workers.device], settings.unit_images)]
+    trial = _Trial(style, recipe, workers)
+    first = trial.run(batch, 1)  # with the loading of weights and choosing of kernels
+    short = trial.run(batch, min(_SHORT, settings.iterations))
+    long = trial.run(batch, longer(short, settings.iterations))
+    return {
+        "seconds": extrapolate(short, long, settings.iterations) / len(batch),
+        "start_seconds": max(0.0, first.seconds - extrapolate(short, long, 1)),
+        "bytes_read": decoded["bytes_read"] / decoded["photos_read"],
+        "bytes_written": _bytes_written(trial.made, good, settings),
+    }
+
+
+class _Trial(Stylizer):
+    """The actor of `generate`, whose number of iterations can be set."""
+
+    made: list[Row]
+    """Rows of the last run that are images."""
+
+    def run(self, rows: list[Row], iterations: int) -> Timing:
+        self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
+        unit: dict[str, Any] = {"unit": "trial", "photos": pack(rows, IN_FLIGHT), "outage": ""}
+        unit = self(unit)
+        self.made = [row for row in unpack(unit["photos"]) if row["status"] == "ok"]
+        return Timing(iterations, unit["seconds"])
+
+
+def _bytes_written(made: list[Row], good: list[Row], settings: Generate) -> float:
+    """An image's share of a unit's object: as a few were made, with the mean size of all photos read."""
+    if not made:
+        return 0.0
+    frame = len(encode_unit("", [], settings).data)
+    share = (len(encode_unit("", made, settings).data) - frame) / len(made)
+    return share + frame / settings.unit_images + _size(good, settings) - _size(made, settings)
+
+
+def _size(rows: list[Row], settings: Generate) -> float:
+    """Mean bytes of an encoded photo."""
+    return sum(len(encode_picture(row["content"], settings)) for row in rows) / len(rows)
