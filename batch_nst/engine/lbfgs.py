@@ -5,16 +5,18 @@ every inner product is taken inside an image. There is no line search: a step is
 
 The inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel (1994, equation 3.1) instead
 of the usual recursion of two loops: with S and Y the remembered steps and changes of the gradient as columns,
-R the upper triangle of S'Y and D its diagonal,
+R the upper triangle of S'Y and D its diagonal, gamma P the estimate that the history starts from,
 
-    H g = gamma g + [S, gamma Y] [[R^-T (D + gamma Y'Y) R^-1, -R^-T], [-R^-1, 0]] [S'g; gamma Y'g].
+    H g = gamma P g + S R^-T ((D + gamma Y'PY) R^-1 S'g - gamma Y'P g) - gamma PY R^-1 S'g.
 
-The history is read twice a step, in two matrix products, where the recursion reads it four times, a vector at
-a time; what lies between is a matter of matrices of the history's length. An image is cut into blocks, and a
-product is that of each block by itself, so that no neighbour changes a bit of it.
+Only S and PY are kept. They are read twice a step, in two matrix products, where the recursion reads them four
+times, a vector at a time; what lies between is a matter of matrices of the history's length. An image is cut
+into blocks, and a product is that of each block by itself, so that no neighbour changes a bit of it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,19 +29,27 @@ _BLOCK = 4096
 class Lbfgs:
     """The state of a batch of minimisations."""
 
-    def __init__(self, history: int = 20, first_step: float = 3.0, longest_step: float = 10.0) -> None:
+    def __init__(
+        self,
+        history: int = 10,
+        first_step: float = 3.0,
+        longest_step: float = 10.0,
+        precondition: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Nothing is remembered yet.
 
         Args:
             history: pairs (s, y) kept for each image.
             first_step: root mean square of the first step, in grey levels.
             longest_step: cap on that of every later step.
+            precondition: P, a symmetric, positive definite map of gradients (B, N); none: the identity.
         """
         self._history = history
         self._first_step = first_step
         self._longest_step = longest_step
+        self._precondition = precondition or (lambda gradient: gradient)
         self._seen = 0
-        self._previous: tuple[Tensor, Tensor] | None = None
+        self._previous: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The next iterate of each image.
@@ -51,62 +61,76 @@ class Lbfgs:
         Returns:
             (B, N), a new tensor.
         """
+        smooth = self._precondition(gradient)
         if self._previous is None:
-            self._begin(gradient)
-            direction = -gradient * self._gamma[:, None].to(gradient)
+            self._begin(smooth)
         else:
-            direction = -self._inverse_hessian_times(gradient, x - self._previous[0], gradient - self._previous[1])
+            self._remember(x, gradient, smooth)
+        direction = self._inverse_hessian_times(gradient, smooth).neg_()
+        if self._previous is not None:
             direction *= (self._longest_step / _rms(direction).clamp_min(1e-20)).clamp_max(1.0)[:, None]
-        self._previous = (x, gradient)
-        return x + direction
+        self._previous = (x, gradient, smooth)
+        return direction.add_(x)
 
-    def _begin(self, gradient: Tensor) -> None:
-        images, m = len(gradient), self._history
-        blocks = -(-gradient.shape[1] // _BLOCK)
-        self._memory = gradient.new_zeros(images, blocks, 2 * m, _BLOCK)  # S' above Y'
-        tables = {"dtype": torch.float64, "device": gradient.device}
-        self._sy = torch.zeros(images, m, m, **tables)
-        self._yy = torch.zeros(images, m, m, **tables)
-        self._valid = torch.zeros(images, m, dtype=torch.bool, device=gradient.device)
-        self._gamma = self._first_step / _rms(gradient).double().clamp_min(1e-20)
+    def _begin(self, smooth: Tensor) -> None:
+        images, m = len(smooth), self._history
+        blocks = -(-smooth.shape[1] // _BLOCK)
+        self._memory = smooth.new_zeros(images, blocks, 2 * m, _BLOCK)  # S' above (PY)'
+        self._sy = smooth.new_zeros(images, m, m, dtype=torch.float64)
+        self._ypy = torch.zeros_like(self._sy)
+        self._valid = torch.zeros(images, m, dtype=torch.bool, device=smooth.device)
+        self._gamma = self._first_step / _rms(smooth).double().clamp_min(1e-20)
 
-    def _inverse_hessian_times(self, gradient: Tensor, step: Tensor, change: Tensor) -> Tensor:
-        """H g, after the newest pair has taken the place of the oldest."""
+    def _remember(self, x: Tensor, gradient: Tensor, smooth: Tensor) -> None:
+        """The newest pair takes the place of the oldest."""
+        assert self._previous is not None
         m, new = self._history, self._seen % self._history
         self._seen += 1
-        newest = torch.stack([_blocks(step), _blocks(change), _blocks(gradient)], 2)
-        self._memory[:, :, [new, m + new]] = newest[:, :, :2]
-        products = torch.bmm(newest.flatten(0, 1), self._memory.flatten(0, 1).mT)
-        products = products.unflatten(0, newest.shape[:2]).double().sum(1)  # (B, 3, 2m)
-        (with_s, with_y, with_g) = products.unbind(1)
-        self._sy[:, :, new], self._sy[:, new] = with_y[:, :m], with_s[:, m:]
-        self._yy[:, :, new] = self._yy[:, new] = with_y[:, m:]
-        curvature, size = self._sy[:, new, new], self._yy[:, new, new]
-        # A pair without positive curvature would make the estimate indefinite: for that image it counts as absent.
+        step, change, smooth_change = (
+            now - before for now, before in zip((x, gradient, smooth), self._previous, strict=True)
+        )
+        self._memory[:, :, new], self._memory[:, :, m + new] = _blocks(step), _blocks(smooth_change)
+        with_s, with_py = self._products(change).split(m, 1)
+        self._sy[:, :, new] = with_s
+        self._ypy[:, :, new] = self._ypy[:, new] = with_py
+        curvature, size = with_s[:, new], with_py[:, new]
+        # A pair without positive curvature would make the estimate indefinite: for that image it is absent.
         self._valid[:, new] = curvature > 1e-10 * size
         self._gamma = torch.where(self._valid[:, new], curvature / size.clamp_min(1e-30), self._gamma)
 
+    def _products(self, vector: Tensor) -> Tensor:
+        """Of (B, N) with all that is remembered, (B, 2 * history), fp64."""
+        blocks = _blocks(vector)
+        products = torch.bmm(blocks.flatten(0, 1)[:, None], self._memory.flatten(0, 1).mT)
+        return products.view(*blocks.shape[:2], -1).double().sum(1)
+
+    def _inverse_hessian_times(self, gradient: Tensor, smooth: Tensor) -> Tensor:
+        start = smooth * self._gamma[:, None].to(smooth)
+        if not self._seen:
+            return start
+        m = self._history
         oldest_first = [slot % m for slot in range(max(0, self._seen - m), self._seen)]
         valid = self._valid[:, oldest_first]
         both = valid[:, :, None] & valid[:, None, :]
-        s_y = torch.where(both, self._sy[:, oldest_first][:, :, oldest_first], 0.0)
-        y_y = torch.where(both, self._yy[:, oldest_first][:, :, oldest_first], 0.0)
-        s_g, y_g = (
-            torch.where(valid, half[:, oldest_first], 0.0)[..., None] for half in with_g.split(m, 1)
+        s_y, y_py = (
+            torch.where(both, table[:, oldest_first][:, :, oldest_first], 0.0)
+            for table in (self._sy, self._ypy)
         )
-        diagonal = s_y.diagonal(dim1=1, dim2=2)
-        r = s_y.triu() + torch.diag_embed((~valid).to(s_y))
+        s_g, py_g = (
+            torch.where(valid, half[:, oldest_first], 0.0)[..., None]
+            for half in self._products(gradient).split(m, 1)
+        )
         gamma = self._gamma[:, None, None]
+        r = s_y.triu() + torch.diag_embed((~valid).to(s_y))
         p = torch.linalg.solve_triangular(r, s_g, upper=True)
-        of_s = torch.linalg.solve_triangular(
-            r.mT, diagonal[..., None] * p + gamma * (y_y @ p - y_g), upper=False
-        )
-        factors = products.new_zeros(len(gradient), 2 * m)
-        factors[:, oldest_first] = of_s[..., 0]
+        q = s_y.diagonal(dim1=1, dim2=2)[..., None] * p + gamma * (y_py @ p - py_g)
+        factors = torch.zeros_like(self._sy[:, 0]).repeat(1, 2)
+        factors[:, oldest_first] = torch.linalg.solve_triangular(r.mT, q, upper=False)[..., 0]
         factors[:, [m + slot for slot in oldest_first]] = (-gamma * p)[..., 0]
-        factors = factors.to(gradient)[:, None, None].expand(-1, newest.shape[1], -1, -1)
-        weighted = torch.bmm(factors.flatten(0, 1), self._memory.flatten(0, 1)).view(len(gradient), -1)
-        return weighted[:, : gradient.shape[1]].add_(gradient * self._gamma[:, None].to(gradient))
+        blocks = self._memory.shape[1]
+        spread = factors.to(smooth)[:, None].expand(-1, blocks, -1).flatten(0, 1)
+        weighted = torch.bmm(spread[:, None], self._memory.flatten(0, 1)).view(len(smooth), -1)
+        return start.add_(weighted[:, : smooth.shape[1]])
 
 
 def _blocks(a: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class Vgg16(nn.Module):
             For each layer asked for (B, C, H', W') in the network's dtype, at least 0.
         """
         activations = {}
-        x = self._normalised(image)
+        x = self.normalised(image)
         for name, conv in self.convolutions.items():
             if _is_behind_pooling(name):
                 x = F.max_pool2d(x, 2)
@@ -140,7 +140,7 @@ class Vgg16(nn.Module):
             image: (B, 3, H, W), RGB, 0..255.
         """
         activations, winners = {}, {}
-        x = self._normalised(image)
+        x = self.normalised(image)
         for name, conv in self.convolutions.items():
             if _is_behind_pooling(name):
                 x, winners[name] = F.max_pool2d(x, 2, return_indices=True)
@@ -157,7 +157,7 @@ class Vgg16(nn.Module):
                 below it in the network; adds in place the function's own derivative by that activation.
 
         Returns:
-            (B, 3, H, W), fp32 or better, channels_last.
+            (B, 3, H, W), fp32 or better, contiguous.
         """
         names = list(self.convolutions)
         gradient = torch.zeros_like(recorded.activations[names[-1]])
@@ -172,9 +172,10 @@ class Vgg16(nn.Module):
                     *((2, 2), (2, 2), (0, 0), (1, 1), False),  # kernel, stride, padding, dilation, ceil
                     recorded.winners[name],
                 )
-        return gradient.to(self.mean.dtype) / self.std
+        return gradient.to(self.mean.dtype).contiguous() / self.std
 
-    def _normalised(self, image: Tensor) -> Tensor:
+    def normalised(self, image: Tensor) -> Tensor:
+        """What the first convolution reads of images (B, 3, H, W), RGB, 0..255."""
         return ((image - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
 
 

@@ -233,7 +233,7 @@ def test_the_photos_are_left_as_they_are(optimizer: Optimizer) -> None:
 
 def minimise(x: Tensor, curvatures: Tensor, minimum: Tensor, steps: int) -> Tensor:
     """L-BFGS on `sum curvatures/2 (x - minimum)^2` of each image."""
-    solver = Lbfgs()
+    solver = Lbfgs(history=20)  # longer than there are dimensions
     for _ in range(steps):
         x = solver.step(x, curvatures * (x - minimum))
     return x
@@ -268,27 +268,33 @@ def test_lbfgs_of_a_batch_is_lbfgs_of_each(quadratics: tuple[Tensor, Tensor, Ten
             torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-9)
 
 
-def test_lbfgs_steps_as_the_dense_formula_says() -> None:
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_lbfgs_steps_as_the_dense_formula_says(preconditioned: bool) -> None:
     """Nocedal and Wright (2006), 7.19: H := (I - r s y') H (I - r y s') + r s s' with r = 1 / s'y for each of
-    the last `history` pairs, from s'y / y'y times I on."""
+    the last `history` pairs, from s'y / y'Py times P on."""
     generator = torch.Generator().manual_seed(1)
     root = torch.randn(6, 6, dtype=torch.float64, generator=generator)
     hessian = root @ root.T + torch.eye(6, dtype=torch.float64)
-    solver, points, gradients = Lbfgs(history=3, longest_step=1e9), [], []
+    start = torch.eye(6, dtype=torch.float64)
+    if preconditioned:
+        root = torch.randn(6, 6, dtype=torch.float64, generator=generator)
+        start = root @ root.T + start
+    solver = Lbfgs(history=3, longest_step=1e9, precondition=lambda gradient: gradient @ start)
+    points, gradients = [], []
     x = 100 * torch.randn(6, dtype=torch.float64, generator=generator)
     for _ in range(8):
         points.append(x)
         gradients.append(hessian @ x)
         x = solver.step(x[None], gradients[-1][None])[0]
-    rms = gradients[0].square().mean().sqrt()
-    torch.testing.assert_close(points[1], points[0] - 3 * gradients[0] / rms, rtol=1e-12, atol=0)
+    first = start @ gradients[0]
+    torch.testing.assert_close(points[1], points[0] - 3 * first / first.square().mean().sqrt())
     identity = torch.eye(6, dtype=torch.float64)
     for k in range(1, 7):
         pairs = [
             (points[i + 1] - points[i], gradients[i + 1] - gradients[i]) for i in range(max(0, k - 3), k)
         ]
         s, y = pairs[-1]
-        inverse = (s @ y) / (y @ y) * identity
+        inverse = (s @ y) / (y @ start @ y) * start
         for s, y in pairs:
             left = identity - torch.outer(s, y) / (s @ y)
             inverse = left @ inverse @ left.T + torch.outer(s, s) / (s @ y)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from batch_nst.engine.gram import gram
 from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
 
 
@@ -107,3 +108,16 @@ def test_an_image_has_no_gradient_from_its_neighbours() -> None:
     (gradient,) = torch.autograd.grad((value + total_variation(a))[1], a)
     assert gradient[1].abs().min() > 0
     assert gradient[[0, 2]].abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_fast_gram_matrix_is_the_gram_matrix(dtype: torch.dtype) -> None:
+    """Of the same numbers, in fp64: multiplying in half precision loses nothing, for they are half already."""
+    a = torch.rand(2, 128, 37, 41, generator=torch.Generator().manual_seed(0)).to(dtype)
+    a = a.to(memory_format=torch.channels_last)
+    found = gram(a)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(found.double(), gram_matrix(a.double()), rtol=2e-6, atol=0)
+    for i in range(2):
+        torch.testing.assert_close(gram(a[i : i + 1])[0], found[i], rtol=0, atol=0)
+    assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"  # nobody else's products are touched

@@ -187,6 +187,51 @@ def test_the_gradient_is_the_slope_of_the_total(
     assert rise.sum().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("tv_weight", [0.0, 0.7])
+def test_value_and_gradient_are_those_of_autograd(
+    vgg: Vgg16, painting: Tensor, photos: Tensor, images: Tensor, tv_weight: float
+) -> None:
+    """Through three poolings, at a size that they do not divide."""
+    loss = Loss(
+        content_layers={"relu2_2": 2.0, "relu4_1": 1.0},
+        style_layers={"relu1_1": 1.0, "relu2_2": 0.5, "relu4_1": 3.0},
+        tv_weight=tv_weight,
+    )
+    deep = Vgg16(bundled_weights(), PerceptualLoss.layers(loss)).at("cpu", torch.float64)
+    objective = PerceptualLoss.of_style(deep, loss, painting)
+    photos, images = photos[..., :23, :31], images[..., :23, :31]
+    targets = objective.content_targets(photos)
+    pixels = images.clone().requires_grad_()
+    expected = objective(pixels, targets).total
+    (slope,) = torch.autograd.grad(expected.sum(), pixels)
+    total, gradient = objective.value_and_gradient(images, targets)
+    torch.testing.assert_close(total, expected.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, slope, rtol=1e-9, atol=1e-12 * slope.abs().max().item())
+
+
+def test_in_bf16_the_gradient_is_near_and_no_bit_of_it_depends_on_the_neighbours(
+    painting: Tensor, photos: Tensor, images: Tensor
+) -> None:
+    loss = Loss()
+    exact, fast = (
+        PerceptualLoss.of_style(
+            Vgg16(bundled_weights(), PerceptualLoss.layers(loss)).at("cpu", dtype), loss, painting.float()
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    results = []
+    for objective in (exact, fast):
+        targets = objective.content_targets(photos.float())
+        results.append(objective.value_and_gradient(images.float(), targets))
+    (total, gradient), (half_total, half_gradient) = results
+    torch.testing.assert_close(half_total, total, rtol=0.02, atol=0)
+    assert (half_gradient - gradient).norm().item() < 0.1 * gradient.norm().item()
+    for i in range(len(photos)):
+        one = slice(i, i + 1)
+        _, alone = fast.value_and_gradient(images[one].float(), fast.content_targets(photos[one].float()))
+        assert torch.equal(alone[0], half_gradient[i])
+
+
 def test_losses_are_fp32_though_the_network_is_bf16(painting: Tensor, photos: Tensor, images: Tensor) -> None:
     exact = Vgg16(bundled_weights(), PerceptualLoss.layers(LOSS))
     half = Vgg16(bundled_weights(), PerceptualLoss.layers(LOSS)).at("cpu", torch.bfloat16)
