@@ -68,6 +68,19 @@ def _apply(options: argparse.Namespace) -> Figures:
     return apply(options.model, options.source, options.target, device=options.device)
 
 
+def _benchmark(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.benchmark import benchmark
+
+    return benchmark(
+        options.images,
+        options.styles,
+        device=options.device,
+        quick=options.quick,
+        model=options.model,
+        results=options.results,
+    )
+
+
 class _Parser(argparse.ArgumentParser):
     """One whose complaints end as every other wrong call does."""
 
@@ -172,4 +185,18 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
     apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    measure = add(
+        "benchmark",
+        "the engine's figures on this machine, beside the peers' way",
+        "batch-nst benchmark --quick",
+        _benchmark,
+    )
+    measure.add_argument("--images", metavar="GLOB", default="jobs/samples/content", help="photos")
+    measure.add_argument("--styles", metavar="GLOB", default="jobs/samples/styles", help="paintings")
+    measure.add_argument("--quick", action="store_true", help="2 photos and 1 style at 128 px, in minutes")
+    measure.add_argument("--model", default="", help="a trained model: how much sooner from its pictures on")
+    measure.add_argument(
+        "--results", metavar="FILE", default="", help="append measurements here; do not repeat its own"
+    )
+    measure.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser

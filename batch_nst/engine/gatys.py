@@ -12,7 +12,10 @@ from batch_nst.engine.lbfgs import Lbfgs
 from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
 
 ENGINE = "gatys-2"
-"""Changes with every change of results here, in `lbfgs` or in the objective's gradient; stored with every image."""
+"""Changes with every change of results, here, in `lbfgs` or in the gradient; stored with every image."""
+
+PICTURE = (0.0, 255.0)
+"""What a pixel of a picture can be."""
 
 Optimizer = Literal["lbfgs", "adam"]
 
@@ -32,8 +35,10 @@ def optimise(
     iterations: int,
     optimizer: Optimizer = "lbfgs",
     on_iteration: Callable[[int], None] | None = None,
+    start: Tensor | None = None,
+    bounds: tuple[float, float] | None = PICTURE,
 ) -> Optimised:
-    """Minimise the objective from the photos themselves; every image by itself, whatever its neighbours are.
+    """Minimise the objective from the photos; every image by itself, whatever its neighbours are.
 
     Args:
         objective: the style's.
@@ -41,13 +46,15 @@ def optimise(
         iterations: steps; the loss is evaluated once more, for the last step's result.
         optimizer: `lbfgs` keeps a history for each image; `adam` is elementwise anyway.
         on_iteration: called with the number of steps done.
+        start: where to begin instead of at the photos; the same shape and range.
+        bounds: least and greatest value of a pixel; None is for comparisons with programs that have none.
 
     Returns:
         The best iterate of each image and its losses. An image that met a NaN has it in its curve.
     """
     targets = objective.content_targets(content)
     step = _lbfgs_step() if optimizer == "lbfgs" else _adam_step()
-    x, best = content, content
+    x = best = content if start is None else start
     least = content.new_full((len(content),), torch.inf)
     curve = []
     for iteration in range(iterations + 1):
@@ -59,7 +66,9 @@ def optimise(
         if iteration < iterations:
             # Departure from the paper: every iterate is projected onto what a picture can hold. Clamping
             # only the last one, as is usual, throws away part of what the iterations won.
-            x = step(x, gradient).clamp(0, 255)
+            x = step(x, gradient)
+            if bounds:
+                x = x.clamp(*bounds)
             if on_iteration is not None:
                 on_iteration(iteration + 1)
     return Optimised(best, torch.stack(curve))
@@ -86,7 +95,7 @@ def _lbfgs_step() -> Step:
 
 
 def _smoother(like: Tensor) -> Callable[[Tensor], Tensor]:
-    """What L-BFGS takes the inverse Hessian for before it has seen any of it: long waves bend less than short.
+    """What L-BFGS takes the inverse Hessian for before it has seen any: long waves bend less than short.
 
     A wave of f cycles a pixel is divided by 1 + 20 f. Departure from the paper and its followers, found by
     trial; docs/engine.md says what it is worth.
@@ -98,7 +107,8 @@ def _smoother(like: Tensor) -> Callable[[Tensor], Tensor]:
 
     def smooth(gradient: Tensor) -> Tensor:
         waves = torch.fft.rfft2(gradient.view(like.shape)) * gain
-        return torch.fft.irfft2(waves, s=(height, width)).flatten(1)
+        smoothed: Tensor = torch.fft.irfft2(waves, s=(height, width)).flatten(1)
+        return smoothed
 
     return smooth
 

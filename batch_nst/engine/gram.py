@@ -1,4 +1,4 @@
-"""Gram matrices at the speed of half precision and with the sums of fp32, for activations in channels_last."""
+"""Gram matrices at the speed of half precision with the sums of fp32, for activations in channels_last."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def gram(activation: Tensor) -> Tensor:
     rows = positions(activation)
     if activation.dtype != torch.bfloat16:
         # One by one: a product over a batch is divided among threads in another way than that of one image.
-        return torch.cat([torch.bmm(image.mT, image) for image in rows.split(1)])
+        return torch.cat([torch.bmm(image.mT, image) for image in torch.split(rows, 1)])
     if activation.is_cuda:
         return torch.bmm(rows.mT, rows, out_dtype=torch.float32)
-    # On a CPU torch multiplies bf16 into bf16 only; oneDNN takes fp32 for bf16 and adds up in fp32 if told so.
+    # On a CPU torch multiplies bf16 into bf16 only. oneDNN, if told so, takes fp32 for bf16 and adds in fp32.
     images, _, channels = rows.shape
     sums = torch.zeros(images, channels, channels)
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     precision, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
-        for block in rows.split(_BLOCK // channels, dim=1):
+        for block in torch.split(rows, _BLOCK // channels, dim=1):
             wide = block.float()
             sums.baddbmm_(wide.mT, wide)
     finally:

@@ -9,9 +9,9 @@ R the upper triangle of S'Y and D its diagonal, gamma P the estimate that the hi
 
     H g = gamma P g + S R^-T ((D + gamma Y'PY) R^-1 S'g - gamma Y'P g) - gamma PY R^-1 S'g.
 
-Only S and PY are kept. They are read twice a step, in two matrix products, where the recursion reads them four
-times, a vector at a time; what lies between is a matter of matrices of the history's length. An image is cut
-into blocks, and a product is that of each block by itself, so that no neighbour changes a bit of it.
+Only S and PY are kept. They are read twice a step, in two matrix products, where the recursion reads them
+four times, a vector at a time; what lies between is a matter of matrices of the history's length. An image
+is cut into blocks, and a product is that of each block by itself, so that no neighbour changes a bit of it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Lbfgs:
             now - before for now, before in zip((x, gradient, smooth), self._previous, strict=True)
         )
         self._memory[:, :, new], self._memory[:, :, m + new] = _blocks(step), _blocks(smooth_change)
-        with_s, with_py = self._products(change).split(m, 1)
+        with_s, with_py = torch.split(self._products(change), m, 1)
         self._sy[:, :, new] = with_s
         self._ypy[:, :, new] = self._ypy[:, new] = with_py
         curvature, size = with_s[:, new], with_py[:, new]
@@ -118,7 +118,7 @@ class Lbfgs:
         )
         s_g, py_g = (
             torch.where(valid, half[:, oldest_first], 0.0)[..., None]
-            for half in self._products(gradient).split(m, 1)
+            for half in torch.split(self._products(gradient), m, 1)
         )
         gamma = self._gamma[:, None, None]
         r = s_y.triu() + torch.diag_embed((~valid).to(s_y))
@@ -135,8 +135,9 @@ class Lbfgs:
 
 def _blocks(a: Tensor) -> Tensor:
     """(B, N) as (B, ceil(N / _BLOCK), _BLOCK), filled up with zeros."""
-    return F.pad(a, (0, -a.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    return F.pad(a, (0, -a.shape[1] % _BLOCK)).view(len(a), -1, _BLOCK)
 
 
 def _rms(a: Tensor) -> Tensor:
-    return a.square().mean(1).sqrt()
+    # By blocks too: threads share a row if there is one, and each takes a row if there are two.
+    return (_blocks(a).square().sum(2).sum(1) / a.shape[1]).sqrt()

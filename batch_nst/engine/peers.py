@@ -5,6 +5,7 @@ One image at a time, fp32, contiguous NCHW tensors, autograd, `torch.optim`, pix
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.vgg import Vgg16
 
 Method = Literal["lbfgs", "lbfgs_wolfe", "adam"]
 
@@ -21,7 +23,7 @@ def optimise_one(
     content: Tensor,
     iterations: int,
     method: Method,
-    on_loss: Callable[[float], bool],
+    on_loss: Callable[[float, Tensor], bool],
 ) -> None:
     """Minimise from the photo, with the settings that the peers ship.
 
@@ -31,10 +33,19 @@ def optimise_one(
         iterations: evaluations of the loss and its gradient, at most.
         method: L-BFGS with history 100 (neural-style's), the same with torch's strong-Wolfe line search, or
             Adam with style-transfer-pytorch's rate (0.02 of the range of a pixel, betas 0.9 and 0.99).
-        on_loss: called with the loss of every evaluation; says whether to go on.
+        on_loss: called with the loss of every evaluation and the pixels it was taken at, which are not
+            bounded; says whether to go on.
     """
-    network = _Plain(objective)
-    targets = {name: activation.contiguous() for name, activation in network(content).items()}
+    stages = plain_network(objective.vgg, torch.contiguous_format)
+
+    def network(image: Tensor) -> dict[str, Tensor]:
+        x = objective.vgg.normalised(image).contiguous()
+        activations = {}
+        for name, stage in stages.items():
+            x = activations[name] = stage(x)
+        return activations
+
+    targets = network(content)
     pixels = nn.Parameter(content.clone(memory_format=torch.contiguous_format))
     solver: torch.optim.Optimizer
     if method == "adam":
@@ -57,44 +68,27 @@ def optimise_one(
         loss = objective.of_activations(pixels, network(pixels), targets).total.sum()
         torch.autograd.backward(loss)
         evaluations += 1
-        value = float(loss)
-        if not on_loss(value) or evaluations >= iterations:
+        value = float(loss.detach())
+        if not on_loss(value, pixels.detach()) or evaluations >= iterations:
             raise _Enough
         return value
 
     try:
         while True:
-            solver.step(closure)
+            solver.step(closure)  # type: ignore[no-untyped-call]
     except _Enough:
         return
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 - nothing went wrong
     """Leaves the loop inside torch's optimiser."""
 
 
-class _Plain(nn.Module):
-    """The same VGG-16, contiguous, layer after layer."""
-
-    def __init__(self, objective: PerceptualLoss) -> None:
-        super().__init__()
-        self.normalise = objective.vgg.normalised
-        self.wanted = objective.vgg.layers
-        self.stages = nn.ModuleDict()
-        for name, conv in objective.vgg.convolutions.items():
-            assert isinstance(conv, nn.Conv2d)
-            copy = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, device=conv.weight.device)
-            copy.weight.data = conv.weight.contiguous()
-            copy.bias.data = conv.bias.data  # type: ignore[union-attr]
-            pool = [nn.MaxPool2d(2)] if name.endswith("_1") and name != "relu1_1" else []
-            self.stages[name] = nn.Sequential(*pool, copy, nn.ReLU(inplace=True))
-        self.requires_grad_(False)
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        x = self.normalise(image).contiguous()
-        activations = {}
-        for name, stage in self.stages.items():
-            x = stage(x)
-            if name in self.wanted:
-                activations[name] = x
-        return activations
+def plain_network(vgg: Vgg16, memory_format: torch.memory_format) -> nn.ModuleDict:
+    """The same VGG-16 out of torch's modules: a stage for each layer, to be called one after the other."""
+    stages = nn.ModuleDict()
+    for name, conv in vgg.convolutions.items():
+        assert isinstance(conv, nn.Conv2d)
+        pool = [nn.MaxPool2d(2)] if name.endswith("_1") and name != "relu1_1" else []
+        stages[name] = nn.Sequential(*pool, copy.deepcopy(conv), nn.ReLU(inplace=True))
+    return stages.requires_grad_(False).to(memory_format=memory_format)

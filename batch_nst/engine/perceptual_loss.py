@@ -49,7 +49,9 @@ class PerceptualLoss:
         """
         with torch.no_grad():
             activations = vgg(style)
-            grams = {name: gram(activations[name]) / activations[name][0].numel() for name in loss.style_layers}
+            grams = {
+                name: gram(activations[name]) / activations[name][0].numel() for name in loss.style_layers
+            }
             return cls(vgg, loss, grams)
 
     def content_targets(self, content: Tensor) -> dict[str, Tensor]:
@@ -148,7 +150,6 @@ def _normalised_gram(activation: Tensor) -> Tensor:
 
 
 def _squared_norm(a: Tensor) -> Tensor:
-    """Of each image, (B,)."""
-    rows = positions(a).flatten(1) if a.dim() == 4 else a.flatten(1)
-    norm: Tensor = torch.linalg.vecdot(rows, rows)
-    return norm
+    """Of each image, (B,): row by row, since a sum over all of one image is divided among threads."""
+    rows = positions(a) if a.dim() == 4 else a
+    return rows.square().sum(2).sum(1)

@@ -89,10 +89,10 @@ class Vgg16(nn.Module):
         mean, std = _NORMALISATION[convention]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
-        # The adjoint of a convolution of stride 1 is one with the kernel turned around and its channels swapped.
+        # The adjoint of a convolution of stride 1 is one with the kernel turned around, its channels swapped.
         self.adjoints = nn.ParameterDict(
             {
-                name: nn.Parameter(conv.weight.detach().flip(2, 3).transpose(0, 1).contiguous())
+                name: nn.Parameter(conv.get_parameter("weight").detach().flip(2, 3).transpose(0, 1))
                 for name, conv in self.convolutions.items()
             }
         )
@@ -180,7 +180,7 @@ class Vgg16(nn.Module):
 
 
 def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
-    """`relu(conv(x))`; on a CPU in one pass over memory, with the operation that torch's compiler emits for it."""
+    """`relu(conv(x))`; on a CPU in one pass over memory, by the operation that torch's compiler emits."""
     if x.is_cuda or x.dtype == torch.float64:
         return F.relu_(conv(x))
     fused: Tensor = torch.ops.mkldnn._convolution_pointwise(

@@ -60,6 +60,7 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
         "tried": sum(len(result["losses"]) + len(result["bad"]) for result in committed),
         "made": sum(len(result["losses"]) for result in committed),
         **used,
+        "span_seconds": _span(committed),
         "device_seconds": round(sum(result["seconds"] for result in committed), 3),
         **{
             name: sum(result[name] for result in committed)
@@ -89,6 +90,14 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
             figures,
         )
     return figures
+
+
+def _span(committed: list[dict[str, Any]]) -> float:
+    """Seconds from the first unit's start to the last one's end; starting Ray and torch is not in them."""
+    if not committed:
+        return 0.0
+    began, ended = min(unit["began"] for unit in committed), max(unit["ended"] for unit in committed)
+    return float(round(ended - began, 3))
 
 
 def check_weights(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from batch_nst.data.images import Pixels
 from batch_nst.data.style import StylePicture
 from batch_nst.data.weights import read_weights
+from batch_nst.engine.memory import keep_freed_memory
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.precision import Precision, choose_device, choose_dtype
 from batch_nst.engine.vgg import Vgg16
@@ -35,6 +36,7 @@ class Objectives:
     ) -> Objectives:
         """Settle device, precision and threads of this process; Ray gives an actor one thread unless told."""
         torch.set_num_threads(threads)
+        keep_freed_memory()
         chosen = choose_device("cuda" if device == "cuda" else "cpu")
         return cls(style, loss, vgg, chosen, choose_dtype(chosen, precision))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -85,6 +86,8 @@ def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
             if row["status"] != "ok"
         ],
         "seconds": unit["seconds"],
+        "began": unit["began"],
+        "ended": time.time(),
         "photos_read": unit["photos_read"],
         "bytes_read": unit["bytes_read"],
         "bytes_written": len(encoded.data),

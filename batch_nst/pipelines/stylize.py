@@ -15,13 +15,12 @@ from batch_nst.data import images
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.gatys import ENGINE, losses_of, optimise
+from batch_nst.engine.memory import choose_batch, run_in_batches
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.rows import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack, write_unit
 from batch_nst.recipe import Recipe
-
-_BATCH = {"cpu": 4, "cuda": 16}
-"""Images optimised together."""
 
 
 def stylize_units(
@@ -85,17 +84,26 @@ class Stylizer:
             self._workers.threads,
         )
 
+    @cached_property
+    def _batch(self) -> int:
+        """Images optimised together."""
+        return choose_batch(self._settings.image_size, self._objectives.device)
+
+    def _say_halved(self, batch: int) -> None:
+        say(f"out of memory on {self._objectives.device}: going on with {batch} images at once")
+
     def __call__(self, unit: Row) -> Row:
         """Add `stylized`, losses and `engine` to the ok rows; one that is not a number twice has failed."""
         if unit["outage"]:
-            return {**unit, "seconds": 0.0}
-        start = time.perf_counter()
+            return {**unit, "seconds": 0.0, "began": 0.0}
+        start, began = time.perf_counter(), time.time()
         rows = unpack(unit["photos"])
         good = [row for row in rows if row["status"] == "ok"]
-        size = _BATCH[self._objectives.device.type]
-        for first in range(0, len(good), size):
-            self._stylize(good[first : first + size])
-        return {**unit, "photos": pack(rows, IN_FLIGHT), "seconds": time.perf_counter() - start}
+        self._batch = run_in_batches(
+            len(good), self._batch, lambda batch: self._stylize(good[batch]), self._say_halved
+        )
+        timing = {"began": began, "seconds": time.perf_counter() - start}
+        return {**unit, "photos": pack(rows, IN_FLIGHT), **timing}
 
     def _stylize(self, rows: list[Row]) -> None:
         side = self._settings.image_size

@@ -112,7 +112,7 @@ def test_an_image_has_no_gradient_from_its_neighbours() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_fast_gram_matrix_is_the_gram_matrix(dtype: torch.dtype) -> None:
-    """Of the same numbers, in fp64: multiplying in half precision loses nothing, for they are half already."""
+    """Of the same numbers in fp64: multiplying in half precision loses nothing, they are half already."""
     a = torch.rand(2, 128, 37, 41, generator=torch.Generator().manual_seed(0)).to(dtype)
     a = a.to(memory_format=torch.channels_last)
     found = gram(a)

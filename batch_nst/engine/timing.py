@@ -1,0 +1,101 @@
+"""How long parts of the engine take on this device, in alternation, so that a drifting machine is fair."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from batch_nst.engine.gatys import optimise
+from batch_nst.engine.peers import plain_network
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.vgg import Vgg16
+
+_WARM_UP = 12
+"""Iterations before any is timed: the history of L-BFGS is full then, and memory is where it stays."""
+_TIMED = 10
+
+
+class Spread(NamedTuple):
+    """A median and the range around it."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def bare_pass(vgg: Vgg16, image: Tensor) -> Callable[[], None]:
+    """The floor: VGG-16 to its deepest layer and the gradient back to the pixels, by autograd, nothing else.
+
+    Args:
+        vgg: on the image's device, its convolutions in the dtype to time.
+        image: (B, 3, H, W), RGB, 0..255.
+    """
+    stages = plain_network(vgg, torch.channels_last)
+    pixels = vgg.normalised(image).requires_grad_()
+
+    def run() -> None:
+        x = pixels
+        for stage in stages.values():
+            x = stage(x)
+        torch.autograd.grad(x, pixels, torch.ones_like(x))
+        wait_for(image.device)
+
+    return run
+
+
+def fraction_of_floor(
+    objective: PerceptualLoss, content: Tensor, rounds: int
+) -> tuple[Spread, Spread, Spread]:
+    """The floor, a whole iteration of `optimise` (both seconds an image), and the first over the second."""
+    floor = bare_pass(objective.vgg, content)
+    floors, iterations, fractions = [], [], []
+    for _ in range(rounds):
+        floor()
+        floors.append(statistics.median(seconds(floor) for _ in range(_TIMED)) / len(content))
+        marks: list[float] = []
+
+        def mark(_: int, marks: list[float] = marks) -> None:
+            wait_for(content.device)
+            marks.append(time.perf_counter())
+
+        optimise(objective, content, _WARM_UP + _TIMED, on_iteration=mark)
+        steps = [after - before for before, after in pairwise(marks)]
+        iterations.append(statistics.median(steps[-_TIMED:]) / len(content))
+        fractions.append(floors[-1] / iterations[-1])
+    return Spread.of(floors), Spread.of(iterations), Spread.of(fractions)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+    """Floating-point operations a second of a square matrix product."""
+    a = torch.rand(side, side, device=device).to(dtype)
+
+    def run() -> None:
+        torch.mm(a, a)
+        wait_for(device)
+
+    run()
+    return 2 * side**3 / min(seconds(run) for _ in range(7))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """That one call took."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given; a CPU has done it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

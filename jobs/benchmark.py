@@ -1,0 +1,10 @@
+"""The engine's figures on a node, as a Ray job.
+
+ray job submit --working-dir . -- python jobs/benchmark.py --quick
+"""
+
+import sys
+
+from batch_nst.cli import main
+
+main(["benchmark", *sys.argv[1:]])
