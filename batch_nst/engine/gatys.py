@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from batch_nst.engine.lbfgs import Lbfgs
-from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
+from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss, check_images
 
 ENGINE = "gatys-2"
 """Changes with every change of results, here, in `lbfgs` or in the gradient; stored with every image."""
@@ -51,7 +51,11 @@ def optimise(
 
     Returns:
         The best iterate of each image and its losses. An image that met a NaN has it in its curve.
+
+    Raises:
+        ValueError: no photos, too small ones for the deepest layer, or pixels that are no numbers.
     """
+    check_images("content", content, objective.least_side)
     targets = objective.content_targets(content)
     step = _lbfgs_step() if optimizer == "lbfgs" else _adam_step()
     x = best = content if start is None else start

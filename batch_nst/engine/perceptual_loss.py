@@ -33,6 +33,11 @@ class PerceptualLoss:
     loss: Loss
     style_grams: dict[str, Tensor]
 
+    @property
+    def least_side(self) -> int:
+        """Of an image, in pixels."""
+        return self.vgg.least_side
+
     @staticmethod
     def layers(loss: Loss) -> set[str]:
         """The VGG-16 layers that an objective looks at."""
@@ -45,8 +50,12 @@ class PerceptualLoss:
         Args:
             vgg: holds at least `PerceptualLoss.layers(loss)`.
             loss: layers and weights.
-            style: (1, 3, H, W), RGB, 0..255, of any size.
+            style: (1, 3, H, W), RGB, 0..255, of any size that the deepest layer can see.
+
+        Raises:
+            ValueError: another shape, too small, or pixels that are no numbers.
         """
+        check_images("style", style, vgg.least_side)
         with torch.no_grad():
             activations = vgg(style)
             grams = {
@@ -138,6 +147,27 @@ class PerceptualLoss:
             total += self.loss.tv_weight * variation.detach()
             slope += self.loss.tv_weight * roughness
         return total, slope
+
+
+def check_images(name: str, images: Tensor, least_side: int) -> None:
+    """Refuse what no loss can be taken of.
+
+    Raises:
+        ValueError: no images, another shape than (B, 3, H, W), a side below `least_side`, or a NaN.
+    """
+    if images.dim() != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(
+            f"{name}: given shape {tuple(images.shape)}; allowed: (B, 3, H, W) with B of 1 or more"
+        )
+    if min(images.shape[2:]) < least_side:
+        height, width = images.shape[2:]
+        raise ValueError(
+            f"{name}: given {width} x {height} pixels; "
+            f"the deepest layer of the loss needs {least_side} x {least_side}"
+        )
+    wrong = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(f"{name}: pixels of image {wrong[0]} are no numbers; allowed: 0..255")
 
 
 def _full(activation: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from batch_nst.engine.gatys import optimise
+from batch_nst.engine.gram import gram
 from batch_nst.engine.peers import plain_network
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.vgg import Vgg16
@@ -74,6 +75,36 @@ def fraction_of_floor(
         iterations.append(statistics.median(steps[-_TIMED:]) / len(content))
         fractions.append(floors[-1] / iterations[-1])
     return Spread.of(floors), Spread.of(iterations), Spread.of(fractions)
+
+
+def parts(objective: PerceptualLoss, content: Tensor) -> dict[str, float]:
+    """Where the time of a gradient goes, seconds an image.
+
+    Returns:
+        `forward`, the network; `gram`, the Gram matrices; `back`, the network's way back; `gradient`, all of
+        it, so that the rest is the losses and their own derivatives.
+    """
+    targets = objective.content_targets(content)
+    recorded = objective.vgg.record(content)
+    runs: dict[str, Callable[[], object]] = {
+        "forward": lambda: objective.vgg.record(content),
+        "gram": lambda: [gram(recorded.activations[name]) for name in objective.loss.style_layers],
+        "back": lambda: objective.vgg.pull_back(recorded, lambda name, gradient: None),
+        "gradient": lambda: objective.value_and_gradient(content, targets),
+    }
+
+    def timed(run: Callable[[], object]) -> float:
+        def whole() -> None:
+            run()
+            wait_for(content.device)
+
+        whole()
+        return seconds(whole)
+
+    return {
+        name: statistics.median(timed(run) for _ in range(_TIMED)) / len(content)
+        for name, run in runs.items()
+    }
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:

@@ -113,6 +113,11 @@ class Vgg16(nn.Module):
         """Of the convolutions, and so of the activations."""
         return next(self.convolutions.parameters()).dtype
 
+    @property
+    def least_side(self) -> int:
+        """Of an image in pixels: what leaves the deepest layer one position."""
+        return int(2 ** (int(self.layers[-1][4]) - 1))
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Activations after ReLU.
 
@@ -181,7 +186,7 @@ class Vgg16(nn.Module):
 
 def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
     """`relu(conv(x))`; on a CPU in one pass over memory, by the operation that torch's compiler emits."""
-    if x.is_cuda or x.dtype == torch.float64:
+    if x.device.type != "cpu" or x.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
         return F.relu_(conv(x))
     fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
         x, conv.weight, conv.bias, *((1, 1), (1, 1), (1, 1), 1), "relu", [], ""

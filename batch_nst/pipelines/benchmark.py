@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from batch_nst.data import images
@@ -20,7 +21,7 @@ from batch_nst.engine.gatys import ENGINE, losses_of, optimise
 from batch_nst.engine.memory import choose_batch
 from batch_nst.engine.peers import Method
 from batch_nst.engine.precision import Device, choose_device
-from batch_nst.engine.timing import fraction_of_floor, matmul_rate
+from batch_nst.engine.timing import fraction_of_floor, matmul_rate, parts
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.fast_model import FastModel, load_model
 from batch_nst.pipelines.measurements import Measurements, machine_of
@@ -38,11 +39,12 @@ from batch_nst.pipelines.race import (
 )
 from batch_nst.pipelines.table import table
 from batch_nst.pipelines.tax import pipeline_tax
-from batch_nst.recipe import Loss, Vgg
+from batch_nst.recipe import Generate, Loss, Vgg
 
 Figures = dict[str, Any]
 
 _METHODS = ("free", "engine", "warm", "lbfgs_wolfe", "adam")
+_ITERATIONS = int(Generate.model_fields["iterations"].default)
 _MAX_BYTES = 64 << 20
 _MAX_PIXELS = 100_000_000
 
@@ -70,7 +72,9 @@ class Scale:
     invariance: int = 20
     """Iterations after which pixels are compared."""
     batches: tuple[int, ...] = (1, 2, 4, 8)
-    """Whose peak memory is measured."""
+    """Whose cost and peak memory are measured."""
+    sizes: tuple[int, ...] = (128, 256, 512)
+    """Whose cost is measured, in the batches that the engine chooses."""
     unit: int = 4
     """Images of a unit of the pipeline."""
     units: int = 4
@@ -78,7 +82,17 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(size=128, photos=2, styles=1, rounds=3, batches=(1, 4), unit=2, units=2, unit_iterations=300)
+QUICK = Scale(
+    size=128,
+    photos=2,
+    styles=1,
+    rounds=3,
+    batches=(1, 4),
+    sizes=(64, 128),
+    unit=2,
+    units=2,
+    unit_iterations=300,
+)
 
 
 def benchmark(
@@ -118,6 +132,7 @@ def benchmark(
     measured = Measurements(results, machine)
 
     floor = measured.take("floor", lambda: _floor(first, stack[:batch], scale.rounds))
+    gradient = measured.take("parts", partial(parts, first.fast, stack[:batch]))
     runs, precision = [], []
     for index, start in enumerate(range(0, len(names), batch)):
         style = list(objectives)[index % len(objectives)]
@@ -134,6 +149,16 @@ def benchmark(
     memory = {
         str(size): measured.take(f"memory {size}", partial(peak_bytes, size, scale.size, where.type))
         for size in scale.batches
+    }
+    sizes = {
+        str(side): measured.take(
+            f"size {side}", partial(_cost, first, stack[:1], side, choose_batch(side, where))
+        )
+        for side in scale.sizes
+    }
+    batches = {
+        str(count): measured.take(f"batch {count}", partial(_cost, first, stack[:1], scale.size, count))
+        for count in scale.batches
     }
     some = [list(contents.values())[i % len(contents)] for i in range(scale.units * scale.unit)]
     pipeline = measured.take("pipeline", lambda: pipeline_tax(first, some, scale.unit, scale.unit_iterations))
@@ -159,10 +184,13 @@ def benchmark(
         "details": {
             "scale": asdict(scale),
             "floor": floor,
+            "parts": gradient,
             "race": race,
             "precision": precision,
             "invariance": invariance,
             "memory": memory,
+            "sizes": sizes,
+            "batches": batches,
             "pipeline": pipeline,
         },
     }
@@ -227,11 +255,11 @@ def _race(measured: Measurements, entrants: _Entrants, scale: Scale) -> list[dic
         contenders["warm"] = lambda: run_engine(
             objectives.fast, entrants.together, scale.bounded, first_guess=paint
         )
-    for method, curves in contenders.items():
-        model = f" {entrants.fast.card['version']}" if entrants.fast and method == "warm" else ""
-        found = measured.take(f"{method} {style} {'+'.join(entrants.photos)}{model}", curves)
+    for entrant, curves in contenders.items():
+        model = f" {entrants.fast.card['version']}" if entrants.fast and entrant == "warm" else ""
+        found = measured.take(f"{entrant} {style} {'+'.join(entrants.photos)}{model}", curves)
         for run, curve in zip(runs, found, strict=True):
-            run[method] = curve
+            run[entrant] = curve
     return runs
 
 
@@ -253,6 +281,18 @@ def _floor(objectives: Objectives, content: Tensor, rounds: int) -> Figures:
         "batch": len(content),
         "matmul_fp32": matmul_rate(content.device, torch.float32),
         "matmul_bf16": matmul_rate(content.device, torch.bfloat16),
+    }
+
+
+def _cost(objectives: Objectives, photo: Tensor, side: int, batch: int) -> Figures:
+    """Of an iteration on `batch` images of `side` pixels, seconds an image; and of 1,000 pairs."""
+    content = F.interpolate(photo, (side, side), mode="bilinear").repeat(batch, 1, 1, 1)
+    floor, iteration, _ = fraction_of_floor(objectives.fast, content, 1)
+    return {
+        "batch": batch,
+        "iteration": iteration.median,
+        "floor": floor.median,
+        "pairs_1000_hours": 1000 * _ITERATIONS * iteration.median / 3600,
     }
 
 

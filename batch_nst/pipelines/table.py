@@ -27,6 +27,7 @@ def table(figures: dict[str, Any]) -> list[str]:
         ("matmul", f"fp32 {_giga(floor['matmul_fp32'])}, bf16 {_giga(floor['matmul_bf16'])} GFLOP/s"),
         ("floor", f"{_range(floor['floor'], 1e3)} ms an image: bare VGG-16, forward and back"),
         ("iteration", f"{_range(floor['iteration'], 1e3)} ms an image, in batches of {floor['batch']}"),
+        ("of that", ", ".join(f"{name} {part * 1e3:.3g}" for name, part in details["parts"].items())),
         ("vgg_fraction", _range(floor["fraction"])),
         ("sooner at", "".join(f"{f'baseline {mark}':>26}" for mark in MARKS)),
         *(
@@ -43,13 +44,22 @@ def table(figures: dict[str, Any]) -> list[str]:
             for name, value in differences.items()
         ),
         ("peak memory", ", ".join(f"batch {size}: {peak / 2**20:,.0f} MiB" for size, peak in memory.items())),
+        *((f"{side} px", _cost(cost)) for side, cost in details["sizes"].items()),
+        *((f"batch {count}", _cost(cost)) for count, cost in details["batches"].items()),
         (
             "pipeline",
             f"{_number(figures['pipeline_fraction'])} of the bare loop: {pipeline['images_per_second']:.3f} "
-            f"images/s, units of {pipeline['unit_seconds']:.0f} s, {pipeline['command_seconds']:.0f} s in all",
+            f"images/s, units of {pipeline['unit_seconds']:.0f} s",
         ),
     ]
     return [f"{name:18}  {text}" for name, text in rows]
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    return (
+        f"{cost['iteration'] * 1e3:.3g} ms an image and iteration in batches of {cost['batch']}, "
+        f"{cost['pairs_1000_hours']:.2f} device-hours for 1,000 pairs"
+    )
 
 
 def _giga(rate: float) -> str:

@@ -1,0 +1,175 @@
+"""Laws of the benchmark: its arithmetic by hand, its memory, and one whole run on a small scale."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from batch_nst.data.weights import bundled_weights
+from batch_nst.engine.gatys import optimise
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.timing import Spread, bare_pass
+from batch_nst.engine.vgg import Vgg16
+from batch_nst.pipelines import benchmark as module
+from batch_nst.pipelines.benchmark import Scale, benchmark
+from batch_nst.pipelines.measurements import Measurements
+from batch_nst.pipelines.race import (
+    against_pictures,
+    geometric_mean,
+    largest_difference,
+    ratios,
+    run_engine,
+    run_peers,
+    seconds_to,
+    summary,
+)
+from batch_nst.recipe import Loss
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+SLOW = [(1.0, 100.0), (2.0, 60.0), (3.0, 70.0), (4.0, 40.0)]
+FAST = [(0.5, 100.0), (1.0, 50.0), (1.5, 30.0)]
+
+
+def test_a_loss_is_reached_at_the_first_evaluation_that_has_it() -> None:
+    assert [seconds_to(SLOW, loss) for loss in (100, 99, 60, 41, 40, 39)] == [1, 2, 2, 4, 4, None]
+
+
+def test_ratios_by_hand() -> None:
+    assert ratios(SLOW, FAST, {2: 60.0, 4: 40.0}) == {2: (2 / 1, True), 4: (4 / 1.5, True)}
+    # Never reached: at most what it would be if the end of the curve had it.
+    assert ratios(SLOW, FAST, {4: 29.0}) == {4: (4 / 1.5, False)}
+    assert ratios(SLOW, SLOW, {2: 60.0}) == {2: (1.0, True)}
+
+
+def test_a_summary_counts_the_photos_that_ran_so_far() -> None:
+    long = [(float(i), 1000.0 - i) for i in range(1, 101)]
+    sooner = [(i / 4, loss) for i, loss in long]
+    never = [(i / 2, loss + 500) for i, loss in long]
+    runs = [{"lbfgs": long, "engine": sooner}, {"lbfgs": long, "engine": never}, {"lbfgs": SLOW}]
+    figures = summary(runs, "engine")
+    assert figures["50"]["speedup"] == pytest.approx(math.sqrt(4 * (50 / 50)))
+    assert (figures["50"]["photos"], figures["50"]["not_reached"]) == (2, 1)
+    assert figures["300"] == {"speedup": None, "least": None, "most": None, "photos": 0, "not_reached": 0}
+
+
+def test_against_a_stored_picture_its_own_clock_counts() -> None:
+    run = {"lbfgs": SLOW, "stored": {"3": 55.0}, "engine": FAST}
+    assert against_pictures([run], 3) == pytest.approx(3 / 1)
+    assert against_pictures([run], 100) is None
+
+
+def test_means_and_spreads() -> None:
+    assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+    assert geometric_mean([]) is None
+    assert Spread.of([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+
+
+def test_a_difference_is_that_of_stored_pictures() -> None:
+    a = torch.zeros(1, 3, 2, 2)
+    b = a.clone()
+    b[0, 0, 0, 0], b[0, 1, 1, 1], b[0, 2, 0, 0] = 3.4, 1.4, 0.4
+    assert largest_difference(a, b) == {"largest": 3.0, "beyond_1": pytest.approx(1 / 12)}
+
+
+def test_a_measurement_is_taken_once_on_a_machine(tmp_path: Path) -> None:
+    results = str(tmp_path / "new" / "results.jsonl")
+    here = Measurements(results, {"processor": "a"})
+    assert here.take("x", lambda: {"list": (1, 2)}) == {"list": [1, 2]}
+    assert here.take("x", lambda: pytest.fail("taken twice")) == {"list": [1, 2]}
+    again = Measurements(results, {"processor": "a"})
+    assert again.take("x", lambda: pytest.fail("forgotten")) == {"list": [1, 2]}
+    assert Measurements(results, {"processor": "b"}).take("x", lambda: 7) == 7
+    with Path(results).open("a") as file:
+        file.write('{"name": "y", "mach')  # killed while it wrote
+    assert Measurements(results, {"processor": "a"}).taken == {"x": {"list": [1, 2]}}
+
+
+@pytest.fixture(scope="module")
+def objective() -> PerceptualLoss:
+    vgg = Vgg16(bundled_weights(), PerceptualLoss.layers(Loss()))
+    style = 255 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return PerceptualLoss.of_style(vgg, Loss(), style)
+
+
+@pytest.fixture(scope="module")
+def photos() -> torch.Tensor:
+    return 255 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "lbfgs_wolfe", "adam"])
+def test_the_peers_way_starts_at_the_photo_and_goes_down(
+    objective: PerceptualLoss, photos: torch.Tensor, method: str
+) -> None:
+    curve, stored = run_peers(objective, photos[:1], 12, method)  # type: ignore[arg-type]
+    start = objective(photos[:1], objective.content_targets(photos[:1])).total.item()
+    assert len(curve) == 12
+    assert curve[0][1] == pytest.approx(start, rel=1e-4)
+    assert min(loss for _, loss in curve) < 0.5 * start
+    assert [seconds for seconds, _ in curve] == sorted(seconds for seconds, _ in curve)
+    assert stored == {}
+
+
+def test_the_engines_curve_is_that_of_optimise_and_its_time_is_shared(
+    objective: PerceptualLoss, photos: torch.Tensor
+) -> None:
+    curves = run_engine(objective, photos, 4)
+    expected = optimise(objective, photos, 4).curve.T
+    assert [[loss for _, loss in curve] for curve in curves] == expected.tolist()
+    assert curves[0][-1][0] == curves[1][-1][0] > 0
+
+
+def test_the_floor_is_the_networks_own_gradient(objective: PerceptualLoss, photos: torch.Tensor) -> None:
+    bare_pass(objective.vgg, photos)()  # runs; what it computes nobody keeps
+
+
+TINY = Scale(
+    size=64,
+    photos=3,
+    styles=2,
+    baseline=60,
+    free=20,
+    bounded=20,
+    rounds=1,
+    precise=2,
+    invariance=2,
+    batches=(1,),
+    sizes=(32,),
+    unit=2,
+    units=2,
+    unit_iterations=2,
+)
+
+
+@pytest.mark.slow
+def test_a_whole_run_and_its_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "QUICK", TINY)
+    monkeypatch.setattr(module, "choose_batch", lambda side, device: 2)
+    results = tmp_path / "results.jsonl"
+    arguments = (str(SAMPLES / "content"), str(SAMPLES / "styles"))
+    figures = benchmark(*arguments, device="cpu", quick=True, results=str(results))
+    assert figures["photos"] == 3
+    assert figures["speedup_cold_50"] > 0
+    assert 0.9 < figures["bf16_loss_ratio"] < 1.1
+    for name in ("speedup_cold_100", "speedup_cold_300", "speedup_warm_100"):
+        assert figures[name] is None  # not measured, not guessed
+    assert figures["vgg_fraction"] > 0
+    assert figures["pipeline_fraction"] > 0
+    assert figures["details"]["invariance"]["differences"]["alone"]["beyond_1"] <= 0.001
+    assert figures["details"]["memory"]["1"]["process"] > 2**20
+    json.dumps(figures)
+    shown = capsys.readouterr().err
+    assert "vgg_fraction" in shown
+    lines = results.read_text().splitlines()
+    results.write_text("\n".join(lines[:-1]) + "\n")
+    again = benchmark(*arguments, device="cpu", quick=True, results=str(results))
+    measured = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring")]
+    assert measured == ["measuring pipeline"]
+    assert {**again, "pipeline_fraction": 0, "details": 0} == {
+        **figures,
+        "pipeline_fraction": 0,
+        "details": 0,
+    }
