@@ -186,7 +186,8 @@ class Vgg16(nn.Module):
 
 def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
     """`relu(conv(x))`; on a CPU in one pass over memory, by the operation that torch's compiler emits."""
-    if x.device.type != "cpu" or x.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
+    fusable = x.device.type == "cpu" and x.dtype != torch.float64
+    if not (fusable and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return F.relu_(conv(x))
     fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
         x, conv.weight, conv.bias, *((1, 1), (1, 1), (1, 1), 1), "relu", [], ""
