@@ -27,10 +27,8 @@ from batch_nst.pipelines.rows import (
 from batch_nst.pipelines.stylize import Stylizer
 from batch_nst.recipe import Generate, Recipe
 
-_PHOTOS = 16
-"""Photos that are read, for their sizes."""
-_IMAGES = {"cpu": 4, "cuda": 16}
-"""Of these so many are optimised, but no more than a unit has: as a unit keeps this device busy."""
+_FEWEST, _MOST = 16, 64
+"""Photos that are read, for their sizes: as many as a unit has, within these. One batch is optimised."""
 _SHORT = 3
 """Iterations of the shorter trial, whose share of the costs does not grow with iterations."""
 _LONG_SECONDS = 20.0
@@ -57,7 +55,7 @@ def calibrate(pending: pa.Table, split_of: Callable[[str], str], recipe: Recipe)
     """
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
-    photos = min(_PHOTOS, pending.num_rows)
+    photos = min(pending.num_rows, max(_FEWEST, min(_MOST, recipe.generate.unit_images)))
     say(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
     some = pending.take([index * pending.num_rows // photos for index in range(photos)])
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
@@ -98,14 +96,15 @@ def _try(unit: Row, style: StylePicture, recipe: Recipe, workers: Workers) -> di
     good = [row for row in rows if row["status"] == "ok"]
     if not good:
         return f"none of {len(rows)} photos is good; the first, {rows[0]['uri']}: {rows[0]['reason']}"
-    batch = good[: min(_IMAGES[workers.device], settings.unit_images)]
     trial = _Trial(style, recipe, workers)
+    opening = trial.run([], 1)  # of the device
+    batch = good[: min(trial.batch, settings.unit_images)]
     first = trial.run(batch, 1)  # with the loading of weights and choosing of kernels
     short = trial.run(batch, min(_SHORT, settings.iterations))
     long = trial.run(batch, longer(short, settings.iterations))
     return {
         "seconds": extrapolate(short, long, settings.iterations) / len(batch),
-        "start_seconds": max(0.0, first.seconds - extrapolate(short, long, 1)),
+        "start_seconds": opening.seconds + max(0.0, first.seconds - extrapolate(short, long, 1)),
         "bytes_read": decoded["bytes_read"] / decoded["photos_read"],
         "bytes_written": _bytes_written(trial.made, good, settings),
     }
@@ -116,6 +115,11 @@ class _Trial(Stylizer):
 
     made: list[Row]
     """Rows of the last run that are images."""
+
+    @property
+    def batch(self) -> int:
+        """Images that are optimised together."""
+        return self._batch
 
     def run(self, rows: list[Row], iterations: int) -> Timing:
         self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
