@@ -1,5 +1,6 @@
 """Laws of training runs that are cut off, and of runs on several workers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -50,7 +51,7 @@ def start(home: Path, command: str, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "batch_nst", command, str(home / "recipe.yaml"), *overrides],
         cwd=home,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,33 +60,51 @@ def start(home: Path, command: str, *overrides: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> dict:
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate()
+    except BaseException:  # this test's time is up
+        kill(process)
+        raise
     assert process.returncode == 0, err
     return json.loads(out.splitlines()[-1])
 
 
-def checkpoints(home: Path, output: str) -> list[Path]:
-    return sorted((home / output).glob("checkpoints/*/checkpoint_*/history.json"))
+def kill(process: subprocess.Popen) -> None:
+    """The command and the Ray that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def resumed_from(home: Path) -> Path | None:
+    """The checkpoint that the next start would begin with; Ray Train notes it some time after its files."""
+    for path in home.glob("out/checkpoints/*/checkpoint_manager_snapshot.json"):
+        with contextlib.suppress(json.JSONDecodeError):  # half written
+            latest = json.loads(path.read_text())["latest_checkpoint_result"]
+            return path.parent / latest["checkpoint_dir_name"]
+    return None
 
 
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(home):
     killed = start(home, "train")
-    deadline = time.monotonic() + 240
-    while not checkpoints(home, "out"):
+    # Ray Train takes one checkpoint in two seconds and holds the training up for it, on any machine.
+    while resumed_from(home) is None:
         assert killed.poll() is None, killed.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+        time.sleep(0.01)
+    kill(killed)
     store = Store(str(home / "out"))
     name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
     assert models.read_card(store, name) is None
-    reached = max(json.loads(path.read_text())[-1]["step"] for path in checkpoints(home, "out"))
-    assert 10 <= reached < STEPS
+    curve = resumed_from(home) / "history.json"
+    history = json.loads(curve.read_text())
+    assert 10 <= history[-1]["step"] < STEPS
+    history[0]["mark"] = "of the killed run"
+    curve.write_text(json.dumps(history))
 
     resumed = finish(start(home, "train"))
     assert resumed["steps"] == STEPS
     history = models.require_card(store, name)["training"]["history"]
+    assert history[0].pop("mark") == "of the killed run"
     assert [point["step"] for point in history] == list(range(1, STEPS + 1))
     weights = store.read(models.model_object(name, models.WEIGHTS))
 
@@ -99,20 +118,21 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_losses_do_not_depend_on_the_number_of_workers(home):
     store = Store(str(home / "out"))
-    curves = []
+    curves, weights = [], []
     for workers in (1, 2):
-        figures = finish(start(home, "train", f"train.workers={workers}", "train.steps=20"))
-        curves.append(models.require_card(store, figures["version"])["training"]["history"])
+        version = finish(start(home, "train", f"train.workers={workers}", "train.steps=20"))["version"]
+        curves.append(models.require_card(store, version)["training"]["history"])
+        weights.append(store.read(models.model_object(version, models.WEIGHTS)))
         for path in store.list("checkpoints") + store.list("models"):
             store.delete(path)
     alone, shared = curves
     assert [point["step"] for point in shared] == list(range(1, 21))
-    # The same numbers in another order of summation, before any step and after twenty: Adam makes as much
-    # of a gradient that is all rounding as of any other, so that the two drift apart, slowly.
-    assert shared[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
+    # Not about the same: an image's gradient is the same to the bit whoever computes it, and the sum of all
+    # is exact. Were it not so, rounding would be a thousandth of the loss at the end. Only the means of the
+    # losses are taken in another order, in fp64.
     for one, other in zip(alone, shared, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
-        assert other["objective"] == pytest.approx(one["objective"], rel=2e-2)
+        assert other == pytest.approx(one, rel=1e-12)
+    assert weights[0] == weights[1]
 
 
 def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
