@@ -66,6 +66,7 @@ def test_every_key_and_default_is_in_the_table():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
     """All steps one by one on the shipped photographs, small; then the snippet, on what they have made."""
     shipped = [
@@ -74,7 +75,11 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
     assert [command[1] for command in shipped] == [
         *("plan", "generate", "train", "evaluate", "export", "nightly", "apply"),
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ADDRESS": "local",
+    }
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     for command in shipped:
         more = [*TINY, "output=out/demo"] if "jobs/recipes/demo.yaml" in command else []
@@ -84,8 +89,7 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=400,
         )
         assert done.returncode == 0, (command, done.stderr)
     (snippet,) = blocks("python")
-    subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=environment, check=True, timeout=200)
+    subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=environment, check=True)

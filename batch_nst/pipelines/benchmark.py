@@ -77,8 +77,8 @@ class Scale:
     """Whose cost is measured, in the batches that the engine chooses."""
     unit: int = 4
     """Images of a unit of the pipeline."""
-    units: int = 4
-    unit_iterations: int = 60
+    units: int = 2
+    unit_iterations: int = 150
 
 
 FULL = Scale()

@@ -55,6 +55,10 @@ class Objectives:
         """In fp32."""
         return self._build(torch.float32)
 
+    def load(self) -> None:
+        """Build both objectives now, if they are not there yet: that is start-up, and no part of the work."""
+        _ = self.fast, self.exact
+
     def _build(self, dtype: torch.dtype) -> PerceptualLoss:
         network = load_vgg(self.vgg, PerceptualLoss.layers(self.loss)).at(self.device, dtype)
         return PerceptualLoss.of_style(network, self.loss, to_tensor(self.style.pixels[None], self.device))

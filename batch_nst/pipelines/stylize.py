@@ -96,7 +96,9 @@ class Stylizer:
         """Add `stylized`, losses and `engine` to the ok rows; one that is not a number twice has failed."""
         if unit["outage"]:
             return {**unit, "seconds": 0.0, "began": 0.0}
-        start, began = time.perf_counter(), time.time()
+        start = time.perf_counter()
+        self._objectives.load()
+        began = time.time()
         rows = unpack(unit["photos"])
         good = [row for row in rows if row["status"] == "ok"]
         self._batch = run_in_batches(

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from batch_nst.data import lease as lease_module
 from batch_nst.data.lease import CLOCK_SKEW, Lease, acquire
 from batch_nst.data.storage import Store
 from batch_nst.errors import LeaseError, StorageError
@@ -73,6 +75,15 @@ def leave_lease(store: Store, token: int, expires_in: float, **owner: object) ->
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What a lease takes for the time: `now`, which stands still until a test sets it."""
+    clock = SimpleNamespace(now=0.0, sleep=time.sleep)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(lease_module, "time", clock)
+    return clock
 
 
 def test_tokens_rise_and_old_leases_go(store: Store) -> None:
@@ -152,13 +163,13 @@ def test_a_pid_used_again_is_another_process(store: Store) -> None:
 
 @pytest.mark.parametrize("owner", [{}, {"host": "here", "pid_namespace": "pid:[1]"}])
 def test_a_holder_out_of_sight_is_left_its_time(store: Store, owner: dict[str, object]) -> None:
-    leave_lease(store, 3, expires_in=5, **{"pid": 2**22 - 1, **owner})
+    leave_lease(store, 3, expires_in=60, **{"pid": 2**22 - 1, **owner})
     with pytest.raises(LeaseError, match=r"pid 4194303, train"):
         acquire(store, command="generate")
 
 
 def test_an_expired_lease_is_free_but_not_within_the_clock_skew(store: Store) -> None:
-    leave_lease(store, 3, expires_in=-CLOCK_SKEW / 2)
+    leave_lease(store, 3, expires_in=-1)
     with pytest.raises(LeaseError, match="far-away"):
         acquire(store, command="generate")
     leave_lease(store, 4, expires_in=-CLOCK_SKEW - 1)
@@ -186,25 +197,34 @@ def test_the_old_holder_is_fenced_after_a_takeover(store: Store) -> None:
         acquire(store, command="generate")
 
 
-def test_renewal_keeps_a_lease_past_its_seconds(store: Store) -> None:
-    with acquire(store, command="generate", seconds=0.6) as lease:
-        time.sleep(1.5)
+def test_renewal_keeps_a_lease_past_its_seconds(store: Store, clock: SimpleNamespace) -> None:
+    with acquire(store, command="generate", seconds=0.3) as lease:
+        clock.now = 1.0
+        for _ in range(3):  # the first has perhaps begun before that, and the last has perhaps not ended
+            before = record(store, 1)["expires"]
+            while record(store, 1)["expires"] == before:
+                time.sleep(0.01)
+        clock.now = 1.25
         lease.check()
-        assert datetime.fromisoformat(str(record(store, 1)["expires"])) > datetime.now(UTC)
     with pytest.raises(LeaseError, match="released"):
         lease.check()
 
 
 def test_a_lease_that_could_not_be_renewed_stops_its_holder(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries = threading.Semaphore(0)
+
     def fail(self: Lease, record: object) -> None:
+        tries.release()
         raise StorageError("disk on fire")
 
     lease = acquire(store, command="generate", seconds=0.3)
     with monkeypatch.context() as patch:
         patch.setattr(Lease, "_write", fail)
-        time.sleep(0.8)
+        for _ in range(2):  # the second comes after what the first has ended in
+            tries.acquire()
+        clock.now += 0.31
         with pytest.raises(LeaseError, match=r"0\.3 s; last error: disk on fire"):
             lease.check()
     lease.release()

@@ -1,5 +1,6 @@
 """Laws of `batch-nst generate`, end to end on a small Ray: each photo once, and the same whatever happens."""
 
+import contextlib
 import json
 import os
 import random
@@ -29,7 +30,7 @@ from batch_nst.data.lease import acquire
 from batch_nst.data.snapshot import latest_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
-from batch_nst.engine.gatys import losses_of
+from batch_nst.engine.gatys import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.generate import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -52,7 +53,7 @@ def cluster(s3: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(ROOT))
-        ray.init(num_cpus=4, object_store_memory=100 << 20, include_dashboard=False)
+        ray.init("local", num_cpus=4, object_store_memory=100 << 20, include_dashboard=False)
         yield
         ray.shutdown()
 
@@ -68,16 +69,16 @@ def shrink(name: str, target: Path) -> Path:
 
 def break_some(folder: Path) -> dict[str, Path]:
     """Files that are called photos, by the reason for which each of them is refused."""
-    (folder / "empty.jpg").touch()
-    (folder / "text.jpg").write_text("once upon a time")
+    (folder / "bad_empty.jpg").touch()
+    (folder / "bad_text.jpg").write_text("once upon a time")
     whole = (folder / "astronaut.jpg").read_bytes()
-    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    Image.new("RGB", (200, 20)).save(folder / "small.png")
+    (folder / "bad_cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (200, 20)).save(folder / "bad_small.png")
     named = {
-        "empty": "empty.jpg",
-        "not_an_image": "text.jpg",
-        "truncated": "cut.jpg",
-        "too_small": "small.png",
+        "empty": "bad_empty.jpg",
+        "not_an_image": "bad_text.jpg",
+        "truncated": "bad_cut.jpg",
+        "too_small": "bad_small.png",
     }
     return {reason: folder / name for reason, name in named.items()}
 
@@ -267,7 +268,7 @@ def test_losses_are_those_of_the_stored_pictures(made: Made) -> None:
 
 def test_a_row_says_how_it_was_made(made: Made) -> None:
     assert {(row["iterations"], row["init"], row["engine"]) for row in good_rows(made)} == {
-        (3, "content", "gatys-1 lbfgs cpu fp32")
+        (3, "content", f"{ENGINE} lbfgs cpu fp32")
     }
 
 
@@ -432,7 +433,9 @@ class Flaky(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_an_outage_leaves_its_units_pending_for_the_next_start(made: Made, tmp_path: Path) -> None:
+def test_an_outage_leaves_its_units_pending_for_the_next_start(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler = partial(Flaky, directory=str(made.bucket.root))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -442,7 +445,7 @@ def test_an_outage_leaves_its_units_pending_for_the_next_start(made: Made, tmp_p
             run(given)
         assert ended.value.figures["pending"] == 1
         assert len(files(tmp_path / "out")) == 2
-        Flaky.down = False
+        monkeypatch.setattr(Flaky, "down", False)
         figures = run(given)
         server.shutdown()
     assert (figures["made"], figures["pending"], figures["snapshot"]) == (1, 0, 2)
@@ -453,14 +456,17 @@ def test_an_outage_leaves_its_units_pending_for_the_next_start(made: Made, tmp_p
 
 
 class Project:
-    """A folder with a recipe in it, and the command on it as a process of its own."""
+    """A folder with a recipe in it, and the command on it as a process of its own.
+
+    Work that is worth interrupting comes last: `bad_...` sorts before all but one of the good photos.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         for name in GOOD:
             shrink(name, root / "photos" / f"{name}.jpg")
         break_some(root / "photos")
-        document = recipe(root / "out", str(root / "photos"), crops=4, iterations=20).model_dump()
+        document = recipe(root / "out", str(root / "photos"), crops=4, iterations=100).model_dump()
         (root / "recipe.yaml").write_text(json.dumps(document))
 
     def start(self, output: str) -> subprocess.Popen[str]:
@@ -483,10 +489,15 @@ class Project:
         return figures
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
+def strike(process: subprocess.Popen[str], ripe: Callable[[], bool], delay: float) -> None:
+    """Kill a command and its Ray a while after it is ripe; one that has ended before must have ended well."""
+    while process.poll() is None and not ripe():
         time.sleep(0.01)
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    stderr = process.communicate()[1]
+    assert process.returncode in (0, -signal.SIGKILL), stderr
 
 
 @pytest.mark.slow
@@ -494,16 +505,22 @@ def test_three_kills_at_any_moment_leave_what_one_clean_run_makes(tmp_path: Path
     project = Project(tmp_path)
     clean = project.finish("clean")
     out = tmp_path / "killed"
-    total = clean["found"] // 2  # units
-    done = 0
-    for _ in range(3):
-        process = project.start("killed")
-        least = random.randint(done, total - 3)
-        wait_for(lambda least=least: len(files(out)) >= least and (out / units.PLAN).exists(), process)
-        time.sleep(random.uniform(0, 0.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        done = len(files(out))
+    total = len(files(tmp_path / "clean"))
+    pace = clean["device_seconds"] / total
+    left_behind = [0]
+    for quarter in range(3):
+        # Each blow has a quarter of the units to fall in, so that work is left for it and those behind it; it
+        # falls later than the one before, and may be a little late.
+        least = random.randrange(quarter * total // 4, (quarter + 1) * total // 4)
+        if quarter:
+            least = max(least, left_behind[-1] + 1)
+        strike(
+            project.start("killed"),
+            lambda least=least: (out / units.PLAN).exists() and len(files(out)) >= least,
+            random.uniform(0, pace),
+        )
+        left_behind.append(len(files(out)))
+    assert any(0 < done < total for done in left_behind), left_behind
     figures = project.finish("killed")
     assert_same_images(by_id(out), by_id(tmp_path / "clean"))
     compared = ("found", "ok", "held_out", "rejected", "failed", "pending", "gone", "digest")

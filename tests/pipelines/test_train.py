@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -70,9 +71,14 @@ def finish(process: subprocess.Popen) -> dict:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """The command and the Ray that it has started."""
+    """The command and the Ray that it started, to the last process: one that is left trains on."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family)
     process.communicate()
 
 
