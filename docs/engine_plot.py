@@ -52,7 +52,7 @@ def main(results: str) -> None:
         ylabel="least objective so far",
         title=f"{photo} in the style of {style.removesuffix('.jpg')}",
     )
-    race.legend(fontsize=7)
+    race.legend(fontsize=7, loc="lower left")
     for axis, kind, title in (
         (sizes, "size", "side of the image, pixels"),
         (batches, "batch", "images in a batch"),
