@@ -483,9 +483,10 @@ class Project:
         )
 
     def finish(self, output: str) -> dict[str, Any]:
-        stdout, stderr = self.start(output).communicate()
+        process = self.start(output)
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr
         figures: dict[str, Any] = json.loads(stdout.splitlines()[-1])
-        assert figures["exit_code"] == 0, stderr
         return figures
 
 
