@@ -118,8 +118,10 @@ def benchmark(
         RecipeError: there are no photos or styles, or one of them is no picture.
     """
     scale, where, threads = QUICK if quick else FULL, choose_device(device), torch.get_num_threads()
-    paintings = _pictures(styles, scale.styles, lambda pixels: images.resize_short_side(pixels, scale.size))
-    contents = _pictures(photos, scale.photos, lambda pixels: images.crop(pixels, scale.size))
+    paintings = _pictures(
+        "--styles", styles, scale.styles, lambda pixels: images.resize_short_side(pixels, scale.size)
+    )
+    contents = _pictures("--images", photos, scale.photos, lambda pixels: images.crop(pixels, scale.size))
     fast = load_model(model, device) if model else None
     objectives = {
         name: Objectives.on(StylePicture.of_pixels(pixels), Loss(), Vgg(), where.type, "auto", threads)
@@ -200,11 +202,15 @@ def benchmark(
 
 
 def _pictures(
-    source: str, count: int, fit: Callable[[images.Pixels], images.Pixels]
+    option: str, source: str, count: int, fit: Callable[[images.Pixels], images.Pixels]
 ) -> dict[str, images.Pixels]:
     """The first pictures of a folder or glob, by the names of their files."""
+    try:
+        listed = list_photos(source)
+    except RecipeError as error:
+        raise RecipeError(f"{option}: {str(error).removeprefix('generate.input: ')}") from error
     pictures = {}
-    for photo in sorted(list_photos(source), key=lambda photo: photo.source)[:count]:
+    for photo in sorted(listed, key=lambda photo: photo.source)[:count]:
         try:
             data = fetch(photo.source, _MAX_BYTES)
             pixels = images.decode(data, min_side=16, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)

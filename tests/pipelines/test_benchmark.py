@@ -12,6 +12,7 @@ from batch_nst.engine.gatys import optimise
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import Spread, bare_pass
 from batch_nst.engine.vgg import Vgg16
+from batch_nst.errors import RecipeError
 from batch_nst.pipelines import benchmark as module
 from batch_nst.pipelines.benchmark import Scale, benchmark
 from batch_nst.pipelines.measurements import Measurements
@@ -122,6 +123,13 @@ def test_the_engines_curve_is_that_of_optimise_and_its_time_is_shared(
 
 def test_the_floor_is_the_networks_own_gradient(objective: PerceptualLoss, photos: torch.Tensor) -> None:
     bare_pass(objective.vgg, photos)()  # runs; what it computes nobody keeps
+
+
+def test_a_wrong_folder_is_named_by_its_option(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"^--images: {tmp_path}/no: there is no such"):
+        benchmark(f"{tmp_path}/no", str(SAMPLES / "styles"), quick=True)
+    with pytest.raises(RecipeError, match=f"^--styles: no photos in {tmp_path}"):
+        benchmark(str(SAMPLES / "content"), str(tmp_path), quick=True)
 
 
 TINY = Scale(
