@@ -6,7 +6,10 @@ import time
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
+
 from batch_nst.data.lease import Lease
+from batch_nst.data.quality import figures_of, told_of
 from batch_nst.data.snapshot import seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
@@ -52,7 +55,12 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
     lease.check()
     committed = [result for result in results if not result["outage"]]
     summaries = {result["unit"]: result["summary"] for result in committed}
-    snapshot = seal(store, lease.token, plan.segments, set(plan.present), summaries)
+    present = [identity in plan.present for identity in plan.segments["id"].to_pylist()]
+    planned = plan.segments.select(["id", "attempt", "unit"])
+    planned = planned.append_column("present", pa.array(present, pa.bool_()))
+    snapshot = seal(store, lease.token, planned, summaries, recipe.quality)
+    if snapshot.counts["filtered"]:
+        say(told_of(snapshot.quality))
     figures = {
         "photos": counts["photos"],
         "found": counts["found"],
@@ -68,6 +76,7 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
         },
         "snapshot": snapshot.number,
         "digest": snapshot.digest,
+        "quality": figures_of(snapshot.quality),
         "seconds": round(time.monotonic() - start, 1),
     }
     bad = [row for result in committed for row in result["bad"]]

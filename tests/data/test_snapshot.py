@@ -19,9 +19,12 @@ from batch_nst.data.snapshot import (
     unit_pairs,
 )
 from batch_nst.data.storage import Store
+from batch_nst.data.summaries import SUMMARIES
 from batch_nst.errors import IncompleteError, LeaseError
 
-COUNTS = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0, "pending": 0, "gone": 0}
+COUNTS = dict.fromkeys(
+    ("ok", "held_out", "rejected", "failed", "forgotten", "filtered", "pending", "gone"), 0
+)
 
 
 class Dataset:
@@ -69,11 +72,20 @@ class Dataset:
         return {row["id"] for row in self.plan.to_pylist() if row["key"] in names}
 
     def seal(self, token: int = 1, known: bool = False) -> Snapshot:
-        return seal(self.store, token, self.plan, self.present, self.known if known else {})
+        return seal(self.store, token, self.planned, self.known if known else {})
+
+    @property
+    def planned(self) -> pa.Table:
+        return planned(self.plan, self.present)
 
     def _plan(self, new: pa.Table) -> None:
         units.append_segment(self.store, new)
         self.plan = units.read_plan(self.store)
+
+
+def planned(plan: pa.Table, present: set[bytes]) -> pa.Table:
+    held = pa.array([identity in present for identity in plan["id"].to_pylist()], pa.bool_())
+    return plan.select(["id", "attempt", "unit"]).append_column("present", held)
 
 
 @pytest.fixture
@@ -144,12 +156,16 @@ def test_what_the_caller_knows_changes_nothing_but_the_reading(
 ) -> None:
     dataset.add("a", "b", "c")
     dataset.make(a="ok", b="failed")
-    read = seal(dataset.store, 1, dataset.plan, dataset.present, {})
-    dataset.store.delete("dataset/snapshots/000001.json")
+    read = dataset.seal()
+    for name in ("dataset/snapshots/000001.json", SUMMARIES):
+        dataset.store.delete(name)
     monkeypatch.setattr(units, "read_summary", lambda *_: pytest.fail("it was known"))
     assert dataset.seal(known=True) == read
     dataset.make(c="ok")
-    assert dataset.seal(known=True).counts["ok"] == 2  # units of the last snapshot are known, too
+    assert dataset.seal(known=True).counts["ok"] == 2
+    dataset.known.clear()
+    dataset.gone("a")
+    assert dataset.seal(known=True).counts["gone"] == 1  # those of the last snapshot are known, too
 
 
 def test_units_that_nobody_planned_are_ignored(dataset: Dataset) -> None:
@@ -292,7 +308,7 @@ def seconds_to_seal(store: Store, count: int) -> float:
     rows = [{"id": identity, "split": "train", "status": "ok"} for identity in plan["id"].to_pylist()]
     units.commit_unit(store, plan["unit"][0].as_py(), rows, "0")
     start = time.process_time()
-    snapshot = seal(store, 1, plan, set(), {})
+    snapshot = seal(store, 1, planned(plan, set()), {})
     took = time.process_time() - start
     assert snapshot.counts == COUNTS | {"gone": count}
     assert list(pairs(store, snapshot, "train")) == []
