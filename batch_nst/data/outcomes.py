@@ -195,7 +195,7 @@ def _check_units(store: Store, rows: _Rows, table: pa.Table) -> None:
     unit = table["unit"][index].as_py()
     ids = set(rows.ids(rows.unit == index))
     found = [row["id"].hex() for row in units.read_unit(store, unit, columns=["id"])]
-    example = min(ids.symmetric_difference(found), default=found[0])
+    example = min(ids.symmetric_difference(found), default="none")
     raise AuditError(
         f"{store.uri}: {np.count_nonzero(wrong)} units do not hold what was planned: {unit} holds "
         f"{len(found)} images, {len(ids)} were planned; {example} is one that differs; nothing is sealed"

@@ -69,8 +69,9 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
 
 
 def figures_of(quality: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot says of its rules, with counts in place of ids."""
-    return {**quality, "left_out": {rule: len(ids) for rule, ids in quality["left_out"].items()}}
+    """What a snapshot says of its rules, with counts in place of ids; {} where it says nothing (0.1.0)."""
+    left_out = {rule: len(ids) for rule, ids in quality.get("left_out", {}).items()}
+    return {**quality, "left_out": left_out} if quality else {}
 
 
 def told_of(quality: Mapping[str, Any]) -> str:
