@@ -47,12 +47,14 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
 
     Returns:
         A mask over the pairs for each rule, no pair in two of them; and `max_deviation`, `min_change` as
-        given, `median_loss`, `deviation` (of the logarithm) and the `max_loss` that follows, None where the
-        rule is off or there are fewer than `FEWEST` losses.
+        given; `losses` (see `quantiles`); `deviation` (of the logarithm) and the `max_loss` that follows, None
+        where the rule is off or there are fewer than `FEWEST` losses.
     """
     figures: dict[str, Any] = {
         **rules.model_dump(),
-        **dict.fromkeys(("median_loss", "deviation", "max_loss")),
+        "losses": quantiles(loss),
+        "deviation": None,
+        "max_loss": None,
     }
     unchanged = np.zeros(len(loss), bool)
     if rules.min_change is not None:
@@ -60,12 +62,22 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
     logarithms = np.log(loss[loss > 0].astype(np.float64))
     blew_up = np.zeros(len(loss), bool)
     if rules.max_deviation is not None and len(logarithms) >= FEWEST:
-        middle = float(np.median(logarithms))
+        middle = math.log(np.median(loss[loss > 0]))
         deviation = max(LEAST_DEVIATION, _MAD * float(np.median(np.abs(logarithms - middle))))
         most = math.exp(middle + rules.max_deviation * deviation)
-        figures |= {"median_loss": math.exp(middle), "deviation": deviation, "max_loss": most}
+        figures |= {"deviation": deviation, "max_loss": most}
         blew_up = loss > most
     return {"barely_changed": unchanged, "blew_up": blew_up & ~unchanged}, figures
+
+
+def quantiles(values: Floats) -> dict[str, float]:
+    """`min`, `p5`, `median`, `p95`, `max` of what is known, with 4 digits; {} where nothing is."""
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return {}
+    found = np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).tolist()
+    names = ("min", "p5", "median", "p95", "max")
+    return {name: float(f"{value:.4g}") for name, value in zip(names, found, strict=True)}
 
 
 def figures_of(quality: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,12 +33,14 @@ SCHEMA = pa.schema(
         ("digest", pa.string()),
         ("ids", pa.string()),
         ("outcomes", pa.string()),
+        ("reasons", pa.list_(pa.string())),
         ("loss", pa.list_(pa.float32())),
         ("change", pa.list_(pa.float32())),
     ]
 )
-"""A row a unit. `ids` is their sum, see `sum_of_ids`. The last three have a letter or number for each row, in
-the order of ids: its outcome, its total loss, and how far it moved from its photo (grey levels)."""
+"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: the outcome of each row
+as a letter, the reasons of those rejected or failed, the total loss of each, and how far each moved from its
+photo (grey levels)."""
 
 _HALF = 1 << 64
 
@@ -64,7 +66,7 @@ def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict
     Args:
         unit: its name.
         digest: of its content.
-        rows: with `id`, `status` and `split`; with `total_loss` and `change` where they are known.
+        rows: with `id`, `status` and `split`; `reason`, `total_loss` and `change` where there are some.
     """
     rows = sorted(rows, key=lambda row: bytes(row["id"]))
     return {
@@ -73,6 +75,7 @@ def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict
         **count(rows),
         "ids": sum_of_ids([row["id"] for row in rows]),
         "outcomes": "".join(LETTERS[OUTCOMES.index(outcome(row))] for row in rows),
+        "reasons": [row.get("reason") or "" for row in rows if row["status"] in ("rejected", "failed")],
         "loss": _hex(row.get("total_loss") for row in rows),
         "change": _hex(row.get("change") for row in rows),
     }
@@ -149,6 +152,7 @@ def _table(summaries: Sequence[Mapping[str, Any]]) -> pa.Table:
         pa.array([summary[name] for summary in summaries], pa.string()) for name in ("unit", "digest", "ids")
     ]
     columns.append(pa.array(outcomes, pa.string()))
+    columns.append(pa.array([summary["reasons"] for summary in summaries], SCHEMA.field("reasons").type))
     for name in ("loss", "change"):
         values = np.frombuffer(bytes.fromhex("".join(summary[name] for summary in summaries)), ">f4")
         columns.append(pa.ListArray.from_arrays(ends, pa.array(values.astype(np.float32))))

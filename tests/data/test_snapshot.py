@@ -372,7 +372,7 @@ def test_pairs_that_break_a_rule_are_left_out_of_training_and_counted(dataset: D
         "barely_changed": [identity.hex() for identity in wild.ids("b2")],
         "blew_up": [identity.hex() for identity in wild.ids("b1")],
     }
-    assert (snapshot.quality["pairs"], snapshot.quality["median_loss"]) == (24, pytest.approx(100))
+    assert (snapshot.quality["pairs"], snapshot.quality["losses"]["median"]) == (24, 100.0)
     assert {"b1", "b2"}.isdisjoint(uris(wild.store, snapshot, "train"))
     assert uris(wild.store, snapshot, "held_out") == ["c1", "c2"]  # evaluation sees what there is
     assert wild.seal() == snapshot
