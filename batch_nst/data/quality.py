@@ -46,9 +46,9 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
         rules: of the recipe; None switches a rule off.
 
     Returns:
-        A mask over the pairs for each rule, no pair in two of them; and `max_deviation`, `min_change` as
-        given; `losses` (see `quantiles`); `deviation` (of the logarithm) and the `max_loss` that follows, None
-        where the rule is off or there are fewer than `FEWEST` losses.
+        A mask over the pairs for each rule, no pair in two of them; and figures: `max_deviation` and
+        `min_change` as given, `losses` (see `quantiles`), `deviation` (of the logarithm) and the `max_loss`
+        that follows, None where the rule is off or there are fewer than `FEWEST` losses.
     """
     figures: dict[str, Any] = {
         **rules.model_dump(),

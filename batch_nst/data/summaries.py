@@ -38,9 +38,9 @@ SCHEMA = pa.schema(
         ("change", pa.list_(pa.float32())),
     ]
 )
-"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: the outcome of each row
-as a letter, the reasons of those rejected or failed, the total loss of each, and how far each moved from its
-photo (grey levels)."""
+"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: a letter for each row's
+outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its photo
+(grey levels)."""
 
 _HALF = 1 << 64
 
@@ -97,7 +97,7 @@ def gather(
     store: Store,
     done: pa.Array,
     known: Mapping[str, Mapping[str, Any]],
-    read: Callable[[str], Mapping[str, Any]],
+    read_one: Callable[[str], Mapping[str, Any]],
 ) -> tuple[pa.Table, bool]:
     """The summaries of units, `SCHEMA`, in the order of their names; and whether all were gathered before.
 
@@ -105,16 +105,21 @@ def gather(
         store: the output.
         done: names of committed units.
         known: summaries that the caller has; later than those gathered before.
-        read: the summary of a unit that is in neither.
+        read_one: the summary of a unit that is in neither.
     """
-    before = _read(store)
+    before = read(store)
     stale = pa.array(known, pa.string())
     kept = before.filter(pc.and_(pc.is_in(before["unit"], done), pc.invert(pc.is_in(before["unit"], stale))))
     missing = done.filter(pc.invert(pc.is_in(done, kept["unit"].combine_chunks()))).to_pylist()
     with ThreadPoolExecutor(16) as pool:
-        fresh = list(pool.map(lambda unit: known[unit] if unit in known else read(unit), missing))
+        fresh = list(pool.map(lambda unit: known[unit] if unit in known else read_one(unit), missing))
     table = pa.concat_tables([kept, _table(fresh)])
     return table.sort_by("unit").combine_chunks(), not fresh and kept.num_rows == before.num_rows
+
+
+def gathered_units(store: Store) -> set[str]:
+    """Names of the units whose summaries are gathered."""
+    return set(read(store, ["unit"])["unit"].to_pylist())
 
 
 def updated(gathered: pa.Table, fresh: Mapping[str, Mapping[str, Any]]) -> pa.Table:
@@ -137,11 +142,13 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return found
 
 
-def _read(store: Store) -> pa.Table:
+def read(store: Store, columns: list[str] | None = None) -> pa.Table:
+    """What is gathered, `SCHEMA` or some columns of it."""
+    columns = columns or SCHEMA.names
     try:
-        return pq.read_table(io.BytesIO(store.read(SUMMARIES))).cast(SCHEMA)
+        return pq.read_table(io.BytesIO(store.read(SUMMARIES)), columns=columns)
     except FileNotFoundError:
-        return SCHEMA.empty_table()
+        return SCHEMA.empty_table().select(columns)
 
 
 def _table(summaries: Sequence[Mapping[str, Any]]) -> pa.Table:

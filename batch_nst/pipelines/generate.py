@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
 from batch_nst.data.quality import figures_of, told_of
 from batch_nst.data.snapshot import seal
@@ -59,7 +60,8 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
     planned = plan.segments.select(["id", "attempt", "unit"])
     planned = planned.append_column("present", pa.array(present, pa.bool_()))
     snapshot = seal(store, lease.token, planned, summaries, recipe.quality)
-    if snapshot.counts["filtered"]:
+    write_card(store, snapshot, plan.settings, recipe.generate.license)
+    if snapshot.counts.get("filtered"):
         say(told_of(snapshot.quality))
     figures = {
         "photos": counts["photos"],

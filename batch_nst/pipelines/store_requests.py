@@ -47,7 +47,9 @@ class Traffic:
     done: int = 0
     """Units that are committed already."""
     reread: int = 0
-    """Reads of such units to seal them: unsealed ones, and those with images gone or tried again."""
+    """Reads of such units to seal them: those whose summaries are not gathered yet."""
+    forgotten: int = 0
+    """Objects in `dataset/forgotten`."""
     leases: int = 0
     """Objects in `lease`."""
     snapshots: int = 0
@@ -59,12 +61,14 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
 
     - reads: each photo once a unit, and once more to look at it where the input is a list of URIs; the
       painting twice; weights twice and once a device. Of the output: the lease before, the settings (again
-      where there are some), each segment, the latest snapshot, and units of which the next one must learn.
-    - writes: each unit; the lease when it is taken and given back, settings, segment, snapshot, summary; the
-      lease again every third of its life.
+      where there are some), each segment, the latest snapshot, what is to be forgotten, the summaries, and
+      units that are not among these.
+    - writes: each unit; the lease when it is taken and given back, settings, segment, snapshot, summaries,
+      card, the run's summary; the lease again every third of its life.
     - lists: the input (a folder; a glob takes a few more). Of the output: the lease four times, the plan
-      twice (once if nothing is new), the units twice, the snapshots. A request shows 1000 keys. Where there
-      are none it takes two and a read, because s3fs tries whether the folder is an object.
+      twice (once if nothing is new), the units twice, the snapshots, what is to be forgotten. A request shows
+      1000 keys. Where there are none it takes two and a read, because s3fs tries whether the folder is an
+      object.
 
     Args:
         traffic: what there is and what is to be done.
@@ -77,11 +81,12 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     if traffic.output:
         begun = traffic.segments > 0
         reads += (traffic.leases > 0) + 1 + begun + traffic.segments + (traffic.snapshots > 0)
-        reads += traffic.reread
-        writes += traffic.units + 5 + traffic.new_segment + int(seconds / (SECONDS / 3))
+        reads += traffic.reread + traffic.forgotten + 1
+        writes += traffic.units + 7 + traffic.new_segment + int(seconds / (SECONDS / 3))
         listings += [traffic.leases, *[traffic.leases + 1] * 3]
         listings += [traffic.segments] * (1 + traffic.new_segment)
         listings += [traffic.done, traffic.done + traffic.units, traffic.snapshots]
+        listings += [traffic.forgotten]
     for keys in listings:
         lists += -(-keys // _PAGE) or 2
         reads += keys == 0

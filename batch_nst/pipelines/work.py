@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from batch_nst.data import units
+from batch_nst.data import summaries, units
+from batch_nst.data.forgotten import FORGOTTEN
 from batch_nst.data.inputs import is_uri_list
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.snapshot import SNAPSHOTS
 from batch_nst.data.storage import Store, is_remote
 from batch_nst.pipelines.plan import Plan
 from batch_nst.pipelines.store_requests import Traffic
@@ -49,8 +50,6 @@ def _traffic(
     )
     if store.local_path is not None:
         return of_input
-    snapshot = latest_snapshot(store)
-    sealed = {unit["unit"] for unit in snapshot.units} if snapshot else set()
     done = plan.done & set(plan.segments["unit"].to_pylist())
     return replace(
         of_input,
@@ -59,18 +58,8 @@ def _traffic(
         new_segment=plan.new.num_rows > 0,
         segments=len(store.list(units.PLAN)),
         done=len(plan.done),
-        reread=len(done - sealed) + len(_partly_left_out(plan, done)),
+        reread=len(done - summaries.gathered_units(store)),
+        forgotten=len(store.list(FORGOTTEN)),
         leases=len(store.list("lease")),
         snapshots=len(store.list(SNAPSHOTS)),
     )
-
-
-def _partly_left_out(plan: Plan, done: frozenset[str]) -> set[str]:
-    """Committed units with an image that is gone from the input, or has been tried again since."""
-    rows = plan.segments.select(["id", "unit", "attempt"]).to_pylist()
-    latest = {row["id"]: row["unit"] for row in sorted(rows, key=lambda row: row["attempt"])}
-    return {
-        row["unit"]
-        for row in rows
-        if row["unit"] in done and (row["id"] not in plan.present or latest[row["id"]] != row["unit"])
-    }
