@@ -55,7 +55,8 @@ def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
     def run(options: argparse.Namespace) -> Figures:
         from batch_nst.pipelines import commands
 
-        keys = {key: value for key, value in vars(options).items() if key in ("wait", "retry")}
+        named = ("wait", "retry", "max_device_hours")
+        keys = {key: value for key, value in vars(options).items() if key in named}
         command: Callable[..., Figures] = getattr(commands, name)
         return command(load_recipe(options.recipe, options.overrides), **keys)
 
@@ -89,15 +90,15 @@ class _Parser(argparse.ArgumentParser):
         raise RecipeError(f"{message}; see `{self.prog} --help`")
 
 
-def _price(word: str) -> float:
+def _amount(word: str) -> float:
     """A finite number, 0 or more."""
     try:
-        price = float(word)
+        amount = float(word)
     except ValueError:
-        price = math.nan
-    if not 0 <= price < math.inf:
+        amount = math.nan
+    if not 0 <= amount < math.inf:
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number, 0 or more")
-    return price
+    return amount
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -167,12 +168,19 @@ def _parser() -> argparse.ArgumentParser:
                 "without it the costs are those of the last run, and no device is chosen",
             )
             command.add_argument(
-                "--price-per-device-hour", type=_price, metavar="P", help="tell a price, in any currency"
+                "--price-per-device-hour", type=_amount, metavar="P", help="tell a price, in any currency"
             )
         else:
             command.add_argument("--wait", action="store_true", help="wait for another run's lease")
         if name in ("generate", "nightly"):
             command.add_argument("--retry", action="store_true", help="try failed images once more")
+            command.add_argument(
+                "--max-device-hours",
+                type=_amount,
+                default=math.inf,
+                metavar="H",
+                help="begin no further unit when devices have worked for so long in all",
+            )
     apply = add(
         "apply",
         "stylize a file, a folder or a bucket with a trained model",

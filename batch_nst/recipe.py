@@ -110,6 +110,8 @@ class Generate(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
     """Fewest and most actors that hold VGG-16."""
+    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")] = "unknown"
+    """Of the photos and so of the pairs: an identifier of the Hugging Face Hub, such as cc-by-4.0."""
 
     @field_validator("input", mode="before")
     @classmethod
@@ -125,6 +127,15 @@ class Generate(Section):
         if actors[0] > actors[1]:
             raise ValueError("allowed: fewest and most, the first not larger than the second")
         return actors
+
+
+class Quality(Section):
+    """Which pairs training passes over; their rows stay as they are. Held-out pairs are judged by no rule."""
+
+    max_deviation: Annotated[float, Field(gt=0)] | None = 6.0
+    """Of the logarithm of a pair's final loss above the median, in robust standard deviations."""
+    min_change: Annotated[float, Field(ge=0, le=255)] | None = 1.0
+    """Mean absolute difference between photo and optimised image, in grey levels."""
 
 
 class Train(Section):
@@ -190,6 +201,7 @@ class Recipe(Section):
     loss: Loss = Loss()
     vgg: Vgg = Vgg()
     generate: Generate
+    quality: Quality = Quality()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     publish: Publish = Publish()
@@ -315,6 +327,7 @@ _ALLOWED = {
     "literal_error": "{expected}",
     "string_type": "text",
     "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "letters, digits, dots and hyphens",
     "list_type": "a list",
     "too_short": "{min_length} values or more",
     "too_long": "{max_length} values or fewer",

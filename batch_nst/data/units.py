@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_nst.data.images import decode_stored
+from batch_nst.data.quality import change
 from batch_nst.data.storage import Store
+from batch_nst.data.summaries import summarise
 
 DATA = "dataset/data"
 
@@ -55,7 +58,8 @@ UNIT_SCHEMA = pa.schema(
     [(name, _IMAGE if kind is None else pa.type_for_alias(kind)) for name, kind in _FEATURES.items()],
     metadata={"huggingface": json.dumps(_HUGGING_FACE)},
 )
-"""A row for each planned id of the unit; `status` is ok, rejected or failed, the last two with a `reason`."""
+"""A row for each planned id of the unit; `status` is ok, rejected or failed, the last two with a `reason`, or
+forgotten, of which nothing else is left."""
 
 _METADATA = b"batch_nst"
 
@@ -92,10 +96,10 @@ def encode_unit(unit: str, rows: list[dict[str, Any]], digest: str) -> EncodedUn
 
     Args:
         unit: its name.
-        rows: of `UNIT_SCHEMA`.
+        rows: of `UNIT_SCHEMA`, and `change` of those that are ok.
         digest: of the unit's content, see `row_digest`.
     """
-    summary = {"unit": unit, "digest": digest, **count(rows)}
+    summary = summarise(unit, digest, rows)
     table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
     table = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), _METADATA: json.dumps(summary, sort_keys=True)}
@@ -115,24 +119,22 @@ def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str
 
 
 def read_summary(store: Store, unit: str) -> dict[str, Any]:
-    """The summary that a committed unit carries in its metadata: unit, digest and `count`'s figures."""
-    metadata = pq.read_schema(io.BytesIO(store.read(unit_object(unit)))).metadata
-    return dict(json.loads(metadata[_METADATA]))
+    """The summary that a committed unit carries in its metadata, see `summarise`.
+
+    Units of version 0.1.0 carry less; theirs is made from their rows and pictures.
+    """
+    data = store.read(unit_object(unit))
+    summary = dict(json.loads(pq.read_schema(io.BytesIO(data)).metadata[_METADATA]))
+    if "outcomes" in summary:
+        return summary
+    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    return summarise(unit, summary["digest"], [{**row, "change": _change(row)} for row in rows])
 
 
 def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """The rows of a committed unit."""
     table = pq.read_table(io.BytesIO(store.read(unit_object(unit))), columns=columns)
     return list(table.to_pylist())
-
-
-def count(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """How many rows are `ok` to train on, `held_out` (and ok), `rejected`, `failed`."""
-    counts = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0}
-    for row in rows:
-        held_out = row["status"] == "ok" and row["split"] == "held_out"
-        counts["held_out" if held_out else row["status"]] += 1
-    return counts
 
 
 def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:
@@ -142,6 +144,12 @@ def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> s
         for part in (identity, status.encode(), pixels, json.dumps(losses).encode()):
             digest.update(len(part).to_bytes(8) + part)
     return digest.hexdigest()
+
+
+def _change(row: dict[str, Any]) -> float | None:
+    if row["content"] is None or row["stylized"] is None:
+        return None
+    return change(*(decode_stored(row[name]["bytes"]) for name in ("content", "stylized")))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -94,7 +94,9 @@ def export(recipe: Recipe, wait: bool = False) -> Figures:
     return _run("export", recipe, wait, lambda run: step(recipe, run.store))
 
 
-def nightly(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
+def nightly(
+    recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
+) -> Figures:
     """Generate, train, evaluate, export, and publish what is better than what is published."""
     from batch_nst.pipelines.export import export as write_graph
     from batch_nst.pipelines.generate import generate as make_pairs
@@ -102,7 +104,8 @@ def nightly(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
     from batch_nst.pipelines.train import train as fit_model
 
     def night(run: _Run) -> Figures:
-        figures: Figures = {"dataset": make_pairs(recipe, run.store, run.lease, retry)}
+        made = make_pairs(recipe, run.store, run.lease, retry, max_device_hours)
+        figures: Figures = {"dataset": made}
         figures |= fit_model(recipe, run.store)
         figures |= write_graph(recipe, run.store)
         figures |= _evaluate(recipe, run)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
+from batch_nst.data.quality import figures_of, told_of
 from batch_nst.data.snapshot import Snapshot, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
@@ -56,7 +57,10 @@ def generate(
     if plan.to_do:
         _make(plan, store, recipe, max_device_hours * 3600, made)
     lease.check()
-    snapshot = seal(store, lease.token, plan.in_input, made.summaries)
+    snapshot = seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
+    write_card(store, snapshot, plan.settings, recipe.generate.license)
+    if snapshot.counts["filtered"]:
+        say(told_of(snapshot.quality))
     figures = {
         "photos": counts["photos"],
         "found": counts["found"],
@@ -64,6 +68,7 @@ def generate(
         **made.figures(),
         "snapshot": snapshot.number,
         "digest": snapshot.digest,
+        "quality": figures_of(snapshot.quality),
         "seconds": round(time.monotonic() - start, 1),
     }
     for row in made.bad:
@@ -81,8 +86,8 @@ class _Made:
 
     device: str | None = None
     devices: int = 0
-    summaries: dict[str, str] = field(default_factory=dict)
-    """Of committed units, in JSON."""
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of committed units."""
     sums: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     """Of bad photos."""
@@ -97,7 +102,7 @@ class _Made:
             self.outage = self.outage or result["outage"]
             return
         losses, bad = len(result["losses"]), len(result["bad"])
-        self.summaries[result["unit"]] = json.dumps(result["summary"])
+        self.summaries[result["unit"]] = result["summary"]
         self.sums.update(tried=losses + bad, made=losses, device_seconds=result["seconds"])
         self.sums.update({name: result[name] for name in ("photos_read", "bytes_read", "bytes_written")})
         self.reasons.update(row["reason"] for row in result["bad"])

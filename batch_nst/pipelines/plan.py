@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_nst.data import segments, units
+from batch_nst.data import segments, summaries, units
 from batch_nst.data.census import NewRows, take_census
 from batch_nst.data.ids import Index, Mask, halves, latest
 from batch_nst.data.inputs import input_version, key_hash, stream_photos
@@ -98,13 +98,6 @@ class Plan:
     def done_units(self) -> set[str]:
         """Committed units that are planned."""
         return set(_units(self.written.rows).filter(pa.array(self.unit_done)).to_pylist())
-
-    @property
-    def left_out_units(self) -> set[str]:
-        """Those with an image that is gone from the input, or has been tried again since."""
-        rows = self.written.rows
-        left_out = self.row_done & ~(self.present & latest(halves(rows["id"])))
-        return set(_units(rows).take(pa.array(np.unique(_numbers(rows)[left_out]))).to_pylist())
 
     def counts(self) -> dict[str, int]:
         """Photos found; images (crops) found, done, rejected, to do; planned ones gone from the input."""
@@ -295,13 +288,13 @@ def _again(plan: Plan, store: Store) -> pa.Table:
 
 
 def _failed(store: Store, names: Collection[str]) -> list[bytes]:
-    """Ids of failed images in committed units; units that have none by the latest snapshot are not read."""
-    snapshot = latest_snapshot(store)
-    counts = {unit["unit"]: unit["failed"] for unit in snapshot.units} if snapshot else {}
+    """Ids of failed images in committed units; units that have none by their summaries are not read."""
+    table = summaries.read(store, ["unit", "outcomes"])
+    outcomes = dict(zip(*table.to_pydict().values(), strict=True))
     return [
         row["id"]
         for name in names
-        if counts.get(name) != 0
+        if "f" in outcomes.get(name, "f")
         for row in units.read_unit(store, name, columns=["id", "status"])
         if row["status"] == "failed"
     ]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch_nst.data import images, segments, units
+from batch_nst.data.quality import change
 from batch_nst.data.settings import split_of
 from batch_nst.data.storage import Store, TooLarge, fetch
 from batch_nst.errors import StorageError
@@ -125,20 +126,25 @@ def encode_unit(unit: str, rows: list[Row], settings: Generate) -> units.Encoded
 
 
 def _stored(row: Row, settings: Generate) -> Row:
-    """A row of `units.UNIT_SCHEMA`."""
+    """A row as `units.encode_unit` takes it."""
     side = settings.image_size
     row = {name: row.get(name) for name in units.UNIT_SCHEMA.names}
     if row["status"] != "ok":
         return row | {"content": None, "stylized": None}
+    moved = change(*(_pixels(row[name], side) for name in ("content", "stylized")))
     for name in ("content", "stylized"):
         row[name] = {"bytes": encode_picture(row[name], settings), "path": None}
-    return row | {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
+    made = {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
+    return row | made | {"change": moved}
 
 
 def encode_picture(pixels: bytes, settings: Generate) -> bytes:
     """A raw picture of a row as it is stored."""
-    side = settings.image_size
-    return images.encode(np.frombuffer(pixels, np.uint8).reshape(side, side, 3), settings.encoding)
+    return images.encode(_pixels(pixels, settings.image_size), settings.encoding)
+
+
+def _pixels(raw: bytes, side: int) -> images.Pixels:
+    return np.frombuffer(raw, np.uint8).reshape(side, side, 3)
 
 
 def _read(source: str, max_bytes: int) -> bytes | Exception:

@@ -49,7 +49,9 @@ class Traffic:
     done: int = 0
     """Units that are committed already."""
     reread: int = 0
-    """Reads of such units to seal them: unsealed ones, and those with images gone or tried again."""
+    """Reads of such units to seal them: those whose summaries are not gathered yet."""
+    forgotten: int = 0
+    """Objects in `dataset/forgotten`."""
     leases: int = 0
     """Objects in `lease`."""
     snapshots: int = 0
@@ -62,12 +64,13 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     - reads: each photo once a unit, and once more to look at it where the input is a list of URIs; the
       painting twice; weights twice and once a device. Of the output: the lease before, the settings (again
       where there are some), each segment, three for each of its row groups with units to be made, the latest
-      snapshot twice, and units of which the next one must learn.
-    - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summary; the
-      lease again every third of its life.
+      snapshot twice, what is to be forgotten, the summaries, and units that are not among these.
+    - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summaries,
+      card, the run's summary; the lease again every third of its life.
     - lists: the input (a folder; a glob takes a few more, what lies in tars and tables is not in it). Of the
-      output: the lease four times, the plan, the units twice, the snapshots twice. A request shows 1000
-      keys. Where there are none it takes two and a read, because s3fs tries whether the folder is an object.
+      output: the lease four times, the plan, the units twice, the snapshots twice, what is to be forgotten. A
+      request shows 1000 keys. Where there are none it takes two and a read, because s3fs tries whether the
+      folder is an object.
 
     Args:
         traffic: what there is and what is to be done.
@@ -80,10 +83,11 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     if traffic.output:
         begun = traffic.segments > 0
         reads += (traffic.leases > 0) + 1 + begun + traffic.segments + 2 * (traffic.snapshots > 0)
-        reads += 3 * traffic.chunks + traffic.reread
-        writes += traffic.units + 5 + traffic.new_segments + int(seconds / (SECONDS / 3))
+        reads += 3 * traffic.chunks + traffic.reread + traffic.forgotten + 1
+        writes += traffic.units + 7 + traffic.new_segments + int(seconds / (SECONDS / 3))
         listings += [traffic.leases, *[traffic.leases + 1] * 3, traffic.segments]
         listings += [traffic.done, traffic.done + traffic.units, *[traffic.snapshots] * 2]
+        listings += [traffic.forgotten]
     for keys in listings:
         lists += -(-keys // _PAGE) or 2
         reads += keys == 0

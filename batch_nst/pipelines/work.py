@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
+from batch_nst.data import summaries
+from batch_nst.data.forgotten import FORGOTTEN
 from batch_nst.data.inputs import is_uri_list
 from batch_nst.data.segments import segments_for
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.snapshot import SNAPSHOTS
 from batch_nst.data.storage import Store, is_remote
 from batch_nst.pipelines.plan import Plan
 from batch_nst.pipelines.store_requests import Traffic
@@ -56,8 +58,6 @@ def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traf
 
 
 def _of_output(plan: Plan, store: Store, of_input: Traffic, units: int) -> Traffic:
-    snapshot = latest_snapshot(store)
-    sealed = {unit["unit"] for unit in snapshot.units} if snapshot else set()
     new_groups = plan.new_groups
     return replace(
         of_input,
@@ -67,7 +67,8 @@ def _of_output(plan: Plan, store: Store, of_input: Traffic, units: int) -> Traff
         chunks=len(plan.chunks()) + new_groups,
         segments=plan.written.segments,
         done=len(plan.done),
-        reread=len(plan.done_units - sealed) + len(plan.left_out_units),
+        reread=len(plan.done_units - summaries.gathered_units(store)),
+        forgotten=len(store.list(FORGOTTEN)),
         leases=len(store.list("lease")),
         snapshots=len(store.list(SNAPSHOTS)),
     )
