@@ -111,14 +111,15 @@ def input_version(source: str | list[str]) -> str | None:
     """
     if not isinstance(source, str) or is_uri_list(source):
         return None
-    files = _one_kind(source)
-    first = next(files, None)
+    found = _one_kind(source)
+    first = next(found, None)
     if first is None or _kind(first.key) == _PHOTO:
         return None
+    files = [first, *found]
     if _kind(first.key) != ".tar" and (columns := _columns(first)) and not columns.version:
         return None
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst input")
-    for file in chain([first], files):
+    for file in files:
         for part in (file.key.encode(), file.uri.encode(), file.version.encode()):
             digest.update(struct.pack("<Q", len(part)) + part)
     return digest.hexdigest()
@@ -183,14 +184,12 @@ def _stream(source: str | list[str]) -> Iterator[pa.RecordBatch]:
     first = next(files, None)
     if first is None:
         return iter(())
-    files = chain([first], files)
-    match _kind(first.key):
-        case ".tar":
-            return chain.from_iterable(_map_ahead(_list_tar, files))
-        case ".parquet" | ".csv":
-            return _list_tables(files)
-        case _:
-            return _batches(Photo(file.key, file.uri, file.version) for file in files)
+    if _kind(first.key) == _PHOTO:
+        return _batches(Photo(file.key, file.uri, file.version) for file in chain([first], files))
+    containers = [first, *files]
+    if _kind(first.key) == ".tar":
+        return chain.from_iterable(_map_ahead(_list_tar, containers))
+    return _list_tables(containers)
 
 
 def _one_kind(root: str) -> Iterator[File]:
@@ -224,7 +223,7 @@ def _list_tar(file: File) -> list[pa.RecordBatch]:
     return list(_batches(members))
 
 
-def _list_tables(files: Iterator[File]) -> Iterator[pa.RecordBatch]:
+def _list_tables(files: Iterable[File]) -> Iterator[pa.RecordBatch]:
     """Photos of Parquet files that hold them, or of tables that name them."""
     first: tuple[File, str] | None = None
     for file in files:
