@@ -470,6 +470,8 @@ def _lasting(error: Exception) -> Exception | None:
         return error
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return FileNotFoundError(_text(error))  # nothing can have such a name
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return FileNotFoundError(_text(error))  # nor one with a zero byte
     status = _status(error)
     # gcsfs says 403 with a plain OSError.
     if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):

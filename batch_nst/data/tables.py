@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_nst.data.listing import File
-from batch_nst.data.storage import open_object
+from batch_nst.data.storage import open_filesystem, open_object
 from batch_nst.errors import RecipeError
 
 URI_COLUMNS = ("uri", "url", "path", "image", "file_name")
@@ -90,18 +90,23 @@ def read_table(file: File, columns: Columns) -> Iterator[pa.RecordBatch]:
     """`key`, `source` and, where the table has them, `version` of its rows, at most `ROWS` in a batch.
 
     Raises:
-        RecipeError: the file cannot be read, or a value is missing or of a type that is none of text.
+        RecipeError: the file cannot be read, a value is missing or neither text nor a number, or the protocol
+            of a URI is unknown or not installed.
     """
     folder = file.uri.rpartition("/")[0]
+    protocols: set[str | None] = {None}
     with refused(file):
         first = 0
         for batch in _read(file, _used(columns)):
-            texts = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
+            values = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
             first += batch.num_rows
-            source = _absolute(texts[columns.uri], folder)
-            found = {"key": texts[columns.key] if columns.key else source, "source": source}
+            source = _absolute(values[columns.uri], folder)
+            for protocol in set(_protocols(source)) - protocols:
+                open_filesystem(f"{protocol}://")
+                protocols.add(protocol)
+            found = {"key": values[columns.key] if columns.key else source, "source": source}
             if columns.version:
-                parts = [texts[name] for name in columns.version]
+                parts = [values[name] for name in columns.version]
                 found["version"] = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
             yield pa.RecordBatch.from_pydict(found)
 
@@ -164,6 +169,12 @@ def _absolute(uris: Any, folder: str) -> Any:
     if pc.all(absolute).as_py():
         return uris
     return pc.if_else(absolute, uris, pc.binary_join_element_wise(folder, uris, "/"))
+
+
+def _protocols(uris: Any) -> list[str | None]:
+    """Those that there are; None: a path."""
+    found = pc.extract_regex(uris, r"^(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://")
+    return list(pc.unique(pc.struct_field(found, "protocol")).to_pylist())
 
 
 def _read(file: File, names: list[str]) -> Iterator[pa.RecordBatch]:

@@ -89,6 +89,11 @@ def test_a_csv_file_is_text_as_it_stands(tmp_path: Path) -> None:
     ]
 
 
+def test_a_protocol_that_nothing_speaks_is_refused_before_work_begins(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="ftpp://: no such protocol"):
+        versions(tmp_path / "a.parquet", {"uri": ["s3://a", "/b", "ftpp://c"], "etag": ["1", "2", "3"]})
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xfe\x00\x01" * 40, b"PAR1" + b"x" * 100 + b"PAR1", b"uri\n\xff\n", b"uri,id\n1\n"]
