@@ -86,8 +86,8 @@ class Generate(Section):
     """How the dataset of pairs is made."""
 
     input: str | list[str]
-    """Photos: a folder, a glob or a single file of them, of tars or Parquet files that hold them, or of tables
-    (Parquet or CSV) that name them; a text file of URIs, one a line; or a list of URIs."""
+    """Photos: a folder, a glob or a single file of them; of tars or Parquet files that hold them; of Parquet
+    or CSV tables that name them; a text file of URIs, one a line; or a list of URIs."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the square pictures that are optimised, in pixels."""
     crops: Count = 1

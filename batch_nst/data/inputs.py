@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from batch_nst.data.listing import File, is_hidden, list_files, version_of
 from batch_nst.data.parquet_images import row_names
 from batch_nst.data.storage import fetch
-from batch_nst.data.tables import Columns, image_column, read_schema, read_table, uri_columns
+from batch_nst.data.tables import Columns, image_column, read_schema, read_table, refused, uri_columns
 from batch_nst.data.tars import list_members
 from batch_nst.errors import RecipeError
 
@@ -220,7 +220,8 @@ def _list_tar(file: File) -> list[pa.RecordBatch]:
         for member in list_members(file.uri, file.size)
         if _kind(member.name) == _PHOTO and not is_hidden(member.name)
     )
-    return list(_batches(members))
+    with refused(file):
+        return list(_batches(members))
 
 
 def _list_tables(files: Iterable[File]) -> Iterator[pa.RecordBatch]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_nst.data.inputs import list_photos
 from batch_nst.data.storage import TooLarge
 from batch_nst.data.tars import Member, list_members, read_member
 from batch_nst.errors import RecipeError
@@ -119,6 +120,12 @@ def test_what_is_no_tar_is_refused_by_name(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(RecipeError, match=r"b\.tar: "):
             members(path)
+
+
+def test_a_tar_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "b.tar").symlink_to("nowhere")
+    with pytest.raises(RecipeError, match=r"b\.tar: cannot be read: .*No such file"):
+        list_photos(str(tmp_path))
 
 
 def test_a_damaged_header_never_does_worse_than_an_error(tmp_path: Path) -> None:
