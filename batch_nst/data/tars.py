@@ -7,6 +7,7 @@ and links, devices and sparse files are passed over. A name is only a name, what
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -50,7 +51,7 @@ def list_members(uri: str, size: int) -> Iterator[Member]:
             if info.type == tarfile.GNUTYPE_SPARSE:
                 start += _sparse_blocks(file, header, start, uri)
             length = info.size
-            if "size" in pax and pax["size"].isdecimal():
+            if re.fullmatch("[0-9]{1,18}", pax.get("size", "")):
                 length = int(pax["size"])
             if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES and not _is_extended(info):
                 length = 0  # of links and folders, which have no bytes here

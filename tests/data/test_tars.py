@@ -115,6 +115,7 @@ def test_what_is_no_tar_is_refused_by_name(tmp_path: Path) -> None:
         member("././@LongLink", 1 << 40, tarfile.GNUTYPE_LONGNAME).tobuf() + bytes(4096),
         member("././@LongLink", 3 << 20, tarfile.GNUTYPE_LONGNAME).tobuf(tarfile.GNU_FORMAT) + bytes(4 << 20),
         member("pax", 20, tarfile.XHDTYPE).tobuf() + b"99999 path=x\n".ljust(512, b"\0") + huge.tobuf(),
+        member("pax", 15, tarfile.XHDTYPE).tobuf() + b"15 size=999999\n".ljust(512, b"\0") + huge.tobuf(),
         member("pax", 20, tarfile.XHDTYPE).tobuf() + b"0 path=x\n".ljust(512, b"\0") + huge.tobuf(),
     ):
         path.write_bytes(data)
