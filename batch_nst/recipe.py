@@ -86,7 +86,8 @@ class Generate(Section):
     """How the dataset of pairs is made."""
 
     input: str | list[str]
-    """A folder or glob of images, a text file of URIs (one a line), or a list of URIs."""
+    """Photos: a folder, a glob or a single file of them; of tars or Parquet files that hold them; of Parquet
+    or CSV tables that name them; a text file of URIs, one a line; or a list of URIs."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the square pictures that are optimised, in pixels."""
     crops: Count = 1
@@ -118,7 +119,7 @@ class Generate(Section):
     def _some_input(cls, value: object) -> object:
         items = value if isinstance(value, list) else [value]
         if not items or not all(isinstance(item, str) and item for item in items):
-            raise ValueError("allowed: a folder, a glob, a text file of URIs, or a list of URIs")
+            raise ValueError("allowed: a file, a folder, a glob, or a list of URIs")
         return value
 
     @field_validator("actors")

@@ -272,7 +272,7 @@ LAYERS = ", ".join(VGG_LAYERS)
             (
                 f"generate.input={value}",
                 f"generate.input: given {yaml.safe_load(value)!r}; "
-                "allowed: a folder, a glob, a text file of URIs, or a list of URIs",
+                "allowed: a file, a folder, a glob, or a list of URIs",
             )
             for value in ("''", "[]", "null", "3", "{}", "[/a, 3]", "['']")
         ),

@@ -1,6 +1,6 @@
 """Which photos there are: stable ids, a place to read each, and the side of the split that it is on.
 
-Listing pulls names and versions, never bytes of a photo.
+Listing pulls names and versions, never the bytes of a photo.
 """
 
 from __future__ import annotations
@@ -11,19 +11,26 @@ import struct
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from batch_nst.data.listing import list_files, version_of
+from batch_nst.data.listing import File, is_hidden, list_files, version_of
+from batch_nst.data.parquet_images import row_names
 from batch_nst.data.storage import fetch
+from batch_nst.data.tables import Columns, image_column, read_schema, read_table, refused, uri_columns
+from batch_nst.data.tars import list_members
 from batch_nst.errors import RecipeError
 
 T = TypeVar("T")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif")
 """What a folder is searched for. Other files in it are not photos; these are, even where they are broken."""
+
+CONTAINERS = (".parquet", ".csv", ".tar")
+"""Files that hold photos, or name them; a folder is searched for one kind of these or for photos."""
 
 LISTED = pa.schema(
     [
@@ -39,6 +46,7 @@ LISTED = pa.schema(
 BATCH = 1 << 16
 """Most rows in a batch of a listing."""
 
+_PHOTO = "photo"
 _PERSON = b"batch_nst photo"
 _MAX_LIST_BYTES = 1 << 30
 _LOOKING = 16
@@ -49,7 +57,8 @@ class Photo(NamedTuple):
     """One photo of the input."""
 
     key: str
-    """Its path below the input root; in a list of URIs the URI itself."""
+    """Its path below the input root, through the tar or Parquet file that holds it; in a list of URIs the URI
+    itself, in a table its key where it has one."""
     source: str
     """The URI or path of the object that it is, or that it lies in."""
     version: str
@@ -69,29 +78,62 @@ def list_photos(source: str | list[str]) -> list[Photo]:
 def stream_photos(source: str | list[str]) -> Iterator[pa.RecordBatch]:
     """All photos of an input, `LISTED`, at most `BATCH` in a batch; the same order every time.
 
+    Memory is bounded, but for what `listing` says of stores other than S3, and the names in one Parquet file
+    of images or in 64 tars.
+
     Args:
-        source: a folder, a glob, a `.txt` file of URIs (one a line, relative ones to its folder), or a list
-            of URIs; on any file system that fsspec knows. A listed URI that does not exist is kept, and
-            will fail as a row. Hidden files, and what lies in hidden folders, are passed over. A photo
-            that is named twice comes twice.
+        source: a file, folder or glob, of photos or of one of `CONTAINERS`; a `.txt` file of URIs (one a
+            line, relative ones to its folder); or a list of URIs; on any file system that fsspec knows. A
+            listed URI that does not exist is kept, and will fail as a row. Hidden files, and what lies in
+            hidden folders, are passed over. A photo that is named twice comes twice.
 
     Raises:
-        RecipeError: there is no such folder, or no photo in it.
+        RecipeError: there is no such folder, no photo in it, more than one kind of input, or a file that is
+            not what its name says.
     """
     empty = True
     for batch in _stream(source):
         empty = empty and not batch.num_rows
         yield batch
     if empty:
-        raise RecipeError(f"generate.input: no photos in {source}; looked for {' '.join(SUFFIXES)}")
+        raise RecipeError(
+            f"generate.input: no photos in {source}; looked for {' '.join((*SUFFIXES, *CONTAINERS))}"
+        )
 
 
 def input_version(source: str | list[str]) -> str | None:
     """A digest of the files that make up an input; while it stays, `stream_photos` gives the same.
 
-    None where there are no such files: each photo must be looked at.
+    None where there are no such files, or where they name photos without versions: each must be looked at.
+
+    Raises:
+        RecipeError: as `stream_photos` does, as far as names and the first file tell.
     """
-    return None
+    if not isinstance(source, str) or is_uri_list(source):
+        return None
+    found = _one_kind(source)
+    first = next(found, None)
+    if first is None or _kind(first.key) == _PHOTO:
+        return None
+    files = [first, *found]
+    if _kind(first.key) != ".tar" and (columns := _columns(first)) and not columns.version:
+        return None
+    digest = hashlib.blake2b(digest_size=16, person=b"batch_nst input")
+    for file in files:
+        for part in (file.key.encode(), file.uri.encode(), file.version.encode()):
+            digest.update(struct.pack("<Q", len(part)) + part)
+    return digest.hexdigest()
+
+
+def uri_of(photo: Photo) -> str:
+    """Where a photo is, for people; that of a tar's member opens with fsspec."""
+    if photo.offset is None:
+        return photo.source
+    if photo.length is None:
+        return f"{photo.source}#row={photo.offset}"
+    tar = photo.source.rpartition("/")[2]
+    member = f"/{photo.key}".partition(f"/{tar}/")[2]
+    return f"tar://{member}::{photo.source}"
 
 
 def is_uri_list(source: str | list[str]) -> bool:
@@ -136,21 +178,107 @@ def is_held_out(key: str, holdout: float, always: Collection[str] = ()) -> bool:
 def _stream(source: str | list[str]) -> Iterator[pa.RecordBatch]:
     if not isinstance(source, str):
         return _batches(_look_at(source))
-    if source.endswith(".txt"):
+    if is_uri_list(source):
         return _batches(_look_at(_read_text(source)))
-    return _batches(_list_folder(source))
+    files = _one_kind(source)
+    first = next(files, None)
+    if first is None:
+        return iter(())
+    if _kind(first.key) == _PHOTO:
+        return _batches(Photo(file.key, file.uri, file.version) for file in chain([first], files))
+    containers = [first, *files]
+    if _kind(first.key) == ".tar":
+        return chain.from_iterable(_map_ahead(_list_tar, containers))
+    return _list_tables(containers)
+
+
+def _one_kind(root: str) -> Iterator[File]:
+    """The files that count: all photos, or all of one of `CONTAINERS`."""
+    first = None
+    for file in list_files(root):
+        if (kind := _kind(file.key)) is None:
+            continue
+        first = first or file
+        if kind != _kind(first.key):
+            raise RecipeError(
+                f"generate.input: {root}: given {first.key} and {file.key}; allowed: photos, or one of "
+                f"{' '.join(CONTAINERS)}; a glob chooses, such as {root.rstrip('/')}/**/*.jpg"
+            )
+        yield file
+
+
+def _kind(name: str) -> str | None:
+    name = name.lower()
+    if name.endswith(SUFFIXES):
+        return _PHOTO
+    return next((suffix for suffix in CONTAINERS if name.endswith(suffix)), None)
+
+
+def _list_tar(file: File) -> list[pa.RecordBatch]:
+    members = (
+        Photo(f"{file.key}/{member.name}", file.uri, member.version, member.offset, member.length)
+        for member in list_members(file.uri, file.size)
+        if _kind(member.name) == _PHOTO and not is_hidden(member.name)
+    )
+    with refused(file):
+        return list(_batches(members))
+
+
+def _list_tables(files: Iterable[File]) -> Iterator[pa.RecordBatch]:
+    """Photos of Parquet files that hold them, or of tables that name them."""
+    first: tuple[File, str] | None = None
+    for file in files:
+        columns = _columns(file)
+        does = "holds photos" if columns is None else "names photos with their versions"
+        if columns and not columns.version:
+            does = "names photos without versions"
+        first = first or (file, does)
+        # All with versions or none, else a digest of the files would not tell whether photos have changed.
+        if does != first[1]:
+            raise RecipeError(
+                f"generate.input: {first[0].uri} {first[1]}, {file.uri} {does}; allowed: files of one kind"
+            )
+        yield from _list_rows(file) if columns is None else _list_named(file, columns)
+
+
+def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
+    names = row_names(file)
+    for start in range(0, len(names), BATCH):
+        keys = pc.binary_join_element_wise(file.key, names.slice(start, BATCH), "/")
+        numbers = pa.array(range(start, start + len(keys)), pa.int64())
+        yield _batch(keys, pa.repeat(file.uri, len(keys)), pa.repeat(file.version, len(keys)), numbers)
+
+
+def _list_named(file: File, columns: Columns) -> Iterator[pa.RecordBatch]:
+    for batch in read_table(file, columns):
+        sources = batch["source"]
+        if columns.version:
+            versions = batch["version"]
+        else:
+            versions = pa.array(_map_ahead(version_of, sources.to_pylist()), pa.string())
+        yield _batch(batch["key"], sources, versions)
+
+
+def _columns(file: File) -> Columns | None:
+    """The columns of a table; None for a Parquet file that holds photos."""
+    schema = read_schema(file)
+    return None if image_column(file, schema) else uri_columns(file, schema)
 
 
 def _batches(photos: Iterator[Photo]) -> Iterator[pa.RecordBatch]:
     while rows := list(islice(photos, BATCH)):
-        columns = zip(*rows, strict=True)
-        yield pa.RecordBatch.from_arrays(
-            [
-                pa.array(column, LISTED.field(name).type)
-                for name, column in zip(Photo._fields, columns, strict=True)
-            ],
-            Photo._fields,
-        ).select(LISTED.names)
+        keys, sources, versions, offsets, lengths = zip(*rows, strict=True)
+        yield _batch(keys, sources, versions, offsets, lengths)
+
+
+def _batch(
+    keys: Any, sources: Any, versions: Any, offsets: Any = None, lengths: Any = None
+) -> pa.RecordBatch:
+    columns = {"key": keys, "source": sources, "offset": offsets, "length": lengths, "version": versions}
+    missing = pa.nulls(len(keys), pa.int64())
+    return pa.RecordBatch.from_pydict(
+        {name: missing if column is None else column for name, column in columns.items()}, LISTED
+    )
 
 
 def _read_text(source: str) -> Iterator[str]:
@@ -166,15 +294,11 @@ def _read_text(source: str) -> Iterator[str]:
 
 def _look_at(uris: Iterable[str]) -> Iterator[Photo]:
     def look(uri: str) -> Photo:
+        if _kind(uri) in CONTAINERS:
+            raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
         return Photo(uri, uri, version_of(uri))
 
     return _map_ahead(look, uris)
-
-
-def _list_folder(root: str) -> Iterator[Photo]:
-    for file in list_files(root):
-        if file.key.lower().endswith(SUFFIXES):
-            yield Photo(file.key, file.uri, file.version)
 
 
 def _map_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:

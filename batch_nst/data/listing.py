@@ -172,7 +172,7 @@ def _of_stat(stat: os.stat_result) -> tuple[str, int]:
 
 
 def _of_info(info: dict[str, Any]) -> str:
-    for name in ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "Last-Modified"):
+    for name in ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id", "Last-Modified"):
         if info.get(name):
             return str(info[name]).strip('"')
     changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""

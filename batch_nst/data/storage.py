@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import random
 import re
@@ -187,13 +188,52 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
         filesystem, key = open_filesystem(uri)
 
         def read() -> bytes:
-            data = _cat(filesystem, key, max_bytes + 1)
+            data = _cat(filesystem, key, 0, max_bytes + 1)
             if len(data) > max_bytes:
                 raise TooLarge(uri, filesystem.size(key) or len(data), max_bytes)
             return data
 
     try:
         return with_retries(f"read {uri}", read, attempts, first_delay)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(_text(error)) from error
+
+
+def fetch_range(uri: str, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` (exclusive) of an object in one read; fewer where it ends before.
+
+    Raises what `fetch` does, but for TooLarge.
+    """
+    protocol, path = _split(uri)
+    if protocol == "file":
+
+        def read() -> bytes:
+            with Path(path).open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+
+    else:
+        filesystem, key = open_filesystem(uri)
+
+        def read() -> bytes:
+            data = _cat(filesystem, key, start, end)
+            return data if len(data) <= end - start else data[start:end]  # a web server that ignores ranges
+
+    try:
+        return with_retries(f"read {uri}", read)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(_text(error)) from error
+
+
+def open_object(uri: str, size: int) -> io.RawIOBase:
+    """An object of `size` bytes as a file to seek and read in; from a bucket each read is a request.
+
+    Raises what `fetch_range` does, that of a bucket when it is read.
+    """
+    if is_remote(uri):
+        return _Object(uri, size)
+    try:
+        return io.FileIO(open_filesystem(uri)[1])
     except (IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(_text(error)) from error
 
@@ -258,6 +298,35 @@ def with_retries(
                 raise StorageError(f"cannot {what}: {attempts} attempts, last: {_text(error)}") from error
         time.sleep(min(MAX_DELAY, first_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1))
     raise ValueError(f"attempts is {attempts}; allowed: 1 or more")
+
+
+class _Object(io.RawIOBase):
+    """An object in a bucket as a file; each read is a request, with retries."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._position = uri, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        data = fetch_range(self._uri, self._position, end) if end > self._position else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _Place(Protocol):
@@ -340,7 +409,7 @@ class _Bucket:
         self.root = root
 
     def read(self, name: str) -> bytes:
-        return _cat(self.filesystem, f"{self.root}/{name}", None)
+        return _cat(self.filesystem, f"{self.root}/{name}", 0, None)
 
     def open(self, name: str) -> IO[bytes]:
         # What is asked for and no more: readers know which parts they want.
@@ -390,12 +459,12 @@ class _Bucket:
             self.filesystem.rm_file(f"{self.root}/{name}")
 
 
-def _cat(filesystem: Any, path: str, end: int | None) -> bytes:
-    """The first `end` bytes of an object, or all; as a range, else s3fs asks for the size first."""
+def _cat(filesystem: Any, path: str, start: int, end: int | None) -> bytes:
+    """Bytes of an object, as far as it has them; as a range, else s3fs asks for the size first."""
     try:
-        data: bytes = filesystem.cat_file(path, start=0, end=end)
+        data: bytes = filesystem.cat_file(path, start=start, end=end)
     except Exception as error:
-        # No range of an empty object can be satisfied.
+        # No range of an empty object, or beyond the end of another, can be satisfied.
         if _code(error) in ("InvalidRange", "416") or _status(error) == 416:
             return b""
         raise
@@ -419,6 +488,8 @@ def _lasting(error: Exception) -> Exception | None:
         return error
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return FileNotFoundError(_text(error))  # nothing can have such a name
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return FileNotFoundError(_text(error))  # nor one with a zero byte
     status = _status(error)
     # gcsfs says 403 with a plain OSError.
     if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -12,16 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from batch_nst.data import images, segments, units
+from batch_nst.data.inputs import Photo, uri_of
 from batch_nst.data.quality import change
+from batch_nst.data.reading import read_photos
 from batch_nst.data.settings import split_of
-from batch_nst.data.storage import Store, TooLarge, fetch
+from batch_nst.data.storage import Store, TooLarge
 from batch_nst.errors import StorageError
 from batch_nst.recipe import Generate
 
 Row = dict[str, Any]
-
-_READERS = 8
-"""Photos of a unit that are fetched at once."""
 
 IN_FLIGHT = pa.schema(
     [
@@ -61,27 +59,25 @@ def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
     if reason := closed():
         return {**unit, "outage": reason}
     planned = unpack(unit["photos"])
-    sources = sorted({row["source"] for row in planned})
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = dict(
-            zip(sources, pool.map(lambda source: _read(source, limits.max_bytes), sources), strict=True)
-        )
+    photos = {_place(row): _photo(row) for row in planned}
+    places = sorted(photos)
+    read = dict(zip(places, read_photos([photos[place] for place in places], limits.max_bytes), strict=True))
     outages = [str(data) for data in read.values() if isinstance(data, StorageError)]
     if outages:
         return {**unit, "outage": outages[0]}
     bytes_read = sum(len(data) for data in read.values() if isinstance(data, bytes))
     rows = []
-    for source in sources:  # one whole picture in memory at a time
-        outcome = _decode(read.pop(source), limits)
+    for place in places:  # one whole picture in memory at a time
+        outcome = _decode(read.pop(place), limits)
         for row in planned:
-            if row["source"] == source:
+            if _place(row) == place:
                 crop = _crop(outcome, row, limits)
-                rows.append({"id": row["id"], "uri": source, "split": row["split"], **crop})
+                rows.append({"id": row["id"], "uri": uri_of(photos[place]), "split": row["split"], **crop})
     return {
         "unit": unit["unit"],
         "photos": pack(rows, IN_FLIGHT),
         "outage": "",
-        "photos_read": len(sources),
+        "photos_read": len(places),
         "bytes_read": bytes_read,
     }
 
@@ -147,11 +143,13 @@ def _pixels(raw: bytes, side: int) -> images.Pixels:
     return np.frombuffer(raw, np.uint8).reshape(side, side, 3)
 
 
-def _read(source: str, max_bytes: int) -> bytes | Exception:
-    try:
-        return fetch(source, max_bytes)
-    except (FileNotFoundError, PermissionError, TooLarge, StorageError) as error:
-        return error
+def _place(row: Row) -> tuple[str, int, str]:
+    """Where the photo of a planned row is; its crops share it."""
+    return row["source"], row.get("offset") or 0, row["version"]
+
+
+def _photo(row: Row) -> Photo:
+    return Photo(row["key"], row["source"], row["version"], row.get("offset"), row.get("length"))
 
 
 def _decode(data: bytes | Exception, limits: Generate) -> Row:
