@@ -57,7 +57,8 @@ def decode_unit(unit: Row, limits: Generate) -> Row:
     bytes_read = sum(len(data) for data in read.values() if isinstance(data, bytes))
     rows = []
     for source in sources:
-        rows += photo_rows(read.pop(source), [row for row in planned if row["source"] == source], limits)
+        crops = [row for row in planned if row["source"] == source]
+        rows += photo_rows(source, read.pop(source), crops, limits)
     return {
         "unit": unit["unit"],
         "photos": pack(rows, IN_FLIGHT),
@@ -130,17 +131,18 @@ def _read(source: str, max_bytes: int) -> bytes | Exception:
         return error
 
 
-def photo_rows(data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
-    """The rows of one photo, those of `IN_FLIGHT`: a crop each, or why there is none.
+def photo_rows(uri: str, data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
+    """The rows of one photo, of `IN_FLIGHT`: a crop each, or why there is none.
 
     Args:
-        data: the photo's file, or what was raised when it was read.
+        uri: the photo's name to people.
+        data: its file, or what was raised when it was read.
         planned: its planned rows.
         limits: what a photo may be.
     """
     outcomes = _outcomes(data, planned, limits)
     return [
-        {"id": row["id"], "uri": row["source"], "split": row["split"], **outcome}
+        {"id": row["id"], "uri": uri, "split": row["split"], **outcome}
         for row, outcome in zip(planned, outcomes, strict=True)
     ]
 
