@@ -139,12 +139,17 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        self.pid, self._connection = process.pid, connection
-        self.end = weakref.finalize(self, _end, process, connection)
+        self.pid, self._process, self._connection = process.pid, process, connection
+        self._end = weakref.finalize(self, _end, process, connection)
         try:
             connection.recv()
         except (EOFError, OSError) as error:
             raise RuntimeError(f"a decoder did not start: exit code {self.end()} of {command}") from error
+
+    def end(self) -> int:
+        """End it if it has not; its exit code, negative where a signal ended it."""
+        self._end()
+        return self._process.wait()
 
     def crops(self, data: bytes, size: int, crops: Sequence[tuple[int, bytes]]) -> list[bytes]:
         """As `Decoder.crops`; EOFError or OSError: it ended."""
@@ -160,11 +165,10 @@ class _Child:
         return cut
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection) -> int:
-    """End a child if it has not; its exit code, negative where a signal ended it."""
+def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
     connection.close()
     process.kill()  # changes nothing where it is ending already
-    return process.wait()
+    process.wait()
 
 
 # The child -----------------------------------------------------------------------------------------------
