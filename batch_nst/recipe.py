@@ -108,6 +108,8 @@ class Generate(Section):
     """Photos with a shorter short side are rejected as too_small."""
     max_bytes: Count = 64 << 20
     max_pixels: Count = 100_000_000
+    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """Of processor time for decoding a photo; photos that take more, twice, are rejected."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
     """Fewest and most actors that hold VGG-16."""

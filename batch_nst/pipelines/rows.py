@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from batch_nst.data import images, segments, units
+from batch_nst.data.decoder import Limits, decoder_for
+from batch_nst.data.images import BadImage
 from batch_nst.data.inputs import Photo, uri_of
 from batch_nst.data.quality import change
 from batch_nst.data.reading import read_photos
@@ -67,12 +69,9 @@ def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
         return {**unit, "outage": outages[0]}
     bytes_read = sum(len(data) for data in read.values() if isinstance(data, bytes))
     rows = []
-    for place in places:  # one whole picture in memory at a time
-        outcome = _decode(read.pop(place), limits)
-        for row in planned:
-            if _place(row) == place:
-                crop = _crop(outcome, row, limits)
-                rows.append({"id": row["id"], "uri": uri_of(photos[place]), "split": row["split"], **crop})
+    for place in places:
+        crops = [row for row in planned if _place(row) == place]
+        rows += photo_rows(uri_of(photos[place]), read.pop(place), crops, limits)
     return {
         "unit": unit["unit"],
         "photos": pack(rows, IN_FLIGHT),
@@ -152,32 +151,42 @@ def _photo(row: Row) -> Photo:
     return Photo(row["key"], row["source"], row["version"], row.get("offset"), row.get("length"))
 
 
-def _decode(data: bytes | Exception, limits: Generate) -> Row:
-    """The outcome of reading one photo; `content` is the whole picture for now."""
+def photo_rows(uri: str, data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
+    """The rows of one photo, of `IN_FLIGHT`: a crop each, or why there is none.
+
+    Args:
+        uri: the photo's name to people.
+        data: its file, or what was raised when it was read.
+        planned: its planned rows.
+        limits: what a photo may be.
+    """
+    outcomes = _outcomes(data, planned, limits)
+    return [
+        {"id": row["id"], "uri": uri, "split": row["split"], **outcome}
+        for row, outcome in zip(planned, outcomes, strict=True)
+    ]
+
+
+def _outcomes(data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
     match data:
         case FileNotFoundError():
-            return _bad("failed", "vanished", "listed, but gone when it was read")
+            bad = _bad("failed", "vanished", "listed, but gone when it was read")
         case PermissionError():
-            return _bad("failed", "forbidden", "no permission to read it")
+            bad = _bad("failed", "forbidden", "no permission to read it")
         case TooLarge():
-            return _bad("rejected", "too_many_bytes", f"{data.size} bytes; allowed: {data.max_bytes}")
+            bad = _bad("rejected", "too_many_bytes", f"{data.size} bytes; allowed: {data.max_bytes}")
         case Exception():
             raise data
-    try:
-        picture = images.decode(
-            data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
-        )
-    except images.BadImage as error:
-        return _bad("rejected", error.reason, error.detail)
-    return {"status": "ok", "content": picture}
-
-
-def _crop(outcome: Row, planned: Row, limits: Generate) -> Row:
-    """The outcome for one planned row: its crop of the picture, as raw pixels."""
-    if outcome["status"] != "ok":
-        return outcome
-    crop = images.crop(outcome["content"], limits.image_size, planned["crop"], planned["id"])
-    return {"status": "ok", "content": crop.tobytes()}
+        case _:
+            decoder = decoder_for(
+                Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds)
+            )
+            try:
+                crops = decoder.crops(data, limits.image_size, [(row["crop"], row["id"]) for row in planned])
+                return [{"status": "ok", "content": crop} for crop in crops]
+            except BadImage as error:
+                bad = _bad("rejected", error.reason, error.detail)
+    return [bad] * len(planned)
 
 
 def _bad(status: str, reason: str, detail: str) -> Row:
