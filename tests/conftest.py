@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from store_proxy import Proxy, serve
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +68,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
             for part in parts:
                 with contextlib.suppress(FileNotFoundError):  # the server's, and it has no option for them
                     Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock").unlink()
+
+
+@pytest.fixture
+def proxy(s3: str) -> Iterator[Proxy]:
+    """In front of the object store, for those who are sent there by `AWS_ENDPOINT_URL`."""
+    with serve(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        yield proxy
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,6 +1,5 @@
 """Laws of `batch_nst.data.storage`, on a disk and on a real object store."""
 
-import http.client
 import pickle
 import signal
 import subprocess
@@ -9,11 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
+from store_proxy import Proxy
 
 from batch_nst.data import storage
 from batch_nst.data.storage import Store, TooLarge, fetch, is_remote, open_filesystem, with_retries
@@ -219,104 +218,67 @@ def test_answers_and_bugs_are_not_retried(error: type[Exception]) -> None:
 # --- faults of an object store
 
 
-class Proxy(ThreadingHTTPServer):
-    """In front of an S3 server: does `faults` to the next requests, one each, and passes on all others."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream.removeprefix("http://")
-        self.faults: deque[str] = deque()
-        self.requests: list[str] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Proxy
-
-    def _serve(self) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        fault = self.server.faults.popleft() if self.server.faults else ""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if fault == "drop":
-            self.close_connection = True
-            return
-        if fault.isdigit():
-            status, headers = int(fault), {}
-            answer = f"<Error><Code>{fault}</Code><Message>on purpose</Message></Error>".encode()
-        else:
-            connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
-            connection.request(self.command, self.path, body, dict(self.headers))
-            response = connection.getresponse()
-            status, headers, answer = response.status, dict(response.headers), response.read()
-            connection.close()
-        if fault == "lose":  # done, but the client does not hear of it
-            self.close_connection = True
-            return
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name not in ("Content-Length", "Transfer-Encoding", "Connection"):
-                self.send_header(name, value)
-        length = headers.get("Content-Length", len(answer)) if self.command == "HEAD" else len(answer)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(answer[: len(answer) // 2] if fault == "truncate" else answer)
-        self.close_connection = fault == "truncate"
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    endpoint = fsspec.filesystem("s3").s3.meta.endpoint_url
+def faults(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[deque[str]]:
+    """What the proxy, which this process goes through, does to the next requests, one each."""
     kind = fsspec.get_filesystem_class("s3")
     monkeypatch.setattr(storage, "MAX_DELAY", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    with Proxy(endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        kind.clear_instance_cache()  # instances keep the endpoint that they were made with
-        yield server
-        kind.clear_instance_cache()
-        server.shutdown()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    kind.clear_instance_cache()  # instances keep the endpoint that they were made with
+    faults: deque[str] = deque()
+    proxy.before = lambda _: faults.popleft() if faults else ""
+    yield faults
+    kind.clear_instance_cache()
 
 
-@pytest.mark.parametrize("fault", ["503", "500", "drop", "truncate"])
-def test_fetch_outlives_transient_faults(s3: str, tmp_path: Path, proxy: Proxy, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["503", "500", "reset", "lose", "truncate"])
+def test_fetch_outlives_transient_faults(s3: str, tmp_path: Path, faults: deque[str], fault: str) -> None:
     store = Store(f"{s3}/{tmp_path.name}")
     store.create("photo", b"picture" * 1000)
-    proxy.faults.extend([fault] * 4)  # one more than botocore bears
+    faults.extend([fault] * 4)  # one more than botocore bears
     assert fetch(store.join("photo"), 10_000, first_delay=0.01) == b"picture" * 1000
-    assert not proxy.faults
+    assert not faults
 
 
-def test_a_store_outlives_transient_faults(s3: str, tmp_path: Path, proxy: Proxy) -> None:
+def test_fetch_outlives_a_store_that_does_not_answer(
+    s3: str, tmp_path: Path, faults: deque[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(f"{s3}/{tmp_path.name}")
-    proxy.faults.extend(["503", "drop", "500"])
+    store.create("photo", b"picture")
+    kind = fsspec.get_filesystem_class("s3")
+    monkeypatch.setattr(kind, "read_timeout", 1)
+    kind.clear_instance_cache()
+    faults.append("stall")
+    assert fetch(store.join("photo"), 10) == b"picture"
+    assert not faults
+
+
+def test_a_store_outlives_transient_faults(s3: str, tmp_path: Path, faults: deque[str]) -> None:
+    store = Store(f"{s3}/{tmp_path.name}")
+    faults.extend(["503", "reset", "500"])
     assert store.create("a", b"a")
-    proxy.faults.extend(["503", "drop"])
+    faults.extend(["503", "reset"])
     store.replace("b", b"b")
-    proxy.faults.extend(["503", "truncate"])
+    faults.extend(["503", "truncate"])
     assert store.list() == ["a", "b"]
-    proxy.faults.append("lose")
+    faults.append("lose")
     assert not store.create("c", b"c")  # it is there: "exists" says that, not whose it is
     assert store.read("c") == b"c"
-    assert not proxy.faults
+    assert not faults
 
 
-def test_an_outage_is_a_storage_error_that_names_the_object(s3: str, tmp_path: Path, proxy: Proxy) -> None:
-    proxy.faults.extend(["503"] * 1000)
+def test_an_outage_is_a_storage_error_that_names_the_object(
+    s3: str, tmp_path: Path, proxy: Proxy, faults: deque[str]
+) -> None:
+    faults.extend(["503"] * 1000)
     uri = f"{s3}/{tmp_path.name}/photo"
     with pytest.raises(StorageError, match=rf"cannot read {uri}: 2 attempts, last: OSError: .*on purpose"):
         fetch(uri, 10, attempts=2, first_delay=0.01)
     assert len(proxy.requests) == 2 * 3  # botocore's three tries in each
 
 
+@pytest.mark.usefixtures("faults")
 def test_an_object_is_fetched_with_one_request_and_a_missing_one_too(
     s3: str, tmp_path: Path, proxy: Proxy
 ) -> None:
@@ -330,15 +292,17 @@ def test_an_object_is_fetched_with_one_request_and_a_missing_one_too(
     assert len(proxy.requests) == 2
 
 
-def test_no_permission_is_raised_at_once(s3: str, tmp_path: Path, proxy: Proxy) -> None:
-    proxy.faults.append("403")
+def test_no_permission_is_raised_at_once(s3: str, tmp_path: Path, proxy: Proxy, faults: deque[str]) -> None:
+    faults.append("403")
     with pytest.raises(PermissionError):
         fetch(f"{s3}/{tmp_path.name}/photo", 10)
     assert len(proxy.requests) == 1
 
 
-def test_a_bad_request_is_not_taken_for_an_existing_object(s3: str, tmp_path: Path, proxy: Proxy) -> None:
-    proxy.faults.append("400")  # errno 22 in s3fs, as is a lost race
+def test_a_bad_request_is_not_taken_for_an_existing_object(
+    s3: str, tmp_path: Path, faults: deque[str]
+) -> None:
+    faults.append("400")  # errno 22 in s3fs, as is a lost race
     assert Store(f"{s3}/{tmp_path.name}").create("a", b"a")
 
 
