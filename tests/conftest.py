@@ -33,7 +33,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
     folder = tmp_path_factory.mktemp("weed")
     credentials = [{"accessKey": "tests", "secretKey": "secret"}]
     identity = {"name": "tests", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    reading = [{"accessKey": "reader", "secretKey": "secret"}]
+    reader = {"name": "reader", "credentials": reading, "actions": ["Read", "List"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
     parts = ("master", "volume", "filer", "s3")
     names = [f"{part}.{kind}" for part in parts for kind in ("port", "port.grpc")]
     ports = dict(zip(names, free_ports(len(names)), strict=True))

@@ -17,15 +17,15 @@ UNITS = 12
 
 
 class Bucket(NamedTuple):
-    """Photos for so many units of two, and a place for outputs."""
+    """Photos, in a bucket or a folder on disk, and a place for outputs beside them."""
 
     uri: str
     photos: int
 
     def recipe(self, output: str, **generate: Any) -> dict[str, Any]:
-        """Of a job on these photos; `output` is a name in the bucket, or a path."""
+        """Of a job on these photos, with an output of this name beside them."""
         return {
-            "output": output if output.startswith("/") else f"{self.uri}/{output}",
+            "output": f"{self.uri}/{output}",
             "style": {"image": str(PAINTING), "size": 32},
             "generate": {
                 "input": f"{self.uri}/photos",

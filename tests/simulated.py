@@ -14,7 +14,8 @@ def negative(unit: Row, seconds: float = 0.0) -> Row:
     if unit["outage"]:
         return {**unit, "seconds": 0.0, "began": 0.0}
     start, began = time.perf_counter(), time.time()
-    time.sleep(seconds)
+    if seconds:
+        time.sleep(seconds)
     rows = unpack(unit["photos"])
     for row in rows:
         if row["status"] == "ok":

@@ -105,7 +105,7 @@ def seal(
         left_out=left_out,
     )
     name = f"{SNAPSHOTS}/{snapshot.number:06}.json"
-    if not store.create(name, (json.dumps(asdict(snapshot), indent=1) + "\n").encode()):
+    if not store.establish(name, (json.dumps(asdict(snapshot), indent=1) + "\n").encode()):
         raise LeaseError(f"{store.join(name)}: sealed by another run a moment ago; start again")
     return snapshot
 

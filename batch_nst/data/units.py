@@ -116,7 +116,7 @@ def append_segment(store: Store, rows: pa.Table) -> None:
         LeaseError: somebody else wrote a segment at the same time, which the lease forbids.
     """
     name = f"{PLAN}/{len(store.list(PLAN)) + 1:06}.parquet"
-    if not store.create(name, _parquet(rows)):
+    if not store.establish(name, _parquet(rows)):
         raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
 
 
