@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from botocore.retries.standard import ExponentialBackoff
-from simulated import negative
+from negative import negative
 
 from batch_nst.data import lease as lease_module
 from batch_nst.data import storage

@@ -100,6 +100,7 @@ def test_a_kill_at_what_is_written_costs_nothing_and_leaves_what_a_clean_run_mak
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_a_kill_at_every_request(bucket: Bucket, shared_proxy: Proxy, clean: Clean) -> None:
     tried = 0
     for request in clean.requests:

@@ -1,4 +1,4 @@
-"""A device that is none: what a unit costs is sleep, and its pictures are the photos' negatives."""
+"""What stands in for the engine: a unit's pictures are the photos' negatives, without a tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, unpack
 
 
 def negative(unit: Row, seconds: float = 0.0) -> Row:
-    """What `Stylizer` makes of a unit, without a tensor; the same pixels and losses always."""
+    """What `Stylizer` makes of a unit, in at least so many seconds; the same pixels and losses always."""
     if unit["outage"]:
         return {**unit, "seconds": 0.0, "began": 0.0}
     start, began = time.perf_counter(), time.time()
