@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow lint planning install clean
+.PHONY: demo test test-slow chaos overhead planning lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -13,6 +13,12 @@ test: .venv/test.stamp lint  ## the fast suite
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 	$(BIN)/python -m pytest -m slow
+
+chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
+	$(BIN)/python -m pytest tests/chaos -m "" -s
+
+overhead: .venv/test.stamp  ## what the pipeline costs beside devices that only sleep
+	$(BIN)/python tests/overhead.py
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -41,6 +41,10 @@ class StorageError(BatchNSTError):
     """An object store or disk did not do what it was asked, after retries where these can help."""
 
 
+class OutageError(StorageError):
+    """A fault that may pass has outlasted the retries."""
+
+
 class IncompleteError(BatchNSTError):
     """The command ended in order, but not everything that was asked for is done."""
 

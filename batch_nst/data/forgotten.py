@@ -37,7 +37,7 @@ def write_request(store: Store, request: Mapping[str, Any]) -> str:
         LeaseError: another run wrote one at the same moment, which the lease forbids.
     """
     name = f"{FORGOTTEN}/{len(store.list(FORGOTTEN)) + 1:06}.json"
-    if not store.create(name, (json.dumps(request, indent=1) + "\n").encode()):
+    if not store.establish(name, (json.dumps(request, indent=1) + "\n").encode()):
         raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
     return name
 

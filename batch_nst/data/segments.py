@@ -146,7 +146,7 @@ def append_segments(store: Store, groups: Iterable[pa.Table], written: Written, 
                 group = next(stream, None)
             about = {"listing": listing if group is None else ""}
             writer.add_key_value_metadata({_METADATA: json.dumps(about)})
-        if not store.create(name, buffer.getvalue()):
+        if not store.establish(name, buffer.getvalue()):
             raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
     return Written(_joined(tables), places, number, listing)
 

@@ -91,7 +91,7 @@ def seal(
         snapshot = latest
     else:
         name = f"{SNAPSHOTS}/{snapshot.number:06}.json"
-        if not store.create(name, _text(snapshot)):
+        if not store.establish(name, _text(snapshot)):
             raise LeaseError(f"{store.join(name)}: sealed by another run a moment ago; start again")
     rewritten = {
         unit: forgotten.take_out(store, token, unit, ids) for unit, ids in outcomes.to_forget.items()

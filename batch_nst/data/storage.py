@@ -23,7 +23,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 import fsspec
 
-from batch_nst.errors import RecipeError, StorageError
+from batch_nst.errors import OutageError, RecipeError, StorageError
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ MAX_DELAY = 20.0
 
 _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
 _CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
 # S3 answers these with 403 too, but they speak of the caller and not of the object: a photo must not be
 # written off because a token ran out.
@@ -80,7 +81,8 @@ class Store:
     """An output root: a folder on disk, or a prefix in a bucket. Pickled by its uri; any number may be open.
 
     Names are relative to the root and use `/`. Transient faults are retried. What cannot be done raises
-    StorageError; a root of another kind raises RecipeError when the Store is made.
+    StorageError, OutageError where it may pass; a root of another kind raises RecipeError when the Store is
+    made.
     """
 
     uri: str
@@ -130,9 +132,14 @@ class Store:
         """Write an object that must not exist yet: True when this call made it, False when it exists already.
 
         After a lost answer the retry finds what the first try made and returns False too: "it exists"
-        says that an object is there, not whose. A caller to whom that matters compares the content.
+        says that an object is there, not whose. A caller to whom that matters compares the content, see
+        `establish`.
         """
         return self._attempt("create", name, lambda: self._place.create(name, data))
+
+    def establish(self, name: str, data: bytes) -> bool:
+        """`create`, or find the same there: whether the object holds exactly these bytes now."""
+        return self.create(name, data) or self.read(name) == data
 
     def replace(self, name: str, data: bytes) -> None:
         """Write an object, over any earlier one; a reader sees the old bytes or the new."""
@@ -171,7 +178,7 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
     `max_bytes` bounds what is accepted and (except from a web server that ignores ranges) what is
     transferred. `first_delay` is in seconds, see `with_retries`.
 
-    Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, StorageError when a
+    Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, OutageError when a
     fault outlasts the attempts, RecipeError for a protocol that is unknown or not installed.
     """
     protocol, path = _split(uri)
@@ -281,9 +288,9 @@ def with_retries(
     """What `action` returns; called again, up to `attempts` times in all, while it meets transient faults.
 
     `what` names verb and object for the error ("read s3://..."). The wait starts at `first_delay` seconds
-    and doubles, with jitter, so that a thousand workers do not come back at once. Raises StorageError
-    when the last attempt fails too. An answer that will not change (missing, exists, no permission) and
-    anything that is no fault of storage is raised at once.
+    and doubles, with jitter, so that a thousand workers do not come back at once. Raises OutageError
+    when the last attempt fails too. An answer that will not change (missing, exists, no permission, a disk
+    that is full or read-only) and anything that is no fault of storage is raised at once.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -295,7 +302,7 @@ def with_retries(
             if lasting is not None:
                 raise lasting from error
             if attempt >= attempts:
-                raise StorageError(f"cannot {what}: {attempts} attempts, last: {_text(error)}") from error
+                raise OutageError(f"cannot {what}: {attempts} attempts, last: {_text(error)}") from error
         time.sleep(min(MAX_DELAY, first_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1))
     raise ValueError(f"attempts is {attempts}; allowed: 1 or more")
 
@@ -490,6 +497,8 @@ def _lasting(error: Exception) -> Exception | None:
         return FileNotFoundError(_text(error))  # nothing can have such a name
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return FileNotFoundError(_text(error))  # nor one with a zero byte
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return error
     status = _status(error)
     # gcsfs says 403 with a plain OSError.
     if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):

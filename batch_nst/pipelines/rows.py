@@ -18,7 +18,7 @@ from batch_nst.data.quality import change
 from batch_nst.data.reading import read_photos
 from batch_nst.data.settings import split_of
 from batch_nst.data.storage import Store, TooLarge
-from batch_nst.errors import StorageError
+from batch_nst.errors import OutageError, StorageError
 from batch_nst.recipe import Generate
 
 Row = dict[str, Any]
@@ -82,15 +82,19 @@ def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
 
 
 def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
-    """Encode a unit's pictures and commit it, unless another worker has."""
+    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending."""
     if unit["outage"]:
         return {"outage": unit["outage"], "unit": unit["unit"]}
     rows = unpack(unit["photos"])
     encoded = encode_unit(unit["unit"], rows, settings)
+    try:
+        summary = units.commit_encoded(store, encoded)
+    except OutageError as error:
+        return {"outage": str(error), "unit": unit["unit"]}
     return {
         "outage": "",
         "unit": unit["unit"],
-        "summary": units.commit_encoded(store, encoded),
+        "summary": summary,
         "losses": [row["total_loss"] for row in rows if row["status"] == "ok"],
         "bad": [
             {name: row[name] or "" for name in ("uri", "status", "reason", "detail")}
