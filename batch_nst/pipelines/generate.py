@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.lease import Lease
 from batch_nst.data.snapshot import seal
@@ -14,6 +14,9 @@ from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.plan import Plan, survey, write_down
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.fast_model import ModelFiles
 
 _SHOWN = 20
 
@@ -41,14 +44,16 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
         f"{counts['photos']} photos found, {counts['found']} images; {counts['done']} done, "
         f"{counts['to_do']} to do, {counts['gone']} gone"
     )
+    model = None
     if plan.pending.num_rows:
         check_weights(recipe)
+        model = _find_start(plan, store, recipe)
     lease.check()
     plan = write_down(plan, store)
-    used: dict[str, Any] = {"device": None, "devices": 0}
+    used: dict[str, Any] = {"device": None, "devices": 0, "warm_start": None}
     results: list[dict[str, Any]] = []
     if plan.pending.num_rows:
-        used, results = _make(plan, store, recipe)
+        used, results = _make(plan, store, recipe, model)
     lease.check()
     committed = [result for result in results if not result["outage"]]
     summaries = {result["unit"]: result["summary"] for result in committed}
@@ -108,23 +113,35 @@ def check_weights(recipe: Recipe) -> None:
     load_vgg(recipe.vgg, PerceptualLoss.layers(recipe.loss))
 
 
-def _make(plan: Plan, store: Store, recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _find_start(plan: Plan, store: Store, recipe: Recipe) -> ModelFiles | None:
+    """The model that images are to start from, if any; a wrong one is refused before anything is written."""
+    from batch_nst.pipelines.warm_start import find_start
+
+    return find_start(recipe, plan.settings, store)
+
+
+def _make(
+    plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run what is pending, with progress; on which device and how many at most, and the results of units."""
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.stylize import stylize_units
+    from batch_nst.pipelines.warm_start import check_start
 
     cluster.connect()
     cluster.check_output_is_shared(store)
     workers = cluster.choose_workers(recipe.generate.device)
-    pending = plan.pending
+    style, pending = read_style(recipe.style), plan.pending
+    model, warm_start = check_start(model, plan, style, recipe, workers)
     say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
     results = []
     with meter("generate", pending.num_rows, "images") as progress:
-        made = stylize_units(pending, plan.split_of, store, read_style(recipe.style), recipe, workers)
+        made = stylize_units(pending, plan.split_of, store, style, recipe, workers, model)
         for result in made:
             results.append(result)
             if not result["outage"]:
                 losses = result["losses"]
                 note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
                 progress.advance(len(losses) + len(result["bad"]), note)
-    return {"device": workers.device, "devices": workers.at_once(recipe.generate.actors)}, results
+    devices = workers.at_once(recipe.generate.actors)
+    return {"device": workers.device, "devices": devices, "warm_start": warm_start}, results

@@ -23,7 +23,7 @@ _READERS = 8
 IN_FLIGHT = pa.schema(
     [
         *((name, pa.binary()) for name in ("id", "content", "stylized")),
-        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "engine")),
+        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "init", "engine")),
         *((name, pa.float32()) for name in ("content_loss", "style_loss", "total_loss")),
     ]
 )
@@ -116,7 +116,7 @@ def _stored(row: Row, settings: Generate) -> Row:
         return row | {"content": None, "stylized": None}
     for name in ("content", "stylized"):
         row[name] = {"bytes": encode_picture(row[name], settings), "path": None}
-    return row | {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
+    return row | {"height": side, "width": side, "iterations": settings.iterations}
 
 
 def encode_picture(pixels: bytes, settings: Generate) -> bytes:
