@@ -123,16 +123,13 @@ def check_start(
     """
     if recipe.generate.init_model is None:
         return None, None
+    if model is None:
+        return None, {"model": None, **compare([], [])._asdict(), "seconds": 0.0}
     start = time.monotonic()
-    name, cold, warm = None, [], []
-    if model:
-        name = model.name
-        say(f"trying to start from model {name} on {workers.device}, {workers.threads} threads")
-        cold, warm = _losses(check_photos(plan), plan, model, style, recipe, workers)
-    verdict = compare(cold, warm)
-    if model:
-        say(f"images start from {'model ' + name if verdict.used else 'the photos'}: {_why(verdict)}")
-    figures = {"model": name, **verdict._asdict(), "seconds": round(time.monotonic() - start, 1)}
+    say(f"trying to start from model {model.name} on {workers.device}, {workers.threads} threads")
+    verdict = compare(*_losses(check_photos(plan), plan, model, style, recipe, workers))
+    say(f"images start from {f'model {model.name}' if verdict.used else 'the photos'}: {_why(verdict)}")
+    figures = {"model": model.name, **verdict._asdict(), "seconds": round(time.monotonic() - start, 1)}
     return model if verdict.used else None, figures
 
 

@@ -38,7 +38,7 @@ SIDE = 32
 NAVY, WHITE = (0, 0, 128), (255, 255, 255)
 PHOTOS = ("astronaut", "chelsea", "coffee")
 HELD_OUT = "chelsea.png"
-WORKERS = Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=1)
+WORKERS = Workers("cpu", num_cpus=1, num_gpus=0, threads=torch.get_num_threads(), most=1)
 
 
 def plain(colour: tuple[int, int, int]) -> TransformerNet:
@@ -300,7 +300,7 @@ def pixels(row: Row) -> images.Pixels:
 
 
 def objectives(given: Recipe) -> Objectives:
-    return Objectives.on(read_style(given.style), given.loss, given.vgg, "cpu", "fp32", 1)
+    return Objectives.on(read_style(given.style), given.loss, given.vgg, "cpu", "fp32", WORKERS.threads)
 
 
 def test_an_image_starts_from_the_picture_that_apply_paints_and_says_so(home: Home) -> None:
