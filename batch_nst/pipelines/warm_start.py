@@ -43,8 +43,8 @@ class Verdict(NamedTuple):
     """Images that were optimised both ways."""
     ratio: float | None
     """Final losses from the model's pictures over those from the photos, geometric mean."""
-    worst: float | None
-    """The largest of these ratios."""
+    each: list[float]
+    """The ratio of each image; none where an image from the model's picture was not a number."""
     used: bool
 
 
@@ -172,10 +172,10 @@ def compare(cold: Sequence[float], warm: Sequence[float]) -> Verdict:
         if math.isfinite(before)
     ]
     if not pairs or not all(math.isfinite(after) for _, after in pairs):
-        return Verdict(len(pairs), None, None, False)
-    ratios = [after / before for before, after in pairs]
-    mean = geometric_mean(ratios)
-    return Verdict(len(pairs), mean, max(ratios), mean is not None and mean <= 1)
+        return Verdict(len(pairs), None, [], False)
+    each = [after / before for before, after in pairs]
+    mean = geometric_mean(each)
+    return Verdict(len(pairs), mean, each, mean is not None and mean <= 1)
 
 
 def _why(verdict: Verdict) -> str:
@@ -185,7 +185,7 @@ def _why(verdict: Verdict) -> str:
         return "an image that started from the model's picture was not a number"
     return (
         f"from the model's pictures the loss after the same work is {verdict.ratio:.3f} of that from the "
-        f"photos (geometric mean of {verdict.checked} images; the worst {verdict.worst:.3f})"
+        f"photos (geometric mean of {verdict.checked} images; the worst {max(verdict.each):.3f})"
     )
 
 
