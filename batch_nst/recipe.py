@@ -27,6 +27,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Uri = Annotated[str, Field(min_length=1)]
 
+_MODEL = "model:"
+
 
 class Section(BaseModel):
     """A part of a recipe: frozen, strict about keys and types."""
@@ -95,7 +97,9 @@ class Generate(Section):
     iterations: Count = 300
     """Evaluations of the loss for each image."""
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    init: Literal["content"] = "content"
+    init: str = "content"
+    """Where an image starts: `content`, its photo; or `model:URI`, the picture of a fast model (an output
+    with a published one, or a folder models/VERSION)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of VGG's convolutions; `auto` measures both once at start. Gram matrices and losses are always fp32."""
     unit_images: Count = 16
@@ -123,6 +127,18 @@ class Generate(Section):
         if not items or not all(isinstance(item, str) and item for item in items):
             raise ValueError("allowed: a file, a folder, a glob, or a list of URIs")
         return value
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _photo_or_model(cls, init: object) -> object:
+        if init != "content" and not (isinstance(init, str) and re.match(f"{_MODEL}.", init)):
+            raise ValueError("allowed: content, or model:URI of an output or of a folder models/VERSION")
+        return init
+
+    @property
+    def init_model(self) -> str | None:
+        """URI of the model whose pictures images start from; None where they start from the photos."""
+        return self.init.removeprefix(_MODEL) if self.init.startswith(_MODEL) else None
 
     @field_validator("actors")
     @classmethod
@@ -287,7 +303,7 @@ def _merge(base: Any, change: Any, depth: int) -> Any:
     return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
 
 
-_PATHS = (("output",), ("style", "image"), ("vgg", "weights"), ("generate", "input"))
+_PATHS = (("output",), ("style", "image"), ("vgg", "weights"), ("generate", "input"), ("generate", "init"))
 
 
 def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -299,7 +315,11 @@ def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(holder, dict) or key not in holder:
             continue
         value = holder[key]
-        if isinstance(value, str):
+        if key == "init":
+            if not isinstance(value, str) or not value.startswith(_MODEL):
+                continue
+            value = _MODEL + _absolute_path(value.removeprefix(_MODEL), folder)
+        elif isinstance(value, str):
             value = _absolute_path(value, folder)
         elif isinstance(value, list):
             value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]

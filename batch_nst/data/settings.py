@@ -34,17 +34,26 @@ def check_settings(
     old = read_settings(store)
     if old is None:
         return None
-    before, after = dict(_leaves(old)), dict(_leaves(json.loads(_text(settings))))
-    changed = [key for key in {**before, **after} if key not in ignore and before.get(key) != after.get(key)]
+    changed = {key: values for key, values in differences(old, settings).items() if key not in ignore}
     if changed:
         raise RecipeError(
             "\n".join(
-                f"{key}: the dataset in {store.uri} was begun with {before.get(key)!r}, the recipe says "
-                f"{after.get(key)!r}; choose another output"
-                for key in changed
+                f"{key}: the dataset in {store.uri} was begun with {before!r}, the recipe says {after!r}; "
+                "choose another output"
+                for key, (before, after) in changed.items()
             )
         )
     return old
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of each dotted key that settings differ in; a key that one of them lacks is None there."""
+    before, after = (dict(_leaves(json.loads(_text(settings)))) for settings in (old, new))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    }
 
 
 def write_settings(store: Store, settings: Mapping[str, Any]) -> None:

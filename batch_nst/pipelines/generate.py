@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
@@ -18,6 +18,9 @@ from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.fast_model import ModelFiles
 
 _SHOWN = 20
 
@@ -49,13 +52,15 @@ def generate(
         f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "
         f"{counts['to_do']:,} to do, {counts['gone']:,} gone"
     )
+    model = None
     if plan.to_do:
         check_weights(recipe)
+        model = _find_start(plan, store, recipe)
     lease.check()
     plan = plan.write_down(store)
     made = _Made()
     if plan.to_do:
-        _make(plan, store, recipe, max_device_hours * 3600, made)
+        _make(plan, store, recipe, model, max_device_hours * 3600, made)
     lease.check()
     snapshot = seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
     write_card(store, snapshot, plan.settings, recipe.generate.license)
@@ -86,6 +91,8 @@ class _Made:
 
     device: str | None = None
     devices: int = 0
+    warm_start: dict[str, Any] | None = None
+    """What came of trying to start from a model, see `warm_start.check_start`."""
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of committed units."""
     sums: Counter[str] = field(default_factory=Counter)
@@ -117,6 +124,7 @@ class _Made:
             **{name: int(self.sums[name]) for name in names},
             "device": self.device,
             "devices": self.devices,
+            "warm_start": self.warm_start,
             "span_seconds": round(self.ended - self.began, 3) if self.summaries else 0.0,
             "device_seconds": round(self.sums["device_seconds"], 3),
             "reasons": dict(self.reasons),
@@ -148,27 +156,32 @@ def check_weights(recipe: Recipe) -> None:
     load_vgg(recipe.vgg, PerceptualLoss.layers(recipe.loss))
 
 
-def _make(plan: Plan, store: Store, recipe: Recipe, budget: float, made: _Made) -> None:
+def _find_start(plan: Plan, store: Store, recipe: Recipe) -> ModelFiles | None:
+    """The model that images are to start from, if any; a wrong one is refused before anything is written."""
+    from batch_nst.pipelines.warm_start import find_start
+
+    return find_start(recipe, plan.settings, store)
+
+
+def _make(
+    plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None, budget: float, made: _Made
+) -> None:
     """Run what is pending, with progress, until `budget` seconds of devices are used up."""
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.stylize import stylize_units
     from batch_nst.pipelines.valve import Valve
+    from batch_nst.pipelines.warm_start import check_start
 
     cluster.connect()
     cluster.check_output_is_shared(store)
     workers = cluster.choose_workers(recipe.generate.device)
     made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
+    style, valve = read_style(recipe.style), Valve()
+    model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
-    valve = Valve()
     with meter("generate", plan.to_do, "images") as progress:
         for result in stylize_units(
-            plan.chunks(),
-            plan.settings["holdout"],
-            store,
-            read_style(recipe.style),
-            recipe,
-            workers,
-            closed=valve,
+            plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve
         ):
             made.add(result)
             if not result["outage"]:

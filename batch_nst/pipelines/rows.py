@@ -26,7 +26,7 @@ Row = dict[str, Any]
 IN_FLIGHT = pa.schema(
     [
         *((name, pa.binary()) for name in ("id", "content", "stylized")),
-        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "engine")),
+        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "init", "engine")),
         *((name, pa.float32()) for name in ("content_loss", "style_loss", "total_loss")),
     ]
 )
@@ -133,8 +133,7 @@ def _stored(row: Row, settings: Generate) -> Row:
     moved = change(*(_pixels(row[name], side) for name in ("content", "stylized")))
     for name in ("content", "stylized"):
         row[name] = {"bytes": encode_picture(row[name], settings), "path": None}
-    made = {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
-    return row | made | {"change": moved}
+    return row | {"height": side, "width": side, "iterations": settings.iterations, "change": moved}
 
 
 def encode_picture(pixels: bytes, settings: Generate) -> bytes:
