@@ -36,6 +36,8 @@ class NewRows:
 
     def __init__(self) -> None:
         """Nothing is new yet."""
+        self.count = 0
+        """Of the rows that iterating gives, once it is closed."""
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with its owner
         weakref.finalize(self, self._file.close)
         schema = pa.schema([("id", pa.binary(16)), *LISTED, ("crop", pa.int32())])

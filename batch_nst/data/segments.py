@@ -57,7 +57,8 @@ class Group(NamedTuple):
 
     segment: str
     """Its object."""
-    index: int
+    number: int
+    """From 0."""
     rows: int
 
 
@@ -157,9 +158,9 @@ def read_written(store: Store) -> Written:
     with ThreadPoolExecutor(_READERS) as pool:
         outlines = list(pool.map(lambda name: _read_outline(store, name), names))
     groups = [
-        Group(name, index, rows)
+        Group(name, place, rows)
         for name, (_, sizes, _) in zip(names, outlines, strict=True)
-        for index, rows in enumerate(sizes)
+        for place, rows in enumerate(sizes)
     ]
     tables = [_OUTLINE.empty_table(), *(table for table, _, _ in outlines)]
     return Written(_joined(tables), groups, len(names), outlines[-1][2] if outlines else "")
@@ -171,7 +172,7 @@ def read_group(
     """The rows of a group, or of some of its units. Of a bucket only the group's part is transferred."""
     table = store.view(
         group.segment,
-        lambda file: pq.ParquetFile(file, pre_buffer=True).read_row_group(group.index, columns=columns),
+        lambda file: pq.ParquetFile(file, pre_buffer=True).read_row_group(group.number, columns=columns),
     )
     if units is None:
         return table

@@ -76,7 +76,7 @@ class Plan:
     @property
     def to_do(self) -> int:
         """Images of units that are planned, or would be, and not committed."""
-        return int((~self.row_done).sum()) + self.new.count + self.again.num_rows
+        return int((~self.row_done).sum() + self.new.count + self.again.num_rows)
 
     @property
     def in_input(self) -> pa.Table:
@@ -92,7 +92,7 @@ class Plan:
     def new_groups(self) -> int:
         """Row groups that are to be written down."""
         size = segments.GROUP_UNITS * self.unit_images
-        return -(-self.new.count // size) + (self.again.num_rows > 0)
+        return int(-(-self.new.count // size) + (self.again.num_rows > 0))
 
     @property
     def done_units(self) -> set[str]:
