@@ -126,7 +126,7 @@ def settle(
 
 def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     """Names of all planned units, sorted; and the rows."""
-    first, second = _halves(planned["id"])
+    first, second = halves(planned["id"])
     attempt = planned["attempt"].to_numpy()
     latest = _latest(first, second, attempt)
     column = planned["unit"]
@@ -145,7 +145,7 @@ def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     return names.take(pa.array(by_name)), rows
 
 
-def _halves(ids: pa.ChunkedArray) -> tuple[Words, Words]:
+def halves(ids: pa.ChunkedArray) -> tuple[Words, Words]:
     """Each id as two numbers, in whose order the ids are."""
     chunks = [
         np.frombuffer(chunk.buffers()[1], ">u8").reshape(-1, 2)[chunk.offset : chunk.offset + len(chunk)]

@@ -38,9 +38,9 @@ SCHEMA = pa.schema(
         ("change", pa.list_(pa.float32())),
     ]
 )
-"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: a letter for each row's
-outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its photo
-(grey levels)."""
+"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: a letter for each
+row's outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its
+photo (grey levels)."""
 
 _HALF = 1 << 64
 
