@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from batch_nst.data.inputs import is_held_out
 from batch_nst.data.storage import Store
 from batch_nst.errors import RecipeError
 
@@ -62,6 +63,12 @@ def write_settings(store: Store, settings: Mapping[str, Any]) -> None:
     """Begin a dataset; where another run has just begun it, check that it means the same."""
     if not store.create(SETTINGS, _text(settings).encode()):
         check_settings(store, settings)
+
+
+def split_of(key: str, holdout: Mapping[str, Any]) -> str:
+    """The side of the split that a photo is on, `train` or `held_out`, by the `holdout` of the settings."""
+    held_out = is_held_out(key, holdout["fraction"], [*holdout["photos"], *holdout["at_least"]])
+    return "held_out" if held_out else "train"
 
 
 def _text(settings: Mapping[str, Any]) -> str:

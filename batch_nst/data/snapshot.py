@@ -63,7 +63,7 @@ def seal(
     store: Store,
     token: int,
     planned: pa.Table,
-    known: Mapping[str, dict[str, Any]],
+    known: Mapping[str, str],
     quality: Quality | None = None,
 ) -> Snapshot:
     """Seal what is done, after an audit; returns the latest snapshot where nothing has changed since.
@@ -76,7 +76,7 @@ def seal(
         token: of the lease held.
         planned: a row for each id and attempt: `id`, `attempt`, `unit`, and `present`, whether the input
             holds the id now; those that it does not are left out as gone.
-        known: summaries of units that the caller has just committed, which saves reading them.
+        known: summaries, in JSON, of units that the caller has just committed, which saves reading them.
         quality: which pairs to leave out; None stands for the defaults.
 
     Raises:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import fsspec
 
@@ -111,6 +111,15 @@ class Store:
     def read(self, name: str) -> bytes:
         """The bytes of an object; FileNotFoundError when there is none."""
         return self._attempt("read", name, lambda: self._place.read(name))
+
+    def view(self, name: str, look: Callable[[IO[bytes]], T]) -> T:
+        """What `look` finds in an object, opened to read parts of it; called anew after a transient fault."""
+
+        def action() -> T:
+            with self._place.open(name) as file:
+                return look(file)
+
+        return self._attempt("read", name, action)
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of this name; a folder is none."""
@@ -255,6 +264,7 @@ class _Place(Protocol):
     """What a Store needs of a disk or bucket; one try each, raising what the layer below raises."""
 
     def read(self, name: str) -> bytes: ...
+    def open(self, name: str) -> IO[bytes]: ...
     def exists(self, name: str) -> bool: ...
     def create(self, name: str, data: bytes) -> bool: ...
     def replace(self, name: str, data: bytes) -> None: ...
@@ -270,6 +280,9 @@ class _Disk:
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self.root / name).open("rb")
 
     def exists(self, name: str) -> bool:
         return (self.root / name).is_file()
@@ -328,6 +341,11 @@ class _Bucket:
 
     def read(self, name: str) -> bytes:
         return _cat(self.filesystem, f"{self.root}/{name}", None)
+
+    def open(self, name: str) -> IO[bytes]:
+        # What is asked for and no more: readers know which parts they want.
+        file: IO[bytes] = self.filesystem.open(f"{self.root}/{name}", "rb", cache_type="none")
+        return file
 
     def exists(self, name: str) -> bool:
         # Not filesystem.exists, which takes every error for a no.

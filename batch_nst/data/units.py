@@ -1,7 +1,7 @@
-"""The unit of work: planned in an append-only segment, committed as one Parquet object, first writer wins.
+"""The unit of work: a few planned images, committed as one Parquet object, first writer wins.
 
-What is planned is written down before work begins; what is done is what a listing shows. So retries, lost
-nodes, zombies and kill -9 need no coordination.
+What is planned is written down before work begins, in `segments`; what is done is what a listing shows. So
+retries, lost nodes, zombies and kill -9 need no coordination.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,27 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_nst.data.images import decode_stored
-from batch_nst.data.inputs import Photo, photo_id
 from batch_nst.data.quality import change
 from batch_nst.data.storage import Store
 from batch_nst.data.summaries import summarise
-from batch_nst.errors import LeaseError
 
 DATA = "dataset/data"
-PLAN = "dataset/plan"
-
-PLAN_SCHEMA = pa.schema(
-    [
-        ("id", pa.binary(16)),
-        ("key", pa.string()),
-        ("source", pa.string()),
-        ("version", pa.string()),
-        ("crop", pa.int32()),
-        ("attempt", pa.int32()),
-        ("unit", pa.string()),
-    ]
-)
-"""A row for each crop of each photo and attempt."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -79,49 +63,7 @@ forgotten, of which nothing else is left."""
 
 _METADATA = b"batch_nst"
 
-
-def cut_units(photos: Iterable[Photo], crops: int, planned: set[bytes], unit_images: int) -> pa.Table:
-    """Units for the ids that no segment has yet, `PLAN_SCHEMA`; crops of a photo are neighbours."""
-    rows = [
-        {"id": identity, "key": photo.key, "source": photo.source, "version": photo.version, "crop": crop}
-        for photo in photos
-        for crop in range(crops)
-        if (identity := photo_id(photo.key, photo.version, crop)) not in planned
-    ]
-    return _into_units(rows, unit_images, attempt=0)
-
-
-def retry_units(rows: Sequence[dict[str, Any]], unit_images: int) -> pa.Table:
-    """Units for a further attempt at planned rows (of `PLAN_SCHEMA`)."""
-    return _into_units(rows, unit_images, attempt=1 + max((row["attempt"] for row in rows), default=0))
-
-
-def _into_units(rows: Sequence[dict[str, Any]], unit_images: int, attempt: int) -> pa.Table:
-    salt = attempt.to_bytes(4)
-    planned = []
-    for start in range(0, len(rows), unit_images):
-        members = rows[start : start + unit_images]
-        name = hashlib.blake2b(b"".join(row["id"] for row in members), digest_size=16, salt=salt).hexdigest()
-        planned += [{**row, "attempt": attempt, "unit": name} for row in members]
-    return pa.Table.from_pylist(planned, schema=PLAN_SCHEMA)
-
-
-def read_plan(store: Store) -> pa.Table:
-    """All segments, `PLAN_SCHEMA`, oldest first."""
-    with ThreadPoolExecutor(16) as pool:
-        segments = pool.map(lambda name: pq.read_table(io.BytesIO(store.read(name))), store.list(PLAN))
-        return pa.concat_tables([PLAN_SCHEMA.empty_table(), *segments])
-
-
-def append_segment(store: Store, rows: pa.Table) -> None:
-    """Write down what is going to be done.
-
-    Raises:
-        LeaseError: somebody else wrote a segment at the same time, which the lease forbids.
-    """
-    name = f"{PLAN}/{len(store.list(PLAN)) + 1:06}.parquet"
-    if not store.create(name, _parquet(rows)):
-        raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
+_MANY, _LISTERS = 20_000, 16
 
 
 def unit_object(unit: str) -> str:
@@ -129,9 +71,15 @@ def unit_object(unit: str) -> str:
     return f"{DATA}/{unit[:2]}/{unit}.parquet"
 
 
-def done_units(store: Store) -> set[str]:
-    """Names of the committed units."""
-    return {name.rsplit("/", 1)[1].removesuffix(".parquet") for name in store.list(DATA)}
+def done_units(store: Store, planned: int = 0) -> set[str]:
+    """Names of the committed units; where many are planned, folders are listed at the same time."""
+    folders = [DATA] if planned < _MANY else [f"{DATA}/{number:02x}" for number in range(256)]
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        return {
+            name.rsplit("/", 1)[1].removesuffix(".parquet")
+            for names in pool.map(store.list, folders)
+            for name in names
+        }
 
 
 class EncodedUnit(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates |
     """From a trial if asked for, else from the last run; nothing to do starts neither torch nor Ray."""
     from batch_nst.pipelines.rates import last_rates
 
-    if not plan.pending.num_rows:
+    if not plan.to_do:
         return None
     if not calibrate:
         return last_rates(store)
@@ -61,14 +62,21 @@ def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates |
     from batch_nst.pipelines.generate import check_weights
 
     check_weights(recipe)
-    return measure(plan.pending, plan.split_of, recipe)
+    return measure(plan, store, recipe)
 
 
-def generate(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
+def generate(
+    recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
+) -> Figures:
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate import generate as step
 
-    return _run("generate", recipe.output, wait, lambda run: step(recipe, run.store, run.lease, retry))
+    return _run(
+        "generate",
+        recipe.output,
+        wait,
+        lambda run: step(recipe, run.store, run.lease, retry, max_device_hours),
+    )
 
 
 def train(recipe: Recipe, wait: bool = False) -> Figures:

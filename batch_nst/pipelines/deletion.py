@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_nst.data import forgotten, models, units
+from batch_nst.data import forgotten, models, segments, units
 from batch_nst.data.card import write_card
+from batch_nst.data.ids import halves
 from batch_nst.data.lease import Lease
-from batch_nst.data.outcomes import halves
+from batch_nst.data.segments import Written
 from batch_nst.data.settings import require_settings
 from batch_nst.data.snapshot import Snapshot, latest_snapshot, read_snapshot, seal
 from batch_nst.data.storage import Store
@@ -48,17 +48,17 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
         RecipeError: there is no such image, or there are several.
     """
     settings = require_settings(store)
-    plan = units.read_plan(store)
-    named = pa.array([_image(store, plan, word) for word in words], pa.binary(16))
-    keys = plan.filter(pc.is_in(plan["id"], named))["key"].unique()
-    images = plan.filter(pc.is_in(plan["key"], keys)).select(["id", "unit"])
+    written = segments.read_written(store)
+    named = pa.array([_image(store, written.rows["id"], word) for word in words], pa.binary(16))
+    keys = _rows(store, written, "id", named)["key"].unique()
+    images = _rows(store, written, "key", keys)
     ids = set(images["id"].to_pylist())
     new = ids - forgotten.forgotten_ids(store)
     lease.check()
     if new:
         request = {"ids": sorted(each.hex() for each in new), "pairs": _pairs(store, images, new)}
         forgotten.write_request(store, request)
-    snapshot = _seal(store, lease, plan)
+    snapshot = _seal(store, lease, written.rows)
     write_card(store, snapshot, settings)
     pairs = [
         pair
@@ -79,16 +79,15 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
     return figures
 
 
-def _image(store: Store, plan: pa.Table, word: str) -> bytes:
-    """The id of the plan that begins with these digits."""
+def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
+    """The one of the planned ids that begins with these digits."""
     digits = word.lower()
     if not re.fullmatch(r"[0-9a-f]{8,32}", digits):
         raise RecipeError(f"ID {word!r}: allowed: an image's id in hex, or 8 or more of its first digits")
     low, high = (int(digits.ljust(32, digit), 16) for digit in "0f")
-    first, second = halves(plan["id"])
-    # Ids that are equal in their first half are told apart below.
-    near = np.flatnonzero((first >= low >> 64) & (first <= high >> 64))
-    found = {int(first[row]) << 64 | int(second[row]) for row in near.tolist()}
+    ids = halves(planned).view(">u8")
+    near = ids[(ids[:, 0] >= low >> 64) & (ids[:, 0] <= high >> 64)]
+    found = {first << 64 | second for first, second in near.tolist()}
     matching = sorted(number for number in found if low <= number <= high)
     if not matching:
         raise RecipeError(f"ID {word!r}: no image of {store.uri} has this id")
@@ -96,6 +95,15 @@ def _image(store: Store, plan: pa.Table, word: str) -> bytes:
         some = " and ".join(f"{number:032x}" for number in matching[:2])
         raise RecipeError(f"ID {word!r}: {len(matching)} images have such an id, among them {some}")
     return matching[0].to_bytes(16)
+
+
+def _rows(store: Store, written: Written, column: str, values: pa.Array) -> pa.Table:
+    """`id`, `key` and `unit` of the planned rows that have one of these values in a column."""
+    found = []
+    for group in written.groups:
+        rows = segments.read_group(store, group, columns=["id", "key", "unit"])
+        found.append(rows.filter(pc.is_in(rows[column], values)))
+    return pa.concat_tables(found)
 
 
 def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
@@ -108,12 +116,11 @@ def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
     ]
 
 
-def _seal(store: Store, lease: Lease, plan: pa.Table) -> Snapshot:
+def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
     """A snapshot by the rules of the last one, of the input as it was then."""
     latest = latest_snapshot(store)
     gone = pa.array(map(bytes.fromhex, latest.left_out) if latest else [], pa.binary(16))
-    present = pc.invert(pc.is_in(plan["id"], gone))
-    planned = plan.select(["id", "attempt", "unit"]).append_column("present", present)
+    planned = planned.append_column("present", pc.invert(pc.is_in(planned["id"], gone)))
     rules = Quality()
     if latest and latest.quality:
         rules = Quality(**{name: latest.quality[name] for name in Quality.model_fields})

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from batch_nst.data import images, units
+from batch_nst.data import images, segments, units
 from batch_nst.data.quality import change
+from batch_nst.data.settings import split_of
 from batch_nst.data.storage import Store, TooLarge, fetch
 from batch_nst.errors import StorageError
 from batch_nst.recipe import Generate
@@ -31,6 +33,18 @@ IN_FLIGHT = pa.schema(
 """A photo between stages; pictures are raw pixels (size, size, 3)."""
 
 
+Closed = Callable[[], str]
+"""Why no further unit may begin; empty while it may."""
+
+
+def planned_units(chunk: Row, store: Store, holdout: Row, closed: Closed) -> list[Row]:
+    """`unit_rows` of a chunk: the `units` of a `group` (its fields), read where they are written down."""
+    if closed():
+        return []
+    rows = segments.read_group(store, segments.Group(**chunk["group"]), chunk["units"])
+    return unit_rows(rows, partial(split_of, holdout=holdout))
+
+
 def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
     """One row a unit: its name and its photos."""
     by_unit: dict[str, list[Row]] = {}
@@ -39,11 +53,13 @@ def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
     return [{"unit": unit, "photos": pack(rows)} for unit, rows in by_unit.items()]
 
 
-def decode_unit(unit: Row, limits: Generate) -> Row:
+def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
     """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason.
 
-    Adds `photos_read` and `bytes_read` of this unit's photos.
+    Adds `photos_read` and `bytes_read` of this unit's photos; or the `outage` for which it is left pending.
     """
+    if reason := closed():
+        return {**unit, "outage": reason}
     planned = unpack(unit["photos"])
     sources = sorted({row["source"] for row in planned})
     with ThreadPoolExecutor(_READERS) as pool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray.data
 
 from batch_nst.data import images
@@ -18,41 +18,57 @@ from batch_nst.engine.gatys import ENGINE, losses_of, optimise
 from batch_nst.engine.memory import choose_batch, run_in_batches
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.pipelines.plan import Chunk
 from batch_nst.pipelines.progress import say
-from batch_nst.pipelines.rows import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack, write_unit
+from batch_nst.pipelines.rows import (
+    IN_FLIGHT,
+    Closed,
+    Row,
+    decode_unit,
+    pack,
+    planned_units,
+    unpack,
+    write_unit,
+)
 from batch_nst.recipe import Recipe
 
 
 def stylize_units(
-    pending: pa.Table,
-    split_of: Callable[[str], str],
+    chunks: Sequence[Chunk],
+    holdout: Mapping[str, Any],
     store: Store,
     style: StylePicture,
     recipe: Recipe,
     workers: Workers,
+    closed: Closed,
+    stylizer: type[Stylizer] | None = None,
 ) -> Iterator[Row]:
     """Make and commit units, in no order.
 
     Args:
-        pending: rows of `units.PLAN_SCHEMA`, of units that are not committed.
-        split_of: the side of the split of a photo's key.
+        chunks: units that are written down and not committed.
+        holdout: of the dataset's settings.
         store: the output.
         style: the painting.
         recipe: loss, vgg and generate are used.
         workers: what an actor that holds VGG-16 gets.
+        closed: asked before a unit begins; the rest stays pending.
+        stylizer: what the actors are, `Stylizer` or one in its place.
 
     Yields:
         For each unit `summary` (see `units.commit_unit`), `losses` of its ok rows, `rows` not ok as
         (uri, status, reason, detail) and device `seconds`; or the `outage` that leaves it pending.
     """
     limits = recipe.generate
+    places = [{"group": chunk.group._asdict(), "units": chunk.units} for chunk in chunks]
     return iter(
-        ray.data.from_items(unit_rows(pending, split_of))
+        ray.data.from_items(places)
+        .flat_map(planned_units, fn_args=(store, holdout, closed), num_cpus=0.25)
         .repartition(target_num_rows_per_block=1)
-        .map(decode_unit, fn_args=(limits,), num_cpus=0.25)
+        .map(decode_unit, fn_args=(limits, closed), num_cpus=0.25)
         .map(
-            Stylizer,
-            fn_constructor_args=(style, recipe, workers),
+            stylizer or Stylizer,
+            fn_constructor_args=(style, recipe, workers, closed),
             compute=workers.pool(limits.actors),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
@@ -65,9 +81,9 @@ def stylize_units(
 class Stylizer:
     """Holds VGG-16 and the style's Gram matrices; optimises the ok photos of a unit, a batch at a time."""
 
-    def __init__(self, style: StylePicture, recipe: Recipe, workers: Workers) -> None:
+    def __init__(self, style: StylePicture, recipe: Recipe, workers: Workers, closed: Closed = str) -> None:
         """Nothing is loaded yet, see `_objectives`."""
-        self._style, self._recipe, self._workers = style, recipe, workers
+        self._style, self._recipe, self._workers, self._closed = style, recipe, workers, closed
         self._settings = recipe.generate
 
     @cached_property
@@ -94,8 +110,8 @@ class Stylizer:
 
     def __call__(self, unit: Row) -> Row:
         """Add `stylized`, losses and `engine` to the ok rows; one that is not a number twice has failed."""
-        if unit["outage"]:
-            return {**unit, "seconds": 0.0, "began": 0.0}
+        if outage := unit["outage"] or self._closed():
+            return {**unit, "outage": outage, "seconds": 0.0, "began": 0.0}
         start = time.perf_counter()
         self._objectives.load()
         began = time.time()

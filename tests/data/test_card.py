@@ -1,14 +1,16 @@
 """The dataset's card: front matter that the Hub takes, figures of the snapshot, and no name of a photo."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from batch_nst.data import units
+from batch_nst.data import segments, units
 from batch_nst.data.card import CARD, card, write_card
 from batch_nst.data.images import encode
 from batch_nst.data.snapshot import Snapshot
@@ -88,7 +90,8 @@ def test_hugging_face_loads_the_folder_by_its_card(tmp_path: Path, monkeypatch: 
     flat = {"bytes": encode(np.full((8, 8, 3), 90, np.uint8), "webp"), "path": None}
     row = {"id": bytes(16), "uri": "a", "split": "train", "status": "ok", "content": flat, "stylized": flat}
     units.commit_unit(store, "ab" * 16, [row], "00" * 16)
-    units.append_segment(store, units.PLAN_SCHEMA.empty_table())  # another Parquet file, of other columns
+    pq.write_table(segments.PLAN_SCHEMA.empty_table(), plan := io.BytesIO())
+    store.create("dataset/plan/000001.parquet", plan.getvalue())  # another Parquet file, of other columns
     write_card(store, SNAPSHOT, SETTINGS)
     found = datasets.load_dataset(store.join("dataset"), split="train", cache_dir=str(tmp_path / "cache"))
     assert found.num_rows == 1

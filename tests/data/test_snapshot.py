@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_nst.data import units
+from batch_nst.data import segments, units
 from batch_nst.data.images import encode
-from batch_nst.data.inputs import Photo
+from batch_nst.data.inputs import photo_id
 from batch_nst.data.snapshot import (
     SNAPSHOTS,
     Snapshot,
@@ -42,21 +43,20 @@ class Dataset:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.plan = units.PLAN_SCHEMA.empty_table()
+        self.plan = segments.PLAN_SCHEMA.empty_table()
         self.present: set[bytes] = set()
-        self.known: dict[str, dict[str, Any]] = {}
+        self.known: dict[str, str] = {}
 
     def add(self, *names: str) -> None:
         """Plan photos, two in a unit."""
-        photos = [Photo(name, name, "1") for name in names]
-        new = units.cut_units(photos, 1, set(self.plan["id"].to_pylist()), 2)
-        self._plan(new)
-        self.present |= set(new["id"].to_pylist())
+        rows = planned_rows(names)
+        self.plan = pa.concat_tables([self.plan, segments.cut(rows, 2, attempt=0)])
+        self.present |= set(rows["id"].to_pylist())
 
     def retry(self, *names: str) -> None:
         """Plan photos once more."""
-        latest = {row["key"]: row for row in self.plan.to_pylist()}
-        self._plan(units.retry_units([latest[name] for name in names], 2))
+        attempt = 1 + max(row["attempt"] for row in self.plan.to_pylist() if row["key"] in names)
+        self.plan = pa.concat_tables([self.plan, segments.cut(planned_rows(names), 2, attempt)])
 
     def make(self, **outcomes: str) -> None:
         """Commit the units of the latest attempts of these photos: ok, held_out, rejected or failed."""
@@ -72,7 +72,7 @@ class Dataset:
                         {"id": planned["id"], "uri": planned["key"], "split": split, "status": status}
                     )
             digest = units.row_digest((row["id"], row["status"], b"", ()) for row in rows)
-            self.known[unit] = units.commit_unit(self.store, unit, rows, digest)
+            self.known[unit] = json.dumps(units.commit_unit(self.store, unit, rows, digest))
 
     def gone(self, *names: str) -> None:
         """Take photos from the input."""
@@ -88,9 +88,13 @@ class Dataset:
     def planned(self) -> pa.Table:
         return planned(self.plan, self.present)
 
-    def _plan(self, new: pa.Table) -> None:
-        units.append_segment(self.store, new)
-        self.plan = units.read_plan(self.store)
+
+def planned_rows(names: Sequence[str]) -> pa.Table:
+    rows = [
+        {"id": photo_id(name, "1", 0), "key": name, "source": name, "version": "1", "crop": 0}
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA)
 
 
 def planned(plan: pa.Table, present: set[bytes]) -> pa.Table:
@@ -313,8 +317,7 @@ def test_sealing_is_not_quadratic(tmp_path: Path) -> None:
 
 def seconds_to_seal(store: Store, count: int) -> float:
     """A unit whose images are all gone: the worst case."""
-    photos = [Photo(f"{index}", f"{index}", "1") for index in range(count)]
-    plan = units.cut_units(photos, 1, set(), count)
+    plan = segments.cut(planned_rows([str(index) for index in range(count)]), count, attempt=0)
     rows = [{"id": identity, "split": "train", "status": "ok"} for identity in plan["id"].to_pylist()]
     units.commit_unit(store, plan["unit"][0].as_py(), rows, "0")
     start = time.process_time()
@@ -359,7 +362,8 @@ def rated(store: Store, losses: dict[str, float], changes: dict[str, float] | No
             "change": (changes or {}).get(row["key"], 30.0),
         }
         members.setdefault(row["unit"], []).append(made)
-    dataset.known = {unit: units.commit_unit(store, unit, rows, DIGEST) for unit, rows in members.items()}
+    for unit, rows in members.items():
+        dataset.known[unit] = json.dumps(units.commit_unit(store, unit, rows, DIGEST))
     return dataset
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_nst.data import lease, models, units
+from batch_nst.data import lease, models, segments, units
 from batch_nst.data.card import CARD
 from batch_nst.data.forgotten import FORGOTTEN, digest_without
 from batch_nst.data.images import encode
-from batch_nst.data.inputs import Photo, photo_id
+from batch_nst.data.inputs import photo_id
 from batch_nst.data.lease import acquire
 from batch_nst.data.settings import write_settings
 from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, pairs, seal, unit_pairs
@@ -23,7 +23,7 @@ from batch_nst.pipelines.deletion import forget
 from batch_nst.recipe import Quality
 
 SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [], "at_least": ["held"]}}
-PHOTOS = [Photo(key, f"s3://photos/{key}", "1") for key in ("anna", "bob", "held", "bad", "late")]
+KEYS = ("anna", "bob", "held", "bad", "late")
 VERSION = "000001-abcdef012345"
 RULES = Quality(max_deviation=9.0, min_change=0.5)
 
@@ -53,22 +53,38 @@ def row(planned: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(store: Store, unit: str) -> None:
-    rows = [row(each) for each in units.read_plan(store).to_pylist() if each["unit"] == unit]
+    rows = [row(each) for each in plan_of(store).to_pylist() if each["unit"] == unit]
     digest = units.row_digest((each["id"], each["status"], b"", ()) for each in rows)
     units.commit_unit(store, unit, rows, digest)
 
 
 def seal_as_generate(store: Store, token: int) -> Any:
-    plan = units.read_plan(store).select(["id", "attempt", "unit"])
-    planned = plan.append_column("present", pa.array([True] * plan.num_rows))
+    planned = segments.read_written(store).rows
+    planned = planned.append_column("present", pa.array([True] * planned.num_rows))
     return seal(store, token, planned, {}, RULES)
+
+
+def write_down(store: Store, rows: pa.Table, unit_images: int) -> pa.Table:
+    table = segments.cut(rows, unit_images, attempt=0)
+    segments.append_segments(store, [table], segments.read_written(store))
+    return table
+
+
+def plan_of(store: Store) -> pa.Table:
+    return pa.concat_tables(
+        segments.read_group(store, group) for group in segments.read_written(store).groups
+    )
 
 
 def begin(store: Store) -> Store:
     """Five photos of two crops in units of three, of which the last is pending; a model has seen the rest."""
     write_settings(store, SETTINGS)
-    plan = units.cut_units(PHOTOS, 2, set(), 3)
-    units.append_segment(store, plan)
+    rows = [
+        {"id": bytes.fromhex(image(key, crop)), "key": key, "source": f"s3://photos/{key}", "crop": crop}
+        for key in KEYS
+        for crop in range(2)
+    ]
+    plan = write_down(store, pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA), 3)
     for unit in dict.fromkeys(plan["unit"].to_pylist()[:9]):
         make(store, unit)
     assert seal_as_generate(store, 1).counts["ok"] == 5
@@ -143,7 +159,7 @@ def test_of_a_photo_nothing_is_left_but_its_ids(store: Store) -> None:
 
 
 def test_a_unit_says_of_itself_what_it_is_now(store: Store) -> None:
-    unit = units.read_plan(store)["unit"][0].as_py()  # anna twice, and a crop of bob
+    unit = plan_of(store)["unit"][0].as_py()  # anna twice, and a crop of bob
     before = units.read_summary(store, unit)
     run(store, image("anna"))
     after, rows = units.read_summary(store, unit), units.read_unit(store, unit)
@@ -253,8 +269,8 @@ def test_digits_of_several_images_are_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "out"))
     write_settings(store, SETTINGS)
     twins = [bytes.fromhex("0123456789abcdef" + end * 16) for end in "0f"]
-    plan = [{"id": twin, "key": twin.hex(), "attempt": 0, "unit": "ab" * 16} for twin in twins]
-    units.append_segment(store, pa.Table.from_pylist(plan, schema=units.PLAN_SCHEMA))
+    rows = [{"id": twin, "key": twin.hex()} for twin in twins]
+    write_down(store, pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA), 2)
     with pytest.raises(RecipeError, match=f"2 images have such an id, among them {twins[0].hex()} and"):
         run(store, "0123456789abcdef")
     assert run(store, "0123456789abcdeff")["ids"] == [twins[1].hex()]
@@ -278,11 +294,11 @@ def test_forgetting_again_changes_nothing_and_tells_the_same(store: Store) -> No
 def test_a_photo_that_is_still_pending_is_taken_out_once_it_is_made(store: Store) -> None:
     figures = run(store, image("late"))  # one crop is made, one is not
     assert figures["pairs"] == 1
-    make(store, units.read_plan(store)["unit"][9].as_py())
+    make(store, plan_of(store)["unit"][9].as_py())
     snapshot = seal_as_generate(store, 9)
     assert (snapshot.counts["forgotten"], snapshot.counts["pending"]) == (2, 0)
     assert rows_of(store)[image("late", 1)]["stylized"] is None
-    assert units.read_plan(store).num_rows == 10
+    assert plan_of(store).num_rows == 10
 
 
 class Killed(BaseException):
