@@ -74,6 +74,12 @@ def _forget(options: argparse.Namespace) -> Figures:
     return forget(options.output, options.ids, wait=options.wait)
 
 
+def _inspect(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.inspection import inspect
+
+    return inspect(options.output, options.out)
+
+
 def _benchmark(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.benchmark import benchmark
 
@@ -191,6 +197,14 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
     apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    look = add(
+        "inspect",
+        "look at a dataset: counts, losses, speed, its best and worst pairs",
+        "batch-nst inspect out/demo",
+        _inspect,
+    )
+    look.add_argument("output", metavar="OUTPUT", help="a recipe's output")
+    look.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
     forget = add(
         "forget",
         "remove all pairs of photos for good, and say which models saw them",
