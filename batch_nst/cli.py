@@ -69,6 +69,18 @@ def _apply(options: argparse.Namespace) -> Figures:
     return apply(options.model, options.source, options.target, device=options.device)
 
 
+def _forget(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.commands import forget
+
+    return forget(options.output, options.ids, wait=options.wait)
+
+
+def _inspect(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.inspection import inspect
+
+    return inspect(options.output, options.out)
+
+
 def _benchmark(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.benchmark import benchmark
 
@@ -193,6 +205,28 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
     apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    look = add(
+        "inspect",
+        "look at a dataset: counts, losses, speed, its best and worst pairs",
+        "batch-nst inspect out/demo",
+        _inspect,
+    )
+    look.add_argument("output", metavar="OUTPUT", help="a recipe's output")
+    look.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
+    forget = add(
+        "forget",
+        "remove all pairs of photos for good, and say which models saw them",
+        "batch-nst forget out/demo 3f2a9c01",
+        _forget,
+    )
+    forget.add_argument("output", metavar="OUTPUT", help="a recipe's output")
+    forget.add_argument(
+        "ids",
+        metavar="ID",
+        nargs="+",
+        help="of an image (column id, in hex), or its first 8 digits or more; its photo goes, with all crops",
+    )
+    forget.add_argument("--wait", action="store_true", help="wait for another run's lease")
     measure = add(
         "benchmark",
         "the engine's figures on this machine, beside the peers' way",

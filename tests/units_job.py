@@ -67,7 +67,7 @@ def work(order: Order) -> dict[str, Any]:
             )
         ]
         lease.check()
-        known = {result["unit"]: result["summary"] for result in results if not result["outage"]}
+        known = {result["unit"]: json.dumps(result["summary"]) for result in results if not result["outage"]}
         snapshot = seal(store, lease.token, plan.in_input, known)
     if snapshot.counts["pending"]:
         outages = [result["outage"] for result in results if result["outage"]]

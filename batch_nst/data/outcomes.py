@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from batch_nst.data import summaries, units
 from batch_nst.data.forgotten import digest_without
+from batch_nst.data.ids import halves
 from batch_nst.data.quality import RULES, judge
 from batch_nst.data.storage import Store
 from batch_nst.errors import AuditError
@@ -73,7 +74,7 @@ class _Rows(NamedTuple):
 def settle(
     store: Store,
     planned: pa.Table,
-    known: Mapping[str, dict[str, Any]],
+    known: Mapping[str, str],
     forgotten: set[bytes],
     rules: Quality,
 ) -> Outcomes:
@@ -126,7 +127,8 @@ def settle(
 
 def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     """Names of all planned units, sorted; and the rows."""
-    first, second = _halves(planned["id"])
+    # As the numbers that an id's digits spell, which are in the order of ids.
+    first, second = (half.astype(np.uint64) for half in halves(planned["id"]).view(">u8").T)
     attempt = planned["attempt"].to_numpy()
     latest = _latest(first, second, attempt)
     column = planned["unit"]
@@ -143,17 +145,6 @@ def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     present = planned["present"].to_numpy()
     rows = _Rows(*(values[order] for values in (first, second, unit, latest, present)))
     return names.take(pa.array(by_name)), rows
-
-
-def _halves(ids: pa.ChunkedArray) -> tuple[Words, Words]:
-    """Each id as two numbers, in whose order the ids are."""
-    chunks = [
-        np.frombuffer(chunk.buffers()[1], ">u8").reshape(-1, 2)[chunk.offset : chunk.offset + len(chunk)]
-        for chunk in ids.chunks
-        if len(chunk)
-    ]
-    pairs = np.concatenate([np.empty((0, 2), ">u8"), *chunks])
-    return pairs[:, 0].astype(np.uint64), pairs[:, 1].astype(np.uint64)
 
 
 def _latest(first: Words, second: Words, attempt: npt.NDArray[np.int32]) -> Bools:

@@ -21,6 +21,18 @@ def read_settings(store: Store) -> dict[str, Any] | None:
         return None
 
 
+def require_settings(store: Store) -> dict[str, Any]:
+    """As `read_settings`.
+
+    Raises:
+        RecipeError: no dataset has been begun.
+    """
+    settings = read_settings(store)
+    if settings is None:
+        raise RecipeError(f"OUTPUT {store.uri}: no dataset here")
+    return settings
+
+
 def check_settings(
     store: Store, settings: Mapping[str, Any], ignore: Collection[str] = ()
 ) -> dict[str, Any] | None:

@@ -40,14 +40,17 @@ class Snapshot:
     quality: dict[str, Any] = field(default_factory=dict)
     """The rules and figures by which pairs were `filtered` (see `quality.judge`), how many losses there were
     (`pairs`), and for each rule the ids (hex) that it leaves out."""
+    forgotten: list[str] = field(default_factory=list)
+    """Ids (hex) of forgotten images that units still held when it was sealed."""
     audit: dict[str, int] = field(default_factory=dict)
     """Ids `planned`, each of which is either `done`, `pending` or `gone` (finished before or not)."""
 
     @cached_property
     def passed_over(self) -> frozenset[bytes]:
-        """The ids of ok rows that are not handed out: gone or filtered."""
+        """The ids of ok rows that are not handed out: gone, filtered or forgotten."""
         filtered = self.quality.get("left_out", {}).values()
-        return frozenset(bytes.fromhex(identity) for ids in (self.left_out, *filtered) for identity in ids)
+        named = (self.left_out, self.forgotten, *filtered)
+        return frozenset(bytes.fromhex(identity) for ids in named for identity in ids)
 
     @property
     def done(self) -> float:
@@ -60,7 +63,7 @@ def seal(
     store: Store,
     token: int,
     planned: pa.Table,
-    known: Mapping[str, dict[str, Any]],
+    known: Mapping[str, str],
     quality: Quality | None = None,
 ) -> Snapshot:
     """Seal what is done, after an audit; returns the latest snapshot where nothing has changed since.
@@ -73,7 +76,7 @@ def seal(
         token: of the lease held.
         planned: a row for each id and attempt: `id`, `attempt`, `unit`, and `present`, whether the input
             holds the id now; those that it does not are left out as gone.
-        known: summaries of units that the caller has just committed, which saves reading them.
+        known: summaries, in JSON, of units that the caller has just committed, which saves reading them.
         quality: which pairs to leave out; None stands for the defaults.
 
     Raises:
@@ -117,6 +120,7 @@ def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
         units=outcomes.units,
         left_out=outcomes.gone,
         quality=outcomes.quality,
+        forgotten=sorted(identity.hex() for ids in outcomes.to_forget.values() for identity in ids),
         audit=outcomes.audit,
     )
 
@@ -143,6 +147,11 @@ def latest_snapshot(store: Store) -> Snapshot | None:
     """The newest sealed snapshot, or None."""
     names = store.list(SNAPSHOTS)
     return Snapshot(**json.loads(store.read(names[-1]))) if names else None
+
+
+def read_snapshot(store: Store, number: int) -> Snapshot:
+    """The snapshot of a number; FileNotFoundError where there is none."""
+    return Snapshot(**json.loads(store.read(f"{SNAPSHOTS}/{number:06}.json")))
 
 
 def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:

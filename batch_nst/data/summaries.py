@@ -7,6 +7,7 @@ only saves reading: where it is missing, it is made again from the units.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,6 +44,8 @@ row's outcome, the reasons of those rejected or failed, each row's total loss, a
 photo (grey levels)."""
 
 _HALF = 1 << 64
+_READERS = 16
+_AT_ONCE = 4096  # summaries that are Python objects
 
 
 def outcome(row: Mapping[str, Any]) -> str:
@@ -96,7 +99,7 @@ def sum_of_ids(ids: Sequence[bytes]) -> str:
 def gather(
     store: Store,
     done: pa.Array,
-    known: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, str],
     read_one: Callable[[str], Mapping[str, Any]],
 ) -> tuple[pa.Table, bool]:
     """The summaries of units, `SCHEMA`, in the order of their names; and whether all were gathered before.
@@ -104,17 +107,23 @@ def gather(
     Args:
         store: the output.
         done: names of committed units.
-        known: summaries that the caller has; later than those gathered before.
+        known: summaries in JSON that the caller has; later than those gathered before.
         read_one: the summary of a unit that is in neither.
     """
     before = read(store)
     stale = pa.array(known, pa.string())
     kept = before.filter(pc.and_(pc.is_in(before["unit"], done), pc.invert(pc.is_in(before["unit"], stale))))
     missing = done.filter(pc.invert(pc.is_in(done, kept["unit"].combine_chunks()))).to_pylist()
-    with ThreadPoolExecutor(16) as pool:
-        fresh = list(pool.map(lambda unit: known[unit] if unit in known else read_one(unit), missing))
-    table = pa.concat_tables([kept, _table(fresh)])
-    return table.sort_by("unit").combine_chunks(), not fresh and kept.num_rows == before.num_rows
+
+    def summary(unit: str) -> Mapping[str, Any]:
+        return dict(json.loads(known[unit])) if unit in known else read_one(unit)
+
+    tables = [kept]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(missing), _AT_ONCE):
+            tables.append(_table(list(pool.map(summary, missing[start : start + _AT_ONCE]))))
+    table = pa.concat_tables(tables).sort_by("unit").combine_chunks()
+    return table, not missing and kept.num_rows == before.num_rows
 
 
 def gathered_units(store: Store) -> set[str]:

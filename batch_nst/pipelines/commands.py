@@ -6,12 +6,13 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.lease import Lease, acquire
+from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped
 from batch_nst.pipelines.progress import say
@@ -71,7 +72,10 @@ def generate(
     from batch_nst.pipelines.generate import generate as step
 
     return _run(
-        "generate", recipe, wait, lambda run: step(recipe, run.store, run.lease, retry, max_device_hours)
+        "generate",
+        recipe.output,
+        wait,
+        lambda run: step(recipe, run.store, run.lease, retry, max_device_hours),
     )
 
 
@@ -79,19 +83,19 @@ def train(recipe: Recipe, wait: bool = False) -> Figures:
     """Fit the fast model to the sealed pairs, or resume."""
     from batch_nst.pipelines.train import train as step
 
-    return _run("train", recipe, wait, lambda run: step(recipe, run.store))
+    return _run("train", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
     """Score the model on held-out photos, and write the report."""
-    return _run("evaluate", recipe, wait, lambda run: _evaluate(recipe, run))
+    return _run("evaluate", recipe.output, wait, lambda run: _evaluate(recipe, run))
 
 
 def export(recipe: Recipe, wait: bool = False) -> Figures:
     """Write the ONNX graph of the model."""
     from batch_nst.pipelines.export import export as step
 
-    return _run("export", recipe, wait, lambda run: step(recipe, run.store))
+    return _run("export", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def nightly(
@@ -115,7 +119,7 @@ def nightly(
         except GateError as refusal:
             raise GateError(str(refusal), figures) from refusal
 
-    return _run("nightly", recipe, wait, night)
+    return _run("nightly", recipe.output, wait, night)
 
 
 class _Run:
@@ -135,9 +139,17 @@ class _Run:
         return self.store.join(f"runs/{self.name}/{name}")
 
 
-def _run(command: str, recipe: Recipe, wait: bool, step: Callable[[_Run], Figures]) -> Figures:
+def forget(output: str, ids: Sequence[str], wait: bool = False) -> Figures:
+    """Remove all pairs of photos for good, and say who has seen them."""
+    from batch_nst.pipelines.deletion import forget as step
+
+    require_settings(Store(output))  # before a lease is left where no dataset is
+    return _run("forget", output, wait, lambda run: step(run.store, run.lease, ids))
+
+
+def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures]) -> Figures:
     """Take the lease, take the step, and leave `summary.json` however it ended."""
-    store = Store(recipe.output)
+    store = Store(output)
     if _JOB_COPY in store.uri:
         say(
             f"warning: output {store.uri} lies in this job's own copy of the working directory, which Ray "

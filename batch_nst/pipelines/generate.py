@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -93,8 +94,8 @@ class _Made:
     devices: int = 0
     warm_start: dict[str, Any] | None = None
     """What came of trying to start from a model, see `warm_start.check_start`."""
-    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of committed units."""
+    summaries: dict[str, str] = field(default_factory=dict)
+    """Of committed units, in JSON."""
     sums: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     """Of bad photos."""
@@ -109,7 +110,7 @@ class _Made:
             self.outage = self.outage or result["outage"]
             return
         losses, bad = len(result["losses"]), len(result["bad"])
-        self.summaries[result["unit"]] = result["summary"]
+        self.summaries[result["unit"]] = json.dumps(result["summary"])
         self.sums.update(tried=losses + bad, made=losses, device_seconds=result["seconds"])
         self.sums.update({name: result[name] for name in ("photos_read", "bytes_read", "bytes_written")})
         self.reasons.update(row["reason"] for row in result["bad"])

@@ -90,9 +90,8 @@ def test_hugging_face_loads_the_folder_by_its_card(tmp_path: Path, monkeypatch: 
     flat = {"bytes": encode(np.full((8, 8, 3), 90, np.uint8), "webp"), "path": None}
     row = {"id": bytes(16), "uri": "a", "split": "train", "status": "ok", "content": flat, "stylized": flat}
     units.commit_unit(store, "ab" * 16, [row], "00" * 16)
-    plan = io.BytesIO()  # another Parquet file, of other columns
-    pq.write_table(segments.PLAN_SCHEMA.empty_table(), plan)
-    store.replace(f"{segments.PLAN}/000001.parquet", plan.getvalue())
+    pq.write_table(segments.PLAN_SCHEMA.empty_table(), plan := io.BytesIO())
+    store.create("dataset/plan/000001.parquet", plan.getvalue())  # another Parquet file, of other columns
     write_card(store, SNAPSHOT, SETTINGS)
     found = datasets.load_dataset(store.join("dataset"), split="train", cache_dir=str(tmp_path / "cache"))
     assert found.num_rows == 1

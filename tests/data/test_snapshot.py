@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_nst.data import segments, units
-from batch_nst.data.census import take_census
 from batch_nst.data.images import encode
-from batch_nst.data.inputs import LISTED, Photo
+from batch_nst.data.inputs import photo_id
 from batch_nst.data.snapshot import (
     SNAPSHOTS,
     Snapshot,
@@ -46,19 +45,18 @@ class Dataset:
         self.store = store
         self.plan = segments.PLAN_SCHEMA.empty_table()
         self.present: set[bytes] = set()
-        self.known: dict[str, dict[str, Any]] = {}
+        self.known: dict[str, str] = {}
 
     def add(self, *names: str) -> None:
         """Plan photos, two in a unit."""
-        new = cut(names, 2, self.plan["id"])
-        self._plan(new)
-        self.present |= set(new["id"].to_pylist())
+        rows = planned_rows(names)
+        self.plan = pa.concat_tables([self.plan, segments.cut(rows, 2, attempt=0)])
+        self.present |= set(rows["id"].to_pylist())
 
     def retry(self, *names: str) -> None:
         """Plan photos once more."""
-        latest = {row["key"]: row for row in self.plan.to_pylist()}
-        again = pa.Table.from_pylist([latest[name] for name in names], segments.PLAN_SCHEMA)
-        self._plan(segments.cut(again, 2, 1 + max(again["attempt"].to_pylist())))
+        attempt = 1 + max(row["attempt"] for row in self.plan.to_pylist() if row["key"] in names)
+        self.plan = pa.concat_tables([self.plan, segments.cut(planned_rows(names), 2, attempt)])
 
     def make(self, **outcomes: str) -> None:
         """Commit the units of the latest attempts of these photos: ok, held_out, rejected or failed."""
@@ -74,7 +72,7 @@ class Dataset:
                         {"id": planned["id"], "uri": planned["key"], "split": split, "status": status}
                     )
             digest = units.row_digest((row["id"], row["status"], b"", ()) for row in rows)
-            self.known[unit] = units.commit_unit(self.store, unit, rows, digest)
+            self.known[unit] = json.dumps(units.commit_unit(self.store, unit, rows, digest))
 
     def gone(self, *names: str) -> None:
         """Take photos from the input."""
@@ -90,17 +88,13 @@ class Dataset:
     def planned(self) -> pa.Table:
         return planned(self.plan, self.present)
 
-    def _plan(self, new: pa.Table) -> None:
-        segments.append_segments(self.store, [new], segments.read_written(self.store))
-        self.plan = pa.concat_tables([self.plan, new])
 
-
-def cut(names: Iterable[str], unit_images: int, known: pa.ChunkedArray) -> pa.Table:
-    """Photos by name as rows of a plan that has some ids already."""
-    photos = [Photo(name, name, "1")._asdict() for name in names]
-    new = take_census([pa.RecordBatch.from_pylist(photos, LISTED)], 1, known).new
-    groups = segments.cut_groups(new, unit_images, attempt=0)
-    return pa.concat_tables([segments.PLAN_SCHEMA.empty_table(), *groups])
+def planned_rows(names: Sequence[str]) -> pa.Table:
+    rows = [
+        {"id": photo_id(name, "1", 0), "key": name, "source": name, "version": "1", "crop": 0}
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA)
 
 
 def planned(plan: pa.Table, present: set[bytes]) -> pa.Table:
@@ -323,7 +317,7 @@ def test_sealing_is_not_quadratic(tmp_path: Path) -> None:
 
 def seconds_to_seal(store: Store, count: int) -> float:
     """A unit whose images are all gone: the worst case."""
-    plan = cut(map(str, range(count)), count, segments.PLAN_SCHEMA.empty_table()["id"])
+    plan = segments.cut(planned_rows([str(index) for index in range(count)]), count, attempt=0)
     rows = [{"id": identity, "split": "train", "status": "ok"} for identity in plan["id"].to_pylist()]
     units.commit_unit(store, plan["unit"][0].as_py(), rows, "0")
     start = time.process_time()
@@ -368,7 +362,8 @@ def rated(store: Store, losses: dict[str, float], changes: dict[str, float] | No
             "change": (changes or {}).get(row["key"], 30.0),
         }
         members.setdefault(row["unit"], []).append(made)
-    dataset.known = {unit: units.commit_unit(store, unit, rows, DIGEST) for unit, rows in members.items()}
+    for unit, rows in members.items():
+        dataset.known[unit] = json.dumps(units.commit_unit(store, unit, rows, DIGEST))
     return dataset
 
 
