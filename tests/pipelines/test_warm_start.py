@@ -280,10 +280,11 @@ def test_without_a_held_out_photo_in_the_input_it_is_tried_on_the_others(home: H
 # What an image starts from
 
 
-def stylized(given: Recipe, model: ModelFiles | None, names: tuple[str, ...] = PHOTOS) -> list[Row]:
+def stylized(given: Recipe, model: ModelFiles | None, photos: list[images.Pixels]) -> list[Row]:
     """Rows as the actor of `generate` makes them, here."""
     rows = [
-        {"id": name.encode().ljust(16), "status": "ok", "content": photo(name).tobytes()} for name in names
+        {"id": bytes([index] * 16), "status": "ok", "content": pixels.tobytes()}
+        for index, pixels in enumerate(photos)
     ]
     actor = Stylizer(read_style(given.style), given, WORKERS, model)
     return unpack(actor({"unit": "u", "photos": pack(rows, IN_FLIGHT), "outage": ""})["photos"])
@@ -307,15 +308,15 @@ def test_an_image_starts_from_the_picture_that_apply_paints_and_says_so(home: Ho
     uri = home.model("random", TransformerNet(4))
     model, given = home.find(uri), home.recipe("nowhere")
     assert model is not None
-    content = to_tensor(np.stack([photo(name) for name in PHOTOS]))
-    start = to_tensor(np.stack([load_model(uri, "cpu")(photo(name)) for name in PHOTOS]))
-    found = optimise(objectives(given).exact, content, 3, start=start)
+    photos = [photo(name) for name in PHOTOS]
+    start = to_tensor(np.stack([load_model(uri, "cpu")(pixels) for pixels in photos]))
+    found = optimise(objectives(given).exact, to_tensor(np.stack(photos)), 3, start=start)
     expected = to_pixels(found.images)
-    rows = stylized(given, model)
+    rows = stylized(given, model, photos)
     assert [row["init"] for row in rows] == [f"model:{model.name}"] * len(PHOTOS)
     for row, picture in zip(rows, expected, strict=True):
         np.testing.assert_array_equal(pixels(row), picture)
-    from_photos = stylized(given, None)
+    from_photos = stylized(given, None, photos)
     assert [row["init"] for row in from_photos] == ["content"] * len(PHOTOS)
     assert all((pixels(row) != pixels(other)).any() for row, other in zip(rows, from_photos, strict=True))
 
@@ -323,15 +324,16 @@ def test_an_image_starts_from_the_picture_that_apply_paints_and_says_so(home: Ho
 def test_an_image_that_meets_no_number_on_its_way_from_the_model_starts_again_from_its_photo(
     home: Home,
 ) -> None:
-    """A weight so large that white's loss overflows and the photo's does not."""
+    """A weight so large that white's loss overflows and that of a photo in navy does not."""
     given = home.recipe("nowhere", optimizer="adam", iterations=1)
-    content, white = to_tensor(photo("coffee")[None]), torch.full((1, 3, SIDE, SIDE), 255.0)
+    navy = (photo("coffee") // 8 + np.array(NAVY)).astype(np.uint8)
+    content, white = to_tensor(navy[None]), torch.full((1, 3, SIDE, SIDE), 255.0)
     exact = objectives(given).exact
     least, most = (losses_of(exact, picture, content).style.item() for picture in (content, white))
     assert most > 1.5 * least
     weight = 3.4e38 / math.sqrt(least * most)
     given = given.model_copy(update={"loss": given.loss.model_copy(update={"style_weight": weight})})
-    (row,) = stylized(given, read_model(home.bad), ("coffee",))
+    (row,) = stylized(given, read_model(home.bad), [navy])
     assert (row["status"], row["init"]) == ("ok", "content")
     assert row["engine"].endswith(" adam cpu fp32")
 
