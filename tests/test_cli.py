@@ -234,7 +234,7 @@ def test_a_recipe_that_unfolds_beyond_memory_is_refused(project: Project) -> Non
 
 def test_a_plan_ends_with_its_counts(project: Project) -> None:
     ended = call("plan", project.recipe)
-    counts = {"photos": 2, "found": 2, "done": 0, "to_do": 2, "gone": 0}
+    counts = {"photos": 2, "found": 2, "done": 0, "rejected": 0, "to_do": 2, "gone": 0}
     unknown = (
         "device",
         "devices",

@@ -199,6 +199,8 @@ def test_outcomes_add_up_to_what_was_found(made: Made) -> None:
         "held_out": CROPS,
         "rejected": bad,
         "failed": CROPS,
+        "forgotten": 0,
+        "filtered": 0,
         "pending": 0,
         "gone": 0,
     }
