@@ -67,7 +67,8 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
       snapshot twice, what is to be forgotten, the summaries, and units that are not among these.
     - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summaries,
       card, the run's summary; the lease again every third of its life.
-    - lists: the input (a folder; a glob takes a few more, what lies in tars and tables is not in it). Of the
+    - lists: the input, and a page to see of which kind it is (a folder; a glob takes a few more, what lies in
+      tars and tables is not in it). Of the
       output: the lease four times, the plan, the units twice, the snapshots twice, what is to be forgotten. A
       request shows 1000 keys. Where there are none it takes two and a read, because s3fs tries whether the
       folder is an object.
@@ -79,7 +80,7 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     """
     reads = traffic.photo_reads + traffic.looked_at + traffic.single_reads + traffic.weights * (2 + devices)
     writes, lists = 0, 0
-    listings = [traffic.listed] if traffic.listed else []
+    listings = [1, traffic.listed] if traffic.listed else []
     if traffic.output:
         begun = traffic.segments > 0
         reads += (traffic.leases > 0) + 1 + begun + traffic.segments + 2 * (traffic.snapshots > 0)
