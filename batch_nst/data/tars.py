@@ -10,7 +10,7 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from batch_nst.data.storage import TooLarge, fetch_range, open_object
 from batch_nst.errors import RecipeError
@@ -106,7 +106,7 @@ def _is_extended(info: tarfile.TarInfo) -> bool:
     return info.type in kinds
 
 
-def _sparse_blocks(file: io.BufferedReader, header: bytes, start: int, uri: str) -> int:
+def _sparse_blocks(file: BinaryIO, header: bytes, start: int, uri: str) -> int:
     """Bytes of the maps between the header of an old GNU sparse file and its data."""
     length, more = 0, header[482]
     while more:
@@ -115,7 +115,7 @@ def _sparse_blocks(file: io.BufferedReader, header: bytes, start: int, uri: str)
     return length
 
 
-def _extended(file: io.BufferedReader, start: int, length: int, uri: str) -> bytes:
+def _extended(file: BinaryIO, start: int, length: int, uri: str) -> bytes:
     if length > _MAX_EXTENDED:
         raise _refuse(uri, f"an extended header of {length} bytes at byte {start}; allowed: {_MAX_EXTENDED}")
     return _read(file, start, length, uri)
@@ -135,7 +135,7 @@ def _parse_pax(data: bytes, start: int, uri: str) -> dict[str, str]:
     return records
 
 
-def _read(file: io.BufferedReader, position: int, length: int, uri: str) -> bytes:
+def _read(file: BinaryIO, position: int, length: int, uri: str) -> bytes:
     file.seek(position)
     data = file.read(length)
     if len(data) < length:
