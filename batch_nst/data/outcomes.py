@@ -62,8 +62,15 @@ class _Rows(NamedTuple):
     """Whether it is the latest attempt at its id."""
     present: Bools
 
-    def where(self, chosen: Bools) -> _Rows:
-        return _Rows(*(column[chosen] for column in self))
+    def at(self, chosen: Bools | Indices) -> _Rows:
+        """Some of the rows, in this order."""
+        return _Rows(
+            self.first[chosen],
+            self.second[chosen],
+            self.unit[chosen],
+            self.latest[chosen],
+            self.present[chosen],
+        )
 
     def ids(self, chosen: Bools) -> list[str]:
         """Some of the ids in hex, sorted."""
@@ -91,7 +98,7 @@ def settle(
     planned_ids = np.count_nonzero(rows.latest)
 
     number = np.cumsum(done_units) - 1  # of a done unit among the done ones
-    rows = rows.where(done)
+    rows = rows.at(done)
     rows = rows._replace(unit=number[rows.unit])
     table, gathered = summaries.gather(store, done_names, known, lambda unit: units.read_summary(store, unit))
     _check_units(store, rows, table)
@@ -142,9 +149,8 @@ def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     position[by_name] = np.arange(len(by_name))
     unit = position[codes]
     order = np.lexsort((second, first, unit))
-    present = planned["present"].to_numpy()
-    rows = _Rows(*(values[order] for values in (first, second, unit, latest, present)))
-    return names.take(pa.array(by_name)), rows
+    rows = _Rows(first, second, unit, latest, planned["present"].to_numpy())
+    return names.take(pa.array(by_name)), rows.at(order)
 
 
 def _latest(first: Words, second: Words, attempt: npt.NDArray[np.int32]) -> Bools:

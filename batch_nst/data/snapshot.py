@@ -55,7 +55,7 @@ class Snapshot:
     @property
     def done(self) -> float:
         """The fraction of planned images that are done."""
-        finished = sum(self.counts.get(status, 0) for status in COUNTED)
+        finished = sum(self.counts[status] for status in COUNTED)
         return finished / max(1, finished + self.counts["pending"])
 
 
@@ -126,13 +126,18 @@ def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
 
 
 def _says_the_same(latest: Snapshot, snapshot: Snapshot) -> bool:
-    """Whether sealing would tell nothing new; snapshots of version 0.1.0 do not tell all of it."""
-    counts = {**dict.fromkeys(snapshot.counts, 0), **latest.counts}
+    """Whether sealing would tell nothing new; snapshots of version 0.1.0 tell of no filter."""
     return (
         latest.digest == snapshot.digest
-        and counts == snapshot.counts
+        and latest.counts == snapshot.counts
         and (latest.quality or snapshot.quality) == snapshot.quality
     )
+
+
+def _read(store: Store, name: str) -> Snapshot:
+    fields = json.loads(store.read(name))
+    fields["counts"] = {**dict.fromkeys(COUNTED, 0), **fields["counts"]}  # version 0.1.0 knew fewer
+    return Snapshot(**fields)
 
 
 def _text(snapshot: Snapshot) -> bytes:
@@ -146,12 +151,12 @@ def _text(snapshot: Snapshot) -> bytes:
 def latest_snapshot(store: Store) -> Snapshot | None:
     """The newest sealed snapshot, or None."""
     names = store.list(SNAPSHOTS)
-    return Snapshot(**json.loads(store.read(names[-1]))) if names else None
+    return _read(store, names[-1]) if names else None
 
 
 def read_snapshot(store: Store, number: int) -> Snapshot:
     """The snapshot of a number; FileNotFoundError where there is none."""
-    return Snapshot(**json.loads(store.read(f"{SNAPSHOTS}/{number:06}.json")))
+    return _read(store, f"{SNAPSHOTS}/{number:06}.json")
 
 
 def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:

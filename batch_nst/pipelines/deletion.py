@@ -87,7 +87,7 @@ def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
     low, high = (int(digits.ljust(32, digit), 16) for digit in "0f")
     ids = halves(planned).view(">u8")
     near = ids[(ids[:, 0] >= low >> 64) & (ids[:, 0] <= high >> 64)]
-    found = {first << 64 | second for first, second in near.tolist()}
+    found: set[int] = {first << 64 | second for first, second in near.tolist()}
     matching = sorted(number for number in found if low <= number <= high)
     if not matching:
         raise RecipeError(f"ID {word!r}: no image of {store.uri} has this id")

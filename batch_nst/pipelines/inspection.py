@@ -111,7 +111,7 @@ class _Images:
     @property
     def pairs(self) -> npt.NDArray[np.bool_]:
         """Which of them are pairs to train on, before any filter."""
-        return self.letter == ord(summaries.LETTERS[0])
+        return np.equal(self.letter, ord(summaries.LETTERS[0]))
 
     def counts(self) -> dict[str, int]:
         """By outcome."""
@@ -212,9 +212,9 @@ def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
     for run in runs:
         ends = [run.started, run.started + timedelta(seconds=max(run.span_seconds, 1.0))]
         axes.plot(ends, [run.images_per_hour] * 2, color=OPTIMISED, linewidth=5)  # type: ignore[arg-type]
-    locator = mpl.dates.AutoDateLocator(maxticks=8)
+    locator = mpl.dates.AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.set_ylabel("images an hour")
     set_scale(axes.yaxis, rates, axes.set_yscale)
     if axes.get_yscale() == "linear":
