@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow chaos overhead lint install clean
+.PHONY: demo test test-slow chaos overhead planning lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -24,6 +24,9 @@ lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+planning: .venv/test.stamp  ## what planning 10 million photos costs
+	$(BIN)/python tests/planning.py
 
 install: .venv/demo.stamp
 

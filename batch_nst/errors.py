@@ -49,6 +49,10 @@ class IncompleteError(BatchNSTError):
     """The command ended in order, but not everything that was asked for is done."""
 
 
+class AuditError(BatchNSTError):
+    """What units hold is not what was planned; nothing is sealed."""
+
+
 class GateError(BatchNSTError):
     """A candidate model was refused by the recipe's `publish` section."""
 

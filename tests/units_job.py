@@ -27,8 +27,8 @@ from batch_nst.data.lease import SECONDS, acquire
 from batch_nst.data.snapshot import seal
 from batch_nst.data.storage import Store
 from batch_nst.errors import BatchNSTError, IncompleteError
-from batch_nst.pipelines.plan import survey, write_down
-from batch_nst.pipelines.rows import decode_unit, unit_rows, write_unit
+from batch_nst.pipelines.plan import survey
+from batch_nst.pipelines.rows import decode_unit, planned_units, write_unit
 from batch_nst.recipe import Recipe
 
 _WARM = multiprocessing.get_context("forkserver")
@@ -59,14 +59,17 @@ def work(order: Order) -> dict[str, Any]:
     with acquire(store, "generate", order.wait, order.seconds) as lease:
         plan = survey(given, store)
         lease.check()
-        plan = write_down(plan, store)
+        plan = plan.write_down(store)
         results = [
             write_unit(negative(decode_unit(unit, limits)), store, limits)
-            for unit in unit_rows(plan.pending, plan.split_of)
+            for chunk in plan.chunks()
+            for unit in planned_units(
+                {"group": chunk.group._asdict(), "units": chunk.units}, store, plan.settings["holdout"], str
+            )
         ]
         lease.check()
-        known = {result["unit"]: result["summary"] for result in results if not result["outage"]}
-        snapshot = seal(store, lease.token, plan.segments, set(plan.present), known)
+        known = {result["unit"]: json.dumps(result["summary"]) for result in results if not result["outage"]}
+        snapshot = seal(store, lease.token, plan.in_input, known)
     if snapshot.counts["pending"]:
         outages = [result["outage"] for result in results if result["outage"]]
         raise IncompleteError(f"{snapshot.counts['pending']} images are pending: {outages[0]}")

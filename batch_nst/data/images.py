@@ -21,7 +21,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, UnidentifiedImageError
+
+# The first two are here because Pillow imports all of its plugins for a format that has not been imported.
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8, (H, W, 3), 0..255, sRGB."""
@@ -35,8 +37,14 @@ REASONS: Final[dict[str, str]] = {
     "corrupt": "damaged, or a variant of its format that cannot be read",
     "too_many_pixels": "larger than generate.max_pixels",
     "too_small": "the short side is below generate.min_side",
+    "needs_memory": "decoding it takes more memory than a picture of generate.max_pixels may need, twice",
+    "decoder_timeout": "decoding it takes longer than generate.max_seconds, twice",
+    "decoder_died": "the process that decoded it died, twice",
 }
-"""Every reason for which a photo is refused, and what it means to people. The codes never change."""
+"""Every reason for which a photo is refused, and what it means to people. The codes never change.
+
+The last three are given by `decoder.Decoder` alone.
+"""
 
 
 class BadImage(ValueError):  # noqa: N818 - it says what the photo is; nothing went wrong
@@ -64,7 +72,8 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
 
     EXIF orientation is applied, an embedded ICC profile is converted to sRGB, transparency is laid over
     white, and 16-bit and floating-point pixels are scaled to 8 bits. Broken EXIF data and broken or
-    unsuitable profiles are ignored. Limits are checked against the header, before pixels are decoded.
+    unsuitable profiles are ignored, and so are the texts in a PNG. Limits are checked against the header,
+    before pixels are decoded.
 
     Args:
         data: the whole file.
@@ -84,6 +93,8 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
     if len(data) > max_bytes:
         raise BadImage("too_many_bytes", f"{len(data)} bytes; allowed: {max_bytes}")
     kind = _identify(data)
+    if kind == "PNG":
+        data = _without_texts(data)
     # Pillow warns of damaged metadata and of sizes between its own limit and ours. Both are ours to judge.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -268,15 +279,33 @@ def _lacks_end(kind: str, data: bytes) -> bool:
     """Whether the mark is missing with which a file of this format ends; False where there is none."""
     if kind == "JPEG":
         at = 2
-        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # up to the first scan:
-            fill = data[at + 1 : at + 2] == b"\xff"  # thumbnails in the header have ends of their own
-            at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":
+            # Up to the first scan: thumbnails in the header have ends of their own.
+            fill, again = marker == b"\xff", marker == b"\xd8"
+            at += 1 if fill else 2 if again else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         return data.find(b"\xff\xd9", at) < 0
     if kind == "PNG":
         return b"IEND" not in data
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     return False
+
+
+_ORIENTING: Final = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+"""How those texts of a PNG begin in which Pillow looks for the orientation."""
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without the texts that do not matter; of long ones Pillow would refuse the picture."""
+    kept, start, at = [], 0, 8
+    while len(chunk := data[at : at + 8]) == 8:
+        length, kind = struct.unpack(">I4s", chunk)
+        end = at + 12 + length
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and not data.startswith(_ORIENTING, at + 8):
+            kept.append(data[start:at])
+            start = end
+        at = end
+    return b"".join([*kept, data[start:]]) if kept else data
 
 
 # What Pillow's plugins are known to raise on damaged files. MemoryError is not in it.
@@ -291,16 +320,23 @@ _FAULTS: Final = (
     struct.error,
     zlib.error,
 )
+_OUT_OF_MEMORY: Final = ("out of memory when reading image file", "decoder error -9")
+"""How they say so where they raise no MemoryError."""
 
 
 @contextmanager
 def _faults(kind: str, data: bytes) -> Iterator[None]:
-    """Make `BadImage` of a decoder's complaint. Only Pillow's reading of `data` belongs into it."""
+    """Make `BadImage` of a decoder's complaint, MemoryError of one about that.
+
+    Only Pillow's reading of `data` belongs into it.
+    """
     try:
         yield
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", f"{kind}: {error}") from error
     except _FAULTS as error:
+        if str(error) in _OUT_OF_MEMORY:
+            raise MemoryError(f"{kind}: {error}") from error
         # The text of UnidentifiedImageError holds an address, different each time.
         unknown = isinstance(error, UnidentifiedImageError)
         detail = "its header cannot be read" if unknown else str(error) or type(error).__name__

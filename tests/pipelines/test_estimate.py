@@ -23,7 +23,9 @@ MADE = {
     "bytes_read": 5_000,
     "bytes_written": 8_000,
 }
-BUCKETS = Traffic(photo_reads=90, units=10, listed=70, output=True, new_segment=True, segments=1, done=2)
+BUCKETS = Traffic(
+    photo_reads=90, units=10, listed=70, output=True, new_segments=1, chunks=1, segments=1, done=2
+)
 WORK = Work(images=160, units=10, photo_reads=90, traffic=BUCKETS)
 NOTHING = Work(images=0, units=0, photo_reads=0, traffic=replace(BUCKETS, photo_reads=0, units=0))
 UNMEASURED = (

@@ -1,0 +1,54 @@
+"""Time the decoding of the photos of a folder, in this process and in the decoder's; print a Markdown table.
+
+python docs/decoder_cost.py [FOLDER]
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from batch_nst.data import images
+from batch_nst.data.decoder import Decoder, Limits
+
+LIMITS = Limits(min_side=64, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
+SIZE, ROUNDS = 256, 20
+
+
+def here(data: bytes) -> None:
+    """Decode and crop in this process."""
+    picture = images.decode(
+        data, min_side=LIMITS.min_side, max_bytes=LIMITS.max_bytes, max_pixels=LIMITS.max_pixels
+    )
+    images.crop(picture, SIZE).tobytes()
+
+
+def there(data: bytes) -> None:
+    """The same in the decoder."""
+    DECODER.crops(data, SIZE, [(0, b"")])
+
+
+def milliseconds(action: Callable[[bytes], None], data: bytes) -> float:
+    """Of the clock."""
+    start = perf_counter()
+    action(data)
+    return 1000 * (perf_counter() - start)
+
+
+def main(folder: str) -> None:
+    """Measure and print."""
+    photos = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    start = milliseconds(there, photos[0])
+    pairs = [(milliseconds(here, data), milliseconds(there, data)) for data in ROUNDS * photos]
+    print("| photos | bytes a photo | ms in process | ms in the decoder | more | ms to start it |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    one, other = (median(times) for times in zip(*pairs, strict=True))
+    more = median(there - here for here, there in pairs)
+    size = sum(map(len, photos)) / len(photos)
+    print(f"| {len(photos)} | {size:,.0f} | {one:.2f} | {other:.2f} | {more:.2f} | {start:.0f} |")
+
+
+if __name__ == "__main__":
+    DECODER = Decoder(LIMITS)
+    main(sys.argv[1] if len(sys.argv) > 1 else "jobs/samples/content")
