@@ -11,7 +11,7 @@ from photo_bucket import UNITS, Bucket
 from store_proxy import Proxy, Request
 from units_job import Job, Order, run
 
-from batch_nst.data import units
+from batch_nst.data import segments, units
 from batch_nst.data.snapshot import SNAPSHOTS
 from batch_nst.data.storage import Store
 
@@ -70,7 +70,7 @@ def kill_at(number: int, moment: str, bucket: Bucket, proxy: Proxy, clean: Clean
     seen = look(store)
     assert_whole(seen)
     assert_each_planned_id_once(seen)
-    for folder in (units.PLAN, units.DATA):
+    for folder in (segments.PLAN, units.DATA):
         assert below(seen, folder) == below(clean.seen, folder), told
     assert below(seen, "dataset").keys() == below(clean.seen, "dataset").keys(), told
     committed = below(left_behind, units.DATA)
@@ -90,7 +90,7 @@ def test_a_kill_at_what_is_written_costs_nothing_and_leaves_what_a_clean_run_mak
     unit = next(request for request in puts[len(puts) // 2 :] if units.DATA in request.key)
     lease, plan, snapshot = (
         next(request for request in puts if part in request.key)
-        for part in ("lease", units.PLAN, "snapshots")
+        for part in ("lease", segments.PLAN, "snapshots")
     )
     for request, moment in (
         *((lease, "after"), (plan, "half"), (snapshot, "after")),
@@ -157,4 +157,6 @@ def test_a_resume_reads_a_committed_unit_once_and_another_start_does_not(
     shared_proxy.forget()
     assert run(recipe, environment=environment)["made"] == 0
     assert not shared_proxy.count("get", f"/{units.DATA}/")
-    assert not any(shared_proxy.count("put", f"/{folder}/") for folder in (units.PLAN, units.DATA, SNAPSHOTS))
+    assert not any(
+        shared_proxy.count("put", f"/{folder}/") for folder in (segments.PLAN, units.DATA, SNAPSHOTS)
+    )
