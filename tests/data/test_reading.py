@@ -29,7 +29,7 @@ from batch_nst.data.inputs import (
 from batch_nst.data.listing import list_files
 from batch_nst.data.reading import read_photos
 from batch_nst.data.storage import Store, TooLarge
-from batch_nst.errors import RecipeError, StorageError
+from batch_nst.errors import OutageError, RecipeError, StorageError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 NAMES = ["a.png", "deep/b c#.png", "deep/é.png", "z.png"]
@@ -348,7 +348,7 @@ def test_an_outage_is_a_storage_error(s3: str, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(storage, "_cat", refuse)
     monkeypatch.setattr(storage.time, "sleep", lambda _: None)
-    assert [type(fault) for fault in read_photos(photos, 1 << 20)] == [StorageError] * 3
+    assert [type(fault) for fault in read_photos(photos, 1 << 20)] == [OutageError] * 3
     with pytest.raises(StorageError):  # and no fault of the recipe
         list_photos(home.join("tars"))
     with pytest.raises(StorageError):
