@@ -16,7 +16,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"batch_nst", "batch_nst.errors", "batch_nst.recipe"}
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"
-    for name in ("calibration", "cluster", "fit", "painting", "score", "stylize", "valve", "warm_start")
+    for name in (
+        "calibration",
+        "cluster",
+        "fit",
+        "metrics",
+        "painting",
+        "score",
+        "stylize",
+        "valve",
+        "warm_start",
+    )
 }
 
 

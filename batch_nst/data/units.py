@@ -73,13 +73,17 @@ def unit_object(unit: str) -> str:
 
 def done_units(store: Store, planned: int = 0) -> set[str]:
     """Names of the committed units; where many are planned, folders are listed at the same time."""
-    folders = [DATA] if planned < _MANY else [f"{DATA}/{number:02x}" for number in range(256)]
     with ThreadPoolExecutor(_LISTERS) as pool:
         return {
             name.rsplit("/", 1)[1].removesuffix(".parquet")
-            for names in pool.map(store.list, folders)
+            for names in pool.map(store.list, listed_folders(planned))
             for name in names
         }
+
+
+def listed_folders(planned: int) -> list[str]:
+    """What `done_units` lists where so many units are planned."""
+    return [DATA] if planned < _MANY else [f"{DATA}/{number:02x}" for number in range(256)]
 
 
 class EncodedUnit(NamedTuple):

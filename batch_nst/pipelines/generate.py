@@ -169,6 +169,7 @@ def _make(
 ) -> None:
     """Run what is pending, with progress, until `budget` seconds of devices are used up."""
     from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.metrics import Metrics
     from batch_nst.pipelines.stylize import stylize_units
     from batch_nst.pipelines.valve import Valve
     from batch_nst.pipelines.warm_start import check_start
@@ -180,14 +181,22 @@ def _make(
     style, valve = read_style(recipe.style), Valve()
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
+    metrics = Metrics(plan.to_do, recipe.generate.iterations, made.devices)
+
+    def keep_to_budget() -> None:
+        if made.sums["device_seconds"] >= budget:
+            made.outage = made.outage or f"{budget / 3600:g} device-hours are used up"
+            valve.close(made.outage)
+
+    keep_to_budget()
     with meter("generate", plan.to_do, "images") as progress:
         for result in stylize_units(
             plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve
         ):
             made.add(result)
             if not result["outage"]:
+                metrics.add(result, made.sums["device_seconds"], made.ended - made.began)
                 losses = result["losses"]
                 note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
                 progress.advance(len(losses) + len(result["bad"]), note)
-                if made.sums["device_seconds"] >= budget:
-                    valve.close(f"{budget / 3600:g} device-hours are used up")
+                keep_to_budget()

@@ -95,6 +95,11 @@ class Plan:
         return int(-(-self.new.count // size) + (self.again.num_rows > 0))
 
     @property
+    def units(self) -> int:
+        """How many are written down."""
+        return len(_units(self.written.rows))
+
+    @property
     def done_units(self) -> set[str]:
         """Committed units that are planned."""
         return set(_units(self.written.rows).filter(pa.array(self.unit_done)).to_pylist())

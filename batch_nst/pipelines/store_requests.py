@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batch_nst.data.lease import SECONDS
+from batch_nst.data.units import listed_folders
 
 _PAGE = 1000
 """Keys in a page of a listing, as on S3."""
@@ -46,6 +47,8 @@ class Traffic:
     """Row groups of segments with units to be made."""
     segments: int = 0
     """Objects in `dataset/plan`."""
+    planned: int = 0
+    """Units in these."""
     done: int = 0
     """Units that are committed already."""
     reread: int = 0
@@ -68,10 +71,9 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summaries,
       card, the run's summary; the lease again every third of its life.
     - lists: the input, and a page to see of which kind it is (a folder; a glob takes a few more, what lies in
-      tars and tables is not in it). Of the
-      output: the lease four times, the plan, the units twice, the snapshots twice, what is to be forgotten. A
-      request shows 1000 keys. Where there are none it takes two and a read, because s3fs tries whether the
-      folder is an object.
+      tars and tables is not in it). Of the output: the lease four times, the plan, the units twice (folder by
+      folder where there are many), the snapshots twice, what is to be forgotten. A request shows 1000 keys.
+      Where there are none it takes two and a read, because s3fs tries whether the folder is an object.
 
     Args:
         traffic: what there is and what is to be done.
@@ -87,8 +89,11 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
         reads += 3 * traffic.chunks + traffic.reread + traffic.forgotten + 1
         writes += traffic.units + 7 + traffic.new_segments + int(seconds / (SECONDS / 3))
         listings += [traffic.leases, *[traffic.leases + 1] * 3, traffic.segments]
-        listings += [traffic.done, traffic.done + traffic.units, *[traffic.snapshots] * 2]
-        listings += [traffic.forgotten]
+        listings += [*[traffic.snapshots] * 2, traffic.forgotten]
+        later = traffic.planned + (traffic.units if traffic.new_segments else 0)
+        for planned, done in ((traffic.planned, traffic.done), (later, traffic.done + traffic.units)):
+            folders = len(listed_folders(planned))
+            listings += [-(-done // folders)] * folders
     for keys in listings:
         lists += -(-keys // _PAGE) or 2
         reads += keys == 0

@@ -66,6 +66,7 @@ def _of_output(plan: Plan, store: Store, of_input: Traffic, units: int) -> Traff
         new_segments=segments_for(new_groups, plan.unit_images),
         chunks=len(plan.chunks()) + new_groups,
         segments=plan.written.segments,
+        planned=plan.units,
         done=len(plan.done),
         reread=len(plan.done_units - summaries.gathered_units(store)),
         forgotten=len(store.list(FORGOTTEN)),

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -43,6 +45,14 @@ SIDE = 32
 GOOD = ("astronaut", "chelsea", "coffee", "moose", "panda")
 HELD_OUT = "chelsea"
 CROPS = 2
+
+METRICS = {
+    f"ray_{name}"
+    for name in (
+        *("images_total", "units_total", "iterations_total"),
+        *("queue_depth", "seconds_per_image", "device_busy_ratio"),
+    )
+}
 
 Row = dict[str, Any]
 
@@ -345,6 +355,43 @@ def test_a_larger_unit_changes_an_image_by_rounding_alone(made: Made, tmp_path: 
         assert row["total_loss"] == pytest.approx(others[identity]["total_loss"], rel=1e-4)
         levels = pixels(row, "stylized").astype(int) - pixels(others[identity], "stylized")
         assert abs(levels).max() <= 1
+
+
+def run_within(given: Recipe, max_device_hours: float) -> dict[str, Any]:
+    """The figures of a run that its budget ends."""
+    store = Store(given.output)
+    with acquire(store, "generate") as lease, pytest.raises(IncompleteError) as ended:
+        generate(given, store, lease, max_device_hours=max_device_hours)
+    told = (
+        f"{ended.value.figures['pending']} images are pending: {max_device_hours:g} device-hours are used up"
+    )
+    assert str(ended.value).startswith(told)
+    return ended.value.figures
+
+
+def test_a_budget_lets_no_unit_begin_and_the_next_run_makes_the_rest(made: Made, tmp_path: Path) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    figures = run_within(given, 0.0)
+    assert (figures["made"], figures["photos_read"], figures["pending"]) == (0, 0, figures["found"])
+    assert run(given)["digest"] == made.figures["digest"]
+
+
+def test_prometheus_sees_what_became_of_images(made: Made) -> None:
+    (node,) = ray.nodes()
+    page = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 120
+    while True:
+        with urllib.request.urlopen(page, timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        shown = {line.split("{")[0] for line in lines if line.startswith("ray_") and "{" in line}
+        if shown >= METRICS:
+            break
+        assert time.monotonic() < deadline, METRICS - shown
+        time.sleep(1)
+    statuses = {
+        re.search(r'status="(\w+)"', line)[1] for line in lines if line.startswith("ray_images_total{")
+    }
+    assert statuses == {"ok", "rejected", "failed"}
 
 
 @pytest.fixture(scope="module")

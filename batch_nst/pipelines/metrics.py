@@ -1,0 +1,49 @@
+"""Figures of a run for Prometheus, through Ray: each node shows them, as `ray_...`, at its metrics port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+
+class Metrics:
+    """What `generate` has done so far."""
+
+    def __init__(self, to_do: int, iterations: int, devices: int) -> None:
+        """Nothing is done yet.
+
+        Args:
+            to_do: images.
+            iterations: of each.
+            devices: that can work at the same time.
+        """
+        self._to_do, self._of_each, self._devices = to_do, iterations, devices
+        self._images = Counter("images_total", "Images tried, by what became of them.", ("status",))
+        self._units = Counter("units_total", "Units committed.")
+        self._iterations = Counter("iterations_total", "Iterations of all images.")
+        self._queue = Gauge("queue_depth", "Images that are still to be tried.", ("queue",))
+        self._seconds = Gauge("seconds_per_image", "Device-seconds for an image of the last unit.")
+        self._busy = Gauge("device_busy_ratio", "Share of the time since the first unit began.")
+        self._queue.set(to_do, {"queue": "images"})
+
+    def add(self, result: Mapping[str, Any], device_seconds: float, span_seconds: float) -> None:
+        """Show a committed unit.
+
+        Args:
+            result: one of `stylize_units`' results.
+            device_seconds: of all units so far.
+            span_seconds: from the first unit's start to the last one's end.
+        """
+        made, bad = len(result["losses"]), result["bad"]
+        for row in bad:
+            self._images.inc(1, {"status": row["status"]})
+        if made:
+            self._images.inc(made, {"status": "ok"})
+            self._iterations.inc(made * self._of_each)
+            self._seconds.set(result["seconds"] / made)
+        self._units.inc()
+        self._to_do -= made + len(bad)
+        self._queue.set(self._to_do, {"queue": "images"})
+        self._busy.set(min(1.0, device_seconds / max(1e-9, span_seconds * self._devices)))
