@@ -10,10 +10,16 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_nst.data import units
+from batch_nst.data import segments, summaries, units
 from batch_nst.data.storage import Store
 
 Seen = Mapping[str, bytes]
+
+_TABLES = {
+    segments.PLAN: segments.PLAN_SCHEMA,
+    summaries.SUMMARIES: summaries.SCHEMA,
+    units.DATA: units.UNIT_SCHEMA,
+}
 
 
 def look(store: Store) -> dict[str, bytes]:
@@ -27,20 +33,22 @@ def below(seen: Seen, prefix: str) -> dict[str, bytes]:
 
 
 def assert_whole(seen: Seen) -> None:
-    """Each object is one to its last byte: tables with all their columns, and documents."""
+    """Each object is one to its last byte: tables with all their columns, documents, and text."""
     for name, data in seen.items():
         if name.endswith(".parquet"):
-            schema = units.PLAN_SCHEMA if name.startswith(units.PLAN) else units.UNIT_SCHEMA
+            (schema,) = (schema for start, schema in _TABLES.items() if name.startswith(start))
             assert pq.read_table(io.BytesIO(data)).schema.equals(schema), name
-        else:
+        elif name.endswith(".json"):
             assert json.loads(data), name
+        else:
+            assert data.decode().endswith("\n"), name
 
 
 def assert_each_planned_id_once(seen: Seen) -> None:
     """Ids in = ids out, none lost and none double, each in the unit that it was planned into."""
     planned = Counter(
         (unit, identity)
-        for data in below(seen, units.PLAN).values()
+        for data in below(seen, segments.PLAN).values()
         for unit, identity in zip(*_columns(data, "unit", "id"), strict=True)
     )
     made = Counter(

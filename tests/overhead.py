@@ -66,6 +66,7 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
         read_style(given.style),
         given,
         workers,
+        None,
         str,
         stylizer=sleeper(seconds, str(folder / "journal")),
     )

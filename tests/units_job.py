@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from botocore.retries.standard import ExponentialBackoff
@@ -103,7 +104,7 @@ class Job:
     def __init__(self, order: Order) -> None:
         """Start it."""
         self._answer, answer = _WARM.Pipe(duplex=False)
-        self._process = _WARM.Process(target=_serve, args=(order, answer))
+        self._process = _WARM.Process(target=_serve, args=(order, dict(os.environ), answer))
         self._process.start()
         answer.close()
 
@@ -142,14 +143,16 @@ def run(recipe: Mapping[str, Any], **order: Any) -> dict[str, Any]:
     return Job(Order(dict(recipe), **order)).finish()
 
 
-def _serve(order: Order, answer: Connection) -> None:
-    os.environ |= order.environment
+def _serve(order: Order, environment: dict[str, str], answer: Connection) -> None:
+    # The warm process has that of the moment when it was started.
+    os.environ |= environment | order.environment
     answer.send(outcome(order))
 
 
 def as_words(order: Order) -> list[str]:
     """The command line of a job that is not forked."""
-    return [sys.executable, __file__, json.dumps(asdict(order))]
+    paths = f"PYTHONPATH={Path(__file__).parent.parent}"
+    return ["env", paths, sys.executable, __file__, json.dumps(asdict(order))]
 
 
 if __name__ == "__main__":

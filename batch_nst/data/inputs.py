@@ -151,7 +151,7 @@ def photo_id(key: str, version: str, crop: int) -> bytes:
 
 
 def photo_ids(batch: pa.RecordBatch, crop: int) -> pa.FixedSizeBinaryArray:
-    """`photo_id` of every row of `LISTED`, in 10 s for 10 million."""
+    """`photo_id` of every row of `LISTED`."""
     keys, versions = (batch[name].cast(pa.binary()).to_pylist() for name in ("key", "version"))
     packed = {size: struct.pack("<Q", size) for size in {*map(len, keys), *map(len, versions)}}
     begun, end = hashlib.blake2b(digest_size=16, person=_PERSON), struct.pack("<I", crop)

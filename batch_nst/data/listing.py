@@ -11,6 +11,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[dict[str
         pages = _s3_pages(root, filesystem, path)
         first = next(pages)
         if first:
-            return folder, (info for page in (first, *pages) for info in page)
+            return folder, chain(first, chain.from_iterable(pages))
     found = with_retries(f"list {root}", lambda: filesystem.find(path, detail=True))
     if path in found:  # a single object
         folder = folder.rpartition("/")[0]

@@ -66,7 +66,7 @@ class Written(NamedTuple):
     """The outline of all segments, oldest first."""
 
     rows: pa.Table
-    """`id`, `attempt` and `unit` (dictionary) of each row, one chunk."""
+    """`id`, `attempt` and `unit` (one dictionary for all chunks) of each row."""
     groups: list[Group]
     """Their places, in the order of the rows."""
     segments: int
@@ -194,5 +194,5 @@ def _outline(rows: pa.Table) -> pa.Table:
 
 
 def _joined(outlines: list[pa.Table]) -> pa.Table:
-    """One table of one chunk, and one dictionary for its units."""
-    return pa.concat_tables(outlines).unify_dictionaries().combine_chunks()
+    """One table, with one dictionary for its units; in chunks, since to combine them would copy them all."""
+    return pa.concat_tables(outlines).unify_dictionaries()

@@ -313,8 +313,7 @@ def _units(rows: pa.Table) -> pa.StringArray:
 
 def _numbers(rows: pa.Table) -> npt.NDArray[np.int32]:
     """For each written row the number of its unit among `_units`."""
-    numbers: npt.NDArray[np.int32] = rows["unit"].chunk(0).indices.to_numpy()
-    return numbers
+    return np.concatenate([chunk.indices.to_numpy() for chunk in rows["unit"].chunks])
 
 
 def _mask(values: pa.BooleanArray) -> Mask:

@@ -14,7 +14,7 @@ from photo_bucket import UNITS, Bucket, fill
 from store_proxy import Proxy, Request, at_random
 from units_job import Order, as_words, run
 
-from batch_nst.data import units
+from batch_nst.data import segments, units
 from batch_nst.data.storage import Store
 
 
@@ -42,7 +42,7 @@ def assert_like_a_clean_run(bucket: Bucket, output: str, ended: dict[str, Any]) 
 def assert_same_dataset(seen: Seen, clean: Seen) -> None:
     assert_whole(seen)
     assert_each_planned_id_once(seen)
-    for part in (units.PLAN, units.DATA):
+    for part in (segments.PLAN, units.DATA):
         assert below(seen, part) == below(clean, part)
 
 
@@ -189,7 +189,7 @@ def test_a_clock_that_jumps_while_it_works_stops_nobody(folder: Bucket, tmp_path
         stdout=subprocess.PIPE,
         text=True,
     )
-    while not (tmp_path / "out" / units.PLAN).exists():
+    while not (tmp_path / "out" / segments.PLAN).exists():
         assert job.poll() is None
         time.sleep(0.01)
     clock.write_text(jump)

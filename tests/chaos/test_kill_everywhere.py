@@ -11,7 +11,8 @@ from photo_bucket import UNITS, Bucket
 from store_proxy import Proxy, Request
 from units_job import Job, Order, run
 
-from batch_nst.data import units
+from batch_nst.data import segments, units
+from batch_nst.data.snapshot import SNAPSHOTS
 from batch_nst.data.storage import Store
 
 MOMENTS = ("before", "half", "after")
@@ -69,7 +70,7 @@ def kill_at(number: int, moment: str, bucket: Bucket, proxy: Proxy, clean: Clean
     seen = look(store)
     assert_whole(seen)
     assert_each_planned_id_once(seen)
-    for folder in (units.PLAN, units.DATA):
+    for folder in (segments.PLAN, units.DATA):
         assert below(seen, folder) == below(clean.seen, folder), told
     assert below(seen, "dataset").keys() == below(clean.seen, "dataset").keys(), told
     committed = below(left_behind, units.DATA)
@@ -89,12 +90,11 @@ def test_a_kill_at_what_is_written_costs_nothing_and_leaves_what_a_clean_run_mak
     unit = next(request for request in puts[len(puts) // 2 :] if units.DATA in request.key)
     lease, plan, snapshot = (
         next(request for request in puts if part in request.key)
-        for part in ("lease", units.PLAN, "snapshots")
+        for part in ("lease", segments.PLAN, "snapshots")
     )
     for request, moment in (
-        *((lease, "after"), (plan, "half"), (plan, "after")),
+        *((lease, "after"), (plan, "half"), (snapshot, "after")),
         *zip(itertools.repeat(unit), MOMENTS, strict=False),
-        *((snapshot, "before"), (snapshot, "after"), (puts[-1], "before")),
     ):
         kill_at(request.number, moment, bucket, shared_proxy, clean)
 
@@ -142,11 +142,13 @@ def test_a_resume_reads_a_committed_unit_once_and_another_start_does_not(
     started: Future[Job] = Future()
     shared_proxy.forget()
 
-    def strike(request: Request) -> None:
-        if "snapshots" in request.key:
+    def strike(request: Request) -> str:
+        if request.kind == "put" and SNAPSHOTS in request.key:
             started.result().kill()
+            return "reset"
+        return ""
 
-    shared_proxy.after = strike
+    shared_proxy.before = strike
     environment = {"AWS_ENDPOINT_URL": shared_proxy.url}
     started.set_result(Job(Order(recipe, environment)))
     started.result().finish()
@@ -157,4 +159,5 @@ def test_a_resume_reads_a_committed_unit_once_and_another_start_does_not(
     shared_proxy.forget()
     assert run(recipe, environment=environment)["made"] == 0
     assert not shared_proxy.count("get", f"/{units.DATA}/")
-    assert not shared_proxy.count("put", "/dataset/")
+    for folder in (segments.PLAN, units.DATA, SNAPSHOTS):
+        assert not shared_proxy.count("put", f"/{folder}/")

@@ -18,7 +18,7 @@ from sleeper import entries
 from store_proxy import Proxy, Request, at_random
 from units_job import run
 
-from batch_nst.data import units
+from batch_nst.data import segments, units
 from batch_nst.data.storage import Store
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def assert_as_from_one_clean_run(
     seen, expected = (look(Store(f"{bucket.uri}/{name}")) for name in (output, f"{output}-clean"))
     assert_whole({name: data for name, data in seen.items() if not name.startswith("runs/")})
     assert_each_planned_id_once(seen)
-    for folder in (units.PLAN, units.DATA):
+    for folder in (segments.PLAN, units.DATA):
         assert below(seen, folder) == below(expected, folder)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,7 @@ from batch_nst.data.inputs import (
     stream_photos,
     uri_of,
 )
+from batch_nst.data.listing import list_files
 from batch_nst.data.reading import read_photos
 from batch_nst.data.storage import Store, TooLarge
 from batch_nst.errors import RecipeError, StorageError
@@ -399,8 +401,27 @@ def test_more_than_one_kind_is_refused(home: Store) -> None:
         list_photos(home.join("structs"))
 
 
-def test_a_store_without_s3s_pages_is_listed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = pytest.importorskip("fsspec").filesystem("memory")
+def test_s3_is_listed_page_by_page(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Store(f"{s3}/{tmp_path.name}")
+    names = [f"{index}.png" for index in range(7)]
+    folder = put_folder(home, dict.fromkeys(names, b"x"))
+    kind = fsspec.get_filesystem_class("s3")
+    call, pages = kind.call_s3, []
+
+    def small(self: Any, method: str, **request: Any) -> Any:
+        pages.append(request)
+        return call(self, method, MaxKeys=3, **request)
+
+    monkeypatch.setattr(kind, "call_s3", small)
+    files = list_files(folder)
+    assert next(files).key == names[0]
+    assert len(pages) == 1
+    assert [file.key for file in files] == names[1:]
+    assert len(pages) == 3
+
+
+def test_a_store_without_s3s_pages_is_listed_too() -> None:
+    memory = fsspec.filesystem("memory")
     for name, data in PHOTOS.items():
         memory.pipe_file(f"/photos/{name}", data)
     try:

@@ -108,7 +108,7 @@ def test_nothing_to_do_costs_nothing(price: float | None, told: float | None) ->
 
 def test_only_what_is_in_buckets_sends_requests() -> None:
     assert generate_requests(Traffic(), seconds=3600.0) == Requests(0, 0, 0)
-    assert generate_requests(Traffic(photo_reads=7, listed=7)) == Requests(7, 0, 1)
+    assert generate_requests(Traffic(photo_reads=7, listed=7)) == Requests(7, 0, 2)
     assert generate_requests(Traffic(photo_reads=7, looked_at=7, single_reads=3)) == Requests(17, 0, 0)
     assert generate_requests(Traffic(weights=True), devices=5) == Requests(7, 0, 0)
 
