@@ -319,7 +319,7 @@ def _lines(figures: Mapping[str, Any]) -> list[str]:
         ("snapshot", figures["snapshot"] or "none yet"),
         *((name.replace("_", " "), f"{value:,}") for name, value in figures["counts"].items()),
         *(
-            (status, ", ".join(f"{reason} {value:,}" for reason, value in reasons.items()))
+            (f"why {status}", ", ".join(f"{reason} {value:,}" for reason, value in reasons.items()))
             for status, reasons in figures["reasons"].items()
             if reasons
         ),

@@ -19,6 +19,7 @@ from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, pairs, seal, uni
 from batch_nst.data.storage import Store
 from batch_nst.data.summaries import SUMMARIES, changes_of
 from batch_nst.errors import LeaseError, RecipeError
+from batch_nst.pipelines import commands
 from batch_nst.pipelines.deletion import forget
 from batch_nst.recipe import Quality
 
@@ -299,6 +300,15 @@ def test_a_photo_that_is_still_pending_is_taken_out_once_it_is_made(store: Store
     assert (snapshot.counts["forgotten"], snapshot.counts["pending"]) == (2, 0)
     assert rows_of(store)[image("late", 1)]["stylized"] is None
     assert plan_of(store).num_rows == 10
+
+
+def test_the_command_leaves_its_figures_and_gives_the_lease_back(store: Store) -> None:
+    figures = commands.forget(store.uri, [image("anna")[:8]])
+    summary = json.loads(store.read(f"runs/{figures['run']}/summary.json"))
+    assert (summary["command"], summary["ids"], summary["pairs"]) == ("forget", figures["ids"], 2)
+    with pytest.raises(RecipeError, match="no image of"):
+        commands.forget(store.uri, ["0123456789"])
+    assert commands.forget(store.uri, [image("anna")])["models"] == figures["models"]
 
 
 class Killed(BaseException):

@@ -32,6 +32,7 @@ from batch_nst.data.lease import acquire
 from batch_nst.data.snapshot import latest_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
+from batch_nst.data.summaries import changes_of
 from batch_nst.engine.gatys import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.generate import generate
@@ -283,6 +284,19 @@ def test_losses_are_those_of_the_stored_pictures(made: Made) -> None:
         stored = torch.tensor([row[f"{name}_loss"] for row in rows])
         torch.testing.assert_close(stored, expected, rtol=1e-5, atol=0)
     assert (losses.total < losses_of(objective, content, content).total).all()
+
+
+def test_a_unit_says_how_far_each_image_is_from_its_photo(made: Made) -> None:
+    moved = {
+        row["id"]: np.abs(pixels(row, "content").astype(float) - pixels(row, "stylized")).mean()
+        for row in good_rows(made)
+    }
+    store = Store(made.recipe.output)
+    told: dict[bytes, float] = {}
+    for unit in units.done_units(store):
+        told |= changes_of(units.read_summary(store, unit), units.read_unit(store, unit, columns=["id"]))
+    assert {identity: told[identity] for identity in moved} == pytest.approx(moved)
+    assert np.isnan([told[identity] for identity in told.keys() - moved.keys()]).all()
 
 
 def test_a_row_says_how_it_was_made(made: Made) -> None:
