@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +92,32 @@ class Command:
     """`batch-nst generate` with a simulated device, in a session of its own."""
 
     def __init__(
-        self, folder: Path, recipe: Mapping[str, Any], seconds: float, address: str, **environment: str
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        seconds: float,
+        address: str = "local",
+        inside: Callable[[list[str]], list[str]] = list,
+        **environment: str,
     ) -> None:
-        """`seconds` a unit; `address` is a Ray's, or "local". In `folder` lie the recipe and the journal."""
+        """Start it.
+
+        Args:
+            folder: for the recipe and the journal.
+            recipe: a document.
+            seconds: a unit.
+            address: of a Ray; one of its own by default.
+            inside: what makes of the command line the one that is run.
+            environment: beside that of this process.
+        """
         self.journal = folder / "journal"
         self.journal.mkdir(exist_ok=True)
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
-        words = [TESTS / "sleeper.py", str(seconds), self.journal, folder / "recipe.yaml"]
+        words = (TESTS / "sleeper.py", seconds, self.journal, folder / "recipe.yaml")
         self._log = folder / "log"
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *words],
+                inside([sys.executable, *map(str, words)]),
                 env={
                     **os.environ,
                     "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",

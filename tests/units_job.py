@@ -26,7 +26,7 @@ from batch_nst.data import storage
 from batch_nst.data.lease import SECONDS, acquire
 from batch_nst.data.snapshot import seal
 from batch_nst.data.storage import Store
-from batch_nst.errors import BatchNSTError, IncompleteError
+from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
 from batch_nst.pipelines.plan import survey
 from batch_nst.pipelines.rows import decode_unit, planned_units, write_unit
 from batch_nst.recipe import Recipe
@@ -67,6 +67,9 @@ def work(order: Order) -> dict[str, Any]:
                 {"group": chunk.group._asdict(), "units": chunk.units}, store, plan.settings["holdout"], str
             )
         ]
+        refused = next((result["refused"] for result in results if result.get("refused")), "")
+        if refused:
+            raise StorageError(refused)
         lease.check()
         known = {result["unit"]: json.dumps(result["summary"]) for result in results if not result["outage"]}
         snapshot = seal(store, lease.token, plan.in_input, known)

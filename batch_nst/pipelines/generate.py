@@ -15,7 +15,7 @@ from batch_nst.data.quality import figures_of, told_of
 from batch_nst.data.snapshot import Snapshot, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
-from batch_nst.errors import IncompleteError
+from batch_nst.errors import IncompleteError, StorageError
 from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.recipe import Recipe
@@ -45,6 +45,7 @@ def generate(
     Raises:
         IncompleteError: units are pending after an outage or at the end of the budget, or too many photos
             were rejected.
+        StorageError: a disk is full, or units may not be written.
     """
     start = time.monotonic()
     plan = survey(recipe, store, retry)
@@ -106,6 +107,8 @@ class _Made:
 
     def add(self, result: dict[str, Any]) -> None:
         """Take one of `stylize_units`' results."""
+        if result.get("refused"):
+            raise StorageError(result["refused"])  # what devices would make would be lost
         if result["outage"]:
             self.outage = self.outage or result["outage"]
             return

@@ -38,10 +38,16 @@ Closed = Callable[[], str]
 
 
 def planned_units(chunk: Row, store: Store, holdout: Row, closed: Closed) -> list[Row]:
-    """`unit_rows` of a chunk: the `units` of a `group` (its fields), read where they are written down."""
+    """`unit_rows` of a chunk: the `units` of a `group` (its fields), read where they are written down.
+
+    Where that cannot be read, each is a row with the `outage` that leaves it pending.
+    """
     if closed():
         return []
-    rows = segments.read_group(store, segments.Group(**chunk["group"]), chunk["units"])
+    try:
+        rows = segments.read_group(store, segments.Group(**chunk["group"]), chunk["units"])
+    except OutageError as error:
+        return [{"unit": unit, "photos": b"", "outage": str(error)} for unit in chunk["units"]]
     return unit_rows(rows, partial(split_of, holdout=holdout))
 
 
@@ -50,7 +56,7 @@ def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
     by_unit: dict[str, list[Row]] = {}
     for row in pending.to_pylist():
         by_unit.setdefault(row["unit"], []).append({**row, "split": split_of(row["key"])})
-    return [{"unit": unit, "photos": pack(rows)} for unit, rows in by_unit.items()]
+    return [{"unit": unit, "photos": pack(rows), "outage": ""} for unit, rows in by_unit.items()]
 
 
 def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
@@ -58,7 +64,7 @@ def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
 
     Adds `photos_read` and `bytes_read` of this unit's photos; or the `outage` for which it is left pending.
     """
-    if reason := closed():
+    if reason := unit["outage"] or closed():
         return {**unit, "outage": reason}
     planned = unpack(unit["photos"])
     photos = {_place(row): _photo(row) for row in planned}
@@ -82,15 +88,19 @@ def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
 
 
 def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
-    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending."""
+    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending.
+
+    `refused` says why no unit can be written at all: no room, or no permission.
+    """
     if unit["outage"]:
         return {"outage": unit["outage"], "unit": unit["unit"]}
     rows = unpack(unit["photos"])
     encoded = encode_unit(unit["unit"], rows, settings)
     try:
         summary = units.commit_encoded(store, encoded)
-    except OutageError as error:
-        return {"outage": str(error), "unit": unit["unit"]}
+    except StorageError as error:
+        refused = "" if isinstance(error, OutageError) else str(error)
+        return {"outage": str(error), "refused": refused, "unit": unit["unit"]}
     return {
         "outage": "",
         "unit": unit["unit"],

@@ -124,6 +124,15 @@ def test_a_store_that_is_gone_for_good_is_an_error_and_when_it_is_back_the_job_c
     assert_like_a_clean_run(bucket, "gone", ended)
 
 
+def test_a_plan_that_cannot_be_read_leaves_its_units_pending(bucket: Bucket, proxy: Proxy) -> None:
+    recipe = bucket.recipe("plan-out")
+    proxy.before = lambda request: "503" if request.kind == "get" and segments.PLAN in request.key else ""
+    failed = run(recipe, environment={"AWS_ENDPOINT_URL": proxy.url})
+    assert failed["exit_code"] == 1
+    assert failed["error"].startswith(f"{bucket.photos} images are pending: cannot read {recipe['output']}/")
+    assert_like_a_clean_run(bucket, "plan-out", run(recipe))
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_faults_in_a_fifth_of_the_requests_are_no_bad_photos(bucket: Bucket, proxy: Proxy, seed: int) -> None:
     proxy.before = at_random(0.2, seed, ("503", "reset", "lose", "truncate"))

@@ -13,7 +13,8 @@ import psutil
 import pytest
 from dataset_laws import assert_each_planned_id_once, assert_whole, below, look
 from machines import Command, Machines, machines
-from photo_bucket import UNITS, Bucket
+from namespaces import unshared
+from photo_bucket import UNITS, Bucket, fill
 from sleeper import entries
 from store_proxy import Proxy, Request, at_random
 from units_job import run
@@ -159,13 +160,13 @@ def test_a_fifth_of_all_requests_fails_and_nothing_counts_as_bad(
 ) -> None:
     recipe = bucket.recipe("ray-faults")
     proxy.before = at_random(0.2, seed=4)
-    command = Command(tmp_path, recipe, 0.0, "local", AWS_ENDPOINT_URL=proxy.url)
+    command = Command(tmp_path, recipe, 0.0, AWS_ENDPOINT_URL=proxy.url)
     figures = command.finish()
     assert figures["made"] == bucket.photos, command.log
     assert_as_from_one_clean_run(bucket, "ray-faults", figures)
 
 
-@pytest.mark.parametrize("gone", ["/photos/", f"/{units.DATA}/"])
+@pytest.mark.parametrize("gone", ["/photos/", f"/{segments.PLAN}/", f"/{units.DATA}/"])
 def test_an_outage_that_outlasts_the_retries_leaves_units_pending(
     bucket: Bucket, tmp_path: Path, proxy: Proxy, gone: str
 ) -> None:
@@ -177,18 +178,18 @@ def test_an_outage_that_outlasts_the_retries_leaves_units_pending(
         nonlocal came
         if request.kind in ("get", "put") and gone in request.key:
             came += 1
-            return "503" if came > 6 else ""
+            return "503" if came > (1 if gone == f"/{segments.PLAN}/" else 6) else ""
         return ""
 
     proxy.before = refuse
-    command = Command(tmp_path, recipe, 0.0, "local", AWS_ENDPOINT_URL=proxy.url)
+    command = Command(tmp_path, recipe, 0.0, AWS_ENDPOINT_URL=proxy.url)
     figures = command.finish()
     assert figures["exit_code"] == 1, command.log
     assert figures["rejected"] == figures["failed"] == 0
-    assert 0 < figures["pending"] < bucket.photos
+    assert 0 < figures["pending"] <= bucket.photos
     assert figures["error"].startswith(f"{figures['pending']} images are pending: cannot ")
     proxy.forget()
-    again = Command(tmp_path, recipe, 0.0, "local", AWS_ENDPOINT_URL=proxy.url).finish()
+    again = Command(tmp_path, recipe, 0.0, AWS_ENDPOINT_URL=proxy.url).finish()
     assert again["made"] == figures["pending"]
     assert_as_from_one_clean_run(bucket, output, again)
 
@@ -202,10 +203,23 @@ def test_a_store_that_is_gone_for_good_ends_the_command_with_an_error(
         proxy.gone |= request.kind == "put" and f"/{units.DATA}/" in request.key
 
     proxy.after = leave
-    command = Command(tmp_path, recipe, 0.0, "local", AWS_ENDPOINT_URL=proxy.url)
+    command = Command(tmp_path, recipe, 0.0, AWS_ENDPOINT_URL=proxy.url)
     figures = command.finish()
     assert figures["exit_code"] == 1, command.log
     assert bucket.uri in figures["error"]
     proxy.forget()
-    again = Command(tmp_path, recipe, 0.0, "local", AWS_ENDPOINT_URL=proxy.url).finish()
+    again = Command(tmp_path, recipe, 0.0, AWS_ENDPOINT_URL=proxy.url).finish()
     assert_as_from_one_clean_run(bucket, "ray-gone", again)
+
+
+def test_a_full_disk_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    fill(Store(str(tmp_path)), 2 * UNITS)
+    (tmp_path / "out").mkdir()
+    mount = f'mount -t tmpfs -o size=384k none {tmp_path}/out; exec "$@"'
+    recipe = Bucket(str(tmp_path), 2 * UNITS).recipe("out")
+    command = Command(tmp_path, recipe, 0.0, inside=lambda words: unshared("--mount", mount, *words))
+    figures = command.finish()
+    assert figures["exit_code"] == 1, command.log
+    assert figures["error"].startswith("cannot ")
+    assert figures["error"].endswith("No space left on device")
+    assert "Traceback" not in command.log

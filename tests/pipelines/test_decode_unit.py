@@ -59,7 +59,9 @@ def put_parquet(root: Path) -> None:
 
 
 def decode(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return decode_unit({"unit": "u", "photos": pack(rows)}, Generate(input=".", image_size=32, min_side=32))
+    return decode_unit(
+        {"unit": "u", "photos": pack(rows), "outage": ""}, Generate(input=".", image_size=32, min_side=32)
+    )
 
 
 def test_a_unit_is_the_same_whatever_its_photos_lie_in(tmp_path: Path) -> None:
