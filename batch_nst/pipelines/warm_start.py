@@ -207,7 +207,8 @@ def _losses(
     order = photos["id"].to_pylist()
     column = photos.schema.get_field_index("unit")
     (unit,) = unit_rows(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
-    trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
+    # One call: its process ends with it, and gives back the device and the memory before the actors begin.
+    trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_try)
     outcome: tuple[list[float], list[float]] | str = ray.get(
         trial.remote(unit, order, style, recipe, workers, model)
     )
