@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow chaos overhead planning lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -12,12 +12,21 @@ test: .venv/test.stamp lint  ## the fast suite
 	$(BIN)/python -m pytest
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not chaos"
+
+chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
+	$(BIN)/python -m pytest tests/chaos -m "" -s
+
+overhead: .venv/test.stamp  ## what the pipeline costs beside devices that only sleep
+	$(BIN)/python tests/overhead.py
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+planning: .venv/test.stamp  ## what planning 10 million photos costs
+	$(BIN)/python tests/planning.py
 
 install: .venv/demo.stamp
 

@@ -55,7 +55,8 @@ def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
     def run(options: argparse.Namespace) -> Figures:
         from batch_nst.pipelines import commands
 
-        keys = {key: value for key, value in vars(options).items() if key in ("wait", "retry")}
+        named = ("wait", "retry", "max_device_hours")
+        keys = {key: value for key, value in vars(options).items() if key in named}
         command: Callable[..., Figures] = getattr(commands, name)
         return command(load_recipe(options.recipe, options.overrides), **keys)
 
@@ -66,6 +67,18 @@ def _apply(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.apply import apply
 
     return apply(options.model, options.source, options.target, device=options.device)
+
+
+def _forget(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.commands import forget
+
+    return forget(options.output, options.ids, wait=options.wait)
+
+
+def _inspect(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.inspection import inspect
+
+    return inspect(options.output, options.out)
 
 
 def _benchmark(options: argparse.Namespace) -> Figures:
@@ -89,15 +102,15 @@ class _Parser(argparse.ArgumentParser):
         raise RecipeError(f"{message}; see `{self.prog} --help`")
 
 
-def _price(word: str) -> float:
+def _amount(word: str) -> float:
     """A finite number, 0 or more."""
     try:
-        price = float(word)
+        amount = float(word)
     except ValueError:
-        price = math.nan
-    if not 0 <= price < math.inf:
+        amount = math.nan
+    if not 0 <= amount < math.inf:
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number, 0 or more")
-    return price
+    return amount
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -167,12 +180,19 @@ def _parser() -> argparse.ArgumentParser:
                 "without it the costs are those of the last run, and no device is chosen",
             )
             command.add_argument(
-                "--price-per-device-hour", type=_price, metavar="P", help="tell a price, in any currency"
+                "--price-per-device-hour", type=_amount, metavar="P", help="tell a price, in any currency"
             )
         else:
             command.add_argument("--wait", action="store_true", help="wait for another run's lease")
         if name in ("generate", "nightly"):
             command.add_argument("--retry", action="store_true", help="try failed images once more")
+            command.add_argument(
+                "--max-device-hours",
+                type=_amount,
+                default=math.inf,
+                metavar="H",
+                help="begin no further unit when devices have worked for so long in all",
+            )
     apply = add(
         "apply",
         "stylize a file, a folder or a bucket with a trained model",
@@ -185,6 +205,28 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
     apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    look = add(
+        "inspect",
+        "look at a dataset: counts, losses, speed, its best and worst pairs",
+        "batch-nst inspect out/demo",
+        _inspect,
+    )
+    look.add_argument("output", metavar="OUTPUT", help="a recipe's output")
+    look.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
+    forget = add(
+        "forget",
+        "remove all pairs of photos for good, and say which models saw them",
+        "batch-nst forget out/demo 3f2a9c01",
+        _forget,
+    )
+    forget.add_argument("output", metavar="OUTPUT", help="a recipe's output")
+    forget.add_argument(
+        "ids",
+        metavar="ID",
+        nargs="+",
+        help="of an image (column id, in hex), or its first 8 digits or more; its photo goes, with all crops",
+    )
+    forget.add_argument("--wait", action="store_true", help="wait for another run's lease")
     measure = add(
         "benchmark",
         "the engine's figures on this machine, beside the peers' way",

@@ -41,8 +41,16 @@ class StorageError(BatchNSTError):
     """An object store or disk did not do what it was asked, after retries where these can help."""
 
 
+class OutageError(StorageError):
+    """A fault that may pass has outlasted the retries."""
+
+
 class IncompleteError(BatchNSTError):
     """The command ended in order, but not everything that was asked for is done."""
+
+
+class AuditError(BatchNSTError):
+    """What units hold is not what was planned; nothing is sealed."""
 
 
 class GateError(BatchNSTError):

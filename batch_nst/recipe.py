@@ -27,6 +27,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Uri = Annotated[str, Field(min_length=1)]
 
+_MODEL = "model:"
+
 
 class Section(BaseModel):
     """A part of a recipe: frozen, strict about keys and types."""
@@ -86,7 +88,8 @@ class Generate(Section):
     """How the dataset of pairs is made."""
 
     input: str | list[str]
-    """A folder or glob of images, a text file of URIs (one a line), or a list of URIs."""
+    """Photos: a folder, a glob or a single file of them; of tars or Parquet files that hold them; of Parquet
+    or CSV tables that name them; a text file of URIs, one a line; or a list of URIs."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the square pictures that are optimised, in pixels."""
     crops: Count = 1
@@ -94,7 +97,9 @@ class Generate(Section):
     iterations: Count = 300
     """Evaluations of the loss for each image."""
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    init: Literal["content"] = "content"
+    init: str = "content"
+    """Where an image starts: `content`, its photo; or `model:URI`, the picture of a fast model (an output
+    with a published one, or a folder models/VERSION)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of VGG's convolutions; `auto` measures both once at start. Gram matrices and losses are always fp32."""
     unit_images: Count = 16
@@ -112,14 +117,28 @@ class Generate(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
     """Fewest and most actors that hold VGG-16."""
+    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")] = "unknown"
+    """Of the photos and so of the pairs: an identifier of the Hugging Face Hub, such as cc-by-4.0."""
 
     @field_validator("input", mode="before")
     @classmethod
     def _some_input(cls, value: object) -> object:
         items = value if isinstance(value, list) else [value]
         if not items or not all(isinstance(item, str) and item for item in items):
-            raise ValueError("allowed: a folder, a glob, a text file of URIs, or a list of URIs")
+            raise ValueError("allowed: a file, a folder, a glob, or a list of URIs")
         return value
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _photo_or_model(cls, init: object) -> object:
+        if init != "content" and not (isinstance(init, str) and re.match(f"{_MODEL}.", init)):
+            raise ValueError("allowed: content, or model:URI of an output or of a folder models/VERSION")
+        return init
+
+    @property
+    def init_model(self) -> str | None:
+        """URI of the model whose pictures images start from; None where they start from the photos."""
+        return self.init.removeprefix(_MODEL) if self.init.startswith(_MODEL) else None
 
     @field_validator("actors")
     @classmethod
@@ -127,6 +146,15 @@ class Generate(Section):
         if actors[0] > actors[1]:
             raise ValueError("allowed: fewest and most, the first not larger than the second")
         return actors
+
+
+class Quality(Section):
+    """Which pairs training passes over; their rows stay as they are. Held-out pairs are judged by no rule."""
+
+    max_deviation: Annotated[float, Field(gt=0)] | None = 6.0
+    """Of the logarithm of a pair's final loss above the median, in robust standard deviations."""
+    min_change: Annotated[float, Field(ge=0, le=255)] | None = 1.0
+    """Mean absolute difference between photo and optimised image, in grey levels."""
 
 
 class Train(Section):
@@ -192,6 +220,7 @@ class Recipe(Section):
     loss: Loss = Loss()
     vgg: Vgg = Vgg()
     generate: Generate
+    quality: Quality = Quality()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     publish: Publish = Publish()
@@ -274,7 +303,7 @@ def _merge(base: Any, change: Any, depth: int) -> Any:
     return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
 
 
-_PATHS = (("output",), ("style", "image"), ("vgg", "weights"), ("generate", "input"))
+_PATHS = (("output",), ("style", "image"), ("vgg", "weights"), ("generate", "input"), ("generate", "init"))
 
 
 def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -286,7 +315,11 @@ def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
         if not isinstance(holder, dict) or key not in holder:
             continue
         value = holder[key]
-        if isinstance(value, str):
+        if key == "init":
+            if not isinstance(value, str) or not value.startswith(_MODEL):
+                continue
+            value = _MODEL + _absolute_path(value.removeprefix(_MODEL), folder)
+        elif isinstance(value, str):
             value = _absolute_path(value, folder)
         elif isinstance(value, list):
             value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]
@@ -317,6 +350,7 @@ _ALLOWED = {
     "literal_error": "{expected}",
     "string_type": "text",
     "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "letters, digits, dots and hyphens",
     "list_type": "a list",
     "too_short": "{min_length} values or more",
     "too_long": "{max_length} values or fewer",

@@ -33,6 +33,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
     folder = tmp_path_factory.mktemp("weed")
     actions = {
         "tests": ["Admin", "Read", "Write", "List"],
+        "reader": ["Read", "List"],
         "visitor": ["List", "Read:tests/kinds/open*"],  # who may not read everything that is listed
     }
     identities = [
@@ -76,11 +77,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
                     Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock").unlink()
 
 
-@pytest.fixture
-def proxy(s3: str) -> Iterator[Proxy]:
+@pytest.fixture(scope="session")
+def shared_proxy(s3: str) -> Iterator[Proxy]:
     """In front of the object store, for those who are sent there by `AWS_ENDPOINT_URL`."""
     with serve(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: Proxy) -> Proxy:
+    """The same, with nothing left of earlier tests."""
+    shared_proxy.forget()
+    return shared_proxy
 
 
 def _free_ports(count: int) -> list[int]:

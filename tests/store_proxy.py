@@ -107,6 +107,11 @@ class _Connection(BaseHTTPRequestHandler):
         self.store.close()
         super().finish()
 
+    def handle_expect_100(self) -> bool:
+        going_on = super().handle_expect_100()
+        self.wfile.flush()  # the client waits for it
+        return going_on
+
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = self.server.note(self.command, self.path)

@@ -21,7 +21,7 @@ from batch_nst.data.units import DATA
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "jobs" / "samples"
-PROMISED = {"plan", "generate", "train", "evaluate", "export", "nightly", "apply"}
+PROMISED = {"plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget"}
 
 
 class Ended(NamedTuple):
@@ -133,6 +133,8 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
         (["plot"], "'plot'"),
         (["plan"], "RECIPE"),
         (["apply", "model"], "IN, OUT"),
+        (["inspect"], "OUTPUT"),
+        (["forget", "out"], "ID"),
         (["plan", "recipe.yaml", "--quick"], "--quick"),
         (["apply", "model", "in", "out", "more"], "more"),
     ],
@@ -232,7 +234,7 @@ def test_a_recipe_that_unfolds_beyond_memory_is_refused(project: Project) -> Non
 
 def test_a_plan_ends_with_its_counts(project: Project) -> None:
     ended = call("plan", project.recipe)
-    counts = {"photos": 2, "found": 2, "done": 0, "to_do": 2, "gone": 0}
+    counts = {"photos": 2, "found": 2, "done": 0, "rejected": 0, "to_do": 2, "gone": 0}
     unknown = (
         "device",
         "devices",
@@ -275,6 +277,15 @@ def test_steps_that_lack_what_they_work_on_say_which_step_is_missing(project: Pr
     assert ended.stderr == f"batch-nst train: {told}\n"
     assert (ended.figures["command"], ended.figures["exit_code"]) == ("train", 1)
     assert ended.figures["error"] == told
+
+
+@pytest.mark.parametrize(("command", "more"), [("inspect", []), ("forget", ["0123456789abcdef"])])
+def test_an_output_without_a_dataset_is_refused_and_nothing_is_left_there(
+    tmp_path: Path, command: str, more: list[str]
+) -> None:
+    ended = call(command, "nowhere", *more, folder=tmp_path)
+    assert_refused(ended, command, f"OUTPUT {tmp_path}/nowhere: no dataset here")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lease_held_by_another_process_is_exit_code_4_and_names_it(project: Project) -> None:

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"batch_nst", "batch_nst.errors", "batch_nst.recipe"}
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"
-    for name in ("calibration", "cluster", "fit", "painting", "score", "stylize")
+    for name in ("calibration", "cluster", "fit", "painting", "score", "stylize", "valve", "warm_start")
 }
 
 

@@ -144,6 +144,24 @@ def test_uris_stay_as_they_are(write: Write) -> None:
     assert recipe.generate.input == uris
 
 
+def test_the_model_to_start_from_is_a_path_and_its_prefix_is_none(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(value: str, *overrides: str) -> tuple[str, str | None]:
+        text = f"{MINIMAL.rstrip()[:-1]}, init: {value}}}\n"
+        generate = load_recipe(write(text), overrides).generate
+        return generate.init, generate.init_model
+
+    monkeypatch.setenv("HOME", "/home/vincent")
+    here = str(tmp_path / "out")
+    assert init("model:out") == (f"model:{here}", here)
+    assert init("model:./out/") == (f"model:{here}", here)
+    assert init("model:~/out") == ("model:/home/vincent/out", "/home/vincent/out")
+    assert init("model:s3://b/a/../out") == ("model:s3://b/a/../out", "s3://b/a/../out")
+    assert init("content") == ("content", None)
+    assert init("content", "generate.init=model:x") == (f"model:{Path.cwd() / 'x'}", str(Path.cwd() / "x"))
+
+
 def test_a_tilde_is_the_home_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/vincent")
     recipe = load_recipe(write(MINIMAL), ["output=~/out", "generate.input=[~/a, ./~b]"])
@@ -266,13 +284,21 @@ LAYERS = ", ".join(VGG_LAYERS)
         ),
         ("generate.optimizer=sgd", "generate.optimizer: given 'sgd'; allowed: 'lbfgs' or 'adam'"),
         ("generate.device=tpu", "generate.device: given 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
+        *(
+            (
+                f"generate.init={value}",
+                f"generate.init: given {yaml.safe_load(value)!r}; "
+                "allowed: content, or model:URI of an output or of a folder models/VERSION",
+            )
+            for value in ("photo", "'model:'", "model: out", "models:out", "[model:out]", "3", "null")
+        ),
         ("output=''", "output: given ''; allowed: text that is not empty"),
         ("style.image=''", "style.image: given ''; allowed: text that is not empty"),
         *(
             (
                 f"generate.input={value}",
                 f"generate.input: given {yaml.safe_load(value)!r}; "
-                "allowed: a folder, a glob, a text file of URIs, or a list of URIs",
+                "allowed: a file, a folder, a glob, or a list of URIs",
             )
             for value in ("''", "[]", "null", "3", "{}", "[/a, 3]", "['']")
         ),

@@ -220,6 +220,11 @@ def acquire(store: Store, command: str, wait: bool = False, seconds: float = SEC
             return Lease(store, token, record, seconds, taken)
 
 
+def is_latest(store: Store, token: int) -> bool:
+    """Whether no later lease of the output has been taken than the one with this token."""
+    return max(_numbers(store), default=0) <= token
+
+
 def _name(number: int) -> str:
     return f"lease/{number:06d}.json"
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from batch_nst.data.inputs import is_held_out
 from batch_nst.data.storage import Store
 from batch_nst.errors import RecipeError
 
@@ -18,6 +19,18 @@ def read_settings(store: Store) -> dict[str, Any] | None:
         return dict(json.loads(store.read(SETTINGS)))
     except FileNotFoundError:
         return None
+
+
+def require_settings(store: Store) -> dict[str, Any]:
+    """As `read_settings`.
+
+    Raises:
+        RecipeError: no dataset has been begun.
+    """
+    settings = read_settings(store)
+    if settings is None:
+        raise RecipeError(f"OUTPUT {store.uri}: no dataset here")
+    return settings
 
 
 def check_settings(
@@ -33,23 +46,38 @@ def check_settings(
     old = read_settings(store)
     if old is None:
         return None
-    before, after = dict(_leaves(old)), dict(_leaves(json.loads(_text(settings))))
-    changed = [key for key in {**before, **after} if key not in ignore and before.get(key) != after.get(key)]
+    changed = {key: values for key, values in differences(old, settings).items() if key not in ignore}
     if changed:
         raise RecipeError(
             "\n".join(
-                f"{key}: the dataset in {store.uri} was begun with {before.get(key)!r}, the recipe says "
-                f"{after.get(key)!r}; choose another output"
-                for key in changed
+                f"{key}: the dataset in {store.uri} was begun with {before!r}, the recipe says {after!r}; "
+                "choose another output"
+                for key, (before, after) in changed.items()
             )
         )
     return old
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of each dotted key that settings differ in; a key that one of them lacks is None there."""
+    before, after = (dict(_leaves(json.loads(_text(settings)))) for settings in (old, new))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    }
 
 
 def write_settings(store: Store, settings: Mapping[str, Any]) -> None:
     """Begin a dataset; where another run has just begun it, check that it means the same."""
     if not store.create(SETTINGS, _text(settings).encode()):
         check_settings(store, settings)
+
+
+def split_of(key: str, holdout: Mapping[str, Any]) -> str:
+    """The side of the split that a photo is on, `train` or `held_out`, by the `holdout` of the settings."""
+    held_out = is_held_out(key, holdout["fraction"], [*holdout["photos"], *holdout["at_least"]])
+    return "held_out" if held_out else "train"
 
 
 def _text(settings: Mapping[str, Any]) -> str:

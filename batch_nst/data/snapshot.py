@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from batch_nst.data import units
+from batch_nst.data import forgotten, summaries, units
+from batch_nst.data.outcomes import COUNTED, Outcomes, settle
 from batch_nst.data.storage import Store
 from batch_nst.errors import IncompleteError, LeaseError
+from batch_nst.recipe import Quality
 
 SNAPSHOTS = "dataset/snapshots"
 
@@ -30,37 +31,56 @@ class Snapshot:
     """Over the units' digests and what is left out: equal digests mean equal training data."""
     counts: dict[str, int]
     """Images by the outcome of their latest attempt: ok (to train on), held_out (and ok), rejected, failed,
-    pending; and gone: finished, but no longer in the input, and counted as nothing else."""
+    forgotten, filtered (ok, but left out by a rule of `quality`), pending; and gone: finished, but no longer
+    in the input, and counted as nothing else."""
     units: list[dict[str, Any]]
     """For each unit its name, digest and counts without those `left_out`, which are gone or superseded."""
     left_out: list[str]
     """Ids (hex) in these units that are gone from the input."""
+    quality: dict[str, Any] = field(default_factory=dict)
+    """The rules and figures by which pairs were `filtered` (see `quality.judge`), how many losses there were
+    (`pairs`), and for each rule the ids (hex) that it leaves out."""
+    forgotten: list[str] = field(default_factory=list)
+    """Ids (hex) of forgotten images that units still held when it was sealed."""
+    audit: dict[str, int] = field(default_factory=dict)
+    """Ids `planned`, each of which is either `done`, `pending` or `gone` (finished before or not)."""
 
     @cached_property
-    def gone(self) -> frozenset[bytes]:
-        """The ids of `left_out`."""
-        return frozenset(map(bytes.fromhex, self.left_out))
+    def passed_over(self) -> frozenset[bytes]:
+        """The ids of ok rows that are not handed out: gone, filtered or forgotten."""
+        filtered = self.quality.get("left_out", {}).values()
+        named = (self.left_out, self.forgotten, *filtered)
+        return frozenset(bytes.fromhex(identity) for ids in named for identity in ids)
 
     @property
     def done(self) -> float:
         """The fraction of planned images that are done."""
-        finished = sum(self.counts[status] for status in ("ok", "held_out", "rejected", "failed"))
+        finished = sum(self.counts[status] for status in COUNTED)
         return finished / max(1, finished + self.counts["pending"])
 
 
 def seal(
-    store: Store, token: int, plan: pa.Table, present: set[bytes], known: Mapping[str, dict[str, Any]]
+    store: Store,
+    token: int,
+    planned: pa.Table,
+    known: Mapping[str, str],
+    quality: Quality | None = None,
 ) -> Snapshot:
-    """Seal what is done; returns the latest snapshot where nothing has changed since.
+    """Seal what is done, after an audit; returns the latest snapshot where nothing has changed since.
+
+    Photos that were asked to be forgotten are in no snapshot from then on, and are taken out of the units
+    that still hold them once it is sealed.
 
     Args:
         store: the output.
         token: of the lease held.
-        plan: all segments.
-        present: ids that the input holds now; planned ids that it does not are left out as gone.
-        known: summaries of units that the caller has just committed, which saves reading them.
+        planned: a row for each id and attempt: `id`, `attempt`, `unit`, and `present`, whether the input
+            holds the id now; those that it does not are left out as gone.
+        known: summaries, in JSON, of units that the caller has just committed, which saves reading them.
+        quality: which pairs to leave out; None stands for the defaults.
 
     Raises:
+        AuditError: an id is planned twice, or a unit does not hold what was planned. Nothing is sealed.
         LeaseError: a run with a later lease has sealed one meanwhile.
     """
     latest = latest_snapshot(store)
@@ -68,52 +88,75 @@ def seal(
         raise LeaseError(
             f"snapshot {latest.number} was sealed under lease {latest.token}, later than ours, {token}"
         )
-    rows = sorted(zip(*(plan[name].to_pylist() for name in ("attempt", "id", "unit")), strict=True))
-    in_force = {identity: unit for _, identity, unit in rows}  # the unit of its latest attempt
-    done = units.done_units(store) & {unit for _, _, unit in rows}
-    gone = {identity for identity, unit in in_force.items() if unit in done and identity not in present}
-    without: dict[str, set[bytes]] = {}
-    for _, identity, unit in rows:
-        if unit in done and (identity in gone or in_force[identity] != unit):
-            without.setdefault(unit, set()).add(identity)
+    outcomes = settle(store, planned, known, forgotten.forgotten_ids(store), quality or Quality())
+    snapshot = _snapshot(outcomes, latest.number + 1 if latest else 1, token)
+    if latest and _says_the_same(latest, snapshot):
+        snapshot = latest
+    else:
+        name = f"{SNAPSHOTS}/{snapshot.number:06}.json"
+        if not store.establish(name, _text(snapshot)):
+            raise LeaseError(f"{store.join(name)}: sealed by another run a moment ago; start again")
+    rewritten = {
+        unit: forgotten.take_out(store, token, unit, ids) for unit, ids in outcomes.to_forget.items()
+    }
+    if rewritten or not outcomes.gathered:
+        summaries.write(store, summaries.updated(outcomes.summaries, rewritten))
+    return snapshot
 
-    summaries = {summary["unit"]: summary for summary in latest.units} if latest else {}
-    summaries |= known
-    with ThreadPoolExecutor(16) as pool:
-        finished = list(
-            pool.map(
-                lambda unit: _entry(store, unit, summaries.get(unit), without.get(unit, set())), sorted(done)
-            )
-        )
-    counts = {status: sum(unit[status] for unit in finished) for status in units.count([])}
-    counts["pending"] = sum(identity in present and unit not in done for identity, unit in in_force.items())
-    counts["gone"] = len(gone)
-    left_out = sorted(identity.hex() for identity in gone)
 
+def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
-    for unit in finished:
+    for unit in outcomes.units:
         digest.update(unit["digest"].encode())
-    digest.update(json.dumps(left_out).encode())
-    if latest and latest.digest == digest.hexdigest() and latest.counts == counts:
-        return latest
-    snapshot = Snapshot(
-        number=latest.number + 1 if latest else 1,
+    digest.update(json.dumps(outcomes.gone).encode())
+    filtered = sorted(identity for ids in outcomes.quality["left_out"].values() for identity in ids)
+    if filtered:
+        digest.update(json.dumps(filtered).encode())
+    return Snapshot(
+        number=number,
         token=token,
         digest=digest.hexdigest(),
-        counts=counts,
-        units=finished,
-        left_out=left_out,
+        counts=outcomes.counts,
+        units=outcomes.units,
+        left_out=outcomes.gone,
+        quality=outcomes.quality,
+        forgotten=sorted(identity.hex() for ids in outcomes.to_forget.values() for identity in ids),
+        audit=outcomes.audit,
     )
-    name = f"{SNAPSHOTS}/{snapshot.number:06}.json"
-    if not store.create(name, (json.dumps(asdict(snapshot), indent=1) + "\n").encode()):
-        raise LeaseError(f"{store.join(name)}: sealed by another run a moment ago; start again")
-    return snapshot
+
+
+def _says_the_same(latest: Snapshot, snapshot: Snapshot) -> bool:
+    """Whether sealing would tell nothing new; snapshots of version 0.1.0 tell of no filter."""
+    return (
+        latest.digest == snapshot.digest
+        and latest.counts == snapshot.counts
+        and (latest.quality or snapshot.quality) == snapshot.quality
+    )
+
+
+def _read(store: Store, name: str) -> Snapshot:
+    fields = json.loads(store.read(name))
+    fields["counts"] = {**dict.fromkeys(COUNTED, 0), **fields["counts"]}  # version 0.1.0 knew fewer
+    return Snapshot(**fields)
+
+
+def _text(snapshot: Snapshot) -> bytes:
+    """JSON, a line a field; indented it would take a minute where there are a million units."""
+    lines = (
+        f" {json.dumps(each.name)}: {json.dumps(getattr(snapshot, each.name))}" for each in fields(snapshot)
+    )
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
     """The newest sealed snapshot, or None."""
     names = store.list(SNAPSHOTS)
-    return Snapshot(**json.loads(store.read(names[-1]))) if names else None
+    return _read(store, names[-1]) if names else None
+
+
+def read_snapshot(store: Store, number: int) -> Snapshot:
+    """The snapshot of a number; FileNotFoundError where there is none."""
+    return _read(store, f"{SNAPSHOTS}/{number:06}.json")
 
 
 def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
@@ -144,15 +187,5 @@ def pairs(store: Store, snapshot: Snapshot, split: str) -> Iterator[dict[str, An
 def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[dict[str, Any]]:
     """The ok rows of a unit on one side of the split: as many as the snapshot's counts say."""
     for row in units.read_unit(store, unit):
-        if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.gone:
+        if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.passed_over:
             yield row
-
-
-def _entry(store: Store, unit: str, summary: dict[str, Any] | None, without: set[bytes]) -> dict[str, Any]:
-    """A unit as a snapshot lists it: its summary, known or read, with counts that pass over some ids."""
-    summary = summary or units.read_summary(store, unit)
-    if not without and not summary.get("left_out"):
-        return {**summary, "left_out": 0}
-    rows = units.read_unit(store, unit, columns=["id", "status", "split"])
-    counts = units.count(row for row in rows if row["id"] not in without)
-    return {**summary, **counts, "left_out": len(without)}

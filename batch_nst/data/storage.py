@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import random
 import re
@@ -18,11 +19,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import fsspec
 
-from batch_nst.errors import RecipeError, StorageError
+from batch_nst.errors import OutageError, RecipeError, StorageError
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ MAX_DELAY = 20.0
 
 _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
 _CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
 # S3 answers these with 403 too, but they speak of the caller and not of the object: a photo must not be
 # written off because a token ran out.
@@ -79,7 +81,8 @@ class Store:
     """An output root: a folder on disk, or a prefix in a bucket. Pickled by its uri; any number may be open.
 
     Names are relative to the root and use `/`. Transient faults are retried. What cannot be done raises
-    StorageError; a root of another kind raises RecipeError when the Store is made.
+    StorageError, OutageError where it may pass; a root of another kind raises RecipeError when the Store is
+    made.
     """
 
     uri: str
@@ -112,6 +115,15 @@ class Store:
         """The bytes of an object; FileNotFoundError when there is none."""
         return self._attempt("read", name, lambda: self._place.read(name))
 
+    def view(self, name: str, look: Callable[[IO[bytes]], T]) -> T:
+        """What `look` finds in an object, opened to read parts of it; called anew after a transient fault."""
+
+        def action() -> T:
+            with self._place.open(name) as file:
+                return look(file)
+
+        return self._attempt("read", name, action)
+
     def exists(self, name: str) -> bool:
         """Whether there is an object of this name; a folder is none."""
         return self._attempt("look for", name, lambda: self._place.exists(name))
@@ -120,9 +132,14 @@ class Store:
         """Write an object that must not exist yet: True when this call made it, False when it exists already.
 
         After a lost answer the retry finds what the first try made and returns False too: "it exists"
-        says that an object is there, not whose. A caller to whom that matters compares the content.
+        says that an object is there, not whose. A caller to whom that matters compares the content, see
+        `establish`.
         """
         return self._attempt("create", name, lambda: self._place.create(name, data))
+
+    def establish(self, name: str, data: bytes) -> bool:
+        """`create`, or find the same there: whether the object holds exactly these bytes now."""
+        return self.create(name, data) or self.read(name) == data
 
     def replace(self, name: str, data: bytes) -> None:
         """Write an object, over any earlier one; a reader sees the old bytes or the new."""
@@ -161,7 +178,7 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
     `max_bytes` bounds what is accepted and (except from a web server that ignores ranges) what is
     transferred. `first_delay` is in seconds, see `with_retries`.
 
-    Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, StorageError when a
+    Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, OutageError when a
     fault outlasts the attempts, RecipeError for a protocol that is unknown or not installed.
     """
     protocol, path = _split(uri)
@@ -178,13 +195,52 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
         filesystem, key = open_filesystem(uri)
 
         def read() -> bytes:
-            data = _cat(filesystem, key, max_bytes + 1)
+            data = _cat(filesystem, key, 0, max_bytes + 1)
             if len(data) > max_bytes:
                 raise TooLarge(uri, filesystem.size(key) or len(data), max_bytes)
             return data
 
     try:
         return with_retries(f"read {uri}", read, attempts, first_delay)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(_text(error)) from error
+
+
+def fetch_range(uri: str, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` (exclusive) of an object in one read; fewer where it ends before.
+
+    Raises what `fetch` does, but for TooLarge.
+    """
+    protocol, path = _split(uri)
+    if protocol == "file":
+
+        def read() -> bytes:
+            with Path(path).open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+
+    else:
+        filesystem, key = open_filesystem(uri)
+
+        def read() -> bytes:
+            data = _cat(filesystem, key, start, end)
+            return data if len(data) <= end - start else data[start:end]  # a web server that ignores ranges
+
+    try:
+        return with_retries(f"read {uri}", read)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(_text(error)) from error
+
+
+def open_object(uri: str, size: int) -> io.RawIOBase:
+    """An object of `size` bytes as a file to seek and read in; from a bucket each read is a request.
+
+    Raises what `fetch_range` does, that of a bucket when it is read.
+    """
+    if is_remote(uri):
+        return _Object(uri, size)
+    try:
+        return io.FileIO(open_filesystem(uri)[1])
     except (IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(_text(error)) from error
 
@@ -232,9 +288,9 @@ def with_retries(
     """What `action` returns; called again, up to `attempts` times in all, while it meets transient faults.
 
     `what` names verb and object for the error ("read s3://..."). The wait starts at `first_delay` seconds
-    and doubles, with jitter, so that a thousand workers do not come back at once. Raises StorageError
-    when the last attempt fails too. An answer that will not change (missing, exists, no permission) and
-    anything that is no fault of storage is raised at once.
+    and doubles, with jitter, so that a thousand workers do not come back at once. Raises OutageError
+    when the last attempt fails too. An answer that will not change (missing, exists, no permission, a disk
+    that is full or read-only) and anything that is no fault of storage is raised at once.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -246,15 +302,45 @@ def with_retries(
             if lasting is not None:
                 raise lasting from error
             if attempt >= attempts:
-                raise StorageError(f"cannot {what}: {attempts} attempts, last: {_text(error)}") from error
+                raise OutageError(f"cannot {what}: {attempts} attempts, last: {_text(error)}") from error
         time.sleep(min(MAX_DELAY, first_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1))
     raise ValueError(f"attempts is {attempts}; allowed: 1 or more")
+
+
+class _Object(io.RawIOBase):
+    """An object in a bucket as a file; each read is a request, with retries."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._position = uri, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        data = fetch_range(self._uri, self._position, end) if end > self._position else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _Place(Protocol):
     """What a Store needs of a disk or bucket; one try each, raising what the layer below raises."""
 
     def read(self, name: str) -> bytes: ...
+    def open(self, name: str) -> IO[bytes]: ...
     def exists(self, name: str) -> bool: ...
     def create(self, name: str, data: bytes) -> bool: ...
     def replace(self, name: str, data: bytes) -> None: ...
@@ -270,6 +356,9 @@ class _Disk:
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self.root / name).open("rb")
 
     def exists(self, name: str) -> bool:
         return (self.root / name).is_file()
@@ -327,7 +416,12 @@ class _Bucket:
         self.root = root
 
     def read(self, name: str) -> bytes:
-        return _cat(self.filesystem, f"{self.root}/{name}", None)
+        return _cat(self.filesystem, f"{self.root}/{name}", 0, None)
+
+    def open(self, name: str) -> IO[bytes]:
+        # What is asked for and no more: readers know which parts they want.
+        file: IO[bytes] = self.filesystem.open(f"{self.root}/{name}", "rb", cache_type="none")
+        return file
 
     def exists(self, name: str) -> bool:
         # Not filesystem.exists, which takes every error for a no.
@@ -372,12 +466,12 @@ class _Bucket:
             self.filesystem.rm_file(f"{self.root}/{name}")
 
 
-def _cat(filesystem: Any, path: str, end: int | None) -> bytes:
-    """The first `end` bytes of an object, or all; as a range, else s3fs asks for the size first."""
+def _cat(filesystem: Any, path: str, start: int, end: int | None) -> bytes:
+    """Bytes of an object, as far as it has them; as a range, else s3fs asks for the size first."""
     try:
-        data: bytes = filesystem.cat_file(path, start=0, end=end)
+        data: bytes = filesystem.cat_file(path, start=start, end=end)
     except Exception as error:
-        # No range of an empty object can be satisfied.
+        # No range of an empty object, or beyond the end of another, can be satisfied.
         if _code(error) in ("InvalidRange", "416") or _status(error) == 416:
             return b""
         raise
@@ -401,6 +495,10 @@ def _lasting(error: Exception) -> Exception | None:
         return error
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return FileNotFoundError(_text(error))  # nothing can have such a name
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return FileNotFoundError(_text(error))  # nor one with a zero byte
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return error
     status = _status(error)
     # gcsfs says 403 with a plain OSError.
     if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batch_nst.data import images
-from batch_nst.data.inputs import list_photos
+from batch_nst.data.inputs import Photo, list_photos
 from batch_nst.data.storage import fetch
-from batch_nst.data.style import StylePicture
+from batch_nst.data.style import read_style
 from batch_nst.engine.gatys import ENGINE, losses_of, optimise
 from batch_nst.engine.memory import choose_batch
 from batch_nst.engine.peers import Method
@@ -39,7 +39,7 @@ from batch_nst.pipelines.race import (
 )
 from batch_nst.pipelines.table import table
 from batch_nst.pipelines.tax import pipeline_tax
-from batch_nst.recipe import Generate, Loss, Vgg
+from batch_nst.recipe import Generate, Loss, Style, Vgg
 
 Figures = dict[str, Any]
 
@@ -59,7 +59,7 @@ class Scale:
     styles: int = 2
     baseline: int = 300
     """Evaluations of the peers' way on each photo."""
-    free: int = 450
+    free: int = 300
     """Iterations of the engine with pixels that nothing bounds, as the peers' are."""
     bounded: int = 150
     """Iterations of the engine as it is, its pixels those of a picture."""
@@ -111,21 +111,24 @@ def benchmark(
         styles: folder or glob of paintings, likewise.
         device: where to compute.
         quick: two photos and one style at 128 px; minutes.
-        model: an output or a version's folder, to start from its pictures as well.
+        model: an output or a version's folder, to start from its pictures as well, in its own style.
         results: a file to append measurements to; what it holds of this machine and engine is not repeated.
 
     Raises:
-        RecipeError: there are no photos or styles, or one of them is no picture.
+        RecipeError: there are no photos or styles, or one of them is no picture, or none is the model's.
     """
     scale, where, threads = QUICK if quick else FULL, choose_device(device), torch.get_num_threads()
-    paintings = _pictures(
-        "--styles", styles, scale.styles, lambda pixels: images.resize_short_side(pixels, scale.size)
-    )
-    contents = _pictures("--images", photos, scale.photos, lambda pixels: images.crop(pixels, scale.size))
+    paintings = {
+        _name(found): read_style(Style(image=found.source, size=scale.size))
+        for found in _first("--styles", styles, scale.styles)
+    }
+    contents = {_name(found): _read(found, scale.size) for found in _first("--images", photos, scale.photos)}
     fast = load_model(model, device) if model else None
+    if fast:
+        _check_fits(fast, model, [painting.digest for painting in paintings.values()])
     objectives = {
-        name: Objectives.on(StylePicture.of_pixels(pixels), Loss(), Vgg(), where.type, "auto", threads)
-        for name, pixels in paintings.items()
+        name: Objectives.on(painting, Loss(), Vgg(), where.type, "auto", threads)
+        for name, painting in paintings.items()
     }
     first = next(iter(objectives.values()))
     names, batch = list(contents), choose_batch(scale.size, where)
@@ -201,23 +204,35 @@ def benchmark(
     return figures
 
 
-def _pictures(
-    option: str, source: str, count: int, fit: Callable[[images.Pixels], images.Pixels]
-) -> dict[str, images.Pixels]:
-    """The first pictures of a folder or glob, by the names of their files."""
+def _first(option: str, source: str, count: int) -> list[Photo]:
+    """The first pictures of a folder or glob."""
     try:
         listed = list_photos(source)
     except RecipeError as error:
         raise RecipeError(f"{option}: {str(error).removeprefix('generate.input: ')}") from error
-    pictures = {}
-    for photo in sorted(listed, key=lambda photo: photo.source)[:count]:
-        try:
-            data = fetch(photo.source, _MAX_BYTES)
-            pixels = images.decode(data, min_side=16, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
-        except ValueError as error:
-            raise RecipeError(f"{photo.source}: {error}; allowed: a folder or glob of pictures") from error
-        pictures[photo.source.rsplit("/", 1)[-1]] = fit(pixels)
-    return pictures
+    return sorted(listed, key=lambda photo: photo.source)[:count]
+
+
+def _name(photo: Photo) -> str:
+    return photo.source.rsplit("/", 1)[-1]
+
+
+def _read(photo: Photo, side: int) -> images.Pixels:
+    """A square of a photo."""
+    try:
+        data = fetch(photo.source, _MAX_BYTES)
+        pixels = images.decode(data, min_side=16, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
+    except ValueError as error:
+        raise RecipeError(f"{photo.source}: {error}; allowed: a folder or glob of pictures") from error
+    return images.crop(pixels, side)
+
+
+def _check_fits(fast: FastModel, model: str, paintings: Collection[str]) -> None:
+    """Refuse a model that no race here is about; `paintings` are their digests."""
+    if fast.card["digests"]["style"] not in paintings:
+        raise RecipeError(f"--model {model}: was fitted to none of the paintings of --styles")
+    if fast.card["objective"]["loss"] != Loss().model_dump():
+        raise RecipeError(f"--model {model}: was fitted to another loss; allowed: a recipe's default one")
 
 
 @dataclass(frozen=True)
@@ -256,7 +271,7 @@ def _race(measured: Measurements, entrants: _Entrants, scale: Scale) -> list[dic
         "free": lambda: run_engine(objectives.fast, entrants.together, scale.free, bounds=None),
         "engine": lambda: run_engine(objectives.fast, entrants.together, scale.bounded),
     }
-    if entrants.fast:
+    if entrants.fast and entrants.fast.card["digests"]["style"] == objectives.style.digest:
         paint = _painter(entrants.fast)
         contenders["warm"] = lambda: run_engine(
             objectives.fast, entrants.together, scale.bounded, first_guess=paint

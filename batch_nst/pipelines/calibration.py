@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import ray
 
+from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture, read_style
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines import cluster
 from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.plan import Plan
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.rates import Rates
 from batch_nst.pipelines.rows import (
@@ -42,12 +45,12 @@ class Timing(NamedTuple):
     seconds: float
 
 
-def calibrate(pending: pa.Table, split_of: Callable[[str], str], recipe: Recipe) -> Rates:
+def calibrate(plan: Plan, store: Store, recipe: Recipe) -> Rates:
     """Try a few pending photos on a worker as `generate` would choose it. Writes nothing; about a minute.
 
     Args:
-        pending: rows of `units.PLAN_SCHEMA`, at least one.
-        split_of: the side of the split of a photo's key.
+        plan: with something to do.
+        store: the output.
         recipe: the recipe.
 
     Raises:
@@ -55,11 +58,11 @@ def calibrate(pending: pa.Table, split_of: Callable[[str], str], recipe: Recipe)
     """
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
-    photos = min(pending.num_rows, max(_FEWEST, min(_MOST, recipe.generate.unit_images)))
+    photos = min(plan.to_do, max(_FEWEST, min(_MOST, recipe.generate.unit_images)))
     say(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
-    some = pending.take([index * pending.num_rows // photos for index in range(photos)])
+    some = _spread(plan.pending(store), plan.to_do, photos)
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
-    (unit,) = unit_rows(some, split_of)
+    (unit,) = unit_rows(some, plan.split_of)
     trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
     outcome = ray.get(trial.remote(unit, read_style(recipe.style), recipe, workers))
     if isinstance(outcome, str):
@@ -70,6 +73,17 @@ def calibrate(pending: pa.Table, split_of: Callable[[str], str], recipe: Recipe)
         devices=workers.at_once(recipe.generate.actors),
         **outcome,
     )
+
+
+def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:
+    """So many rows of a stream of `rows`, evenly apart."""
+    wanted = np.arange(count) * rows // count
+    chosen, first = [], 0
+    for table in tables:
+        here = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
+        chosen.append(table.take(pa.array(here)))
+        first += table.num_rows
+    return pa.concat_tables(chosen)
 
 
 def longer(short: Timing, iterations: int) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.lease import Lease, acquire
+from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped
 from batch_nst.pipelines.progress import say
@@ -52,7 +54,7 @@ def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates |
     """From a trial if asked for, else from the last run; nothing to do starts neither torch nor Ray."""
     from batch_nst.pipelines.rates import last_rates
 
-    if not plan.pending.num_rows:
+    if not plan.to_do:
         return None
     if not calibrate:
         return last_rates(store)
@@ -60,36 +62,45 @@ def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates |
     from batch_nst.pipelines.generate import check_weights
 
     check_weights(recipe)
-    return measure(plan.pending, plan.split_of, recipe)
+    return measure(plan, store, recipe)
 
 
-def generate(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
+def generate(
+    recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
+) -> Figures:
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate import generate as step
 
-    return _run("generate", recipe, wait, lambda run: step(recipe, run.store, run.lease, retry))
+    return _run(
+        "generate",
+        recipe.output,
+        wait,
+        lambda run: step(recipe, run.store, run.lease, retry, max_device_hours),
+    )
 
 
 def train(recipe: Recipe, wait: bool = False) -> Figures:
     """Fit the fast model to the sealed pairs, or resume."""
     from batch_nst.pipelines.train import train as step
 
-    return _run("train", recipe, wait, lambda run: step(recipe, run.store))
+    return _run("train", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
     """Score the model on held-out photos, and write the report."""
-    return _run("evaluate", recipe, wait, lambda run: _evaluate(recipe, run))
+    return _run("evaluate", recipe.output, wait, lambda run: _evaluate(recipe, run))
 
 
 def export(recipe: Recipe, wait: bool = False) -> Figures:
     """Write the ONNX graph of the model."""
     from batch_nst.pipelines.export import export as step
 
-    return _run("export", recipe, wait, lambda run: step(recipe, run.store))
+    return _run("export", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
-def nightly(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
+def nightly(
+    recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
+) -> Figures:
     """Generate, train, evaluate, export, and publish what is better than what is published."""
     from batch_nst.pipelines.export import export as write_graph
     from batch_nst.pipelines.generate import generate as make_pairs
@@ -97,7 +108,8 @@ def nightly(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
     from batch_nst.pipelines.train import train as fit_model
 
     def night(run: _Run) -> Figures:
-        figures: Figures = {"dataset": make_pairs(recipe, run.store, run.lease, retry)}
+        made = make_pairs(recipe, run.store, run.lease, retry, max_device_hours)
+        figures: Figures = {"dataset": made}
         figures |= fit_model(recipe, run.store)
         figures |= write_graph(recipe, run.store)
         figures |= _evaluate(recipe, run)
@@ -107,7 +119,7 @@ def nightly(recipe: Recipe, wait: bool = False, retry: bool = False) -> Figures:
         except GateError as refusal:
             raise GateError(str(refusal), figures) from refusal
 
-    return _run("nightly", recipe, wait, night)
+    return _run("nightly", recipe.output, wait, night)
 
 
 class _Run:
@@ -127,9 +139,17 @@ class _Run:
         return self.store.join(f"runs/{self.name}/{name}")
 
 
-def _run(command: str, recipe: Recipe, wait: bool, step: Callable[[_Run], Figures]) -> Figures:
+def forget(output: str, ids: Sequence[str], wait: bool = False) -> Figures:
+    """Remove all pairs of photos for good, and say who has seen them."""
+    from batch_nst.pipelines.deletion import forget as step
+
+    require_settings(Store(output))  # before a lease is left where no dataset is
+    return _run("forget", output, wait, lambda run: step(run.store, run.lease, ids))
+
+
+def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures]) -> Figures:
     """Take the lease, take the step, and leave `summary.json` however it ended."""
-    store = Store(recipe.output)
+    store = Store(output)
     if _JOB_COPY in store.uri:
         say(
             f"warning: output {store.uri} lies in this job's own copy of the working directory, which Ray "

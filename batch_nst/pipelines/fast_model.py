@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,30 @@ class FastModel:
         return painted
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model as it is stored, read once for any number of workers; some 7 MB."""
+
+    version: str
+    card: dict[str, Any]
+    """`model.json`."""
+    weights: bytes
+    """`model.safetensors`."""
+
+    @cached_property
+    def name(self) -> str:
+        """Which weights exactly: the version and the beginning of their sha256."""
+        return f"{self.version}@{hashlib.sha256(self.weights).hexdigest()[:12]}"
+
+    def on(self, device: torch.device) -> FastModel:
+        """The model, ready to paint.
+
+        Raises:
+            WeightsError: the files do not belong together.
+        """
+        return FastModel(load_net(self.weights, self.card).to(device), self.card, device)
+
+
 def load_model(uri: str, device: Device = "auto") -> FastModel:
     """The model of an output (the published one) or of a version's folder, local or in a bucket.
 
@@ -43,11 +69,18 @@ def load_model(uri: str, device: Device = "auto") -> FastModel:
         RecipeError: there is no model at `uri`.
         WeightsError: its files do not belong together.
     """
+    return read_model(uri).on(choose_device(device))
+
+
+def read_model(uri: str) -> ModelFiles:
+    """The files of the model that `load_model` takes.
+
+    Raises:
+        RecipeError: there is no model at `uri`.
+    """
     store, version = find_model(uri)
     card = models.require_card(store, version)
-    weights = store.read(models.model_object(version, models.WEIGHTS))
-    where = choose_device(device)
-    return FastModel(load_net(weights, card).to(where), card, where)
+    return ModelFiles(version, card, store.read(models.model_object(version, models.WEIGHTS)))
 
 
 def find_model(uri: str) -> tuple[Store, str]:

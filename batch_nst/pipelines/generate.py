@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
-from batch_nst.data.snapshot import seal
+from batch_nst.data.quality import figures_of, told_of
+from batch_nst.data.snapshot import Snapshot, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines.plan import Plan, survey, write_down
+from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.fast_model import ModelFiles
 
 _SHOWN = 20
 
 
-def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) -> dict[str, Any]:
+def generate(
+    recipe: Recipe, store: Store, lease: Lease, retry: bool = False, max_device_hours: float = math.inf
+) -> dict[str, Any]:
     """Make or continue the dataset, and seal it. Nothing to do starts neither torch nor Ray.
 
     Args:
@@ -26,78 +36,117 @@ def generate(recipe: Recipe, store: Store, lease: Lease, retry: bool = False) ->
         store: its output.
         lease: held on it.
         retry: try failed images once more.
+        max_device_hours: a budget; when devices have worked for so long in all, no further unit begins.
 
     Returns:
         Figures: counts by status; what this run tried and made, and what that took (`rates.rates_of` reads
         it); the snapshot.
 
     Raises:
-        IncompleteError: units are pending after an outage, or too many photos were rejected.
+        IncompleteError: units are pending after an outage or at the end of the budget, or too many photos
+            were rejected.
     """
     start = time.monotonic()
     plan = survey(recipe, store, retry)
     counts = plan.counts()
     say(
-        f"{counts['photos']} photos found, {counts['found']} images; {counts['done']} done, "
-        f"{counts['to_do']} to do, {counts['gone']} gone"
+        f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "
+        f"{counts['to_do']:,} to do, {counts['gone']:,} gone"
     )
-    if plan.pending.num_rows:
+    model = None
+    if plan.to_do:
         check_weights(recipe)
+        model = _find_start(plan, store, recipe)
     lease.check()
-    plan = write_down(plan, store)
-    used: dict[str, Any] = {"device": None, "devices": 0}
-    results: list[dict[str, Any]] = []
-    if plan.pending.num_rows:
-        used, results = _make(plan, store, recipe)
+    plan = plan.write_down(store)
+    made = _Made()
+    if plan.to_do:
+        _make(plan, store, recipe, model, max_device_hours * 3600, made)
     lease.check()
-    committed = [result for result in results if not result["outage"]]
-    summaries = {result["unit"]: result["summary"] for result in committed}
-    snapshot = seal(store, lease.token, plan.segments, set(plan.present), summaries)
+    snapshot = seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
+    write_card(store, snapshot, plan.settings, recipe.generate.license)
+    if snapshot.counts["filtered"]:
+        say(told_of(snapshot.quality))
     figures = {
         "photos": counts["photos"],
         "found": counts["found"],
         **snapshot.counts,
-        "tried": sum(len(result["losses"]) + len(result["bad"]) for result in committed),
-        "made": sum(len(result["losses"]) for result in committed),
-        **used,
-        "span_seconds": _span(committed),
-        "device_seconds": round(sum(result["seconds"] for result in committed), 3),
-        **{
-            name: sum(result[name] for result in committed)
-            for name in ("photos_read", "bytes_read", "bytes_written")
-        },
+        **made.figures(),
         "snapshot": snapshot.number,
         "digest": snapshot.digest,
+        "quality": figures_of(snapshot.quality),
         "seconds": round(time.monotonic() - start, 1),
     }
-    bad = [row for result in committed for row in result["bad"]]
-    for row in bad[:_SHOWN]:
+    for row in made.bad:
         say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}")
-    if len(bad) > _SHOWN:
-        say(f"... and {len(bad) - _SHOWN} more; all of them are rows of the dataset")
-    figures["reasons"] = dict(Counter(row["reason"] for row in bad))
-    outages = [result["outage"] for result in results if result["outage"]]
-    if snapshot.counts["pending"]:
-        why = f": {outages[0]}" if outages else ""
-        raise IncompleteError(
-            f"{snapshot.counts['pending']} images are pending{why}; run the same command again", figures
-        )
-    share = snapshot.counts["rejected"] / max(1, counts["found"])
-    if share > recipe.generate.max_rejected:
-        raise IncompleteError(
-            f"{snapshot.counts['rejected']} of {counts['found']} images were rejected ({share:.1%}); "
-            f"generate.max_rejected allows {recipe.generate.max_rejected:.1%}",
-            figures,
-        )
+    more = made.reasons.total() - len(made.bad)
+    if more:
+        say(f"... and {more:,} more; all of them are rows of the dataset")
+    _check(snapshot, counts["found"], recipe.generate.max_rejected, made.outage, figures)
     return figures
 
 
-def _span(committed: list[dict[str, Any]]) -> float:
-    """Seconds from the first unit's start to the last one's end; starting Ray and torch is not in them."""
-    if not committed:
-        return 0.0
-    began, ended = min(unit["began"] for unit in committed), max(unit["ended"] for unit in committed)
-    return float(round(ended - began, 3))
+@dataclass
+class _Made:
+    """What a run has made so far; a few bytes of each unit, and of the first bad photos all."""
+
+    device: str | None = None
+    devices: int = 0
+    warm_start: dict[str, Any] | None = None
+    """What came of trying to start from a model, see `warm_start.check_start`."""
+    summaries: dict[str, str] = field(default_factory=dict)
+    """Of committed units, in JSON."""
+    sums: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of bad photos."""
+    bad: list[dict[str, str]] = field(default_factory=list)
+    outage: str = ""
+    began: float = math.inf
+    ended: float = -math.inf
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Take one of `stylize_units`' results."""
+        if result["outage"]:
+            self.outage = self.outage or result["outage"]
+            return
+        losses, bad = len(result["losses"]), len(result["bad"])
+        self.summaries[result["unit"]] = json.dumps(result["summary"])
+        self.sums.update(tried=losses + bad, made=losses, device_seconds=result["seconds"])
+        self.sums.update({name: result[name] for name in ("photos_read", "bytes_read", "bytes_written")})
+        self.reasons.update(row["reason"] for row in result["bad"])
+        self.bad += result["bad"][: max(0, _SHOWN - len(self.bad))]
+        # Starting Ray and torch is not in this span.
+        self.began, self.ended = min(self.began, result["began"]), max(self.ended, result["ended"])
+
+    def figures(self) -> dict[str, Any]:
+        """For the run's summary."""
+        names = ("tried", "made", "photos_read", "bytes_read", "bytes_written")
+        return {
+            **{name: int(self.sums[name]) for name in names},
+            "device": self.device,
+            "devices": self.devices,
+            "warm_start": self.warm_start,
+            "span_seconds": round(self.ended - self.began, 3) if self.summaries else 0.0,
+            "device_seconds": round(self.sums["device_seconds"], 3),
+            "reasons": dict(self.reasons),
+        }
+
+
+def _check(snapshot: Snapshot, found: int, max_rejected: float, outage: str, figures: dict[str, Any]) -> None:
+    """Raise IncompleteError, with the figures, where not everything is done or too much is rejected."""
+    if snapshot.counts["pending"]:
+        why = f": {outage}" if outage else ""
+        raise IncompleteError(
+            f"{snapshot.counts['pending']} images are pending{why}; run the same command again", figures
+        )
+    rejected = snapshot.counts["rejected"]
+    share = rejected / max(1, found)
+    if share > max_rejected:
+        raise IncompleteError(
+            f"{rejected} of {found} images were rejected ({share:.1%}); "
+            f"generate.max_rejected allows {max_rejected:.1%}",
+            figures,
+        )
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -108,23 +157,37 @@ def check_weights(recipe: Recipe) -> None:
     load_vgg(recipe.vgg, PerceptualLoss.layers(recipe.loss))
 
 
-def _make(plan: Plan, store: Store, recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run what is pending, with progress; on which device and how many at most, and the results of units."""
+def _find_start(plan: Plan, store: Store, recipe: Recipe) -> ModelFiles | None:
+    """The model that images are to start from, if any; a wrong one is refused before anything is written."""
+    from batch_nst.pipelines.warm_start import find_start
+
+    return find_start(recipe, plan.settings, store)
+
+
+def _make(
+    plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None, budget: float, made: _Made
+) -> None:
+    """Run what is pending, with progress, until `budget` seconds of devices are used up."""
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.stylize import stylize_units
+    from batch_nst.pipelines.valve import Valve
+    from batch_nst.pipelines.warm_start import check_start
 
     cluster.connect()
     cluster.check_output_is_shared(store)
     workers = cluster.choose_workers(recipe.generate.device)
-    pending = plan.pending
+    made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
+    style, valve = read_style(recipe.style), Valve()
+    model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
-    results = []
-    with meter("generate", pending.num_rows, "images") as progress:
-        made = stylize_units(pending, plan.split_of, store, read_style(recipe.style), recipe, workers)
-        for result in made:
-            results.append(result)
+    with meter("generate", plan.to_do, "images") as progress:
+        for result in stylize_units(
+            plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve
+        ):
+            made.add(result)
             if not result["outage"]:
                 losses = result["losses"]
                 note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
                 progress.advance(len(losses) + len(result["bad"]), note)
-    return {"device": workers.device, "devices": workers.at_once(recipe.generate.actors)}, results
+                if made.sums["device_seconds"] >= budget:
+                    valve.close(f"{budget / 3600:g} device-hours are used up")

@@ -6,8 +6,9 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from batch_nst.data import images
-from batch_nst.data.inputs import Photo
-from batch_nst.data.storage import Store, TooLarge, fetch
+from batch_nst.data.inputs import Photo, uri_of
+from batch_nst.data.reading import read_photos
+from batch_nst.data.storage import Store, TooLarge
 from batch_nst.errors import StorageError
 from batch_nst.pipelines.fast_model import FastModel
 
@@ -27,9 +28,10 @@ _MAX_PIXELS = 40_000_000
 def paint(model: FastModel, photo: Photo, target: Store, name: str) -> dict[str, str]:
     """Read, paint and write one picture; a bad one is an outcome with a reason."""
     try:
-        picture = images.decode(
-            fetch(photo.source, _MAX_BYTES), min_side=_MIN_SIDE, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS
-        )
+        data = read_photos([photo], _MAX_BYTES)[0]
+        if isinstance(data, Exception):
+            raise data
+        picture = images.decode(data, min_side=_MIN_SIDE, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
     except images.BadImage as error:
         return _outcome(photo, "rejected", error.reason, error.detail)
     except TooLarge as error:
@@ -42,9 +44,13 @@ def paint(model: FastModel, photo: Photo, target: Store, name: str) -> dict[str,
 
 
 def target_name(key: str) -> str:
-    """The name that a picture gets below the target: its own, with `.png` added to what cannot be written."""
-    return key if PurePosixPath(key).suffix.lower() in ENCODINGS else f"{key}.png"
+    """The name that a picture gets below the target: its own, with `.png` added to what cannot be written.
+
+    Never one above or beside the target: the names in a list or a tar may begin with `/` and hold `..`.
+    """
+    name = "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
+    return name if PurePosixPath(name).suffix.lower() in ENCODINGS else f"{name}.png"
 
 
 def _outcome(photo: Photo, status: str, reason: str, detail: str) -> dict[str, str]:
-    return {"source": photo.source, "status": status, "reason": reason, "detail": detail}
+    return {"source": uri_of(photo), "status": status, "reason": reason, "detail": detail}

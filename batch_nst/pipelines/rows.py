@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from batch_nst.data import images, units
+from batch_nst.data import images, segments, units
 from batch_nst.data.decoder import Limits, decoder_for
 from batch_nst.data.images import BadImage
-from batch_nst.data.storage import Store, TooLarge, fetch
-from batch_nst.errors import StorageError
+from batch_nst.data.inputs import Photo, uri_of
+from batch_nst.data.quality import change
+from batch_nst.data.reading import read_photos
+from batch_nst.data.settings import split_of
+from batch_nst.data.storage import Store, TooLarge
+from batch_nst.errors import OutageError, StorageError
 from batch_nst.recipe import Generate
 
 Row = dict[str, Any]
 
-_READERS = 8
-"""Photos of a unit that are fetched at once."""
-
 IN_FLIGHT = pa.schema(
     [
         *((name, pa.binary()) for name in ("id", "content", "stylized")),
-        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "engine")),
+        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "init", "engine")),
         *((name, pa.float32()) for name in ("content_loss", "style_loss", "total_loss")),
     ]
 )
 """A photo between stages; pictures are raw pixels (size, size, 3)."""
+
+
+Closed = Callable[[], str]
+"""Why no further unit may begin; empty while it may."""
+
+
+def planned_units(chunk: Row, store: Store, holdout: Row, closed: Closed) -> list[Row]:
+    """`unit_rows` of a chunk: the `units` of a `group` (its fields), read where they are written down."""
+    if closed():
+        return []
+    rows = segments.read_group(store, segments.Group(**chunk["group"]), chunk["units"])
+    return unit_rows(rows, partial(split_of, holdout=holdout))
 
 
 def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
@@ -40,44 +53,48 @@ def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
     return [{"unit": unit, "photos": pack(rows)} for unit, rows in by_unit.items()]
 
 
-def decode_unit(unit: Row, limits: Generate) -> Row:
+def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
     """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason.
 
-    Adds `photos_read` and `bytes_read` of this unit's photos.
+    Adds `photos_read` and `bytes_read` of this unit's photos; or the `outage` for which it is left pending.
     """
+    if reason := closed():
+        return {**unit, "outage": reason}
     planned = unpack(unit["photos"])
-    sources = sorted({row["source"] for row in planned})
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = dict(
-            zip(sources, pool.map(lambda source: _read(source, limits.max_bytes), sources), strict=True)
-        )
+    photos = {_place(row): _photo(row) for row in planned}
+    places = sorted(photos)
+    read = dict(zip(places, read_photos([photos[place] for place in places], limits.max_bytes), strict=True))
     outages = [str(data) for data in read.values() if isinstance(data, StorageError)]
     if outages:
         return {**unit, "outage": outages[0]}
     bytes_read = sum(len(data) for data in read.values() if isinstance(data, bytes))
     rows = []
-    for source in sources:
-        crops = [row for row in planned if row["source"] == source]
-        rows += photo_rows(source, read.pop(source), crops, limits)
+    for place in places:
+        crops = [row for row in planned if _place(row) == place]
+        rows += photo_rows(uri_of(photos[place]), read.pop(place), crops, limits)
     return {
         "unit": unit["unit"],
         "photos": pack(rows, IN_FLIGHT),
         "outage": "",
-        "photos_read": len(sources),
+        "photos_read": len(places),
         "bytes_read": bytes_read,
     }
 
 
 def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
-    """Encode a unit's pictures and commit it, unless another worker has."""
+    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending."""
     if unit["outage"]:
         return {"outage": unit["outage"], "unit": unit["unit"]}
     rows = unpack(unit["photos"])
     encoded = encode_unit(unit["unit"], rows, settings)
+    try:
+        summary = units.commit_encoded(store, encoded)
+    except OutageError as error:
+        return {"outage": str(error), "unit": unit["unit"]}
     return {
         "outage": "",
         "unit": unit["unit"],
-        "summary": units.commit_encoded(store, encoded),
+        "summary": summary,
         "losses": [row["total_loss"] for row in rows if row["status"] == "ok"],
         "bad": [
             {name: row[name] or "" for name in ("uri", "status", "reason", "detail")}
@@ -108,27 +125,33 @@ def encode_unit(unit: str, rows: list[Row], settings: Generate) -> units.Encoded
 
 
 def _stored(row: Row, settings: Generate) -> Row:
-    """A row of `units.UNIT_SCHEMA`."""
+    """A row as `units.encode_unit` takes it."""
     side = settings.image_size
     row = {name: row.get(name) for name in units.UNIT_SCHEMA.names}
     if row["status"] != "ok":
         return row | {"content": None, "stylized": None}
+    moved = change(*(_pixels(row[name], side) for name in ("content", "stylized")))
     for name in ("content", "stylized"):
         row[name] = {"bytes": encode_picture(row[name], settings), "path": None}
-    return row | {"height": side, "width": side, "iterations": settings.iterations, "init": settings.init}
+    return row | {"height": side, "width": side, "iterations": settings.iterations, "change": moved}
 
 
 def encode_picture(pixels: bytes, settings: Generate) -> bytes:
     """A raw picture of a row as it is stored."""
-    side = settings.image_size
-    return images.encode(np.frombuffer(pixels, np.uint8).reshape(side, side, 3), settings.encoding)
+    return images.encode(_pixels(pixels, settings.image_size), settings.encoding)
 
 
-def _read(source: str, max_bytes: int) -> bytes | Exception:
-    try:
-        return fetch(source, max_bytes)
-    except (FileNotFoundError, PermissionError, TooLarge, StorageError) as error:
-        return error
+def _pixels(raw: bytes, side: int) -> images.Pixels:
+    return np.frombuffer(raw, np.uint8).reshape(side, side, 3)
+
+
+def _place(row: Row) -> tuple[str, int, str]:
+    """Where the photo of a planned row is; its crops share it."""
+    return row["source"], row.get("offset") or 0, row["version"]
+
+
+def _photo(row: Row) -> Photo:
+    return Photo(row["key"], row["source"], row["version"], row.get("offset"), row.get("length"))
 
 
 def photo_rows(uri: str, data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:

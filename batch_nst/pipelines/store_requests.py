@@ -40,14 +40,18 @@ class Traffic:
     """Whether the VGG-16 weights are named by a URI."""
     output: bool = False
     """Whether the output is in a bucket; what follows is of such an output."""
-    new_segment: bool = False
-    """Whether something is to be done that no segment has yet."""
+    new_segments: int = 0
+    """To be written."""
+    chunks: int = 0
+    """Row groups of segments with units to be made."""
     segments: int = 0
     """Objects in `dataset/plan`."""
     done: int = 0
     """Units that are committed already."""
     reread: int = 0
-    """Reads of such units to seal them: unsealed ones, and those with images gone or tried again."""
+    """Reads of such units to seal them: those whose summaries are not gathered yet."""
+    forgotten: int = 0
+    """Objects in `dataset/forgotten`."""
     leases: int = 0
     """Objects in `lease`."""
     snapshots: int = 0
@@ -59,12 +63,15 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
 
     - reads: each photo once a unit, and once more to look at it where the input is a list of URIs; the
       painting twice; weights twice and once a device. Of the output: the lease before, the settings (again
-      where there are some), each segment, the latest snapshot, and units of which the next one must learn.
-    - writes: each unit; the lease when it is taken and given back, settings, segment, snapshot, summary; the
-      lease again every third of its life.
-    - lists: the input (a folder; a glob takes a few more). Of the output: the lease four times, the plan
-      twice (once if nothing is new), the units twice, the snapshots. A request shows 1000 keys. Where there
-      are none it takes two and a read, because s3fs tries whether the folder is an object.
+      where there are some), each segment, three for each of its row groups with units to be made, the latest
+      snapshot twice, what is to be forgotten, the summaries, and units that are not among these.
+    - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summaries,
+      card, the run's summary; the lease again every third of its life.
+    - lists: the input, and a page to see of which kind it is (a folder; a glob takes a few more, what lies in
+      tars and tables is not in it). Of the
+      output: the lease four times, the plan, the units twice, the snapshots twice, what is to be forgotten. A
+      request shows 1000 keys. Where there are none it takes two and a read, because s3fs tries whether the
+      folder is an object.
 
     Args:
         traffic: what there is and what is to be done.
@@ -73,15 +80,15 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     """
     reads = traffic.photo_reads + traffic.looked_at + traffic.single_reads + traffic.weights * (2 + devices)
     writes, lists = 0, 0
-    listings = [traffic.listed] if traffic.listed else []
+    listings = [1, traffic.listed] if traffic.listed else []
     if traffic.output:
         begun = traffic.segments > 0
-        reads += (traffic.leases > 0) + 1 + begun + traffic.segments + (traffic.snapshots > 0)
-        reads += traffic.reread
-        writes += traffic.units + 5 + traffic.new_segment + int(seconds / (SECONDS / 3))
-        listings += [traffic.leases, *[traffic.leases + 1] * 3]
-        listings += [traffic.segments] * (1 + traffic.new_segment)
-        listings += [traffic.done, traffic.done + traffic.units, traffic.snapshots]
+        reads += (traffic.leases > 0) + 1 + begun + traffic.segments + 2 * (traffic.snapshots > 0)
+        reads += 3 * traffic.chunks + traffic.reread + traffic.forgotten + 1
+        writes += traffic.units + 7 + traffic.new_segments + int(seconds / (SECONDS / 3))
+        listings += [traffic.leases, *[traffic.leases + 1] * 3, traffic.segments]
+        listings += [traffic.done, traffic.done + traffic.units, *[traffic.snapshots] * 2]
+        listings += [traffic.forgotten]
     for keys in listings:
         lists += -(-keys // _PAGE) or 2
         reads += keys == 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray.data
+from torch import Tensor
 
 from batch_nst.data import images
 from batch_nst.data.storage import Store
@@ -17,42 +18,61 @@ from batch_nst.data.style import StylePicture
 from batch_nst.engine.gatys import ENGINE, losses_of, optimise
 from batch_nst.engine.memory import choose_batch, run_in_batches
 from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.fast_model import FastModel, ModelFiles
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.pipelines.plan import Chunk
 from batch_nst.pipelines.progress import say
-from batch_nst.pipelines.rows import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack, write_unit
+from batch_nst.pipelines.rows import (
+    IN_FLIGHT,
+    Closed,
+    Row,
+    decode_unit,
+    pack,
+    planned_units,
+    unpack,
+    write_unit,
+)
 from batch_nst.recipe import Recipe
 
 
 def stylize_units(
-    pending: pa.Table,
-    split_of: Callable[[str], str],
+    chunks: Sequence[Chunk],
+    holdout: Mapping[str, Any],
     store: Store,
     style: StylePicture,
     recipe: Recipe,
     workers: Workers,
+    model: ModelFiles | None,
+    closed: Closed,
+    stylizer: type[Stylizer] | None = None,
 ) -> Iterator[Row]:
     """Make and commit units, in no order.
 
     Args:
-        pending: rows of `units.PLAN_SCHEMA`, of units that are not committed.
-        split_of: the side of the split of a photo's key.
+        chunks: units that are written down and not committed.
+        holdout: of the dataset's settings.
         store: the output.
         style: the painting.
         recipe: loss, vgg and generate are used.
         workers: what an actor that holds VGG-16 gets.
+        model: whose pictures images start from; None: from the photos.
+        closed: asked before a unit begins; the rest stays pending.
+        stylizer: what the actors are, `Stylizer` or one in its place.
 
     Yields:
         For each unit `summary` (see `units.commit_unit`), `losses` of its ok rows, `rows` not ok as
         (uri, status, reason, detail) and device `seconds`; or the `outage` that leaves it pending.
     """
     limits = recipe.generate
+    places = [{"group": chunk.group._asdict(), "units": chunk.units} for chunk in chunks]
     return iter(
-        ray.data.from_items(unit_rows(pending, split_of))
+        ray.data.from_items(places)
+        .flat_map(planned_units, fn_args=(store, holdout, closed), num_cpus=0.25)
         .repartition(target_num_rows_per_block=1)
-        .map(decode_unit, fn_args=(limits,), num_cpus=0.25)
+        .map(decode_unit, fn_args=(limits, closed), num_cpus=0.25)
         .map(
-            Stylizer,
-            fn_constructor_args=(style, recipe, workers),
+            stylizer or Stylizer,
+            fn_constructor_args=(style, recipe, workers, model, closed),
             compute=workers.pool(limits.actors),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
@@ -65,10 +85,17 @@ def stylize_units(
 class Stylizer:
     """Holds VGG-16 and the style's Gram matrices; optimises the ok photos of a unit, a batch at a time."""
 
-    def __init__(self, style: StylePicture, recipe: Recipe, workers: Workers) -> None:
-        """Nothing is loaded yet, see `_objectives`."""
+    def __init__(
+        self,
+        style: StylePicture,
+        recipe: Recipe,
+        workers: Workers,
+        model: ModelFiles | None = None,
+        closed: Closed = str,
+    ) -> None:
+        """Nothing is loaded yet, see `_objectives`. Without a model images start from their photos."""
         self._style, self._recipe, self._workers = style, recipe, workers
-        self._settings = recipe.generate
+        self._settings, self._model, self._closed = recipe.generate, model, closed
 
     @cached_property
     def _objectives(self) -> Objectives:
@@ -85,6 +112,11 @@ class Stylizer:
         )
 
     @cached_property
+    def _fast(self) -> FastModel:
+        assert self._model  # only asked for where there is one
+        return self._model.on(self._objectives.device)
+
+    @cached_property
     def _batch(self) -> int:
         """Images optimised together."""
         return choose_batch(self._settings.image_size, self._objectives.device)
@@ -93,11 +125,13 @@ class Stylizer:
         say(f"out of memory on {self._objectives.device}: going on with {batch} images at once")
 
     def __call__(self, unit: Row) -> Row:
-        """Add `stylized`, losses and `engine` to the ok rows; one that is not a number twice has failed."""
-        if unit["outage"]:
-            return {**unit, "seconds": 0.0, "began": 0.0}
+        """Add `stylized`, losses, `init` and `engine` to the ok rows; not a number twice is a failed one."""
+        if outage := unit["outage"] or self._closed():
+            return {**unit, "outage": outage, "seconds": 0.0, "began": 0.0}
         start = time.perf_counter()
         self._objectives.load()
+        if self._model:
+            _ = self._fast
         began = time.time()
         rows = unpack(unit["photos"])
         good = [row for row in rows if row["status"] == "ok"]
@@ -111,8 +145,15 @@ class Stylizer:
         side = self._settings.image_size
         pixels = np.stack([np.frombuffer(row["content"], np.uint8).reshape(side, side, 3) for row in rows])
         content = to_tensor(pixels, self._objectives.device)
-        found = optimise(self._objectives.fast, content, self._settings.iterations, self._settings.optimizer)
+        found = optimise(
+            self._objectives.fast,
+            content,
+            self._settings.iterations,
+            self._settings.optimizer,
+            start=self._painted(pixels),
+        )
         stylized, finite = found.images, found.curve.isfinite().all(0)
+        inits = [f"model:{self._model.name}" if self._model else "content"] * len(rows)
         engines = [f"{ENGINE} {self._settings.optimizer} {self._objectives.engine}"] * len(rows)
         for index in (~finite).nonzero().flatten().tolist():
             again = optimise(
@@ -122,6 +163,7 @@ class Stylizer:
                 self._settings.optimizer,
             )
             stylized[index], finite[index] = again.images[0], again.curve.isfinite().all()
+            inits[index] = "content"
             engines[index] = f"{ENGINE} {self._settings.optimizer} {self._objectives.device.type} fp32"
         stored = np.stack(
             [images.as_stored(picture, self._settings.encoding) for picture in to_pixels(stylized)]
@@ -136,5 +178,13 @@ class Stylizer:
                 content_loss=float(losses.content[index]),
                 style_loss=float(losses.style[index]),
                 total_loss=float(losses.total[index]),
+                init=inits[index],
                 engine=engines[index],
             )
+
+    def _painted(self, pixels: images.Pixels) -> Tensor | None:
+        """What the fast model makes of the photos, uint8 (B, size, size, 3), as tensors to start from."""
+        if self._model is None:
+            return None
+        # One by one, and rounded as `apply` stores them: a start has the same bits whatever the batch.
+        return to_tensor(np.stack([self._fast(photo) for photo in pixels]), self._objectives.device)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from batch_nst.data import units
+import pyarrow.compute as pc
+
+from batch_nst.data import summaries
+from batch_nst.data.forgotten import FORGOTTEN
 from batch_nst.data.inputs import is_uri_list
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.segments import segments_for
+from batch_nst.data.snapshot import SNAPSHOTS
 from batch_nst.data.storage import Store, is_remote
 from batch_nst.pipelines.plan import Plan
 from batch_nst.pipelines.store_requests import Traffic
@@ -27,50 +31,44 @@ class Work:
 
 def work_of(plan: Plan, store: Store, recipe: Recipe) -> Work:
     """Count what is pending; of an output in a bucket also what is there. Writes nothing."""
-    rows = plan.pending.select(["unit", "source"]).to_pylist()
-    pending = {row["unit"] for row in rows}
-    reads = {(row["unit"], row["source"]) for row in rows}
-    return Work(len(rows), len(pending), len(reads), _traffic(plan, store, recipe, pending, reads))
+    units = reads = remote_reads = 0
+    for rows in plan.pending(store, ["unit", "source", "offset"]):
+        photos = rows.group_by(["unit", "source", "offset"]).aggregate([])
+        units += len(pc.unique(photos["unit"]))
+        reads += photos.num_rows
+        remote_reads += sum(map(is_remote, photos["source"].to_pylist()))
+    of_input = _of_input(plan, recipe, remote_reads, reads)
+    traffic = of_input if store.local_path else _of_output(plan, store, of_input, units)
+    return Work(plan.to_do, units, reads, traffic)
 
 
-def _traffic(
-    plan: Plan, store: Store, recipe: Recipe, pending: set[str], reads: set[tuple[str, str]]
-) -> Traffic:
+def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traffic:
     source = recipe.generate.input
-    listed = sum(is_remote(photo.source) for photo in plan.photos)
     named = is_uri_list(source)
-    of_input = Traffic(
-        photo_reads=sum(is_remote(uri) for _, uri in reads),
-        listed=0 if named else listed,
-        looked_at=listed if named else 0,
+    # Of the places of photos only the pending ones are looked at.
+    remote = round(plan.found / plan.crops * remote_reads / max(1, reads))
+    return Traffic(
+        photo_reads=remote_reads,
+        listed=0 if named else remote,
+        looked_at=remote if named else 0,
         single_reads=2 * is_remote(recipe.style.image)
         + (isinstance(source, str) and named and is_remote(source)),
         weights=recipe.vgg.weights != "bundled" and is_remote(recipe.vgg.weights),
     )
-    if store.local_path is not None:
-        return of_input
-    snapshot = latest_snapshot(store)
-    sealed = {unit["unit"] for unit in snapshot.units} if snapshot else set()
-    done = plan.done & set(plan.segments["unit"].to_pylist())
+
+
+def _of_output(plan: Plan, store: Store, of_input: Traffic, units: int) -> Traffic:
+    new_groups = plan.new_groups
     return replace(
         of_input,
-        units=len(pending),
+        units=units,
         output=True,
-        new_segment=plan.new.num_rows > 0,
-        segments=len(store.list(units.PLAN)),
+        new_segments=segments_for(new_groups, plan.unit_images),
+        chunks=len(plan.chunks()) + new_groups,
+        segments=plan.written.segments,
         done=len(plan.done),
-        reread=len(done - sealed) + len(_partly_left_out(plan, done)),
+        reread=len(plan.done_units - summaries.gathered_units(store)),
+        forgotten=len(store.list(FORGOTTEN)),
         leases=len(store.list("lease")),
         snapshots=len(store.list(SNAPSHOTS)),
     )
-
-
-def _partly_left_out(plan: Plan, done: frozenset[str]) -> set[str]:
-    """Committed units with an image that is gone from the input, or has been tried again since."""
-    rows = plan.segments.select(["id", "unit", "attempt"]).to_pylist()
-    latest = {row["id"]: row["unit"] for row in sorted(rows, key=lambda row: row["attempt"])}
-    return {
-        row["unit"]
-        for row in rows
-        if row["unit"] in done and (row["id"] not in plan.present or latest[row["id"]] != row["unit"])
-    }

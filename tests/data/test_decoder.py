@@ -112,6 +112,8 @@ def test_a_photo_on_which_two_processes_die_is_rejected_and_the_next_is_decoded(
 
 
 def test_an_interrupted_caller_finds_the_next_photo_decoded_and_not_the_rest_of_the_last() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves one of its own
+
     def interrupt() -> None:
         wait_for(lambda: decoder.pid is not None)
         os.kill(os.getpid(), signal.SIGINT)

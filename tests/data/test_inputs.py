@@ -187,9 +187,11 @@ def test_a_listed_photo_that_does_not_exist_stays(place: Place) -> None:
     assert list_photos(uris[1])[0].version != "missing"  # and is a new photo when it comes
 
 
-def test_a_name_too_long_for_a_disk_stays() -> None:
-    uri = f"/{'x' * 5000}.jpg"
+@pytest.mark.parametrize("uri", [f"/{'x' * 5000}.jpg", "/a\0b.jpg"], ids=["long", "zero byte"])
+def test_a_name_that_a_disk_cannot_have_stays(uri: str) -> None:
     assert list_photos([uri]) == [Photo(uri, uri, "missing")]
+    with pytest.raises(FileNotFoundError):
+        fetch(uri, 10)
 
 
 @pytest.mark.parametrize("name", ["none", "none/*.jpg", "empty", "none.txt", "blank.txt"])

@@ -230,6 +230,20 @@ def test_a_lease_that_could_not_be_renewed_stops_its_holder(
     lease.release()
 
 
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_jump_of_the_wall_clock_stops_no_holder(
+    store: Store, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    wall = SimpleNamespace(ahead=timedelta(), now=lambda zone: datetime.now(zone) + wall.ahead)
+    monkeypatch.setattr(lease_module, "datetime", wall)
+    with acquire(store, command="generate", seconds=0.3) as lease:
+        before = datetime.fromisoformat(str(record(store, 1)["expires"]))
+        wall.ahead = jump
+        while abs(datetime.fromisoformat(str(record(store, 1)["expires"])) - before) < abs(jump) / 2:
+            time.sleep(0.01)
+        lease.check()
+
+
 def test_an_error_in_the_block_releases_and_is_not_masked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

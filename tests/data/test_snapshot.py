@@ -1,14 +1,21 @@
 """Laws of `batch_nst.data.snapshot`: what is sealed, what is left out, and what training is given."""
 
+import dataclasses
+import io
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from batch_nst.data import units
-from batch_nst.data.inputs import Photo
+from batch_nst.data import segments, units
+from batch_nst.data.images import encode
+from batch_nst.data.inputs import photo_id
 from batch_nst.data.snapshot import (
     SNAPSHOTS,
     Snapshot,
@@ -19,9 +26,16 @@ from batch_nst.data.snapshot import (
     unit_pairs,
 )
 from batch_nst.data.storage import Store
-from batch_nst.errors import IncompleteError, LeaseError
+from batch_nst.data.summaries import SUMMARIES, changes_of
+from batch_nst.errors import AuditError, IncompleteError, LeaseError
+from batch_nst.recipe import Quality
 
-COUNTS = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0, "pending": 0, "gone": 0}
+COUNTS = dict.fromkeys(
+    ("ok", "held_out", "rejected", "failed", "forgotten", "filtered", "pending", "gone"), 0
+)
+
+
+DIGEST = "0" * 32
 
 
 class Dataset:
@@ -29,21 +43,20 @@ class Dataset:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.plan = units.PLAN_SCHEMA.empty_table()
+        self.plan = segments.PLAN_SCHEMA.empty_table()
         self.present: set[bytes] = set()
-        self.known: dict[str, dict[str, Any]] = {}
+        self.known: dict[str, str] = {}
 
     def add(self, *names: str) -> None:
         """Plan photos, two in a unit."""
-        photos = [Photo(name, name, "1") for name in names]
-        new = units.cut_units(photos, 1, set(self.plan["id"].to_pylist()), 2)
-        self._plan(new)
-        self.present |= set(new["id"].to_pylist())
+        rows = planned_rows(names)
+        self.plan = pa.concat_tables([self.plan, segments.cut(rows, 2, attempt=0)])
+        self.present |= set(rows["id"].to_pylist())
 
     def retry(self, *names: str) -> None:
         """Plan photos once more."""
-        latest = {row["key"]: row for row in self.plan.to_pylist()}
-        self._plan(units.retry_units([latest[name] for name in names], 2))
+        attempt = 1 + max(row["attempt"] for row in self.plan.to_pylist() if row["key"] in names)
+        self.plan = pa.concat_tables([self.plan, segments.cut(planned_rows(names), 2, attempt)])
 
     def make(self, **outcomes: str) -> None:
         """Commit the units of the latest attempts of these photos: ok, held_out, rejected or failed."""
@@ -59,7 +72,7 @@ class Dataset:
                         {"id": planned["id"], "uri": planned["key"], "split": split, "status": status}
                     )
             digest = units.row_digest((row["id"], row["status"], b"", ()) for row in rows)
-            self.known[unit] = units.commit_unit(self.store, unit, rows, digest)
+            self.known[unit] = json.dumps(units.commit_unit(self.store, unit, rows, digest))
 
     def gone(self, *names: str) -> None:
         """Take photos from the input."""
@@ -69,11 +82,24 @@ class Dataset:
         return {row["id"] for row in self.plan.to_pylist() if row["key"] in names}
 
     def seal(self, token: int = 1, known: bool = False) -> Snapshot:
-        return seal(self.store, token, self.plan, self.present, self.known if known else {})
+        return seal(self.store, token, self.planned, self.known if known else {})
 
-    def _plan(self, new: pa.Table) -> None:
-        units.append_segment(self.store, new)
-        self.plan = units.read_plan(self.store)
+    @property
+    def planned(self) -> pa.Table:
+        return planned(self.plan, self.present)
+
+
+def planned_rows(names: Sequence[str]) -> pa.Table:
+    rows = [
+        {"id": photo_id(name, "1", 0), "key": name, "source": name, "version": "1", "crop": 0}
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA)
+
+
+def planned(plan: pa.Table, present: set[bytes]) -> pa.Table:
+    held = pa.array([identity in present for identity in plan["id"].to_pylist()], pa.bool_())
+    return plan.select(["id", "attempt", "unit"]).append_column("present", held)
 
 
 @pytest.fixture
@@ -144,12 +170,16 @@ def test_what_the_caller_knows_changes_nothing_but_the_reading(
 ) -> None:
     dataset.add("a", "b", "c")
     dataset.make(a="ok", b="failed")
-    read = seal(dataset.store, 1, dataset.plan, dataset.present, {})
-    dataset.store.delete("dataset/snapshots/000001.json")
+    read = dataset.seal()
+    for name in ("dataset/snapshots/000001.json", SUMMARIES):
+        dataset.store.delete(name)
     monkeypatch.setattr(units, "read_summary", lambda *_: pytest.fail("it was known"))
     assert dataset.seal(known=True) == read
     dataset.make(c="ok")
-    assert dataset.seal(known=True).counts["ok"] == 2  # units of the last snapshot are known, too
+    assert dataset.seal(known=True).counts["ok"] == 2
+    dataset.known.clear()
+    dataset.gone("a")
+    assert dataset.seal(known=True).counts["gone"] == 1  # those of the last snapshot are known, too
 
 
 def test_units_that_nobody_planned_are_ignored(dataset: Dataset) -> None:
@@ -287,13 +317,127 @@ def test_sealing_is_not_quadratic(tmp_path: Path) -> None:
 
 def seconds_to_seal(store: Store, count: int) -> float:
     """A unit whose images are all gone: the worst case."""
-    photos = [Photo(f"{index}", f"{index}", "1") for index in range(count)]
-    plan = units.cut_units(photos, 1, set(), count)
+    plan = segments.cut(planned_rows([str(index) for index in range(count)]), count, attempt=0)
     rows = [{"id": identity, "split": "train", "status": "ok"} for identity in plan["id"].to_pylist()]
     units.commit_unit(store, plan["unit"][0].as_py(), rows, "0")
     start = time.process_time()
-    snapshot = seal(store, 1, plan, set(), {})
+    snapshot = seal(store, 1, planned(plan, set()), {})
     took = time.process_time() - start
     assert snapshot.counts == COUNTS | {"gone": count}
     assert list(pairs(store, snapshot, "train")) == []
     return took
+
+
+# --- the audit
+
+
+def test_nothing_is_sealed_where_a_unit_is_not_as_planned(dataset: Dataset) -> None:
+    dataset.add("a", "b", "c", "d")
+    dataset.make(a="ok", b="ok")
+    sealed = dataset.seal()
+    assert sealed.audit == {"planned": 4, "done": 2, "pending": 2, "gone": 0}
+    unit = dataset.plan["unit"][2].as_py()
+    units.commit_unit(dataset.store, unit, [{"id": b"?" * 16, "split": "train", "status": "ok"}], DIGEST)
+    with pytest.raises(AuditError, match=r"holds 1 images, 2 were planned"):
+        dataset.seal()
+    assert latest_snapshot(dataset.store) == sealed
+
+
+# --- the quality filter
+
+
+def rated(store: Store, losses: dict[str, float], changes: dict[str, float] | None = None) -> Dataset:
+    """Photos a00, a01, ... and those named; loss 100, moved by 30 grey levels, if not told; c* held out."""
+    dataset = Dataset(store)
+    names = [f"a{number:02}" for number in range(22)] + sorted({*losses, *(changes or {})})
+    dataset.add(*names)
+    members: dict[str, list[dict[str, Any]]] = {}
+    for row in dataset.plan.to_pylist():
+        made = {
+            "id": row["id"],
+            "uri": row["key"],
+            "split": "held_out" if row["key"].startswith("c") else "train",
+            "status": "ok",
+            "total_loss": losses.get(row["key"], 100.0),
+            "change": (changes or {}).get(row["key"], 30.0),
+        }
+        members.setdefault(row["unit"], []).append(made)
+    for unit, rows in members.items():
+        dataset.known[unit] = json.dumps(units.commit_unit(store, unit, rows, DIGEST))
+    return dataset
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_pairs_that_break_a_rule_are_left_out_of_training_and_counted(dataset: Dataset, known: bool) -> None:
+    wild = rated(dataset.store, {"b1": 1e4, "c1": 1e9}, {"b2": 0.5, "c2": 0.0})
+    snapshot = wild.seal(known=known)
+    check(wild, snapshot, ok=22, held_out=2, filtered=2)
+    assert snapshot.quality["left_out"] == {
+        "barely_changed": [identity.hex() for identity in wild.ids("b2")],
+        "blew_up": [identity.hex() for identity in wild.ids("b1")],
+    }
+    assert (snapshot.quality["pairs"], snapshot.quality["losses"]["median"]) == (24, 100.0)
+    assert {"b1", "b2"}.isdisjoint(uris(wild.store, snapshot, "train"))
+    assert uris(wild.store, snapshot, "held_out") == ["c1", "c2"]  # evaluation sees what there is
+    assert wild.seal() == snapshot
+    assert snapshot.done == 1
+
+
+def test_rules_are_the_recipes_and_rows_stay_as_they_are(dataset: Dataset) -> None:
+    wild = rated(dataset.store, {"b1": 1e4}, {"b2": 0.5})
+    before = {name: wild.store.read(name) for name in wild.store.list(units.DATA)}
+    first = wild.seal()
+    off = seal(wild.store, 1, wild.planned, {}, Quality(max_deviation=None, min_change=None))
+    check(wild, off, ok=24)
+    assert (off.number, off.quality["left_out"]) == (2, {"barely_changed": [], "blew_up": []})
+    assert off.digest != first.digest
+    assert {name: wild.store.read(name) for name in wild.store.list(units.DATA)} == before
+
+
+def test_a_pair_that_is_gone_is_judged_no_more(dataset: Dataset) -> None:
+    wild = rated(dataset.store, {"b1": 1e4}, {"b2": 0.5})
+    wild.gone("b1")
+    check(wild, wild.seal(), ok=22, filtered=1, gone=1)
+
+
+# --- what version 0.1.0 left
+
+
+def test_a_unit_whose_summary_says_less_is_read_once(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset.add("a", "b", "c", "d")
+    flat = [{"bytes": encode(np.full((8, 8, 3), shade, np.uint8), "png"), "path": None} for shade in (9, 49)]
+    rows = [
+        {"id": row["id"], "uri": row["key"], "split": "train", "status": "ok", "total_loss": 7.0}
+        | {"content": flat[0], "stylized": flat[1 if row["key"] == "a" else 0]}
+        for row in dataset.plan.to_pylist()[:2]
+    ]
+    unit = dataset.plan["unit"][0].as_py()
+    summary = {"unit": unit, "digest": DIGEST, "ok": 2, "held_out": 0, "rejected": 0, "failed": 0}
+    old = pa.Table.from_pylist(rows, schema=units.UNIT_SCHEMA)
+    old = old.replace_schema_metadata({"batch_nst": json.dumps(summary)})
+    pq.write_table(old, buffer := io.BytesIO())
+    dataset.store.create(units.unit_object(unit), buffer.getvalue())
+    assert changes_of(units.read_summary(dataset.store, unit), rows) == {
+        rows[0]["id"]: 40.0,
+        rows[1]["id"]: 0.0,
+    }
+    check(dataset, dataset.seal(), ok=1, filtered=1, pending=2)
+    monkeypatch.setattr(units, "read_summary", lambda *_: pytest.fail("it was read before"))
+    dataset.gone("a")
+    check(dataset, dataset.seal(), filtered=1, gone=1, pending=2)
+
+
+def test_a_snapshot_that_says_less_stands_where_nothing_has_changed(dataset: Dataset) -> None:
+    dataset.add("a", "b")
+    dataset.make(a="ok", b="ok")
+    old = json.loads(json.dumps(dataclasses.asdict(dataset.seal())))
+    for name in ("quality", "audit"):
+        del old[name]
+    for name in ("forgotten", "filtered"):
+        del old["counts"][name]
+    dataset.store.replace(f"{SNAPSHOTS}/000001.json", json.dumps(old).encode())
+    kept = dataset.seal()
+    assert (kept.number, kept.done, kept.quality) == (1, 1.0, {})
+    assert uris(dataset.store, kept, "train") == ["a", "b"]

@@ -1,5 +1,6 @@
 """Laws of `batch_nst.data.storage`, on a disk and on a real object store."""
 
+import errno
 import pickle
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from store_proxy import Proxy
 
 from batch_nst.data import storage
 from batch_nst.data.storage import Store, TooLarge, fetch, is_remote, open_filesystem, with_retries
-from batch_nst.errors import RecipeError, StorageError
+from batch_nst.errors import OutageError, RecipeError, StorageError
 
 ODD_NAMES = ["a b#1.jpg", "100%20.jpg", "é/ü?x=1&y.jpg", "[0]*.jpg", "a+b::c.jpg"]
 
@@ -84,6 +85,9 @@ def test_replace_overwrites_and_create_does_not(store: Store) -> None:
     store.replace("name", b"new")
     assert not store.create("name", b"newer")
     assert store.read("name") == b"new"
+    assert store.establish("name", b"new")
+    assert not store.establish("name", b"newer")
+    assert store.establish("other", b"newer")
 
 
 def test_another_process_opens_it_by_its_pickle(store: Store) -> None:
@@ -197,20 +201,26 @@ def test_retries_end_in_a_storage_error_that_names_the_last_fault() -> None:
         calls.append(1)
         raise TimeoutError("slow\nday")
 
-    with pytest.raises(StorageError, match="cannot read x: 4 attempts, last: TimeoutError: slow day"):
+    with pytest.raises(OutageError, match="cannot read x: 4 attempts, last: TimeoutError: slow day"):
         with_retries("read x", fail, attempts=4, first_delay=0.001)
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError, FileExistsError, TypeError, KeyError])
-def test_answers_and_bugs_are_not_retried(error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(kind("why") for kind in (FileNotFoundError, PermissionError, FileExistsError, TypeError, KeyError)),
+        *(OSError(number, "why") for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
+    ],
+)
+def test_answers_and_bugs_are_not_retried(error: Exception) -> None:
     calls = []
 
     def fail() -> None:
         calls.append(1)
-        raise error("why")
+        raise error
 
-    with pytest.raises(error):
+    with pytest.raises(type(error)):
         with_retries("read x", fail, first_delay=0.001)
     assert len(calls) == 1
 
@@ -265,6 +275,8 @@ def test_a_store_outlives_transient_faults(s3: str, tmp_path: Path, faults: dequ
     faults.append("lose")
     assert not store.create("c", b"c")  # it is there: "exists" says that, not whose it is
     assert store.read("c") == b"c"
+    faults.append("lose")
+    assert store.establish("d", b"d")
     assert not faults
 
 
@@ -273,7 +285,7 @@ def test_an_outage_is_a_storage_error_that_names_the_object(
 ) -> None:
     faults.extend(["503"] * 1000)
     uri = f"{s3}/{tmp_path.name}/photo"
-    with pytest.raises(StorageError, match=rf"cannot read {uri}: 2 attempts, last: OSError: .*on purpose"):
+    with pytest.raises(OutageError, match=rf"cannot read {uri}: 2 attempts, last: OSError: .*on purpose"):
         fetch(uri, 10, attempts=2, first_delay=0.01)
     assert len(proxy.requests) == 2 * 3  # botocore's three tries in each
 
@@ -312,6 +324,6 @@ def test_bad_credentials_are_an_outage_and_no_property_of_a_photo(
     kind = type(open_filesystem(s3)[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     kind.clear_instance_cache()
-    with pytest.raises(StorageError, match="signature"):
+    with pytest.raises(OutageError, match="signature"):
         fetch(f"{s3}/photo", 10, attempts=2, first_delay=0.01)
     kind.clear_instance_cache()

@@ -1,34 +1,27 @@
-"""Laws of `batch_nst.data.units`: an id is in one unit an attempt, a unit has one writer, others read it."""
+"""Laws of `batch_nst.data.units`: a unit has one writer, others read it."""
 
 import io
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from batch_nst.data import units
-from batch_nst.data.inputs import Photo, photo_id
+from batch_nst.data.inputs import photo_id
 from batch_nst.data.storage import Store
-from batch_nst.errors import LeaseError
+from batch_nst.data.summaries import count
 
-PHOTOS = [Photo(f"{index:03}.jpg", f"s3://photos/{index:03}.jpg", f"etag{index}") for index in range(50)]
 DIGEST = "0" * 32
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "out"))
-
-
-def planned(plan: pa.Table) -> set[bytes]:
-    return set(plan["id"].to_pylist())
 
 
 def picture(shade: int) -> dict[str, Any]:
@@ -62,88 +55,6 @@ def row(name: str, status: str = "ok", split: str = "train") -> dict[str, Any]:
 ROWS = [row("a"), row("b", split="held_out"), row("c", "rejected"), row("d", "failed", "held_out"), row("e")]
 
 
-# --- the plan
-
-
-def test_every_crop_is_planned_once_in_units_of_the_given_size() -> None:
-    plan = units.cut_units(PHOTOS, 3, set(), 16)
-    assert plan.schema == units.PLAN_SCHEMA
-    rows = plan.to_pylist()
-    assert [(row["key"], row["crop"]) for row in rows] == [(p.key, c) for p in PHOTOS for c in range(3)]
-    assert [row["id"] for row in rows] == [photo_id(row["key"], row["version"], row["crop"]) for row in rows]
-    assert len(planned(plan)) == 150
-    assert sorted(Counter(row["unit"] for row in rows).values()) == [6] + [16] * 9
-    assert {row["attempt"] for row in rows} == {0}
-
-
-def test_with_everything_planned_nothing_is_cut() -> None:
-    plan = units.cut_units(PHOTOS, 2, set(), 16)
-    assert units.cut_units(PHOTOS, 2, planned(plan), 16) == units.PLAN_SCHEMA.empty_table()
-    assert units.cut_units([], 2, set(), 16).num_rows == 0
-
-
-def test_new_units_take_only_what_no_segment_has() -> None:
-    old = units.cut_units(PHOTOS[::2], 1, set(), 8)
-    new = units.cut_units(PHOTOS, 1, planned(old), 8)
-    assert planned(old) | planned(new) == planned(units.cut_units(PHOTOS, 1, set(), 8))
-    assert not planned(old) & planned(new)
-    assert not set(old["unit"].to_pylist()) & set(new["unit"].to_pylist())
-    more = units.cut_units(PHOTOS, 2, planned(old) | planned(new), 8)  # more crops: only the second ones
-    assert set(more["crop"].to_pylist()) == {1}
-    assert more.num_rows == len(PHOTOS)
-
-
-def test_a_units_name_depends_on_its_ids_and_the_attempt_alone() -> None:
-    one = units.cut_units(PHOTOS[:4], 1, set(), 4).to_pylist()
-    moved = [photo._replace(source=f"/mnt/{photo.key}") for photo in PHOTOS]
-    other = units.cut_units(moved, 1, set(), 4).to_pylist()[:4]
-    assert (
-        [row["unit"] for row in one]
-        == [row["unit"] for row in other]
-        == ["d7d7507d8080e3fd8a3cf8b45d25ec13"] * 4
-    )
-    again = units.retry_units(one, 4).to_pylist()
-    assert {row["unit"] for row in again}.isdisjoint(row["unit"] for row in one)
-    fewer = units.cut_units(PHOTOS[:3], 1, set(), 4)["unit"].to_pylist()
-    assert set(fewer).isdisjoint(row["unit"] for row in one)
-
-
-def test_a_retry_is_the_same_photo_in_a_new_attempt() -> None:
-    first = units.cut_units(PHOTOS[:5], 2, set(), 4).to_pylist()
-    kept = [dict(row) for row in first]
-    second = units.retry_units(first, 4).to_pylist()
-    third = units.retry_units(second[:3], 4).to_pylist()
-    assert first == kept  # the caller's rows are left alone
-    assert [row["attempt"] for row in (*second, *third)] == [1] * 10 + [2] * 3
-    for before, after in zip(first, second, strict=True):
-        assert before | {"attempt": 1, "unit": after["unit"]} == after
-    assert len({row["unit"] for rows in (first, second, third) for row in rows}) == 3 + 3 + 1
-    assert units.retry_units([], 4).num_rows == 0
-
-
-def test_segments_are_read_as_they_were_written(store: Store) -> None:
-    assert units.read_plan(store) == units.PLAN_SCHEMA.empty_table()
-    odd = [Photo("é\n #%.jpg", "s3://b/é\n #%.jpg", "missing")]
-    segments = [units.cut_units(photos, 1, set(), 4) for photos in (PHOTOS[:9], odd, PHOTOS[9:])]
-    for segment in segments:
-        units.append_segment(store, segment)
-    assert store.list(units.PLAN) == [f"dataset/plan/{number:06}.parquet" for number in (1, 2, 3)]
-    assert units.read_plan(store) == pa.concat_tables(segments)
-
-
-def test_a_segment_is_written_by_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = units.cut_units(PHOTOS, 1, set(), 16)
-    units.append_segment(store, plan)
-    monkeypatch.setattr(Store, "list", lambda *_: [])  # a zombie that listed before the other wrote
-    with pytest.raises(LeaseError, match=r"000001\.parquet: written by another run"):
-        units.append_segment(store, plan.slice(0, 3))
-    monkeypatch.undo()
-    assert units.read_plan(store) == plan
-
-
-# --- a unit
-
-
 def test_the_first_writer_wins_and_its_summary_is_what_all_get(store: Store) -> None:
     names = [f"{index:032x}" for index in range(8)]
     barrier = threading.Barrier(len(names))
@@ -163,11 +74,11 @@ def test_the_first_writer_wins_and_its_summary_is_what_all_get(store: Store) -> 
 
 def test_a_summary_counts_every_row_once(store: Store) -> None:
     summary = units.commit_unit(store, "ab" * 16, ROWS, DIGEST)
-    expected = {"unit": "ab" * 16, "digest": DIGEST, "ok": 2, "held_out": 1, "rejected": 1, "failed": 1}
-    assert summary == expected
-    assert sum(units.count(ROWS).values()) == len(ROWS)
+    counts = {"ok": 2, "held_out": 1, "rejected": 1, "failed": 1, "forgotten": 0}
+    assert summary == {"unit": "ab" * 16, "digest": DIGEST, **counts} | summary
+    assert count(ROWS) == counts
     with pytest.raises(KeyError):
-        units.count([row("x", "vanished")])
+        count([row("x", "vanished")])
 
 
 def test_rows_come_back_as_they_went_in(store: Store) -> None:

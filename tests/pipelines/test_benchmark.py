@@ -1,16 +1,22 @@
 """Laws of the benchmark: its arithmetic by hand, its memory, and one whole run on a small scale."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from batch_nst.data import models
+from batch_nst.data.storage import Store
 from batch_nst.data.weights import bundled_weights
 from batch_nst.engine.gatys import optimise
+from batch_nst.engine.model_files import model_bytes
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import Spread, bare_pass
+from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines import benchmark as module
@@ -132,6 +138,33 @@ def test_a_wrong_folder_is_named_by_its_option(tmp_path: Path) -> None:
         benchmark(str(SAMPLES / "content"), str(tmp_path), quick=True)
 
 
+def write_model(folder: Path, style: str, loss: dict[str, Any]) -> str:
+    """An untrained model whose card says that it was fitted to a shipped painting; its address."""
+    torch.manual_seed(0)
+    painting = (SAMPLES / "styles" / style).read_bytes()
+    card = {
+        "version": "v",
+        "architecture": {"name": "johnson", "width": 4},
+        "digests": {"style": hashlib.sha256(painting).hexdigest()},
+        "objective": {"loss": loss},
+    }
+    store = Store(str(folder))
+    models.write_part(store, "v", models.WEIGHTS, model_bytes(TransformerNet(4)))
+    models.write_card(store, "v", card)
+    models.point(store, "v", {}, 1)
+    return store.uri
+
+
+def test_a_model_of_another_painting_or_loss_is_refused(tmp_path: Path) -> None:
+    photos, wave = str(SAMPLES / "content"), str(SAMPLES / "styles" / "great_wave.jpg")
+    other = write_model(tmp_path / "a", "van_gogh_auvers.jpg", Loss().model_dump())
+    with pytest.raises(RecipeError, match=f"^--model {other}: was fitted to none of the paintings"):
+        benchmark(photos, wave, device="cpu", quick=True, model=other)
+    light = write_model(tmp_path / "b", "great_wave.jpg", Loss(style_weight=1.0).model_dump())
+    with pytest.raises(RecipeError, match=f"^--model {light}: was fitted to another loss"):
+        benchmark(photos, wave, device="cpu", quick=True, model=light)
+
+
 TINY = Scale(
     size=64,
     photos=3,
@@ -158,12 +191,15 @@ def test_a_whole_run_and_its_resumption(
     monkeypatch.setattr(module, "choose_batch", lambda side, device: 2)
     results = tmp_path / "results.jsonl"
     arguments = (str(SAMPLES / "content"), str(SAMPLES / "styles"))
-    figures = benchmark(*arguments, device="cpu", quick=True, results=str(results))
+    model = write_model(tmp_path / "model", "great_wave.jpg", Loss().model_dump())
+    figures = benchmark(*arguments, device="cpu", quick=True, model=model, results=str(results))
     assert figures["photos"] == 3
     assert figures["speedup_cold_50"] > 0
     assert 0.9 < figures["bf16_loss_ratio"] < 1.1
     for name in ("speedup_cold_100", "speedup_cold_300", "speedup_warm_100"):
         assert figures[name] is None  # not measured, not guessed
+    # Two photos have the model's style, the third has the other.
+    assert [figures["details"]["race"][name]["50"]["photos"] for name in ("warm", "engine")] == [2, 3]
     assert figures["vgg_fraction"] > 0
     assert figures["pipeline_fraction"] > 0
     assert figures["details"]["invariance"]["differences"]["alone"]["beyond_1"] <= 0.001
@@ -173,7 +209,7 @@ def test_a_whole_run_and_its_resumption(
     assert "vgg_fraction" in shown
     lines = results.read_text().splitlines()
     results.write_text("\n".join(lines[:-1]) + "\n")
-    again = benchmark(*arguments, device="cpu", quick=True, results=str(results))
+    again = benchmark(*arguments, device="cpu", quick=True, model=model, results=str(results))
     measured = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring")]
     assert measured == ["measuring pipeline"]
     assert {**again, "pipeline_fraction": 0, "details": 0} == {

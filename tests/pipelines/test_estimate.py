@@ -23,7 +23,9 @@ MADE = {
     "bytes_read": 5_000,
     "bytes_written": 8_000,
 }
-BUCKETS = Traffic(photo_reads=90, units=10, listed=70, output=True, new_segment=True, segments=1, done=2)
+BUCKETS = Traffic(
+    photo_reads=90, units=10, listed=70, output=True, new_segments=1, chunks=1, segments=1, done=2
+)
 WORK = Work(images=160, units=10, photo_reads=90, traffic=BUCKETS)
 NOTHING = Work(images=0, units=0, photo_reads=0, traffic=replace(BUCKETS, photo_reads=0, units=0))
 UNMEASURED = (
@@ -106,7 +108,7 @@ def test_nothing_to_do_costs_nothing(price: float | None, told: float | None) ->
 
 def test_only_what_is_in_buckets_sends_requests() -> None:
     assert generate_requests(Traffic(), seconds=3600.0) == Requests(0, 0, 0)
-    assert generate_requests(Traffic(photo_reads=7, listed=7)) == Requests(7, 0, 1)
+    assert generate_requests(Traffic(photo_reads=7, listed=7)) == Requests(7, 0, 2)
     assert generate_requests(Traffic(photo_reads=7, looked_at=7, single_reads=3)) == Requests(17, 0, 0)
     assert generate_requests(Traffic(weights=True), devices=5) == Requests(7, 0, 0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
+import pyarrow as pa
 import pytest
 from photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name
 from store_proxy import FAULTS, Proxy, Request
@@ -16,7 +17,7 @@ from batch_nst.data.lease import acquire
 from batch_nst.data.storage import Store, open_filesystem
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.generate import generate
-from batch_nst.pipelines.plan import survey, write_down
+from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.rows import decode_unit, unit_rows, unpack
 from batch_nst.recipe import Recipe
 
@@ -62,11 +63,16 @@ def fill(root: str) -> None:
     filesystem.pipe({open_filesystem(uri)[1]: data for uri, data in places.items()})
 
 
+def planned(plan: Plan, given: Recipe) -> list[Row]:
+    """The units of a plan that is not written down."""
+    return unit_rows(pa.concat_tables(plan.pending(Store(given.output))), plan.split_of)
+
+
 def decode_all(given: Recipe, root: str, owner: Any) -> dict[str, Row]:
     """Each photo's row by its URI, by all stages before the device's; one is deleted after it was listed."""
     plan = survey(given, Store(given.output))
     owner.rm_file(open_filesystem(place(root, VANISHED))[1])
-    decoded = [decode_unit(unit, given.generate) for unit in unit_rows(plan.pending, plan.split_of)]
+    decoded = [decode_unit(unit, given.generate) for unit in planned(plan, given)]
     assert [unit["outage"] for unit in decoded] == [""] * len(decoded)
     rows = [row for unit in decoded for row in unpack(unit["photos"])]
     assert sum(unit["photos_read"] for unit in decoded) == len(rows)
@@ -156,7 +162,7 @@ def test_an_outage_makes_no_row_and_leaves_its_unit_to_the_next_start(
 ) -> None:
     given = recipe(tmp_path / "out", bucket.root)
     plan = survey(given, Store(given.output))
-    out, *others = unit_rows(plan.pending, plan.split_of)
+    out, *others = planned(plan, given)
     source = unpack(out["photos"])[0]["source"]
     proxy.before = lambda request: "503" if source.endswith(request.key) else ""
     told = decode_unit(out, given.generate)
@@ -176,7 +182,7 @@ def test_a_bucket_of_every_kind_of_photo_becomes_a_dataset_or_an_error_that_list
     count = Counter(kind.status for kind in KINDS.values())
     given = recipe(tmp_path / "out", bucket.root, max_rejected=count["rejected"] / len(KINDS))
     store = Store(given.output)
-    write_down(survey(given, store), store)
+    survey(given, store).write_down(store)
     vanished = open_filesystem(place(bucket.root, VANISHED))[1]
     bucket.owner.rm_file(vanished)
     with pytest.MonkeyPatch.context() as patch:

@@ -5,15 +5,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from batch_nst.data import units
-from batch_nst.data.inputs import key_hash
+from batch_nst.data import segments, units
+from batch_nst.data.inputs import key_hash, list_photos
 from batch_nst.data.storage import Store
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines import commands
-from batch_nst.pipelines.plan import Plan, check_recipe, survey, write_down
+from batch_nst.pipelines.plan import Plan, check_recipe, survey
 from batch_nst.recipe import Recipe
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "deep/d.png", "e.webp")
@@ -51,11 +52,17 @@ class Project:
         return survey(self.recipe(**sections), self.store, retry)
 
     def write_down(self, **sections: dict[str, Any]) -> Plan:
-        return write_down(self.survey(**sections), self.store)
+        return self.survey(**sections).write_down(self.store)
+
+    def pending(self, plan: Plan) -> pa.Table:
+        return pa.concat_tables([segments.PLAN_SCHEMA.empty_table(), *plan.pending(self.store)])
+
+    def keys(self, plan: Plan) -> list[str]:
+        return self.pending(plan)["key"].to_pylist()
 
     def make(self, plan: Plan, how_many: int, status: str = "ok") -> None:
         """Commit the first units of a plan that are not, without pictures."""
-        rows = plan.pending.to_pylist()
+        rows = self.pending(plan).to_pylist()
         for unit in list(dict.fromkeys(row["unit"] for row in rows))[:how_many]:
             made = [
                 {"id": row["id"], "uri": row["source"], "split": plan.split_of(row["key"]), "status": status}
@@ -77,10 +84,6 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def keys(plan: Plan) -> list[str]:
-    return plan.pending["key"].to_pylist()
-
-
 def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,12 +97,12 @@ def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
 
 
 def test_everything_that_is_found_is_to_do_at_first(project: Project) -> None:
-    counts = {"photos": 5, "found": 5, "done": 0, "to_do": 5, "gone": 0}
+    counts = {"photos": 5, "found": 5, "done": 0, "rejected": 0, "to_do": 5, "gone": 0}
     assert project.survey().counts() == counts
 
 
 def test_each_crop_is_an_image(project: Project) -> None:
-    counts = {"photos": 5, "found": 15, "done": 0, "to_do": 15, "gone": 0}
+    counts = {"photos": 5, "found": 15, "done": 0, "rejected": 0, "to_do": 15, "gone": 0}
     assert project.survey(generate={"crops": 3}).counts() == counts
 
 
@@ -118,16 +121,18 @@ def test_a_survey_writes_nothing(project: Project) -> None:
 def test_what_is_committed_is_done_and_the_rest_to_do(project: Project) -> None:
     project.make(project.write_down(), 2)
     plan = project.survey()
-    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "to_do": 1, "gone": 0}
-    assert keys(plan) == ["e.webp"]
+    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 0}
+    assert project.keys(plan) == ["e.webp"]
 
 
 def test_writing_down_changes_no_count_and_is_found_again(project: Project) -> None:
     planned = project.survey()
-    written = write_down(planned, project.store)
-    assert written.new.num_rows == 0
-    assert written.pending.equals(planned.pending)
-    assert project.survey().pending.equals(planned.pending)
+    before = project.pending(planned)
+    written = planned.write_down(project.store)
+    assert (planned.is_written_down, written.is_written_down) == (False, True)
+    assert written.counts() == planned.counts()
+    assert project.pending(written).equals(before)
+    assert project.pending(project.survey()).equals(before)
 
 
 def test_a_second_writing_down_of_the_same_adds_no_segment(project: Project) -> None:
@@ -141,16 +146,18 @@ def test_a_new_photo_is_planned_into_units_of_its_own(project: Project) -> None:
     project.make(before, 3)
     project.add("b2.jpg")
     plan = project.survey()
-    assert plan.counts() == {"photos": 6, "found": 6, "done": 5, "to_do": 1, "gone": 0}
-    assert keys(plan) == ["b2.jpg"]
-    assert not set(plan.new["unit"].to_pylist()) & set(before.segments["unit"].to_pylist())
-    assert write_down(plan, project.store).segments.slice(0, 5).equals(before.segments)
+    assert plan.counts() == {"photos": 6, "found": 6, "done": 5, "rejected": 0, "to_do": 1, "gone": 0}
+    assert project.keys(plan) == ["b2.jpg"]
+    after = plan.write_down(project.store)
+    assert after.written.rows.slice(0, 5).to_pylist() == before.written.rows.to_pylist()
+    old, new = (set(rows["unit"].to_pylist()) for rows in (before.written.rows, project.pending(after)))
+    assert not old & new
 
 
 def test_a_photo_that_was_removed_is_gone(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").unlink()
-    counts = {"photos": 4, "found": 4, "done": 4, "to_do": 0, "gone": 1}
+    counts = {"photos": 4, "found": 4, "done": 4, "rejected": 0, "to_do": 0, "gone": 1}
     assert project.survey().counts() == counts
 
 
@@ -158,26 +165,27 @@ def test_a_photo_with_new_content_is_another_photo(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").write_text("painted over")
     plan = project.survey()
-    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "to_do": 1, "gone": 1}
-    assert keys(plan) == ["a.jpg"]
+    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 1}
+    assert project.keys(plan) == ["a.jpg"]
 
 
 def test_more_crops_later_cost_the_new_ones_only(project: Project) -> None:
     project.make(project.write_down(), 3)
     plan = project.survey(generate={"crops": 3})
-    assert plan.counts() == {"photos": 5, "found": 15, "done": 5, "to_do": 10, "gone": 0}
-    assert sorted(set(plan.pending["crop"].to_pylist())) == [1, 2]
+    assert plan.counts() == {"photos": 5, "found": 15, "done": 5, "rejected": 0, "to_do": 10, "gone": 0}
+    assert sorted(set(project.pending(plan)["crop"].to_pylist())) == [1, 2]
 
 
 def test_fewer_crops_later_leave_the_others_out(project: Project) -> None:
     project.make(project.write_down(generate={"crops": 2}), 5)
-    counts = {"photos": 5, "found": 5, "done": 5, "to_do": 0, "gone": 5}
+    counts = {"photos": 5, "found": 5, "done": 5, "rejected": 0, "to_do": 0, "gone": 5}
     assert project.survey(generate={"crops": 1}).counts() == counts
 
 
 def test_what_is_planned_keeps_its_unit_when_units_change_their_size(project: Project) -> None:
     before = project.write_down()
-    assert project.survey(generate={"unit_images": 5}).pending.equals(before.segments)
+    after = project.survey(generate={"unit_images": 5})
+    assert project.pending(after).equals(project.pending(before))
 
 
 def test_only_failed_images_are_retried_and_only_when_asked(project: Project) -> None:
@@ -187,23 +195,24 @@ def test_only_failed_images_are_retried_and_only_when_asked(project: Project) ->
     project.make(project.survey(), 1, "ok")
     assert project.survey().counts()["to_do"] == 0
     again = project.survey(retry=True)
-    assert [(row["key"], row["attempt"]) for row in again.new.to_pylist()] == [("a.jpg", 1), ("b.jpg", 1)]
-    written = write_down(again, project.store)
+    assert [(row["key"], row["attempt"]) for row in again.again.to_pylist()] == [("a.jpg", 1), ("b.jpg", 1)]
+    written = again.write_down(project.store)
     project.make(written, 1, "failed")
     third = project.survey(retry=True)
-    assert [(row["key"], row["attempt"]) for row in third.new.to_pylist()] == [("a.jpg", 2), ("b.jpg", 2)]
-    project.make(write_down(third, project.store), 1, "ok")
-    assert project.survey(retry=True).new.num_rows == 0
+    assert [(row["key"], row["attempt"]) for row in third.again.to_pylist()] == [("a.jpg", 2), ("b.jpg", 2)]
+    project.make(third.write_down(project.store), 1, "ok")
+    assert project.survey(retry=True).to_do == 0
 
 
 def test_a_failed_photo_that_is_gone_is_not_retried(project: Project) -> None:
     project.make(project.write_down(), 1, "failed")
     (project.root / "photos" / "a.jpg").unlink()
-    assert keys(project.survey(retry=True)) == ["c.jpg", "deep/d.png", "e.webp", "b.jpg"]
+    assert project.keys(project.survey(retry=True)) == ["c.jpg", "deep/d.png", "e.webp", "b.jpg"]
 
 
-def held_out(plan: Plan) -> list[str]:
-    return [photo.key for photo in plan.photos if plan.split_of(photo.key) == "held_out"]
+def held_out(project: Project, plan: Plan) -> list[str]:
+    photos = list_photos(str(project.root / "photos"))
+    return [photo.key for photo in photos if plan.split_of(photo.key) == "held_out"]
 
 
 NONE = {"holdout": 0.0}
@@ -213,18 +222,18 @@ def test_the_share_held_out_is_of_the_lowest_hashes(project: Project) -> None:
     bound = sorted(map(key_hash, NAMES))[2]
     expected = [name for name in sorted(NAMES) if key_hash(name) < bound]
     assert len(expected) == 2
-    assert held_out(project.survey(evaluate={"holdout": bound})) == expected
+    assert held_out(project, project.survey(evaluate={"holdout": bound})) == expected
 
 
 def test_named_photos_are_held_out_whatever_their_hash(project: Project) -> None:
     named = {"holdout": 0.0, "holdout_photos": ["deep/d.png", "b.jpg"]}
     plan = project.survey(evaluate=named)
-    assert held_out(plan) == ["b.jpg", "deep/d.png"]
+    assert held_out(project, plan) == ["b.jpg", "deep/d.png"]
     assert plan.settings["holdout"]["at_least"] == []
 
 
 def test_at_least_one_photo_is_held_out_the_one_of_lowest_hash(project: Project) -> None:
-    assert held_out(project.survey(evaluate=NONE)) == [min(NAMES, key=key_hash)]
+    assert held_out(project, project.survey(evaluate=NONE)) == [min(NAMES, key=key_hash)]
 
 
 def test_the_photo_that_had_to_be_held_out_stays_so_when_lower_ones_come(project: Project) -> None:
@@ -232,8 +241,8 @@ def test_the_photo_that_had_to_be_held_out_stays_so_when_lower_ones_come(project
     project.write_down(evaluate=NONE)
     lower = next(name for name in (f"{i}.jpg" for i in count()) if key_hash(name) < key_hash(forced))
     project.add(lower)
-    assert held_out(project.survey(evaluate=NONE)) == [forced]
-    assert held_out(project.write_down(evaluate=NONE)) == [forced]
+    assert held_out(project, project.survey(evaluate=NONE)) == [forced]
+    assert held_out(project, project.write_down(evaluate=NONE)) == [forced]
 
 
 @pytest.mark.parametrize(

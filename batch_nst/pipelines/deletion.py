@@ -1,0 +1,184 @@
+"""A request to forget photos: their pairs leave the dataset for good, and who has seen them is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_nst.data import forgotten, models, segments, units
+from batch_nst.data.card import write_card
+from batch_nst.data.ids import halves
+from batch_nst.data.lease import Lease
+from batch_nst.data.segments import Written
+from batch_nst.data.settings import require_settings
+from batch_nst.data.snapshot import Snapshot, latest_snapshot, read_snapshot, seal
+from batch_nst.data.storage import Store
+from batch_nst.errors import RecipeError
+from batch_nst.pipelines.progress import say
+from batch_nst.recipe import Quality
+
+_VERSION = re.compile(r"(?:models|checkpoints)/((\d{6,})-[0-9a-f]+)/")
+
+Pair = Mapping[str, str]
+"""`id` (hex), `unit` and `split` of a pair that there was."""
+
+
+def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
+    """Forget photos with all their crops, versions and attempts. May be cut off anywhere and done again.
+
+    What is to be forgotten is written down first. Then a snapshot is sealed without it, and then every unit
+    that has it is rewritten. The ids stay in the plan, so that they are never planned again.
+
+    Args:
+        store: the output.
+        lease: held on it.
+        words: ids of images, in hex, or their first digits (8 or more), each of one image of a photo.
+
+    Returns:
+        Figures: `ids` of the images, how many `pairs` there were of them, the `snapshot` without them, the
+        `models` that have seen one with the side of the split that it was on, and `files` that may show one;
+        these are left as they are.
+
+    Raises:
+        RecipeError: there is no such image, or there are several.
+    """
+    settings = require_settings(store)
+    written = segments.read_written(store)
+    named = pa.array([_image(store, written.rows["id"], word) for word in words], pa.binary(16))
+    keys = _rows(store, written, "id", named)["key"].unique()
+    images = _rows(store, written, "key", keys)
+    ids = set(images["id"].to_pylist())
+    new = ids - forgotten.forgotten_ids(store)
+    lease.check()
+    if new:
+        request = {"ids": sorted(each.hex() for each in new), "pairs": _pairs(store, images, new)}
+        forgotten.write_request(store, request)
+    snapshot = _seal(store, lease, written.rows)
+    write_card(store, snapshot, settings)
+    pairs = [
+        pair
+        for request in forgotten.read_requests(store)
+        for pair in request["pairs"]
+        if bytes.fromhex(pair["id"]) in ids
+    ]
+    seen = _models(store, pairs)
+    figures = {
+        "photos": len(keys),
+        "ids": sorted(each.hex() for each in ids),
+        "pairs": len(pairs),
+        "snapshot": snapshot.number,
+        "models": seen,
+        "files": _files(store, {model["version"] for model in seen}, pairs),
+    }
+    _tell(figures)
+    return figures
+
+
+def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
+    """The one of the planned ids that begins with these digits."""
+    digits = word.lower()
+    if not re.fullmatch(r"[0-9a-f]{8,32}", digits):
+        raise RecipeError(f"ID {word!r}: allowed: an image's id in hex, or 8 or more of its first digits")
+    low, high = (int(digits.ljust(32, digit), 16) for digit in "0f")
+    ids = halves(planned).view(">u8")
+    near = ids[(ids[:, 0] >= low >> 64) & (ids[:, 0] <= high >> 64)]
+    found: set[int] = {first << 64 | second for first, second in near.tolist()}
+    matching = sorted(number for number in found if low <= number <= high)
+    if not matching:
+        raise RecipeError(f"ID {word!r}: no image of {store.uri} has this id")
+    if len(matching) > 1:
+        some = " and ".join(f"{number:032x}" for number in matching[:2])
+        raise RecipeError(f"ID {word!r}: {len(matching)} images have such an id, among them {some}")
+    return matching[0].to_bytes(16)
+
+
+def _rows(store: Store, written: Written, column: str, values: pa.Array) -> pa.Table:
+    """`id`, `key` and `unit` of the planned rows that have one of these values in a column."""
+    found = []
+    for group in written.groups:
+        rows = segments.read_group(store, group, columns=["id", "key", "unit"])
+        found.append(rows.filter(pc.is_in(rows[column], values)))
+    return pa.concat_tables(found)
+
+
+def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
+    """The pairs of these images that units hold."""
+    return [
+        {"id": row["id"].hex(), "unit": unit, "split": row["split"]}
+        for unit in sorted(units.done_units(store) & set(images["unit"].to_pylist()))
+        for row in units.read_unit(store, unit, columns=["id", "status", "split"])
+        if row["id"] in ids and row["status"] == "ok"
+    ]
+
+
+def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
+    """A snapshot by the rules of the last one, of the input as it was then."""
+    latest = latest_snapshot(store)
+    gone = pa.array(map(bytes.fromhex, latest.left_out) if latest else [], pa.binary(16))
+    planned = planned.append_column("present", pc.invert(pc.is_in(planned["id"], gone)))
+    rules = Quality()
+    if latest and latest.quality:
+        rules = Quality(**{name: latest.quality[name] for name in Quality.model_fields})
+    return seal(store, lease.token, planned, {}, rules)
+
+
+def _models(store: Store, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Models, finished or not, whose snapshot held one of the pairs, and on which side of the split."""
+    names = [*store.list("models"), *store.list("checkpoints")]
+    numbers = {match[1]: int(match[2]) for name in names if (match := _VERSION.match(name))}
+    published = models.current(store)
+    seen = []
+    for number in sorted(set(numbers.values())):
+        snapshot = read_snapshot(store, number)
+        held = {unit["unit"] for unit in snapshot.units}
+        sides = {
+            pair["split"]
+            for pair in pairs
+            if pair["unit"] in held and bytes.fromhex(pair["id"]) not in snapshot.passed_over
+        }
+        seen += [
+            {
+                "version": version,
+                "splits": sorted(sides),
+                "published": published is not None and published["version"] == version,
+            }
+            for version in sorted(numbers)
+            if sides and numbers[version] == number
+        ]
+    return seen
+
+
+def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+    """Previews of scored photos, and reports, of models that have seen one of the pairs."""
+    ids, versions = {pair["id"] for pair in pairs}, set(versions)
+    found = []
+    for version in sorted(versions):
+        card = models.read_card(store, version) or {}
+        if ids & card.get("evaluation", {}).get("objectives", {}).keys():
+            found.append(models.model_object(version, models.PREVIEW))
+    for name in store.list("runs"):
+        folder, _, file = name.rpartition("/")
+        if file == "report.html":
+            summary = json.loads(store.read(f"{folder}/summary.json"))
+            if summary.get("version") in versions:
+                found.append(name)
+    return found
+
+
+def _tell(figures: Mapping[str, Any]) -> None:
+    """The figures as lines for people."""
+    say(
+        f"{figures['photos']} photos forgotten: {len(figures['ids'])} images, {figures['pairs']} pairs; "
+        f"snapshot {figures['snapshot']} is without them"
+    )
+    for model in figures["models"]:
+        how = {"train": "trained", "held_out": "scored"}
+        told = " and ".join(how[split] for split in model["splits"])
+        say(f"model {model['version']}{' (published)' if model['published'] else ''} was {told} on them")
+    for name in figures["files"]:
+        say(f"may show them: {name}")

@@ -1,0 +1,432 @@
+"""Laws of every kind of input, on a disk and in a bucket: the same photos, ids that stay, few reads."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from batch_nst.data import images, storage
+from batch_nst.data.inputs import (
+    BATCH,
+    LISTED,
+    Photo,
+    input_version,
+    list_photos,
+    photo_id,
+    photo_ids,
+    stream_photos,
+    uri_of,
+)
+from batch_nst.data.listing import list_files
+from batch_nst.data.reading import read_photos
+from batch_nst.data.storage import Store, TooLarge
+from batch_nst.errors import OutageError, RecipeError, StorageError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+NAMES = ["a.png", "deep/b c#.png", "deep/é.png", "z.png"]
+Photos = dict[str, bytes]
+
+
+@pytest.fixture(params=["disk", "s3"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "disk":
+        return Store(str(tmp_path / "home"))
+    return Store(f"{request.getfixturevalue('s3')}/{tmp_path.name}")
+
+
+def picture(seed: int, side: int = 24) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+PHOTOS = {name: picture(seed) for seed, name in enumerate(NAMES)}
+
+
+def tar_of(photos: Photos, mtime: int = 7) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in photos.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), mtime
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def parquet_of(table: pa.Table, rows: int | None = None) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=rows, compression="none")
+    return buffer.getvalue()
+
+
+def structs(photos: Photos) -> pa.Array:
+    return pa.array([{"bytes": data, "path": name} for name, data in photos.items()], IMAGE)
+
+
+def csv_of(rows: list[list[str]]) -> bytes:
+    return "\n".join(",".join(f'"{value}"' for value in row) for row in rows).encode()
+
+
+def put_folder(home: Store, photos: Photos) -> str:
+    for name, data in photos.items():
+        home.replace(f"folder/{name}", data)
+    return home.join("folder")
+
+
+def put_tars(home: Store, photos: Photos) -> str:
+    names = list(photos)
+    home.replace("tars/one.tar", tar_of({name: photos[name] for name in names[::2]}))
+    home.replace("tars/two.tar", tar_of({name: photos[name] for name in names[1::2]} | {"x.json": b"{}"}))
+    return home.join("tars")
+
+
+def put_structs(home: Store, photos: Photos) -> str:
+    table = pa.table({"label": range(len(photos)), "image": structs(photos)})
+    home.replace("structs/one.parquet", parquet_of(table.slice(0, 3), rows=2))
+    home.replace("structs/two.parquet", parquet_of(table.slice(3)))
+    return home.join("structs")
+
+
+def put_bytes(home: Store, photos: Photos) -> str:
+    table = pa.table({"id": list(photos), "jpg": list(photos.values())})
+    home.replace("bytes.parquet", parquet_of(table, rows=3))
+    return home.join("bytes.parquet")
+
+
+def put_table(home: Store, photos: Photos) -> str:
+    folder = put_folder(home, photos)
+    table = pa.table(
+        {
+            "uri": [f"{folder}/{name}" for name in photos],
+            "id": list(photos),
+            "etag": list("1234")[: len(photos)],
+        }
+    )
+    home.replace("table.parquet", parquet_of(table))
+    return home.join("table.parquet")
+
+
+def put_csv(home: Store, photos: Photos) -> str:
+    put_folder(home, photos)
+    rows = [["label", "file_name", "key"], *(["1", f"folder/{name}", name] for name in photos)]
+    home.replace("table.csv", csv_of(rows))
+    return home.join("*.csv")
+
+
+PUT = [put_folder, put_tars, put_structs, put_bytes, put_table, put_csv]
+
+
+def ids(source: str) -> dict[str, bytes]:
+    return {photo.key: photo_id(photo.key, photo.version, 0) for photo in list_photos(source)}
+
+
+# --- the same photos in whatever they lie
+
+
+@pytest.mark.parametrize("put", PUT)
+def test_every_kind_gives_the_same_pixels(home: Store, put: Callable[[Store, Photos], str]) -> None:
+    photos = list_photos(put(home, PHOTOS))
+    assert len(photos) == len(PHOTOS)
+    limits = {"min_side": 1, "max_bytes": 1 << 20, "max_pixels": 1 << 20}
+    for photo, data in zip(photos, read_photos(photos, 1 << 20), strict=True):
+        (name,) = (name for name in NAMES if photo.key.endswith(name))
+        assert isinstance(data, bytes)
+        assert (images.decode(data, **limits) == images.decode(PHOTOS[name], **limits)).all()
+
+
+@pytest.mark.parametrize("put", PUT)
+def test_a_listing_streams_in_one_order_and_its_ids_are_those_of_its_photos(
+    home: Store, put: Callable[[Store, Photos], str]
+) -> None:
+    source = put(home, PHOTOS)
+    batches = list(stream_photos(source))
+    assert all(batch.schema == LISTED and batch.num_rows <= BATCH for batch in batches)
+    assert list(stream_photos(source)) == batches
+    table = pa.Table.from_batches(batches)
+    assert sorted(table["key"].to_pylist()) == [photo.key for photo in list_photos(source)]
+    for crop in (0, 3):
+        found = [identity for batch in batches for identity in photo_ids(batch, crop).to_pylist()]
+        rows = table.select(["key", "version"]).to_pylist()
+        assert found == [photo_id(row["key"], row["version"], crop) for row in rows]
+
+
+def test_uris_say_where_a_photo_is(home: Store) -> None:
+    assert uri_of(list_photos(put_folder(home, PHOTOS))[0]) == home.join("folder/a.png")
+    tars = [uri_of(photo) for photo in list_photos(put_tars(home, PHOTOS))]
+    assert tars[1] == f"tar://deep/é.png::{home.join('tars/one.tar')}"
+    rows = [uri_of(photo) for photo in list_photos(put_structs(home, PHOTOS))]
+    assert rows[1] == f"{home.join('structs/one.parquet')}#row=1"
+
+
+def test_ids_of_an_empty_batch_and_of_parts() -> None:
+    photos = [Photo(f"{index}", f"{index}", "é" * index) for index in range(10)]
+    batch = pa.RecordBatch.from_pylist([photo._asdict() for photo in photos], LISTED)
+    whole = photo_ids(batch, 1)
+    assert photo_ids(batch.slice(3, 4), 1) == whole.slice(3, 4)
+    assert photo_ids(batch.slice(0, 0), 1).type == pa.binary(16)
+
+
+# --- ids stay
+
+
+def test_members_of_a_tar_keep_their_ids_when_others_come_and_go(home: Store) -> None:
+    source = put_tars(home, PHOTOS)
+    before = ids(source)
+    home.replace("tars/three.tar", tar_of({"new.png": b"x"}))
+    home.replace("tars/one.tar", tar_of({"0.png": b"y" * 5000, "deep/é.png": PHOTOS["deep/é.png"]}))
+    after = ids(source)
+    assert after.keys() - before.keys() == {"three.tar/new.png", "one.tar/0.png"}
+    assert before.keys() - after.keys() == {"one.tar/a.png"}
+    assert all(after[key] == before[key] for key in before.keys() & after.keys())
+    home.replace("tars/two.tar", tar_of(dict(zip(NAMES[1::2], [b"new", PHOTOS["z.png"]], strict=True))))
+    again = ids(source)
+    assert {key for key in again if again[key] != after[key]} == {"two.tar/deep/b c#.png"}
+
+
+def test_rows_of_a_parquet_file_keep_their_ids_until_it_is_written_anew(home: Store) -> None:
+    source = put_structs(home, PHOTOS)
+    before = ids(source)
+    home.replace("structs/three.parquet", parquet_of(pa.table({"image": structs({"new.png": b"x"})})))
+    home.delete("structs/two.parquet")
+    after = ids(source)
+    assert sorted(after) == sorted(["three.parquet/new.png", *(f"one.parquet/{name}" for name in NAMES[:3])])
+    assert all(after[key] == before[key] for key in before.keys() & after.keys())
+    home.replace("structs/one.parquet", parquet_of(pa.table({"image": structs({"a.png": b"other"})})))
+    assert ids(source)["one.parquet/a.png"] != before["one.parquet/a.png"]
+
+
+@pytest.mark.parametrize("put", [put_table, put_csv])
+def test_photos_of_a_table_keep_their_ids_when_others_come_and_go(
+    home: Store, put: Callable[[Store, Photos], str]
+) -> None:
+    before = ids(put(home, PHOTOS))
+    assert sorted(before) == sorted(NAMES)
+    source = put(home, {"0.png": b"x", **{name: PHOTOS[name] for name in NAMES[:3]}})
+    after = ids(source)
+    assert sorted(after) == sorted(["0.png", *NAMES[:3]])
+    if put is put_csv and home.local_path is None:  # looked at: the ETag of the same content is the same
+        assert all(after[key] == before[key] for key in NAMES[:3])
+    table = pa.table({"uri": ["a.png", "b.png"], "version": ["1", "1"]})
+    home.replace("more.parquet", parquet_of(table))
+    first = ids(home.join("more.parquet"))
+    table = pa.table({"uri": ["0.png", "b.png", "a.png"], "version": ["1", "2", "1"]})
+    home.replace("more.parquet", parquet_of(table))
+    second = ids(home.join("more.parquet"))
+    assert second[home.join("a.png")] == first[home.join("a.png")]
+    assert second[home.join("b.png")] != first[home.join("b.png")]
+
+
+@pytest.mark.parametrize("put", PUT)
+def test_the_version_of_an_input_changes_with_its_files(
+    home: Store, put: Callable[[Store, Photos], str]
+) -> None:
+    source = put(home, PHOTOS)
+    version = input_version(source)
+    assert (version is None) == (put in (put_folder, put_csv))  # their photos must be looked at
+    assert input_version(source) == version
+    if version is not None:
+        put(home, {name: PHOTOS[name] for name in NAMES[:3]})
+        assert input_version(source) != version
+
+
+def test_lists_and_nothing_have_no_version(home: Store) -> None:
+    home.replace("list.txt", b"a.png")
+    assert input_version(home.join("list.txt")) is None
+    assert input_version([home.join("a.png")]) is None
+    assert input_version(home.join("*.tar")) is None
+
+
+# --- reading
+
+
+class Reads:
+    """Ranges that were read of objects in a bucket."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        cat = storage._cat
+
+        def counted(*arguments: Any) -> bytes:
+            data = cat(*arguments)
+            self.sizes.append(len(data))
+            return data
+
+        monkeypatch.setattr(storage, "_cat", counted)
+
+    def counted(self) -> tuple[int, int]:
+        """How many since the last call, and their bytes."""
+        sizes, self.sizes = self.sizes, []
+        return len(sizes), sum(sizes)
+
+
+def test_a_listing_reads_headers_and_names_and_a_photo_is_one_read(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Store(f"{s3}/{tmp_path.name}")
+    photos = {f"{index:02}.png": picture(index, 128) for index in range(20)}  # of 49 kB
+    reads = Reads(monkeypatch)
+
+    folder = put_folder(home, photos)
+    listed = list_photos(folder)
+    assert reads.counted() == (0, 0)
+    assert read_photos(listed, 1 << 20) == list(photos.values())
+    assert reads.counted() == (20, sum(map(len, photos.values())))
+
+    home.replace("a.tar", tar_of(photos))
+    listed = list_photos(home.join("a.tar"))
+    count, read = reads.counted()
+    assert count <= 21
+    assert read <= 21 * 4096
+    assert read_photos(listed, 1 << 20) == list(photos.values())
+    assert reads.counted() == (20, sum(map(len, photos.values())) + 20 * 512)
+
+    home.replace("a.parquet", parquet_of(pa.table({"image": structs(photos)}), rows=10))
+    listed = list_photos(home.join("a.parquet"))
+    count, read = reads.counted()
+    assert read <= 2 * (64 << 10) + 4096  # the footer twice, Arrow takes so much, and the names
+    assert read_photos(listed[12:15], 1 << 20) == list(photos.values())[12:15]
+    count, read = reads.counted()
+    assert count <= 3
+    assert read <= 10 * 50_000 + (64 << 10)  # one row group, once
+
+    home.replace("a.csv", csv_of([["uri", "version"], *([f"{folder}/{name}", "1"] for name in photos)]))
+    assert len(list_photos(home.join("a.csv"))) == 20
+    size = len(home.read("a.csv"))
+    count, read = reads.counted()
+    assert read <= 3 * size
+
+
+def test_what_cannot_be_read_says_why(home: Store) -> None:
+    table = pa.table(
+        {"image": pa.array([{"bytes": None, "path": "0"}, {"bytes": b"xyz", "path": "1"}, None], IMAGE)}
+    )
+    home.replace("a.parquet", parquet_of(table))
+    home.replace("a.tar", tar_of({"0.png": b"xyz", "1.png": b"x"}))
+    rows, members = list_photos(home.join("a.parquet")), list_photos(home.join("a.tar"))
+    assert [photo.key for photo in rows] == [f"a.parquet/{row}" for row in range(3)]
+    assert read_photos(rows, 3) == [b"", b"xyz", b""]
+    assert read_photos(members, 3) == [b"xyz", b"x"]
+    sizes = [(fault.size, fault.max_bytes) for fault in read_photos([rows[1], members[0]], 2)]  # type: ignore[union-attr]
+    assert sizes == [(3, 2), (3, 2)]
+    assert isinstance(read_photos([rows[1]], 2)[0], TooLarge)
+    home.replace("a.parquet", parquet_of(table.slice(1)))
+    home.delete("a.tar")
+    gone = read_photos([*rows, *members, Photo("b", home.join("b.png"), "1")], 100)
+    assert [type(fault) for fault in gone] == [FileNotFoundError] * 6
+    home.delete("a.parquet")
+    assert [type(fault) for fault in read_photos(rows, 100)] == [FileNotFoundError] * 3
+
+
+def test_broken_pages_are_gone_and_do_not_stop_the_others(home: Store) -> None:
+    data = parquet_of(pa.table({"jpg": [bytes(range(256)) * 40] * 4}), rows=2)
+    broken = bytearray(data)
+    broken[4:30] = b"\xff" * 26  # the head of the first page
+    home.replace("a.parquet", bytes(broken))
+    home.replace("b.png", b"x")
+    rows = list_photos(home.join("a.parquet"))
+    found = read_photos([*rows, Photo("b", home.join("b.png"), "")], 1 << 20)
+    assert [type(outcome) for outcome in found] == [FileNotFoundError] * 4 + [bytes]
+    assert "a.parquet: cannot be read" in str(found[0])
+
+
+def test_an_outage_is_a_storage_error(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Store(f"{s3}/{tmp_path.name}")
+    photos = [list_photos(put(home, PHOTOS))[0] for put in (put_folder, put_tars, put_structs)]
+
+    def refuse(*_: object) -> bytes:
+        raise ConnectionResetError("reset")
+
+    monkeypatch.setattr(storage, "_cat", refuse)
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    assert [type(fault) for fault in read_photos(photos, 1 << 20)] == [OutageError] * 3
+    with pytest.raises(StorageError):  # and no fault of the recipe
+        list_photos(home.join("tars"))
+    with pytest.raises(StorageError):
+        list_photos(home.join("structs"))
+
+
+def test_names_that_are_not_unique_are_no_keys(home: Store) -> None:
+    photos = pa.array([{"bytes": b"x", "path": "same"}, {"bytes": b"y", "path": "same"}], IMAGE)
+    home.replace("a.parquet", parquet_of(pa.table({"image": photos})))
+    assert [photo.key for photo in list_photos(home.join("a.parquet"))] == ["a.parquet/0", "a.parquet/1"]
+    home.replace("a.parquet", parquet_of(pa.table({"image": photos, "id": [70, 50]})))
+    assert [photo.key for photo in list_photos(home.join("a.parquet"))] == ["a.parquet/50", "a.parquet/70"]
+
+
+def test_many_rows_come_in_bounded_batches(tmp_path: Path) -> None:
+    count = 2 * BATCH + 5
+    uris = pc.binary_join_element_wise("s3://b/", pa.array(range(count)).cast(pa.string()), "")
+    pq.write_table(
+        pa.table({"url": uris, "size": range(count), "mtime": range(count)}), tmp_path / "a.parquet"
+    )
+    batches = list(stream_photos(str(tmp_path / "a.parquet")))
+    assert [batch.num_rows for batch in batches] == [BATCH, BATCH, 5]
+    assert batches[2].to_pylist()[4] == {
+        "key": f"s3://b/{count - 1}",
+        "source": f"s3://b/{count - 1}",
+        "offset": None,
+        "length": None,
+        "version": f"{count - 1}-{count - 1}",
+    }
+
+
+# --- what is refused
+
+
+def test_more_than_one_kind_is_refused(home: Store) -> None:
+    put_folder(home, PHOTOS)
+    home.replace("folder/labels.csv", b"uri\nx\n")
+    with pytest.raises(RecipeError, match=r"given a\.png and labels\.csv; allowed: photos, or one of"):
+        list(stream_photos(home.join("folder")))
+    assert len(list_photos(home.join("folder/**/*.png"))) == len(PHOTOS)
+    put_tars(home, PHOTOS)
+    home.replace("tars/a.parquet", b"")
+    with pytest.raises(RecipeError, match=r"given a\.parquet and one\.tar"):
+        input_version(home.join("tars"))
+    with pytest.raises(RecipeError, match=r"one\.tar in a list"):
+        list_photos([home.join("tars/one.tar")])
+    put_structs(home, PHOTOS)
+    home.replace("structs/zzz.parquet", parquet_of(pa.table({"uri": ["a.png"]})))
+    with pytest.raises(RecipeError, match=r"one\.parquet holds photos, .*zzz\.parquet names photos without"):
+        list_photos(home.join("structs"))
+
+
+def test_s3_is_listed_page_by_page(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Store(f"{s3}/{tmp_path.name}")
+    names = [f"{index}.png" for index in range(7)]
+    folder = put_folder(home, dict.fromkeys(names, b"x"))
+    kind = fsspec.get_filesystem_class("s3")
+    call, pages = kind.call_s3, []
+
+    def small(self: Any, method: str, **request: Any) -> Any:
+        pages.append(request)
+        return call(self, method, MaxKeys=3, **request)
+
+    monkeypatch.setattr(kind, "call_s3", small)
+    files = list_files(folder)
+    assert next(files).key == names[0]
+    assert len(pages) == 1
+    assert [file.key for file in files] == names[1:]
+    assert len(pages) == 3
+
+
+def test_a_store_without_s3s_pages_is_listed_too() -> None:
+    memory = fsspec.filesystem("memory")
+    for name, data in PHOTOS.items():
+        memory.pipe_file(f"/photos/{name}", data)
+    try:
+        assert [photo.key for photo in list_photos("memory://photos")] == sorted(NAMES)
+        assert [photo.key for photo in list_photos("memory://photos/*.png")] == ["a.png", "z.png"]
+        assert read_photos(list_photos("memory://photos/a.png"), 1 << 20) == [PHOTOS["a.png"]]
+    finally:
+        memory.rm("/photos", recursive=True)

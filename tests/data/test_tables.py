@@ -1,0 +1,111 @@
+"""Laws of `batch_nst.data.tables`: what columns say, and what is no table of photos."""
+
+import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_nst.data.inputs import list_photos
+from batch_nst.errors import RecipeError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+PHOTO = pa.array([{"bytes": b"x", "path": "a.jpg"}], IMAGE)
+
+
+def versions(path: Path, columns: dict[str, object]) -> list[tuple[str, str]]:
+    pq.write_table(pa.table(columns), path)
+    return [(photo.key, photo.version) for photo in list_photos(str(path))]
+
+
+def test_columns_are_taken_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    assert versions(path, {"url": ["s3://a"], "version": ["v"], "etag": ["e"]}) == [("s3://a", "v")]
+    assert versions(path, {"uri": ["s3://a"], "size": [3], "mtime": [4.5]}) == [("s3://a", "3-4.5")]
+    assert versions(path, {"uri": ["s3://a"], "key": ["k"], "id": [1], "etag": [7]}) == [("k", "7")]
+    assert versions(path, {"uri": ["s3://a"], "id": [1], "etag": ["e"]}) == [("1", "e")]
+    assert versions(path, {"image": ["/a"], "size": [3]}) == [("/a", "missing")]  # looked at
+    assert versions(path, {"path": ["b.jpg"], "etag": ["e"]}) == [(f"{tmp_path}/b.jpg", "e")]
+    same = pa.array(["s3://a", "s3://a"]).dictionary_encode()
+    assert versions(path, {"uri": same, "etag": ["e", "f"]}) == [("s3://a", "e"), ("s3://a", "f")]
+    long = pa.array(["s3://a"], pa.large_string())
+    assert versions(path, {"uri": long, "etag": long}) == [("s3://a", "s3://a")]
+
+
+def test_a_moment_is_the_same_in_whatever_unit(tmp_path: Path) -> None:
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, datetime.UTC)
+    found = set()
+    for kind in (pa.timestamp("ms", "UTC"), pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")):
+        columns = {"uri": ["s3://a"], "size": [1], "mtime": pa.array([moment], kind)}
+        found |= set(versions(tmp_path / "a.parquet", columns))
+    assert found == {("s3://a", f"1-{int(moment.timestamp() * 1_000_000)}")}
+
+
+def test_images_are_found_by_name_or_as_the_only_struct(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    assert versions(path, {"uri": ["s3://a"], "content": PHOTO})[0][0] == "a.parquet/a.jpg"  # before URIs
+    assert versions(path, {"image": ["a cat"], "photo": PHOTO})[0][0] == "a.parquet/a.jpg"
+    assert versions(path, {"image": PHOTO, "mask": PHOTO})[0][0] == "a.parquet/a.jpg"
+    assert versions(path, {"png": pa.array([b"x"], pa.large_binary())})[0][0] == "a.parquet/0"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"label": [1], "text": ["x"]},
+            r"given the columns label \(int64\), text \(string\); allowed: one of image",
+        ),
+        ({"uri": ["s3://a"], "url": ["s3://b"]}, r"given the columns uri \(string\), url \(string\)"),
+        ({"uri": [1]}, r"given the columns uri \(int64\)"),
+        ({"photo": [b"x"]}, r"given the columns photo \(binary\)"),
+        ({"jpg": [b"x"], "png": [b"x"]}, "given images in the columns jpg, png; allowed: in one"),
+        ({"left": PHOTO, "right": PHOTO}, "given images in the columns left, right; allowed: in one"),
+        ({"uri": ["s3://a", None]}, "the column uri has no value in row 1"),
+        ({"uri": ["s3://a", ""]}, "the column uri has no value in row 1"),
+        ({"uri": ["s3://a"], "etag": pa.array([None], pa.string())}, "the column etag has no value in row 0"),
+        ({"uri": ["s3://a"], "key": [b"x"]}, "the column key is binary; allowed: text or numbers"),
+        ({"uri": ["s3://a"], "version": [[1]]}, "the column version is list<.*; allowed: text or numbers"),
+    ],
+)
+def test_an_unclear_table_is_refused(tmp_path: Path, columns: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"generate\.input: .*a\.parquet: {message}"):
+        versions(tmp_path / "a.parquet", columns)
+
+
+def test_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("uri,etag,etag\ns3://a,1,2\n")
+    with pytest.raises(RecipeError, match=r"a\.csv: the column etag comes 2 times; allowed: once"):
+        list_photos(str(tmp_path))
+
+
+def test_a_csv_file_is_text_as_it_stands(tmp_path: Path) -> None:
+    text = '\ufeffid,uri,etag\n007,"s3://a b,\n""c"".jpg",1e5\n"é",s3://日本.jpg,NA\n'
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert [tuple(photo)[:3] for photo in list_photos(str(tmp_path / "a.csv"))] == [
+        ("007", 's3://a b,\n"c".jpg', "1e5"),
+        ("é", "s3://日本.jpg", "NA"),
+    ]
+
+
+def test_a_protocol_that_nothing_speaks_is_refused_before_work_begins(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="ftpp://: no such protocol"):
+        versions(tmp_path / "a.parquet", {"uri": ["s3://a", "/b", "ftpp://c"], "etag": ["1", "2", "3"]})
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xfe\x00\x01" * 40, b"PAR1" + b"x" * 100 + b"PAR1", b"uri\n\xff\n", b"uri,id\n1\n"]
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(RecipeError, match=rf"generate\.input: .*{name}: "):
+        list_photos(str(tmp_path))
+
+
+def test_text_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"s3://\xff"]).buffers())
+    pq.write_table(pa.table({"uri": bad, "etag": ["1"]}), tmp_path / "a.parquet")
+    with pytest.raises(RecipeError, match=r"a\.parquet: cannot be read: .*UTF8"):
+        list_photos(str(tmp_path))

@@ -1,0 +1,133 @@
+"""Several Ray nodes on one machine, as `cluster.yaml` starts them, and the command that runs on them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+
+ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+STORE = 100 << 20
+
+
+def shipped_health_checks() -> dict[str, str]:
+    """What the head of `cluster.yaml` is told about lost nodes, as environment."""
+    commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["head_start_ray_commands"]
+    found = dict(re.findall(r"\b(RAY_health_check_\w+)=(\d+)", " ".join(commands)))
+    assert found
+    return found
+
+
+class Machines:
+    """A head that runs no tasks, and workers of two CPUs."""
+
+    def __init__(self, workers: int) -> None:
+        """For `machines`."""
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
+        )
+        self.nodes = [self.add() for _ in range(workers)]
+
+    def add(self) -> Any:
+        """A worker; returns when it is there."""
+        return self.cluster.add_node(num_cpus=2, object_store_memory=STORE)
+
+    def replace(self, node: Any) -> Any:
+        """Crash a worker with all that runs on it, and start another in its place."""
+        self.crash(node)
+        self.nodes[self.nodes.index(node)] = new = self.add()
+        return new
+
+    def crash(self, node: Any) -> None:
+        """As when the power fails."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        for process in (raylet, *raylet.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any, seconds: int) -> None:
+        """Say that a worker will be taken away: a spot notice."""
+        subprocess.run(
+            [
+                *(str(Path(sys.executable).parent / "ray"), "drain-node", "--address", self.cluster.address),
+                *("--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+                *("--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)),
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+
+@contextlib.contextmanager
+def machines(workers: int) -> Iterator[Machines]:
+    """Nodes whose workers find the tests, with the health checks that `cluster.yaml` ships."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in shipped_health_checks().items():
+            patch.setenv(name, value)
+        found = Machines(workers)
+        try:
+            yield found
+        finally:
+            found.cluster.shutdown()
+
+
+class Command:
+    """`batch-nst generate` with a simulated device, in a session of its own."""
+
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], seconds: float, address: str, **environment: str
+    ) -> None:
+        """`seconds` a unit; `address` is a Ray's, or "local". In `folder` lie the recipe and the journal."""
+        self.journal = folder / "journal"
+        self.journal.mkdir(exist_ok=True)
+        (folder / "recipe.yaml").write_text(json.dumps(recipe))
+        words = [TESTS / "sleeper.py", str(seconds), self.journal, folder / "recipe.yaml"]
+        self._log = folder / "log"
+        with self._log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *words],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}",
+                    "RAY_ADDRESS": address,
+                    **environment,
+                },
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """What it printed, with `exit_code`."""
+        stdout, _ = self.process.communicate()
+        assert stdout, self.log
+        return dict(json.loads(stdout.splitlines()[-1]))
+
+    def kill(self) -> None:
+        """The driver, with signal 9."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    @property
+    def log(self) -> str:
+        """What it, and those before it in its folder, said."""
+        return self._log.read_text()

@@ -1,0 +1,377 @@
+"""Laws of `batch-nst forget`: gone for good, nothing else touched, and the same after a kill anywhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch_nst.data import lease, models, segments, units
+from batch_nst.data.card import CARD
+from batch_nst.data.forgotten import FORGOTTEN, digest_without
+from batch_nst.data.images import encode
+from batch_nst.data.inputs import photo_id
+from batch_nst.data.lease import acquire
+from batch_nst.data.settings import write_settings
+from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, pairs, seal, unit_pairs
+from batch_nst.data.storage import Store
+from batch_nst.data.summaries import SUMMARIES, changes_of
+from batch_nst.errors import LeaseError, RecipeError
+from batch_nst.pipelines.deletion import forget
+from batch_nst.recipe import Quality
+
+SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [], "at_least": ["held"]}}
+KEYS = ("anna", "bob", "held", "bad", "late")
+VERSION = "000001-abcdef012345"
+RULES = Quality(max_deviation=9.0, min_change=0.5)
+
+
+def image(key: str, crop: int = 0) -> str:
+    """The id of an image, in hex."""
+    return photo_id(key, "1", crop).hex()
+
+
+def row(planned: dict[str, Any]) -> dict[str, Any]:
+    """What was made of a planned image: a pair of two flat pictures, but for the photo that is bad."""
+    about = {"id": planned["id"], "uri": planned["source"], "status": "ok"}
+    about["split"] = "held_out" if planned["key"] == "held" else "train"
+    if planned["key"] == "bad":
+        return about | {"status": "rejected", "reason": "truncated", "detail": "anna.jpg ends early"}
+    shade = planned["id"][0] // 2
+    flat = (np.full((8, 8, 3), value, np.uint8) for value in (shade, shade + 20))
+    content, stylized = ({"bytes": encode(each, "png"), "path": None} for each in flat)
+    return about | {
+        "content": content,
+        "stylized": stylized,
+        "content_loss": 1.0,
+        "style_loss": 2.0,
+        "total_loss": 100.0 + shade,
+        "change": 20.0,
+    }
+
+
+def make(store: Store, unit: str) -> None:
+    rows = [row(each) for each in plan_of(store).to_pylist() if each["unit"] == unit]
+    digest = units.row_digest((each["id"], each["status"], b"", ()) for each in rows)
+    units.commit_unit(store, unit, rows, digest)
+
+
+def seal_as_generate(store: Store, token: int) -> Any:
+    planned = segments.read_written(store).rows
+    planned = planned.append_column("present", pa.array([True] * planned.num_rows))
+    return seal(store, token, planned, {}, RULES)
+
+
+def write_down(store: Store, rows: pa.Table, unit_images: int) -> pa.Table:
+    table = segments.cut(rows, unit_images, attempt=0)
+    segments.append_segments(store, [table], segments.read_written(store))
+    return table
+
+
+def plan_of(store: Store) -> pa.Table:
+    return pa.concat_tables(
+        segments.read_group(store, group) for group in segments.read_written(store).groups
+    )
+
+
+def begin(store: Store) -> Store:
+    """Five photos of two crops in units of three, of which the last is pending; a model has seen the rest."""
+    write_settings(store, SETTINGS)
+    rows = [
+        {"id": bytes.fromhex(image(key, crop)), "key": key, "source": f"s3://photos/{key}", "crop": crop}
+        for key in KEYS
+        for crop in range(2)
+    ]
+    plan = write_down(store, pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA), 3)
+    for unit in dict.fromkeys(plan["unit"].to_pylist()[:9]):
+        make(store, unit)
+    assert seal_as_generate(store, 1).counts["ok"] == 5
+    evaluation = {"objectives": {image("held"): 9.0, image("held", 1): 9.0}}
+    models.write_card(store, VERSION, {"version": VERSION, "evaluation": evaluation})
+    store.replace(models.model_object(VERSION, models.PREVIEW), b"sheet")
+    models.point(store, VERSION, {}, 1)
+    store.replace("checkpoints/000001-0123456789ab/checkpoint_1/weights", b"half")
+    store.replace("runs/one-nightly/summary.json", json.dumps({"version": VERSION}).encode())
+    store.replace("runs/one-nightly/report.html", b"report")
+    store.replace("runs/two-evaluate/summary.json", json.dumps({"version": "another"}).encode())
+    store.replace("runs/two-evaluate/report.html", b"report")
+    return store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return begin(Store(str(tmp_path / "out")))
+
+
+def run(store: Store, *words: str) -> dict[str, Any]:
+    with acquire(store, "forget") as held:
+        return forget(store, held, words)
+
+
+def rows_of(store: Store) -> dict[str, dict[str, Any]]:
+    done = sorted(units.done_units(store))
+    return {row["id"].hex(): row for unit in done for row in units.read_unit(store, unit)}
+
+
+def objects(store: Store) -> dict[str, bytes]:
+    return {name: store.read(name) for name in store.list() if not name.startswith("lease/")}
+
+
+def check_readers(store: Store) -> None:
+    """The latest snapshot hands out what it counts."""
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    for side, count in (("train", "ok"), ("held_out", "held_out")):
+        assert len(list(pairs(store, snapshot, side))) == snapshot.counts[count]
+    for unit in snapshot.units:
+        assert len(list(unit_pairs(store, snapshot, unit["unit"], "train"))) == unit["ok"]
+
+
+# --- what is left
+
+
+def test_of_a_photo_nothing_is_left_but_its_ids(store: Store) -> None:
+    before = rows_of(store)
+    first = latest_snapshot(store)
+    figures = run(store, image("anna"))
+    named = {image("anna"), image("anna", 1)}
+    assert (figures["photos"], set(figures["ids"]), figures["pairs"]) == (1, named, 2)
+    after = rows_of(store)
+    for identity, left in after.items():
+        if identity in named:
+            kept = {"id": bytes.fromhex(identity), "split": "train", "status": "forgotten"}
+            assert left == dict.fromkeys(left) | kept
+        else:
+            assert left == before[identity]
+    assert after.keys() == before.keys()
+    snapshot = latest_snapshot(store)
+    assert first is not None
+    assert snapshot is not None
+    assert (snapshot.number, snapshot.counts) == (2, {**first.counts, "ok": 3, "forgotten": 2})
+    assert snapshot.digest != first.digest
+    assert {row["uri"] for row in pairs(store, snapshot, "train")} == {"s3://photos/bob", "s3://photos/late"}
+    assert snapshot.audit == {"planned": 10, "done": 9, "pending": 1, "gone": 0}
+    check_readers(store)
+    assert "| forgotten | 2 |" in store.read(CARD).decode()
+    assert b"anna" not in store.read(f"{FORGOTTEN}/000001.json")
+
+
+def test_a_unit_says_of_itself_what_it_is_now(store: Store) -> None:
+    unit = plan_of(store)["unit"][0].as_py()  # anna twice, and a crop of bob
+    before = units.read_summary(store, unit)
+    run(store, image("anna"))
+    after, rows = units.read_summary(store, unit), units.read_unit(store, unit)
+    assert (before["ok"], after["ok"], after["forgotten"]) == (3, 1, 2)
+    forgotten = [bytes.fromhex(image("anna", crop)) for crop in range(2)]
+    assert after["digest"] == digest_without(before["digest"], forgotten) != before["digest"]
+    assert after["ids"] == before["ids"]
+    changes = changes_of(after, rows)
+    assert changes.pop(bytes.fromhex(image("bob"))) == 20.0
+    assert np.isnan(list(changes.values())).all()
+
+
+def test_the_snapshot_before_the_units_were_rewritten_stays_the_latest(store: Store) -> None:
+    run(store, image("anna"))
+    sealed = latest_snapshot(store)
+    store.delete(SUMMARIES)
+    assert seal_as_generate(store, 9) == sealed
+
+
+def test_bad_and_held_out_photos_are_forgotten_too(store: Store) -> None:
+    figures = run(store, image("bad"), image("held"))
+    assert (figures["photos"], figures["pairs"]) == (2, 2)
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    assert {name: snapshot.counts[name] for name in ("ok", "held_out", "rejected", "forgotten")} == {
+        "ok": 5,
+        "held_out": 0,
+        "rejected": 0,
+        "forgotten": 4,
+    }
+    assert {row["detail"] for row in rows_of(store).values()} == {None}
+
+
+def test_the_rules_of_the_last_snapshot_stay_in_force(store: Store) -> None:
+    run(store, image("anna"))
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    assert {name: snapshot.quality[name] for name in RULES.model_dump()} == RULES.model_dump()
+
+
+def test_a_dataset_without_a_snapshot_gets_one(tmp_path: Path) -> None:
+    store = begin(Store(str(tmp_path / "out")))
+    for name in (f"{SNAPSHOTS}/000001.json", SUMMARIES, *store.list("models"), *store.list("checkpoints")):
+        store.delete(name)
+    assert run(store, image("anna"))["snapshot"] == 1
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    assert (snapshot.counts["ok"], snapshot.counts["forgotten"]) == (3, 2)
+
+
+# --- who has seen it
+
+
+def test_models_and_files_that_have_seen_it_are_told(store: Store) -> None:
+    kept = objects(store)
+    figures = run(store, image("anna"))
+    assert figures["models"] == [
+        {"version": "000001-0123456789ab", "splits": ["train"], "published": False},
+        {"version": VERSION, "splits": ["train"], "published": True},
+    ]
+    assert figures["files"] == ["runs/one-nightly/report.html"]
+    figures = run(store, image("held", 1))
+    assert [model["splits"] for model in figures["models"]] == [["held_out"]] * 2
+    assert figures["files"] == [f"models/{VERSION}/preview.jpg", "runs/one-nightly/report.html"]
+    for name in (*store.list("models"), *store.list("runs"), *store.list("checkpoints")):
+        assert store.read(name) == kept[name]
+
+
+def test_a_model_of_a_later_snapshot_has_not_seen_it(store: Store) -> None:
+    run(store, image("anna"))
+    models.write_card(store, "000002-abcdef012345", {})
+    versions = {model["version"] for model in run(store, image("anna"))["models"]}
+    assert versions == {"000001-0123456789ab", VERSION}
+    assert "000002-abcdef012345" in {model["version"] for model in run(store, image("bob"))["models"]}
+
+
+def test_a_photo_that_was_bad_was_seen_by_no_model(store: Store) -> None:
+    figures = run(store, image("bad"))
+    assert (figures["pairs"], figures["models"], figures["files"]) == (0, [], [])
+
+
+# --- ids
+
+
+def test_eight_digits_are_enough_and_case_does_not_matter(store: Store) -> None:
+    assert set(run(store, image("bob")[:8].upper())["ids"]) == {image("bob"), image("bob", 1)}
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("0123456789", "no image of .*out has this id"),
+        ("f" * 32, "no image of .*out has this id"),
+        (image("bob")[:7], "8 or more of its first digits"),
+        (image("bob") + "0", "8 or more of its first digits"),
+        ("anna.jpg", "8 or more of its first digits"),
+    ],
+)
+def test_an_id_that_is_none_is_named_and_nothing_is_forgotten(store: Store, word: str, told: str) -> None:
+    before = objects(store)
+    with pytest.raises(RecipeError, match=f"ID '{word}': .*{told}"):
+        run(store, image("anna"), word)
+    assert objects(store) == before
+
+
+def test_digits_of_several_images_are_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out"))
+    write_settings(store, SETTINGS)
+    twins = [bytes.fromhex("0123456789abcdef" + end * 16) for end in "0f"]
+    rows = [{"id": twin, "key": twin.hex()} for twin in twins]
+    write_down(store, pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA), 2)
+    with pytest.raises(RecipeError, match=f"2 images have such an id, among them {twins[0].hex()} and"):
+        run(store, "0123456789abcdef")
+    assert run(store, "0123456789abcdeff")["ids"] == [twins[1].hex()]
+
+
+def test_where_no_dataset_is_nothing_can_be_forgotten(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no dataset here"):
+        run(Store(str(tmp_path)), image("anna"))
+
+
+# --- again, later, and after a kill
+
+
+def test_forgetting_again_changes_nothing_and_tells_the_same(store: Store) -> None:
+    figures = run(store, image("anna"))
+    before = objects(store)
+    assert run(store, image("anna", 1)) == figures
+    assert objects(store) == before
+
+
+def test_a_photo_that_is_still_pending_is_taken_out_once_it_is_made(store: Store) -> None:
+    figures = run(store, image("late"))  # one crop is made, one is not
+    assert figures["pairs"] == 1
+    make(store, plan_of(store)["unit"][9].as_py())
+    snapshot = seal_as_generate(store, 9)
+    assert (snapshot.counts["forgotten"], snapshot.counts["pending"]) == (2, 0)
+    assert rows_of(store)[image("late", 1)]["stylized"] is None
+    assert plan_of(store).num_rows == 10
+
+
+class Killed(BaseException):
+    """As by a signal that cannot be caught."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, request: int, after: bool) -> None:
+    """Die at a request that writes, before or after it took effect; requests of the lease do not count."""
+    left = request
+    for name in ("create", "replace"):
+        whole = getattr(Store, name)
+
+        def die(store: Store, key: str, data: bytes, whole: Any = whole) -> Any:
+            nonlocal left
+            if key.startswith("lease/"):
+                return whole(store, key, data)
+            left -= 1
+            if left == 0 and not after:
+                raise Killed
+            result = whole(store, key, data)
+            if left == 0:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(Store, name, die)
+
+
+REQUESTS = 6
+"""What is to be forgotten, the snapshot, two units, the summaries, the card."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_request_it_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    whole = begin(Store(str(tmp_path / "whole")))
+    words = (image("anna"), image("bob", 1))
+    expected = run(whole, *words)
+    for request in range(1, REQUESTS + 2):
+        store = begin(Store(str(tmp_path / f"killed{request}")))
+        with monkeypatch.context() as patch:
+            kill_at(patch, request, after)
+            if request <= REQUESTS:
+                with pytest.raises(Killed):
+                    run(store, *words)
+            else:
+                run(store, *words)
+        check_readers(store)
+        assert run(store, *words) == expected
+        assert {name: data for name, data in objects(store).items() if SNAPSHOTS not in name} == {
+            name: data for name, data in objects(whole).items() if SNAPSHOTS not in name
+        }
+        sealed, first = latest_snapshot(store), latest_snapshot(whole)
+        assert sealed is not None
+        assert first is not None
+        assert (sealed.number, sealed.digest, sealed.units) == (first.number, first.digest, first.units)
+
+
+def test_generate_ends_what_was_cut_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        kill_at(patch, 1, after=True)
+        with pytest.raises(Killed):
+            run(store, image("anna"))
+    assert rows_of(store)[image("anna")]["status"] == "ok"
+    assert seal_as_generate(store, 9).counts["forgotten"] == 2
+    assert rows_of(store)[image("anna")]["status"] == "forgotten"
+
+
+def test_a_zombie_rewrites_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with acquire(store, "forget") as held:
+        monkeypatch.setattr(lease, "_numbers", lambda _: [held.token + 1])
+        monkeypatch.setattr(held, "check", lambda: None)
+        with pytest.raises(LeaseError, match="another run took over"):
+            forget(store, held, [image("anna")])
+        monkeypatch.undo()
+    assert rows_of(store)[image("anna")]["status"] == "ok"
