@@ -25,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     output is one JSON object with the run's figures; everything else goes to standard error.
     """
     signal.signal(signal.SIGTERM, _stop)
+    output = sys.stdout
     command, code, figures = None, 0, {}
     try:
         options = parse(arguments)
+        sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
         command = options.command
         figures = options.run(options)
     except (BatchNSTError, Stopped) as error:
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"batch-nst{f' {command}' if command else ''}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
-    print(json.dumps({"command": command, "exit_code": code, **figures}), flush=True)
+    print(json.dumps({"command": command, "exit_code": code, **figures}), file=output, flush=True)
     sys.exit(code)
 
 

@@ -32,7 +32,7 @@ def shipped_health_checks() -> dict[str, str]:
 
 
 class Machines:
-    """A head that runs no tasks, and workers of two CPUs."""
+    """A head that runs no tasks, and workers that hold one actor each."""
 
     def __init__(self, workers: int) -> None:
         """For `machines`."""
@@ -44,7 +44,7 @@ class Machines:
 
     def add(self) -> Any:
         """A worker; returns when it is there."""
-        return self.cluster.add_node(num_cpus=2, object_store_memory=STORE)
+        return self.cluster.add_node(num_cpus=3, object_store_memory=STORE)
 
     def replace(self, node: Any) -> Any:
         """Crash a worker with all that runs on it, and start another in its place."""

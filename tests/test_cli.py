@@ -324,3 +324,19 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert finished.figures["made"] == 12 - len(before)
     assert finished.figures["ok"] + finished.figures["held_out"] == 12
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+LATE = """
+import atexit
+from batch_nst import cli
+atexit.register(lambda: print("at the end"))
+cli._plan = lambda options: print("meanwhile") or {"found": 1}
+cli.main(["plan", "recipe.yaml"])
+"""
+
+
+def test_what_libraries_print_is_no_figure() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", LATE], env=environment, capture_output=True, text=True)
+    assert json.loads(ran.stdout) == {"command": "plan", "exit_code": 0, "found": 1}
+    assert ran.stderr.splitlines() == ["meanwhile", "at the end"]

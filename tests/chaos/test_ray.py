@@ -88,7 +88,7 @@ def test_kills_at_random_times_leave_what_one_clean_run_makes(
     dice = random.Random(seed)
     blows = dice.sample([*KINDS] * kills, len(KINDS) * kills)
     output = f"kills-{kills}"
-    recipe = bucket.recipe(output, crops=crops)
+    recipe = bucket.recipe(output, crops=crops, actors=[2, 2])
     total = UNITS * crops
     with machines(2) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
@@ -106,6 +106,14 @@ def test_kills_at_random_times_leave_what_one_clean_run_makes(
 # --- nodes
 
 
+def wait_until_busy(nodes: int, command: Command) -> list[str]:
+    """Until so many nodes have done a unit; their ids."""
+    while len(busy := sorted({entry["node"] for entry in entries(command.journal)})) < nodes:
+        assert command.process.poll() is None, command.log
+        time.sleep(0.1)
+    return busy
+
+
 def begun(command: Command) -> Counter[str]:
     return Counter(entry["unit"] for entry in entries(command.journal) if entry["event"] == "began")
 
@@ -113,16 +121,16 @@ def begun(command: Command) -> Counter[str]:
 def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    recipe = bucket.recipe("lost-node", crops=5)
+    recipe = bucket.recipe("lost-node", crops=8, actors=[3, 3])
     with machines(3) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
-        wait_until_done(recipe, UNITS, command)
+        wait_until_busy(3, command)
         crashed = time.time()
         replacement = cluster.replace(cluster.nodes[0])
         there = time.time()
         figures = command.finish()
         first = [entry for entry in entries(command.journal) if entry["node"] == replacement.node_id]
-    assert_as_from_one_clean_run(bucket, "lost-node", figures, crops=5)
+    assert_as_from_one_clean_run(bucket, "lost-node", figures, crops=8)
     again = sum(count - 1 for count in begun(command).values())
     assert first
     busy = first[0]["time"]
@@ -134,10 +142,10 @@ def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
 
 
 def test_a_notice_of_30_seconds_loses_no_unit(bucket: Bucket, tmp_path: Path) -> None:
-    recipe = bucket.recipe("notice", crops=16)
+    recipe = bucket.recipe("notice", crops=16, actors=[3, 3])
     with machines(3) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
-        wait_until_done(recipe, UNITS, command)
+        wait_until_busy(3, command)
         told, node = time.time(), cluster.nodes[0]
         cluster.drain(node, 30)
         cluster.add()
