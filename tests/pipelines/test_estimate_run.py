@@ -95,7 +95,9 @@ def requests(s3: str) -> Iterator[Counting]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("AWS_ENDPOINT_URL", counting.endpoint)
         s3fs.S3FileSystem.clear_instance_cache()  # they keep the address that they began with
-        ray.init(num_cpus=4, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            "local", num_cpus=4, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False
+        )
         yield counting
         ray.shutdown()
     s3fs.S3FileSystem.clear_instance_cache()
