@@ -126,7 +126,7 @@ class Lease:
         self._renewer.start()
 
     def check(self) -> None:
-        """Return if this process may still write; LeaseError: taken over; StorageError: not renewed in time."""
+        """Return if this process may still write, else LeaseError: taken over; StorageError: not renewed."""
         what = f"lease {self.token} of {self.store.uri}"
         if self._ended.is_set():
             raise LeaseError(f"{what} has been released")
