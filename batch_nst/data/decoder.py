@@ -33,8 +33,8 @@ _WALL: Final = 10
 """Seconds on the clock for each second of processor time: a machine may be busy, and no photo is to blame."""
 _NO_MEMORY: Final = errno.ENOMEM
 """The child's exit code when it met its limit."""
-_DONE: Final = ("done",)
-"""What the child says after the last crop."""
+_READY, _CROP, _DONE, _BAD, _BUG = b"r", b"c", b"d", b"b", b"x"
+"""How an answer of the child begins. It is no pickle: who has read a photo is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Child:
         self.pid, self._process, self._connection = process.pid, process, connection
         self._end = weakref.finalize(self, _end, process, connection)
         try:
-            connection.recv()
+            connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise RuntimeError(f"a decoder did not start: exit code {self.end()} of {command}") from error
 
@@ -156,12 +156,13 @@ class _Child:
         self._connection.send((size, crops))
         self._connection.send_bytes(data)
         cut: list[bytes] = []
-        for kind, *rest in iter(self._connection.recv, _DONE):
-            if kind == "bad":
-                raise BadImage(*rest)
-            if kind == "bug":
-                raise RuntimeError(f"a photo could not be decoded:\n{rest[0]}")
-            cut += rest
+        for answer in iter(self._connection.recv_bytes, _DONE):
+            kind, rest = answer[:1], answer[1:]
+            if kind == _BAD:
+                raise BadImage(*json.loads(rest))
+            if kind == _BUG:
+                raise RuntimeError(f"a photo could not be decoded:\n{rest.decode()}")
+            cut.append(rest)
         return cut
 
 
@@ -177,33 +178,31 @@ def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
 def _serve(connection: Connection, limits: Limits) -> None:
     """Answer what comes, until nobody is there any more: crops and `_DONE`, or why there are none."""
     _limit(limits)
-    connection.send("ready")
+    connection.send_bytes(_READY)
     while True:
         size, crops = connection.recv()
         data = connection.recv_bytes()
         _set_timers(limits.max_seconds)
         for answer in _answers(data, size, crops, limits):
-            connection.send(answer)
+            connection.send_bytes(answer)
         _set_timers(0)
 
 
-def _answers(
-    data: bytes, size: int, crops: Sequence[tuple[int, bytes]], limits: Limits
-) -> Iterator[tuple[object, ...]]:
+def _answers(data: bytes, size: int, crops: Sequence[tuple[int, bytes]], limits: Limits) -> Iterator[bytes]:
     """One at a time, since many large crops take more memory than a picture may."""
     try:
         picture = images.decode(
             data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
         )
         for number, seed in crops:
-            yield "crop", images.crop(picture, size, number, seed).tobytes()
+            yield _CROP + images.crop(picture, size, number, seed).tobytes()
         yield _DONE
     except BadImage as error:
-        yield "bad", error.reason, error.detail
+        yield _BAD + json.dumps([error.reason, error.detail]).encode()
     except MemoryError:
         raise
     except Exception:
-        yield "bug", traceback.format_exc()
+        yield _BUG + traceback.format_exc().encode()
 
 
 def _limit(limits: Limits) -> None:

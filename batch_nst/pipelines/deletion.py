@@ -24,6 +24,12 @@ from batch_nst.recipe import Quality
 
 _VERSION = re.compile(r"(?:models|checkpoints)/((\d{6,})-[0-9a-f]+)/")
 
+_SEEN = {
+    "train": "was trained",
+    "held_out": "was scored",
+    "unknown": "may have been trained or scored (its snapshot is deleted)",
+}
+
 Pair = Mapping[str, str]
 """`id` (hex), `unit` and `split` of a pair that there was."""
 
@@ -134,13 +140,7 @@ def _models(store: Store, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     published = models.current(store)
     seen = []
     for number in sorted(set(numbers.values())):
-        snapshot = read_snapshot(store, number)
-        held = {unit["unit"] for unit in snapshot.units}
-        sides = {
-            pair["split"]
-            for pair in pairs
-            if pair["unit"] in held and bytes.fromhex(pair["id"]) not in snapshot.passed_over
-        }
+        sides = _sides(store, number, pairs)
         seen += [
             {
                 "version": version,
@@ -151,6 +151,20 @@ def _models(store: Store, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
             if sides and numbers[version] == number
         ]
     return seen
+
+
+def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
+    """Sides of the split on which a snapshot held some of the pairs; `unknown` where it has been deleted."""
+    try:
+        snapshot = read_snapshot(store, number)
+    except FileNotFoundError:
+        return {"unknown"} if pairs else set()
+    held = {unit["unit"] for unit in snapshot.units}
+    return {
+        pair["split"]
+        for pair in pairs
+        if pair["unit"] in held and bytes.fromhex(pair["id"]) not in snapshot.passed_over
+    }
 
 
 def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
@@ -177,8 +191,7 @@ def _tell(figures: Mapping[str, Any]) -> None:
         f"snapshot {figures['snapshot']} is without them"
     )
     for model in figures["models"]:
-        how = {"train": "trained", "held_out": "scored"}
-        told = " and ".join(how[split] for split in model["splits"])
-        say(f"model {model['version']}{' (published)' if model['published'] else ''} was {told} on them")
+        told = " and ".join(_SEEN[split] for split in model["splits"])
+        say(f"model {model['version']}{' (published)' if model['published'] else ''} {told} on them")
     for name in figures["files"]:
         say(f"may show them: {name}")

@@ -324,7 +324,7 @@ def _lines(figures: Mapping[str, Any]) -> list[str]:
             if reasons
         ),
         *(
-            (name, ", ".join(f"{each} {value:,g}" for each, value in figures[key].items()))
+            (name, ", ".join(f"{each} {number(value)}" for each, value in figures[key].items()))
             for name, key in (("loss", "losses"), ("change", "changes"))
             if figures[key]
         ),

@@ -237,6 +237,17 @@ def test_a_model_of_a_later_snapshot_has_not_seen_it(store: Store) -> None:
     assert "000002-abcdef012345" in {model["version"] for model in run(store, image("bob"))["models"]}
 
 
+def test_a_model_whose_snapshot_is_deleted_may_have_seen_it(store: Store) -> None:
+    models.write_card(store, "000003-abcdef012345", {})
+    figures = run(store, image("anna"))
+    splits = {model["version"]: model["splits"] for model in figures["models"]}
+    assert splits == {
+        "000001-0123456789ab": ["train"],
+        VERSION: ["train"],
+        "000003-abcdef012345": ["unknown"],
+    }
+
+
 def test_a_photo_that_was_bad_was_seen_by_no_model(store: Store) -> None:
     figures = run(store, image("bad"))
     assert (figures["pairs"], figures["models"], figures["files"]) == (0, [], [])
