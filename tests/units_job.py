@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 from botocore.retries.standard import ExponentialBackoff
 from negative import negative
 
@@ -48,6 +49,8 @@ class Order:
     """Life of its lease."""
     clock: float = 0.0
     """Seconds by which its leases are written and judged by a clock that is ahead of this machine's."""
+    dates: float = 0.0
+    """Seconds by which the clock is ahead that its requests to the store are dated by."""
     patient: bool = False
     """Whether it waits between attempts as long as the product does."""
 
@@ -86,6 +89,9 @@ def outcome(order: Order) -> dict[str, Any]:
         ExponentialBackoff.delay_amount = lambda *_: 0.01
     if order.clock:
         lease_module.datetime = _clock(order.clock)  # type: ignore[misc]
+    if order.dates:
+        dated = botocore.auth.get_current_datetime
+        botocore.auth.get_current_datetime = lambda: dated() + timedelta(seconds=order.dates)
     try:
         return {"exit_code": 0, **work(order)}
     except BatchNSTError as error:

@@ -126,17 +126,17 @@ class Lease:
         self._renewer.start()
 
     def check(self) -> None:
-        """Return if this process may still write, else LeaseError: taken over, or not renewed in time."""
+        """Return if this process may still write, else LeaseError: taken over; StorageError: not renewed."""
         what = f"lease {self.token} of {self.store.uri}"
         if self._ended.is_set():
             raise LeaseError(f"{what} has been released")
-        if time.monotonic() > self._valid_until:
-            why = f"; last error: {self._fault}" if self._fault else ""
-            raise LeaseError(f"{what} could not be renewed within {self._seconds:g} s{why}")
         latest = max(_numbers(self.store), default=0)
         if latest > self.token:
             newer = _read(self.store, latest)
             raise LeaseError(f"{what} was taken over by {newer.owner if newer else f'lease {latest}'}")
+        if time.monotonic() > self._valid_until:
+            why = f"; last error: {self._fault}" if self._fault else ""
+            raise StorageError(f"{what} could not be renewed within {self._seconds:g} s{why}")
 
     def release(self) -> None:
         """Stop renewing and let others take the output at once; StorageError if that cannot be written."""

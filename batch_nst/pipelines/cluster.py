@@ -110,6 +110,11 @@ def choose_trainers(train: Train) -> Workers:
     return replace(one, threads=threads, num_cpus=min(one.num_cpus, threads))
 
 
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Where an actor belongs that a command cannot do without: no other node takes it along as it goes."""
+    return NodeAffinitySchedulingStrategy(_this_node(), soft=False)
+
+
 def check_output_is_shared(store: Store) -> None:
     """Refuse a local output that other nodes of the cluster do not see.
 

@@ -27,7 +27,7 @@ from batch_nst.data.storage import Store, open_filesystem
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.johnson import GEOMETRIC, Average, Weights, training_loss
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.cluster import Workers, beside_driver
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.progress import Meter, meter
 from batch_nst.recipe import Recipe
@@ -64,7 +64,7 @@ def fit(
     Returns:
         The net with averaged weights on the CPU, and the training curve.
     """
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _work,
         train_loop_config={"task": Task(recipe, store, snapshot, style, workers, board)},

@@ -6,13 +6,16 @@ from typing import Any
 
 import ray
 
+from batch_nst.pipelines.cluster import beside_driver
+
 
 class Valve:
     """Open until it is closed with a reason; travels to workers."""
 
     def __init__(self) -> None:
         """Needs a connected Ray."""
-        self._state: Any = ray.remote(num_cpus=0)(_State).remote()
+        state = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_State)
+        self._state: Any = state.remote()
 
     def close(self, reason: str) -> None:
         """No unit begins from now on; those under way are finished."""

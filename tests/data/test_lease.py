@@ -225,7 +225,7 @@ def test_a_lease_that_could_not_be_renewed_stops_its_holder(
         for _ in range(2):  # the second comes after what the first has ended in
             tries.acquire()
         clock.now += 0.31
-        with pytest.raises(LeaseError, match=r"0\.3 s; last error: disk on fire"):
+        with pytest.raises(StorageError, match=r"0\.3 s; last error: disk on fire"):
             lease.check()
     lease.release()
 
