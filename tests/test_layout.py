@@ -186,7 +186,7 @@ from batch_nst.cli import main
 try:
     main(["plan", *sys.argv[1:]])
 except SystemExit as end:
-    print(end.code, sorted({"torch", "ray", "pyarrow"} & sys.modules.keys()))
+    print(end.code, sorted({"torch", "ray", "pyarrow"} & sys.modules.keys()), file=sys.__stdout__)
 """
     recipe = str(ROOT / "jobs" / "recipes" / "demo.yaml")
     assert run(code, recipe, f"output={tmp_path}/out") == "0 ['pyarrow']"
