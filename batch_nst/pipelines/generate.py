@@ -79,7 +79,7 @@ def generate(
         "seconds": round(time.monotonic() - start, 1),
     }
     for row in made.bad:
-        say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}")
+        say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']} (unit {row['unit']})")
     more = made.reasons.total() - len(made.bad)
     if more:
         say(f"... and {more:,} more; all of them are rows of the dataset")
@@ -117,7 +117,8 @@ class _Made:
         self.sums.update(tried=losses + bad, made=losses, device_seconds=result["seconds"])
         self.sums.update({name: result[name] for name in ("photos_read", "bytes_read", "bytes_written")})
         self.reasons.update(row["reason"] for row in result["bad"])
-        self.bad += result["bad"][: max(0, _SHOWN - len(self.bad))]
+        room = max(0, _SHOWN - len(self.bad))
+        self.bad += [{**row, "unit": result["unit"]} for row in result["bad"][:room]]
         # Starting Ray and torch is not in this span.
         self.began, self.ended = min(self.began, result["began"]), max(self.ended, result["ended"])
 
