@@ -26,7 +26,7 @@ def paint_photos(
         .map(
             _Painter,
             fn_constructor_args=(model, target, workers),
-            compute=workers.pool([1, workers.most]),
+            compute=workers.pool([1, workers.most], len(photos)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )

@@ -54,7 +54,7 @@ def score_photos(
         .map(
             Scorer,
             fn_constructor_args=(weights, card, style, recipe, workers),
-            compute=workers.pool(recipe.generate.actors),
+            compute=workers.pool(recipe.generate.actors, len(rows)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )

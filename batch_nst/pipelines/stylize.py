@@ -73,7 +73,7 @@ def stylize_units(
         .map(
             stylizer or Stylizer,
             fn_constructor_args=(style, recipe, workers, model, closed),
-            compute=workers.pool(limits.actors),
+            compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in chunks)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )
