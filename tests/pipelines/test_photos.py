@@ -196,7 +196,7 @@ def test_a_bucket_of_every_kind_of_photo_becomes_a_dataset_or_an_error_that_list
             assert ended.value.exit_code == 1
             figures = ended.value.figures
             assert figures["found"] == len(KINDS) - 1
-            assert figures["ok"] + figures["held_out"] == count["ok"]
+            assert figures["ok"] + figures["held_out"] + figures["filtered"] == count["ok"]
             assert (figures["rejected"], figures["failed"]) == (count["rejected"], 1)
             assert (figures["gone"], figures["pending"]) == (1, 0)
             expected = {place(bucket.root, name): kind for name, kind in KINDS.items()}
@@ -216,6 +216,6 @@ def test_a_bucket_of_every_kind_of_photo_becomes_a_dataset_or_an_error_that_list
         finally:
             ray.shutdown()
     assert (figures["found"], figures["tried"], figures["made"]) == (len(KINDS), 2, 1)
-    assert figures["ok"] + figures["held_out"] == count["ok"] + 1
+    assert figures["ok"] + figures["held_out"] + figures["filtered"] == count["ok"] + 1
     assert (figures["rejected"], figures["failed"]) == (count["rejected"], 1)
     assert figures["reasons"] == {"forbidden": 1}
