@@ -59,7 +59,7 @@ class Scale:
     styles: int = 2
     baseline: int = 300
     """Evaluations of the peers' way on each photo."""
-    free: int = 300
+    free: int = 450
     """Iterations of the engine with pixels that nothing bounds, as the peers' are."""
     bounded: int = 150
     """Iterations of the engine as it is, its pixels those of a picture."""
