@@ -184,6 +184,12 @@ def pairs(store: Store, snapshot: Snapshot, split: str) -> Iterator[dict[str, An
             yield from unit_pairs(store, snapshot, unit["unit"], split)
 
 
+def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
+    names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])
+    return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.passed_over)
+
+
 def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[dict[str, Any]]:
     """The ok rows of a unit on one side of the split: as many as the snapshot's counts say."""
     for row in units.read_unit(store, unit):

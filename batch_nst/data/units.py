@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -139,6 +139,14 @@ def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list
     """The rows of a committed unit."""
     table = pq.read_table(io.BytesIO(store.read(unit_object(unit))), columns=columns)
     return list(table.to_pylist())
+
+
+def bad_rows(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Rows of some units that are rejected or failed: `id`, `uri`, `status`, `reason`, `detail` and `unit`."""
+    for name in names:
+        for row in read_unit(store, name, columns=["id", "uri", "status", "reason", "detail"]):
+            if row["status"] in ("rejected", "failed"):
+                yield {**row, "unit": name}
 
 
 def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:

@@ -6,13 +6,15 @@ import json
 import math
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
 from batch_nst.data.quality import figures_of, told_of
-from batch_nst.data.snapshot import Snapshot, seal
+from batch_nst.data.snapshot import Snapshot, bad_rows, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError, StorageError
@@ -78,13 +80,31 @@ def generate(
         "quality": figures_of(snapshot.quality),
         "seconds": round(time.monotonic() - start, 1),
     }
-    for row in made.bad:
-        say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']} (unit {row['unit']})")
-    more = made.reasons.total() - len(made.bad)
-    if more:
-        say(f"... and {more:,} more; all of them are rows of the dataset")
-    _check(snapshot, counts["found"], recipe.generate.max_rejected, made.outage, figures)
+    rejected = snapshot.counts["rejected"] / max(1, counts["found"])
+    if rejected > recipe.generate.max_rejected:
+        _say_bad(bad_rows(store, snapshot), snapshot.counts["rejected"] + snapshot.counts["failed"])
+    else:
+        _say_bad(made.bad, made.reasons.total())
+    if snapshot.counts["pending"]:
+        why = f": {made.outage}" if made.outage else ""
+        raise IncompleteError(
+            f"{snapshot.counts['pending']} images are pending{why}; run the same command again", figures
+        )
+    if rejected > recipe.generate.max_rejected:
+        raise IncompleteError(
+            f"{snapshot.counts['rejected']} of {counts['found']} images were rejected ({rejected:.1%}); "
+            f"generate.max_rejected allows {recipe.generate.max_rejected:.1%}",
+            figures,
+        )
     return figures
+
+
+def _say_bad(rows: Iterable[Mapping[str, str]], count: int) -> None:
+    """List the first of so many photos of which there is no pair."""
+    for row in islice(rows, _SHOWN):
+        say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']} (unit {row['unit']})")
+    if count > _SHOWN:
+        say(f"... and {count - _SHOWN:,} more; `batch-nst inspect` lists them")
 
 
 @dataclass
@@ -134,23 +154,6 @@ class _Made:
             "device_seconds": round(self.sums["device_seconds"], 3),
             "reasons": dict(self.reasons),
         }
-
-
-def _check(snapshot: Snapshot, found: int, max_rejected: float, outage: str, figures: dict[str, Any]) -> None:
-    """Raise IncompleteError, with the figures, where not everything is done or too much is rejected."""
-    if snapshot.counts["pending"]:
-        why = f": {outage}" if outage else ""
-        raise IncompleteError(
-            f"{snapshot.counts['pending']} images are pending{why}; run the same command again", figures
-        )
-    rejected = snapshot.counts["rejected"]
-    share = rejected / max(1, found)
-    if share > max_rejected:
-        raise IncompleteError(
-            f"{rejected} of {found} images were rejected ({share:.1%}); "
-            f"generate.max_rejected allows {max_rejected:.1%}",
-            figures,
-        )
 
 
 def check_weights(recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -39,6 +39,8 @@ _SHOWN = 8
 _SUMMARIES = 512
 """Units that no snapshot lists yet whose summaries are read."""
 _RUNS = 200
+_BAD, _BAD_UNITS = 200, 64
+"""Photos that led to no pair that are listed, and units that are read for them."""
 _TEMPLATE = ENVIRONMENT.get_template("inspection.html.j2")
 
 Floats = npt.NDArray[np.float32]
@@ -80,7 +82,9 @@ def inspect(output: str, file: str = "inspect.html") -> dict[str, Any]:
         "device_seconds": round(sum(run.device_seconds for run in runs), 1),
         "images_per_hour": round(runs[-1].images_per_hour, 1) if runs else None,
     }
-    page = _page(figures, settings, images, runs, _sheet(store, images, snapshot))
+    hidden = forgotten_ids(store) | {bytes.fromhex(each) for each in (snapshot.left_out if snapshot else ())}
+    bad = _bad(store, images, hidden)
+    page = _page(figures, settings, images, runs, bad, _sheet(store, images, snapshot, hidden))
     try:
         target.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -113,6 +117,11 @@ class _Images:
         """Which of them are pairs to train on, before any filter."""
         return np.equal(self.letter, ord(summaries.LETTERS[0]))
 
+    @property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """Which of them are rejected or failed."""
+        return np.isin(self.letter, [ord("r"), ord("f")])
+
     def counts(self) -> dict[str, int]:
         """By outcome."""
         return {
@@ -122,7 +131,7 @@ class _Images:
 
     def reasons(self) -> dict[str, dict[str, int]]:
         """How many images were rejected and failed for each reason, most first."""
-        letters = self.letter[np.isin(self.letter, [ord("r"), ord("f")])]
+        letters = self.letter[self.bad]
         reasons = [reason for of_unit in self.units["reasons"].to_pylist() for reason in of_unit]
         return {
             status: dict(
@@ -155,6 +164,16 @@ def _look(store: Store) -> _Images:
         loss=summaries.numbers(table["loss"]),
         change=summaries.numbers(table["change"]),
     )
+
+
+def _bad(store: Store, images: _Images, hidden: Collection[bytes]) -> list[dict[str, Any]]:
+    """Some photos that led to no pair, see `units.bad_rows`."""
+    chosen = np.unique(images.unit[images.bad])[:_BAD_UNITS]
+    names = images.units["unit"].take(pa.array(chosen)).to_pylist()
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda name: list(units.bad_rows(store, name)), [[name] for name in names]))
+    rows = [row for of_unit in found for row in of_unit if row["id"] not in hidden]
+    return sorted(rows[:_BAD], key=lambda row: (row["status"], row["reason"], row["uri"]))
 
 
 # Speed ---------------------------------------------------------------------------------------------------
@@ -225,7 +244,9 @@ def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
 # The contact sheet ---------------------------------------------------------------------------------------
 
 
-def _sheet(store: Store, images: _Images, snapshot: Snapshot | None) -> dict[str, list[dict[str, Any]]]:
+def _sheet(
+    store: Store, images: _Images, snapshot: Snapshot | None, hidden: Collection[bytes]
+) -> dict[str, list[dict[str, Any]]]:
     """Best, worst and random pairs to train on, and some that a rule leaves out."""
     filtered = _filtered(images, snapshot)
     good = np.flatnonzero(images.pairs & np.isfinite(images.loss) & ~filtered)
@@ -237,7 +258,6 @@ def _sheet(store: Store, images: _Images, snapshot: Snapshot | None) -> dict[str
         "random": chance.permutation(good),
         "left_out": np.flatnonzero(filtered),
     }
-    hidden = forgotten_ids(store) | {bytes.fromhex(each) for each in (snapshot.left_out if snapshot else ())}
     rows: dict[int, list[dict[str, Any]]] = {}
 
     def find(candidates: Iterable[int]) -> Iterator[dict[str, Any]]:
@@ -275,6 +295,7 @@ def _page(
     settings: Mapping[str, Any],
     images: _Images,
     runs: Sequence[_Run],
+    bad: Sequence[Mapping[str, Any]],
     sheet: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
     quality = figures["quality"]
@@ -293,6 +314,7 @@ def _page(
         rules=RULES,
         charts=charts,
         runs=runs[::-1],
+        bad=bad,
         sheet={
             kind: [
                 {

@@ -435,11 +435,15 @@ def test_too_many_rejected_photos_are_an_error_after_sealing(spoiled: tuple[Reci
 
 def test_rejected_photos_are_told_by_every_start_until_they_are_allowed(
     spoiled: tuple[Recipe, IncompleteError],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given, error = spoiled
     with pytest.raises(IncompleteError) as again:
         run(given)
     assert str(again.value) == str(error)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rejected: ")]
+    assert len(told) == 1
+    assert f"{given.input}/text.jpg: not_an_image" in told[0]
     half = given.generate.model_copy(update={"max_rejected": 0.5})
     assert run(given.model_copy(update={"generate": half}))["rejected"] == 1
 

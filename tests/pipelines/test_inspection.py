@@ -143,6 +143,23 @@ def test_what_is_gone_or_to_be_forgotten_is_not_shown(dataset: Dataset) -> None:
     assert dataset.shown("Best") == list(range(2, 10))
 
 
+def test_bad_photos_are_listed_but_for_those_that_are_gone(dataset: Dataset) -> None:
+    dataset.make(1.0, None, None, 2.0, None, None)
+    dataset.gone = {dataset.rows[4]["id"]}
+    dataset.seal()
+    dataset.inspect()
+    listed = re.findall(r'<th scope="row">.*?(\d+)\.jpg</th>\s*<td>(.*?)<small>', dataset.page.read_text())
+    assert listed == [("1", "rejected, truncated"), ("2", "rejected, truncated"), ("5", "rejected, truncated")]
+
+
+def test_of_many_bad_photos_some_are_listed(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_BAD_UNITS", 2)
+    dataset.make(*[None] * 20)
+    dataset.seal()
+    assert dataset.inspect()["reasons"]["rejected"] == {"truncated": 20}
+    assert "Which photos: 4 of them" in dataset.page.read_text()
+
+
 def test_a_dataset_under_way_is_shown_without_a_snapshot(dataset: Dataset) -> None:
     dataset.make(3.0, 2.0, 5.0, None)
     figures = dataset.inspect()
