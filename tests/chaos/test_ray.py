@@ -141,6 +141,17 @@ def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     assert again <= 1
 
 
+def test_where_no_replacement_comes_the_other_nodes_finish(bucket: Bucket, tmp_path: Path) -> None:
+    recipe = bucket.recipe("fewer-nodes", crops=4, actors=[3, 3])
+    with machines(3) as cluster:
+        command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
+        wait_until_busy(3, command)
+        cluster.crash(cluster.nodes[0])
+        figures = command.finish()
+    assert_as_from_one_clean_run(bucket, "fewer-nodes", figures, crops=4)
+    assert sum(count - 1 for count in begun(command).values()) <= 1
+
+
 def test_a_notice_of_30_seconds_loses_no_unit(bucket: Bucket, tmp_path: Path) -> None:
     recipe = bucket.recipe("notice", crops=16, actors=[3, 3])
     with machines(3) as cluster:
