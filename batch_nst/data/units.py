@@ -142,7 +142,7 @@ def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list
 
 
 def bad_rows(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Rows of some units that are rejected or failed: `id`, `uri`, `status`, `reason`, `detail` and `unit`."""
+    """Rejected and failed rows of some units: `id`, `uri`, `status`, `reason`, `detail` and `unit`."""
     for name in names:
         for row in read_unit(store, name, columns=["id", "uri", "status", "reason", "detail"]):
             if row["status"] in ("rejected", "failed"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
 from batch_nst.data.quality import figures_of, told_of
-from batch_nst.data.snapshot import Snapshot, bad_rows, seal
+from batch_nst.data.snapshot import bad_rows, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError, StorageError
