@@ -415,7 +415,7 @@ def spoiled(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Re
     shrink("coffee", folder / "in" / "coffee.jpg")
     (folder / "in" / "text.jpg").write_text("once upon a time")
     vanishing = shrink("moose", folder / "in" / "vanishing.jpg")
-    given = recipe(folder / "out", str(folder / "in"), crops=1, max_rejected=0.49)
+    given = recipe(folder / "out", str(folder / "in"), crops=1, unit_images=3, max_rejected=0.49)
     survey(given, Store(given.output)).write_down(Store(given.output))
     vanishing.unlink()
     with pytest.raises(IncompleteError) as ended:
@@ -443,7 +443,7 @@ def test_rejected_photos_are_told_by_every_start_until_they_are_allowed(
     assert str(again.value) == str(error)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rejected: ")]
     assert len(told) == 1
-    assert f"{given.input}/text.jpg: not_an_image" in told[0]
+    assert f"{given.generate.input}/text.jpg: not_an_image" in told[0]
     half = given.generate.model_copy(update={"max_rejected": 0.5})
     assert run(given.model_copy(update={"generate": half}))["rejected"] == 1
 
