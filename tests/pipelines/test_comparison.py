@@ -110,7 +110,7 @@ FIRST = ["panda.png", *order(["astronaut.png", "chelsea.png", "coffee.png"])]
 
 
 @pytest.mark.parametrize(
-    "overrides", [[WEIGHTS], ["generate.optimizer=lbfgs,adam", "generate.encoding=jpeg"]]
+    "overrides", [[WEIGHTS], ["generate.optimizer=lbfgs,adam", "generate.encoding=png,jpeg"]]
 )
 def test_pictures_and_losses_are_those_of_generate(home: Home, overrides: list[str]) -> None:
     figures = home.compare(*overrides)
@@ -124,6 +124,9 @@ def test_pictures_and_losses_are_those_of_generate(home: Home, overrides: list[s
         for row in rows:
             picture = np.frombuffer(row["stylized"], np.uint8).reshape(SIDE, SIDE, 3)
             assert f'<img src="{shown(picture)}"' in page
+    values = [", ".join(variant.given.values()) for variant in home.variants(*overrides)]
+    alts = re.findall(r'alt="([^"]+: [^"]+)"', page)
+    assert alts == [f"{name}: {value}" for name in FIRST for value in values]
 
 
 def test_pictures_are_those_of_stylize(home: Home) -> None:
@@ -235,10 +238,10 @@ def test_two_keys_are_rows_and_columns(home: Home) -> None:
 
 def test_the_page_says_what_can_be_compared(home: Home) -> None:
     home.compare(WEIGHTS, photos=1)
-    assert "totals of different columns cannot be compared" in home.text()
-    assert "only from photo to photo" not in home.text()
+    assert "Totals of different values cannot be compared" in home.text()
+    assert "only among the photos of one value" not in home.text()
     home.compare("loss.content_layers={relu1_2: 1},{relu2_1: 1}", photos=1)
-    assert "only from photo to photo" in home.text()
+    assert "only among the photos of one value" in home.text()
 
 
 def test_paintings_that_differ_are_all_shown(home: Home) -> None:
