@@ -65,6 +65,16 @@ def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
     return run
 
 
+def _try(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.variants import read_variants
+
+    variants = read_variants(options.recipe, options.overrides)  # what is wrong is told before torch is there
+
+    from batch_nst.pipelines.comparison import compare
+
+    return compare(variants, options.photos, options.out)
+
+
 def _apply(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.apply import apply
 
@@ -113,6 +123,13 @@ def _amount(word: str) -> float:
     if not 0 <= amount < math.inf:
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number, 0 or more")
     return amount
+
+
+def _count(word: str) -> int:
+    """A whole number, 1 or more."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
+    return int(word)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -195,6 +212,22 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="H",
                 help="begin no further unit when devices have worked for so long in all",
             )
+    trial = add(
+        "try",
+        "optimise a few photos for each of several values, side by side on one page",
+        "batch-nst try jobs/recipes/demo.yaml loss.style_weight=10,100,1000",
+        _try,
+    )
+    trial.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    trial.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=V1,V2,V3",
+        help="several values of one key or two of loss, style, vgg or generate; and keys to override",
+    )
+    trial.add_argument("--photos", type=_count, default=4, metavar="N", help="how many (4)")
+    trial.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
     apply = add(
         "apply",
         "stylize a file, a folder or a bucket with a trained model",

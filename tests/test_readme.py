@@ -73,7 +73,7 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
         command for command in commands() if "jobs/recipes/demo.yaml" in command or "out/demo" in command
     ]
     assert [command[1] for command in shipped] == [
-        *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect"),
+        *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "try"),
     ]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
