@@ -81,7 +81,7 @@ def test_a_whole_picture_has_the_pixels_that_it_has_in_process(decoder: Decoder,
 
 
 def test_a_whole_picture_that_is_bad_is_refused_like_its_crops(decoder: Decoder) -> None:
-    with pytest.raises(BadImage, match="^empty: "):
+    with pytest.raises(BadImage, match=r"^empty: "):
         decoder.picture(b"")
 
 

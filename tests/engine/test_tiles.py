@@ -1,4 +1,4 @@
-"""Laws of tiles: the picture that the whole net paints, no seam, and no more at once than a tile and its reach."""
+"""Laws of tiles: what the whole net paints, no seam, and no more at once than a tile and its reach."""
 
 from collections.abc import Callable
 

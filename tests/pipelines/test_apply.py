@@ -1,10 +1,9 @@
-"""Laws of `apply`: generation's decoding and accounting, names and formats kept, resumed and never mixed up."""
+"""Laws of `apply`: generation's decoding and accounting, names and formats kept, resumed, never mixed."""
 
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +162,10 @@ def test_what_a_format_cannot_hold_is_refused(model: str, tmp_path: Path) -> Non
 def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "model" / "models" / "v" / models.WEIGHTS).write_bytes(b"damaged")
-    save(tmp_path / "photo.png", noise(0))
-    for source, target in (("photo.png", "painted.png"), (".", "../elsewhere")):
+    save(tmp_path / "in" / "photo.png", noise(0))
+    for source, target in (("in/photo.png", "x/painted.png"), ("in", "x")):
         with pytest.raises(WeightsError, match="sha256"):
-            apply(str(tmp_path / "model"), str(tmp_path / source), str(tmp_path / "x" / target))
+            apply(str(tmp_path / "model"), str(tmp_path / source), str(tmp_path / target), "cpu")
     assert not (tmp_path / "x").exists()
 
 
@@ -174,10 +173,9 @@ def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> N
 
 
 @pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that the table of kinds is true for."""
     monkeypatch.setattr(paint, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))
-    yield
 
 
 def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: None, tmp_path: Path) -> None:
