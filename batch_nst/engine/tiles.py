@@ -54,9 +54,7 @@ def stylize_tiles(
         sizes.append((x.height, x.width))
         x = _conv_norm(x, down, keep=True).then(F.relu)
     for residual in net.residual:
-        first, second = (part for part in residual.children() if isinstance(part, nn.Sequential))
-        branch = _conv_norm(_conv_norm(x, first, keep=True).then(F.relu), second, keep=True)
-        x = _kept(_sum(x, branch))
+        x = _kept(_sum(x, _branch(x, residual)))
     for up in net.up:
         x = _enlarged(x, *sizes.pop())
         x = _conv_norm(x, up, keep=bool(sizes)).then(F.relu)
@@ -97,6 +95,12 @@ def _conv_norm(x: _Map, block: nn.Module, *, keep: bool = False) -> _Map:
     assert isinstance(norm, nn.InstanceNorm2d | nn.BatchNorm2d)  # of one picture, these are the same
     convolved = _convolved(x, conv)
     return _normalised(_kept(convolved) if keep else convolved, norm)
+
+
+def _branch(x: _Map, residual: nn.Module) -> _Map:
+    """What a residual block adds."""
+    first, second = (part for part in residual.children() if isinstance(part, nn.Sequential))
+    return _conv_norm(_conv_norm(x, first, keep=True).then(F.relu), second, keep=True)
 
 
 def _convolved(x: _Map, conv: nn.Conv2d) -> _Map:

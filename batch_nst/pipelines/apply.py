@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def apply(
     if not single and suffix in ENCODINGS:
         raise RecipeError(f"OUT: given {target!r}; allowed for a folder of pictures: a folder")
     _check_apart(source, target)
-    files, look, done = read_model(model), Look(keep_colors, strength), _Done()
+    files, look, done = read_model(model), Look(keep_colors, float(strength)), _Done()
     if single:
         painter = files.painter(choose_device(device), precision)
         folder, _, name = target.rpartition("/")
@@ -158,7 +158,7 @@ def _paint_all(
 ) -> None:
     """Find what is not there yet, and paint it."""
     record = (json.dumps({"model": model.name, **asdict(look)}, sort_keys=True) + "\n").encode()
-    there = set() if overwrite else set(target.list())
+    there: set[str] = set() if overwrite else set(target.list())
     if RECORD in there:
         _check_record(target, record)
     try:
@@ -188,9 +188,9 @@ def _paint_all(
         target.replace(RECORD, record)
 
 
-def _to_do(source: str, there: Iterable[str], done: _Done) -> Iterator[tuple[Photo, str]]:
+def _to_do(source: str, there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
     """Photos that are to be painted and their names below the target; the others are counted."""
-    there, taken = set(there), set[str]()
+    taken: set[str] = set()
     for batch in stream_photos(source):
         for row in batch.select(Photo._fields).to_pylist():
             photo = Photo(**row)

@@ -40,12 +40,13 @@ class FastModel:
 
     def __call__(self, picture: Pixels) -> Pixels:
         """Paint a picture, uint8 (H, W, 3) sRGB of at least 16 pixels a side; the result has its size."""
-        height, width, _ = picture.shape
-        paint = stylize_image if height * width <= MAX_WHOLE else stylize_tiles
+        image = torch.from_numpy(np.array(picture))
+        whole = image.shape[0] * image.shape[1] <= MAX_WHOLE
         half = self.dtype == torch.bfloat16
         # All threads would share the cache of cast weights.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            painted: Pixels = paint(self.net, torch.from_numpy(np.array(picture)), self.device).numpy()
+            tensor = (stylize_image if whole else stylize_tiles)(self.net, image, self.device)
+        painted: Pixels = tensor.numpy()
         return painted
 
 

@@ -97,7 +97,7 @@ def target_name(key: str) -> str:
 
 
 def _decode(name: str, photo: Photo, data: bytes | Exception) -> Row:
-    row = {"uri": uri_of(photo), "name": name, "status": "ok", "reason": "", "detail": ""}
+    row: Row = {"uri": uri_of(photo), "name": name, "status": "ok", "reason": "", "detail": ""}
     row |= {"pixels": b"", "height": 0, "width": 0}
     if isinstance(data, StorageError):
         return row | {"status": "pending", "detail": str(data)}
