@@ -78,7 +78,16 @@ def _try(options: argparse.Namespace) -> Figures:
 def _apply(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.apply import apply
 
-    return apply(options.model, options.source, options.target, device=options.device)
+    return apply(
+        options.model,
+        options.source,
+        options.target,
+        device=options.device,
+        keep_colors=options.keep_colors,
+        strength=options.strength,
+        precision=options.precision,
+        overwrite=options.overwrite,
+    )
 
 
 def _forget(options: argparse.Namespace) -> Figures:
@@ -130,6 +139,17 @@ def _count(word: str) -> int:
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
     return int(word)
+
+
+def _strength(word: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        strength = float(word)
+    except ValueError:
+        strength = math.nan
+    if not 0 <= strength <= 1:
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number from 0 to 1")
+    return strength
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -230,15 +250,23 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
     apply = add(
         "apply",
-        "stylize a file, a folder or a bucket with a trained model",
+        "stylize a file, or all photos of a folder, bucket or dataset",
         "batch-nst apply out/demo photo.jpg painted.png",
         _apply,
     )
     apply.add_argument(
         "model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION"
     )
-    apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
-    apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
+    apply.add_argument("source", metavar="IN", help="an image, or what generate.input may be")
+    apply.add_argument("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
+    apply.add_argument("--keep-colors", action="store_true", help="those of the photo; its light is painted")
+    apply.add_argument(
+        "--strength", type=_strength, default=1.0, metavar="S", help="0 is the photo, 1 the painting (1)"
+    )
+    apply.add_argument(
+        "--overwrite", action="store_true", help="paint what is there already, of whatever model it is"
+    )
+    apply.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     look = add(
         "inspect",
