@@ -79,18 +79,18 @@ def milestones(curve: Sequence[float]) -> dict[int, float]:
 
 def _tell(version: str, evaluation: dict[str, Any]) -> None:
     """The figures as lines for people."""
-    say(f"{'':>20} {'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14}")
+    say(f"{'':>20} {'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}")
     for iterations, objective in milestones(evaluation["curve"]).items():
         say(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     for who, name in (("optimised", "X, as stored"), ("model", "fast model")):
         losses = evaluation[who]
         parts = " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
-        say(f"{name:>20} {parts} {losses['distance']:14.3f}")
+        say(f"{name:>20} {parts} {losses['distance']:14.3f} {losses['ssim']:10.3f}")
     say(f"{version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
 
 
 def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over photos: geometric means, and how many iterations the model is worth.
+    """Figures over photos: geometric means (of SSIM the mean), and how many iterations the model is worth.
 
     Args:
         scores: of `score_photos`.
@@ -100,8 +100,8 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     curve = np.exp(np.log(np.maximum(curves, 1e-12)).mean(0)).tolist()
     parts = {
         who: {
-            part: _mean(score[who][part] for score in scores)
-            for part in ("content", "style", "total", "distance")
+            part: _mean(part, [score[who][part] for score in scores])
+            for part in ("content", "style", "total", "distance", "ssim")
         }
         for who in ("photo", "optimised", "model")
     }
@@ -151,7 +151,8 @@ def _triple(score: dict[str, Any], row: dict[str, Any]) -> Triple:
     return Triple(score["name"], row["content"], row["stylized"], encode(painted, "webp"), losses)
 
 
-def _mean(values: Any) -> float:
-    """The geometric mean; 0 where a value is 0."""
-    values = list(values)
+def _mean(part: str, values: Sequence[float]) -> float:
+    """The geometric mean, 0 where a value is 0; of SSIM, which may be below 0, the mean."""
+    if part == "ssim":
+        return sum(values) / len(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if min(values) > 0 else 0.0

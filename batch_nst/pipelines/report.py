@@ -45,8 +45,8 @@ class Triple:
         photo: an encoded picture (JPEG, PNG, WebP, ...), and so are the next two.
         optimised: the photo after the optimisation.
         model: the photo after the fast model.
-        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style` and, but for the
-            photo, `distance` to the optimised picture. Missing ones are left out.
+        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style`, and `distance` and
+            `ssim` to the optimised picture. Missing ones are left out.
     """
 
     name: str
@@ -75,8 +75,9 @@ def render(
         style: the painting, an encoded picture of any size.
         triples: held-out photos, shown side by side with both results.
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
-            means of `total`, `content`, `style`, `distance`; `curve`, the objective after 0, 1, 2, ...
-            iterations; `verdict` and `worth_iterations`; `seconds_per_image` of `model` and `optimised`.
+            means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
+            after 0, 1, 2, ... iterations; `verdict` and `worth_iterations`; `seconds_per_image` of `model`
+            and `optimised`.
         history: training's log, oldest first: `step` and any losses.
         dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
             `detail`), `total_loss` of every pair, `snapshot` and its `digest`.

@@ -17,6 +17,7 @@ from batch_nst.engine.gatys import optimise
 from batch_nst.engine.johnson import feature_distance
 from batch_nst.engine.model_files import load_net, stylize_image
 from batch_nst.engine.perceptual_loss import Losses
+from batch_nst.engine.ssim import ssim
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -45,8 +46,8 @@ def score_photos(
 
     Yields:
         For each photo: `name`; `curve`, the objective after 0, 1, ... iterations; `photo`, `optimised`
-        and `model`, each with content, style, total and distance to `X`; `painted`, the model's picture as
-        raw pixels; seconds.
+        and `model`, each with content, style, total, and distance and SSIM to `X`; `painted`, the model's
+        picture as raw pixels; seconds.
     """
     return iter(
         ray.data.from_items(rows)
@@ -117,19 +118,21 @@ class Scorer:
 
     @torch.no_grad()
     def _measure(self, content: torch.Tensor, pictures: torch.Tensor) -> list[dict[str, float]]:
-        """Losses of pictures of one photo, and their distance to the second of them, which is `X`."""
+        """Losses of pictures of one photo, and how far they are from the second of them, which is `X`."""
         objective = self._objectives.exact
         activations = objective.vgg(pictures)
         targets = objective.content_targets(content.expand_as(pictures))
         losses: Losses = objective.of_activations(pictures, activations, targets)
         wanted = {name: activation[1:2].expand_as(activation) for name, activation in activations.items()}
         distances = feature_distance(activations, wanted)
+        likeness = ssim(pictures, pictures[1:2].expand_as(pictures))
         return [
             {
                 "content": float(losses.content[index]),
                 "style": float(losses.style[index]),
                 "total": float(losses.total[index]),
                 "distance": float(distances[index]),
+                "ssim": float(likeness[index]),
             }
             for index in range(len(pictures))
         ]

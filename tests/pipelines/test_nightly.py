@@ -98,6 +98,8 @@ def test_the_curve_begins_at_the_photo_and_never_rises(home, night):
     assert evaluation["photo"]["content"] == 0
     assert evaluation["optimised"]["distance"] == 0
     assert evaluation["model"]["distance"] > 0
+    assert evaluation["optimised"]["ssim"] == 1
+    assert evaluation["model"]["ssim"] < 1
 
 
 def test_a_second_night_makes_nothing_and_keeps_every_byte_of_the_model(home, night):
@@ -246,7 +248,7 @@ def test_a_refused_night_tells_the_figures_that_refused_it(home, night):
 
 
 def score(total: float, curve: list[float]) -> dict:
-    losses = {"content": 1.0, "style": 1.0, "total": total, "distance": 1.0}
+    losses = {"content": 1.0, "style": 1.0, "total": total, "distance": 1.0, "ssim": 2 - total}
     return {
         "curve": curve,
         "photo": losses,
@@ -262,6 +264,7 @@ def test_figures_over_photos_are_geometric_means_of_running_minima():
     # running minima 4 4 1 and 16 4 4; geometric means 8, 4, 2
     assert figures["curve"] == pytest.approx([8.0, 4.0, 2.0])
     assert figures["model"]["total"] == pytest.approx(4.0)
+    assert figures["model"]["ssim"] == pytest.approx((0.0 - 6.0) / 2)  # may be negative: no geometric mean
     assert figures["worth_iterations"] == 1
     assert figures["verdict"] == "worth 1 iterations"
 

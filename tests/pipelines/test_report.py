@@ -32,8 +32,8 @@ def _losses(total: float, **more: float) -> dict[str, float]:
 def given() -> dict[str, Any]:
     losses = {
         "photo": _losses(125e3),
-        "optimised": _losses(9.8e3, distance=0.0),
-        "model": _losses(1.234e6, distance=0.51),
+        "optimised": _losses(9.8e3, distance=0.0, ssim=1.0),
+        "model": _losses(1.234e6, distance=0.51, ssim=0.37),
     }
     photo, made = _picture("panda"), _picture("coffee", "PNG")
     bad = {"uri": f"s3://photos/{EVIL}", "status": "rejected", "reason": "not_an_image", "detail": EVIL}
@@ -48,7 +48,7 @@ def given() -> dict[str, Any]:
             "size": 48,
             "curve": [125e3 / (1 + step) ** 0.5 for step in range(101)],
             **losses,
-            "model": _losses(26e3, distance=0.51),
+            "model": _losses(26e3, distance=0.51, ssim=0.42),
             "worth_iterations": 23,
             "verdict": "worth 23 iterations",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
@@ -155,6 +155,7 @@ def test_figures_are_for_people(report: str) -> None:
         "1.23 M",
         "125 k",
         "0.51",
+        "SSIM 0.42",
         "142 ×",
         "worth 23 iterations of the optimisation",
         "1 h 2 min",
@@ -181,7 +182,7 @@ def test_the_painting_alone_is_enough(given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("nothing", [math.nan, None, math.inf])
 def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
-    nowhere = dict.fromkeys(("total", "content", "style", "distance"), nothing)
+    nowhere = dict.fromkeys(("total", "content", "style", "distance", "ssim"), nothing)
     evaluation = dict.fromkeys(("photo", "optimised", "model"), nowhere) | {
         "photos": 1,
         "curve": [nothing, 3.0, 2.0, nothing],
