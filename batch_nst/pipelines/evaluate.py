@@ -19,6 +19,7 @@ from batch_nst.pipelines.plan import check_recipe
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.pipelines.report import Triple, contact_sheet
 from batch_nst.pipelines.train import training_version
+from batch_nst.pipelines.worth import compare
 from batch_nst.recipe import Recipe
 
 _PREVIEWED = 8
@@ -90,14 +91,11 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
 
 
 def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over photos: geometric means (of SSIM the mean), and how many iterations the model is worth.
+    """Figures over photos: geometric means (of SSIM the mean), and what the model is worth, see `compare`.
 
     Args:
         scores: of `score_photos`.
     """
-    # The running minimum of each photo first: an optimiser's early steps overshoot on some of them.
-    curves = np.minimum.accumulate(np.array([score["curve"] for score in scores]), axis=1)
-    curve = np.exp(np.log(np.maximum(curves, 1e-12)).mean(0)).tolist()
     parts = {
         who: {
             part: _mean(part, [score[who][part] for score in scores])
@@ -105,29 +103,19 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for who in ("photo", "optimised", "model")
     }
-    worth = worth_iterations(curve, parts["model"]["total"])
-    last = len(curve) - 1
+    seconds = {
+        who: float(np.median([score[f"{who}_seconds"] for score in scores])) for who in ("model", "optimised")
+    }
     return {
         "photos": len(scores),
-        "curve": curve,
+        **compare(
+            [score["curve"] for score in scores],
+            [score["model"]["total"] for score in scores],
+            [score["uri"] for score in scores],
+        ),
         **parts,
-        "worth_iterations": worth,
-        "verdict": "worse than the photo"
-        if worth is None
-        else f"worth more than {last} iterations"
-        if worth >= last and parts["model"]["total"] < curve[-1]
-        else f"worth {worth} iterations",
-        "seconds_per_image": {
-            "model": float(np.median([score["model_seconds"] for score in scores])),
-            "optimised": float(np.median([score["optimised_seconds"] for score in scores])),
-        },
+        "seconds_per_image": {**seconds, "ratio": seconds["optimised"] / seconds["model"]},
     }
-
-
-def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
-    """The most iterations of the optimisation that an objective is at least as good as; none: not even 0."""
-    reached = [iteration for iteration, loss in enumerate(curve) if objective <= loss]
-    return max(reached) if reached else None
 
 
 def _held_out(store: Store, snapshot: Snapshot, photos: int) -> list[dict[str, Any]]:
@@ -135,6 +123,7 @@ def _held_out(store: Store, snapshot: Snapshot, photos: int) -> list[dict[str, A
     rows = [
         {
             "id": row["id"].hex(),
+            "uri": row["uri"],
             "name": f"{row['uri'].rsplit('/', 1)[-1]} {row['id'].hex()[:6]}",
             "content": row["content"]["bytes"],
             "stylized": row["stylized"]["bytes"],

@@ -76,8 +76,8 @@ def render(
         triples: held-out photos, shown side by side with both results.
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
             means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
-            after 0, 1, 2, ... iterations; `verdict` and `worth_iterations`; `seconds_per_image` of `model`
-            and `optimised`.
+            after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
+            `seconds_per_image` of `model` and `optimised`.
         history: training's log, oldest first: `step` and any losses.
         dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
             `detail`), `total_loss` of every pair, `snapshot` and its `digest`.
@@ -172,6 +172,9 @@ def _plot_curve(evaluation: Mapping[str, Any]) -> Markup | None:
     if math.isfinite(model):
         axes.axhline(model, color=MODEL)
         label(axes, last, model, "fast model", MODEL, "right", "top" if better else "bottom")
+    low, high = floats([end or 0 for end in evaluation.get("worth_interval") or (0, 0)])
+    if high > low:
+        axes.axvspan(low, high, color=MODEL, alpha=0.12, linewidth=0)
     if math.isfinite(model) and 0 <= worth <= last:
         bottom, top = axes.get_ylim()
         axes.vlines(worth, bottom, model, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))

@@ -18,6 +18,7 @@ from batch_nst.engine.johnson import feature_distance
 from batch_nst.engine.model_files import load_net, stylize_image
 from batch_nst.engine.perceptual_loss import Losses
 from batch_nst.engine.ssim import ssim
+from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -37,7 +38,7 @@ def score_photos(
     """Score the model on held-out photos, a photo a task.
 
     Args:
-        rows: `name`, `content` and `stylized` (encoded) of each photo.
+        rows: `name`, `uri`, `content` and `stylized` (encoded) of each photo.
         weights: `model.safetensors`.
         card: `model.json`.
         style: the painting.
@@ -45,7 +46,7 @@ def score_photos(
         workers: what an actor that holds VGG-16 gets.
 
     Yields:
-        For each photo: `name`; `curve`, the objective after 0, 1, ... iterations; `photo`, `optimised`
+        For each photo: `name`, `uri`; `curve`, the objective after 0, 1, ... iterations; `photo`, `optimised`
         and `model`, each with content, style, total, and distance and SSIM to `X`; `painted`, the model's
         picture as raw pixels; seconds.
     """
@@ -104,10 +105,12 @@ class Scorer:
             self._recipe.evaluate.iterations,
             self._recipe.generate.optimizer,
         )
+        wait_for(device)
         optimised_seconds = time.perf_counter() - start
         measured = self._measure(content, to_tensor(np.stack([photo, optimised, painted]), device))
         return {
             "name": row["name"],
+            "uri": row["uri"],
             "curve": found.curve[:, 0].tolist(),
             **dict(zip(("photo", "optimised", "model"), measured, strict=True)),
             "painted": painted.tobytes(),

@@ -19,7 +19,7 @@ from batch_nst.engine.model_files import stylize_image
 from batch_nst.errors import GateError, IncompleteError, RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.apply import apply
-from batch_nst.pipelines.evaluate import milestones, summarise, worth_iterations
+from batch_nst.pipelines.evaluate import milestones, summarise
 from batch_nst.pipelines.publish import publish
 from batch_nst.pipelines.train import training_version
 from batch_nst.recipe import Publish, load_recipe
@@ -250,6 +250,7 @@ def test_a_refused_night_tells_the_figures_that_refused_it(home, night):
 def score(total: float, curve: list[float]) -> dict:
     losses = {"content": 1.0, "style": 1.0, "total": total, "distance": 1.0, "ssim": 2 - total}
     return {
+        "uri": str(curve),
         "curve": curve,
         "photo": losses,
         "optimised": losses,
@@ -266,21 +267,10 @@ def test_figures_over_photos_are_geometric_means_of_running_minima():
     assert figures["model"]["total"] == pytest.approx(4.0)
     assert figures["model"]["ssim"] == pytest.approx((0.0 - 6.0) / 2)  # may be negative: no geometric mean
     assert figures["worth_iterations"] == 1
-    assert figures["verdict"] == "worth 1 iterations"
-
-
-@pytest.mark.parametrize(
-    ("objective", "worth"), [(11.0, None), (10.0, 0), (5.5, 0), (5.0, 1), (2.0, 3), (1.0, 3)]
-)
-def test_a_model_is_worth_the_iterations_that_it_is_at_least_as_good_as(objective, worth):
-    assert worth_iterations([10.0, 5.0, 3.0, 2.0], objective) == worth
+    assert figures["worth_interval"] == [0, 1]
+    assert figures["seconds_per_image"] == {"model": 1.0, "optimised": 2.0, "ratio": 2.0}
 
 
 def test_milestones_are_the_round_numbers_and_the_end():
     curve = [float(1000 - step) for step in range(61)]
     assert milestones(curve) == {step: 1000.0 - step for step in (0, 1, 2, 5, 10, 20, 50, 60)}
-
-
-def test_verdicts_at_both_ends():
-    assert summarise([score(9.0, [4.0, 2.0])])["verdict"] == "worse than the photo"
-    assert summarise([score(1.0, [4.0, 2.0])])["verdict"] == "worth more than 1 iterations"

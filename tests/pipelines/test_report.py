@@ -50,7 +50,8 @@ def given() -> dict[str, Any]:
             **losses,
             "model": _losses(26e3, distance=0.51, ssim=0.42),
             "worth_iterations": 23,
-            "verdict": "worth 23 iterations",
+            "worth_interval": [17, 40],
+            "verdict": "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
         },
         "history": [
@@ -157,7 +158,8 @@ def test_figures_are_for_people(report: str) -> None:
         "0.51",
         "SSIM 0.42",
         "142 ×",
-        "worth 23 iterations of the optimisation",
+        "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
+        "7.1 s for 100 iterations",
         "1 h 2 min",
     ):
         assert figure in text
@@ -187,6 +189,7 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
         "photos": 1,
         "curve": [nothing, 3.0, 2.0, nothing],
         "worth_iterations": None,
+        "worth_interval": [None, None],
         "verdict": "worse than the photo",
         "seconds_per_image": {"model": nothing, "optimised": 0.0},
     }
