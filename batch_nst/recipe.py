@@ -23,6 +23,7 @@ VGG_LAYERS = tuple(
 """Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
 
 Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Uri = Annotated[str, Field(min_length=1)]
@@ -200,8 +201,10 @@ class Evaluate(Section):
     holdout_photos: list[str] = []
     """Keys (paths below the input root) that are held out whatever their hash says."""
     photos: Count = 64
-    iterations: Count = 100
+    iterations: Count = 300
     """Length of the optimisation's curve that the model is compared with."""
+    larger_photos: Amount = 8
+    """Photos that are scored at twice `generate.image_size` as well, beside a third of the iterations."""
 
 
 class Publish(Section):

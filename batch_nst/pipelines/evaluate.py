@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,15 +16,18 @@ from batch_nst.data.snapshot import Snapshot, pairs, require_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.larger import Larger, cut_larger
 from batch_nst.pipelines.plan import check_recipe
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.pipelines.report import Triple, contact_sheet
 from batch_nst.pipelines.train import training_version
 from batch_nst.pipelines.worth import compare
-from batch_nst.recipe import Recipe
+from batch_nst.recipe import Evaluate, Recipe
 
 _PREVIEWED = 8
 """Photos on a model's contact sheet."""
+_SHORTER = 3
+"""By how much the curve is shorter where an iteration costs four times as much."""
 
 
 def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]]:
@@ -39,7 +43,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     snapshot = require_snapshot(store)
     version = training_version(recipe, snapshot)
     card = models.require_card(store, version)
-    rows = _held_out(store, snapshot, recipe.evaluate.photos)
+    rows = _held_out(store, snapshot, recipe.evaluate)
     if not rows:
         raise IncompleteError(
             f"{store.uri}: snapshot {snapshot.number} has no held-out photo; raise evaluate.holdout"
@@ -51,20 +55,27 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
     weights = store.read(models.model_object(version, models.WEIGHTS))
-    scores = []
-    with meter("evaluate", len(rows), "photos") as progress:
-        for score in score_photos(rows, weights, card, read_style(recipe.style), recipe, workers):
-            scores.append(score)
-            progress.advance(1, f"objective {score['model']['total']:,.0f}")
-    scores.sort(key=lambda score: str(score["name"]))
-    ids = {row["name"]: row["id"] for row in rows}
+    larger, work = None, rows
+    if recipe.evaluate.larger_photos:
+        ids = [row["id"] for row in rows]
+        larger = cut_larger(store, ids, recipe.evaluate.larger_photos, recipe.generate)
+        work = [*rows, *_larger_rows(rows, larger, recipe.evaluate)]
+    found = []
+    with meter("evaluate", len(work), "pictures") as progress:
+        for score in score_photos(work, weights, card, read_style(recipe.style), recipe, workers):
+            found.append(score)
+            progress.advance(1)
+    found.sort(key=lambda score: str(score["name"]))
+    scores = [score for score in found if "optimised" in score]
+    enlarged = [score for score in found if "optimised" not in score]
     evaluation = {
         **summarise(scores),
         "size": recipe.generate.image_size,
-        "objectives": {ids[score["name"]]: score["model"]["total"] for score in scores},
+        "objectives": {score["id"]: score["model"]["total"] for score in scores},
     }
-    pictures = {row["name"]: row for row in rows}
-    triples = [_triple(score, pictures[score["name"]]) for score in scores]
+    if larger:
+        evaluation["larger"] = _larger_figures(larger, enlarged)
+    triples = _triples(rows, scores, larger, enlarged)
     sheet = contact_sheet([(triple.photo, triple.optimised, triple.model) for triple in triples[:_PREVIEWED]])
     card["digests"][models.PREVIEW] = models.write_part(store, version, models.PREVIEW, sheet)
     models.write_card(store, version, {**card, "evaluation": evaluation})
@@ -78,6 +89,15 @@ def milestones(curve: Sequence[float]) -> dict[int, float]:
     return {step: curve[step] for step in [*steps, len(curve) - 1] if step < len(curve)}
 
 
+def outline(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures without those of each photo, and of each curve its milestones."""
+    return {
+        name: outline(value) if isinstance(value, dict) else milestones(value) if name == "curve" else value
+        for name, value in evaluation.items()
+        if name != "objectives"
+    }
+
+
 def _tell(version: str, evaluation: dict[str, Any]) -> None:
     """The figures as lines for people."""
     say(f"{'':>20} {'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}")
@@ -85,9 +105,19 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
         say(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     for who, name in (("optimised", "X, as stored"), ("model", "fast model")):
         losses = evaluation[who]
-        parts = " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
-        say(f"{name:>20} {parts} {losses['distance']:14.3f} {losses['ssim']:10.3f}")
+        say(f"{name:>20} {_parts(losses)} {losses['distance']:14.3f} {losses['ssim']:10.3f}")
     say(f"{version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
+    if larger := evaluation.get("larger"):
+        left_out = ", ".join(f"{count} {reason}" for reason, count in larger["left_out"].items())
+        say(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
+        if larger["photos"]:
+            for who, name in (("photo", "photo"), ("model", "fast model")):
+                say(f"{name:>20} {_parts(larger[who])}")
+            say(f"at {larger['size']} px: {larger['verdict']}")
+
+
+def _parts(losses: dict[str, float]) -> str:
+    return " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
 
 
 def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -96,12 +126,10 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Args:
         scores: of `score_photos`.
     """
-    parts = {
-        who: {
-            part: _mean(part, [score[who][part] for score in scores])
-            for part in ("content", "style", "total", "distance", "ssim")
-        }
+    losses = {
+        who: {part: _mean(part, [score[who][part] for score in scores]) for part in scores[0][who]}
         for who in ("photo", "optimised", "model")
+        if who in scores[0]
     }
     seconds = {
         who: float(np.median([score[f"{who}_seconds"] for score in scores])) for who in ("model", "optimised")
@@ -113,13 +141,22 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
             [score["model"]["total"] for score in scores],
             [score["uri"] for score in scores],
         ),
-        **parts,
+        **losses,
         "seconds_per_image": {**seconds, "ratio": seconds["optimised"] / seconds["model"]},
     }
 
 
-def _held_out(store: Store, snapshot: Snapshot, photos: int) -> list[dict[str, Any]]:
-    """The pairs of up to `photos` held-out images, lowest hash of the id first."""
+def _larger_figures(larger: Larger, scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """As `summarise`, of what there is at twice the size, and what was left out for which reason."""
+    good = [score for score in scores if "left_out" not in score]
+    left_out = Counter(larger.left_out)
+    left_out.update(score["left_out"] for score in scores if "left_out" in score)
+    figures = summarise(good) if good else {"photos": 0}
+    return {**figures, "size": larger.size, "left_out": dict(left_out)}
+
+
+def _held_out(store: Store, snapshot: Snapshot, settings: Evaluate) -> list[dict[str, Any]]:
+    """What is to be scored of the held-out pairs, lowest hash of the id first."""
     rows = [
         {
             "id": row["id"].hex(),
@@ -127,17 +164,53 @@ def _held_out(store: Store, snapshot: Snapshot, photos: int) -> list[dict[str, A
             "name": f"{row['uri'].rsplit('/', 1)[-1]} {row['id'].hex()[:6]}",
             "content": row["content"]["bytes"],
             "stylized": row["stylized"]["bytes"],
+            "iterations": settings.iterations,
         }
         for row in pairs(store, snapshot, "held_out")
     ]
-    return sorted(rows, key=lambda row: key_hash(str(row["id"])))[:photos]
+    return sorted(rows, key=lambda row: key_hash(str(row["id"])))[: settings.photos]
 
 
-def _triple(score: dict[str, Any], row: dict[str, Any]) -> Triple:
+def _larger_rows(rows: Sequence[dict[str, Any]], larger: Larger, settings: Evaluate) -> list[dict[str, Any]]:
+    """The same photos at twice the size, of which no `X` was made."""
+    changed = {"stylized": b"", "iterations": max(1, settings.iterations // _SHORTER)}
+    return [
+        {**row, **changed, "content": larger.pictures[row["id"]]}
+        for row in rows
+        if row["id"] in larger.pictures
+    ]
+
+
+def _triples(
+    rows: Sequence[dict[str, Any]],
+    scores: Sequence[dict[str, Any]],
+    larger: Larger | None,
+    enlarged: Sequence[dict[str, Any]],
+) -> list[Triple]:
+    """The pictures of each photo, and its losses."""
+    pictures = {row["id"]: row for row in rows}
+    large = {
+        score["id"]: (larger.pictures[score["id"]], _painted(score))
+        for score in enlarged
+        if larger and "left_out" not in score
+    }
+    return [
+        Triple(
+            score["name"],
+            pictures[score["id"]]["content"],
+            pictures[score["id"]]["stylized"],
+            _painted(score),
+            {who: score[who] for who in ("photo", "optimised", "model")},
+            large.get(score["id"]),
+        )
+        for score in scores
+    ]
+
+
+def _painted(score: dict[str, Any]) -> bytes:
+    """The model's picture, encoded."""
     side = score["side"]
-    painted = np.frombuffer(score["painted"], np.uint8).reshape(side, side, 3)
-    losses = {who: score[who] for who in ("photo", "optimised", "model")}
-    return Triple(score["name"], row["content"], row["stylized"], encode(painted, "webp"), losses)
+    return encode(np.frombuffer(score["painted"], np.uint8).reshape(side, side, 3), "webp")
 
 
 def _mean(part: str, values: Sequence[float]) -> float:

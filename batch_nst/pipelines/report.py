@@ -47,6 +47,7 @@ class Triple:
         model: the photo after the fast model.
         losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style`, and `distance` and
             `ssim` to the optimised picture. Missing ones are left out.
+        larger: the photo at twice the size, and after the fast model, where they were made.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Triple:
     optimised: bytes
     model: bytes
     losses: Mapping[str, Mapping[str, float]]
+    larger: tuple[bytes, bytes] | None = None
 
 
 def render(
@@ -77,7 +79,8 @@ def render(
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
             means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
             after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
-            `seconds_per_image` of `model` and `optimised`.
+            `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size, without
+            `optimised`, and how many photos were `left_out` by reason.
         history: training's log, oldest first: `step` and any losses.
         dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
             `detail`), `total_loss` of every pair, `snapshot` and its `digest`.
@@ -87,7 +90,10 @@ def render(
     """
     with mpl.style.context(["default", STYLE]):
         plots = {
-            "curve": _plot_curve(evaluation),
+            "curve": _plot_curve(
+                evaluation, "Objective of the optimisation over iterations, and of the fast model"
+            ),
+            "larger_curve": _plot_curve(evaluation.get("larger") or {}, "The same at twice the size"),
             "training": _plot_history(history),
             "histogram": histogram(floats(dataset.get("total_loss") or ())),
         }
@@ -104,6 +110,11 @@ def render(
             }
             for triple in triples
         ],
+        larger=[
+            (triple.name, *(data_uri(each, 1024) for each in triple.larger))
+            for triple in triples
+            if triple.larger
+        ][:_LARGER],
         kinds=_KINDS,
         evaluation=evaluation,
         speedup=_speedup(evaluation.get("seconds_per_image") or {}),
@@ -134,6 +145,11 @@ def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256) -> bytes:
     return jpeg(sheet)
 
 
+_TOLD: Final = "Objective of the optimisation over iterations, and of the fast model"
+
+_LARGER: Final = 3
+"""Photos that are shown at twice the size."""
+
 _KINDS: Final = {"photo": "Photo", "optimised": "Optimised", "model": "Fast model"}
 
 
@@ -145,12 +161,12 @@ def _speedup(seconds: Mapping[str, Any]) -> float:
 _TEMPLATE: Final = ENVIRONMENT.get_template("report.html.j2")
 
 
-def _plot_curve(evaluation: Mapping[str, Any]) -> Markup | None:
+def _plot_curve(figures: Mapping[str, Any], told: str) -> Markup | None:
     """The optimisation's objective over iterations, and where the fast model lies on that way."""
-    curve = floats(evaluation.get("curve") or ())
+    curve = floats(figures.get("curve") or ())
     if np.isfinite(curve).sum() < 2:
         return None
-    model, worth = floats([(evaluation.get("model") or {}).get("total"), evaluation.get("worth_iterations")])
+    model, worth = floats([(figures.get("model") or {}).get("total"), figures.get("worth_iterations")])
     last = len(curve) - 1
     figure, axes = plot(4.6, 3.1)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)
@@ -172,7 +188,7 @@ def _plot_curve(evaluation: Mapping[str, Any]) -> Markup | None:
     if math.isfinite(model):
         axes.axhline(model, color=MODEL)
         label(axes, last, model, "fast model", MODEL, "right", "top" if better else "bottom")
-    low, high = floats([end or 0 for end in evaluation.get("worth_interval") or (0, 0)])
+    low, high = floats([end or 0 for end in figures.get("worth_interval") or (0, 0)])
     if high > low:
         axes.axvspan(low, high, color=MODEL, alpha=0.12, linewidth=0)
     if math.isfinite(model) and 0 <= worth <= last:
@@ -180,7 +196,7 @@ def _plot_curve(evaluation: Mapping[str, Any]) -> Markup | None:
         axes.vlines(worth, bottom, model, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         axes.set_ylim(bottom, top)
         axes.plot(worth, model, "o", color=MODEL, markersize=7, clip_on=False, zorder=3)
-    return svg(figure, "Objective of the optimisation over iterations, and of the fast model")
+    return svg(figure, told)
 
 
 def _plot_history(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float, Markup]]:

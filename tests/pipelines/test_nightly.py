@@ -47,7 +47,9 @@ def home(tmp_path_factory, ray_cluster):
     (folder / "photos").mkdir()
     for name in ("astronaut", "chelsea", "coffee", "windmill"):
         with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
-            photo.resize((48, 40)).save(folder / "photos" / f"{name}.png")
+            # The held-out one is large enough for twice the size of the pairs.
+            size = (96, 80) if name == "chelsea" else (48, 40)
+            photo.resize(size).save(folder / "photos" / f"{name}.png")
     with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
         painting.resize((48, 36)).save(folder / "style.png")
     (folder / "recipe.yaml").write_text(RECIPE)
@@ -100,6 +102,25 @@ def test_the_curve_begins_at_the_photo_and_never_rises(home, night):
     assert evaluation["model"]["distance"] > 0
     assert evaluation["optimised"]["ssim"] == 1
     assert evaluation["model"]["ssim"] < 1
+
+
+def test_at_twice_the_size_there_is_a_model_and_a_shorter_curve_but_no_optimised_picture(home, night):
+    larger = models.require_card(output(home), night["version"])["evaluation"]["larger"]
+    # Two images of one photo are held out, and it has one centre.
+    assert (larger["size"], larger["photos"], larger["left_out"]) == (64, 1, {})
+    assert len(larger["curve"]) == 2
+    assert larger["curve"][0] == pytest.approx(larger["photo"]["total"], rel=1e-4)
+    assert "optimised" not in larger
+    assert larger["model"].keys() == {"content", "style", "total"}
+    report = output(home).read(f"runs/{night['run']}/report.html").decode()
+    assert "at 64 pixels" in " ".join(report.split())
+
+
+def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, night):
+    evaluation = models.require_card(output(home), night["version"])["evaluation"]
+    assert night["larger"]["verdict"] == evaluation["larger"]["verdict"]
+    assert list(night["curve"]) == [0, 1, 2, 5]
+    assert "objectives" not in night
 
 
 def test_a_second_night_makes_nothing_and_keeps_every_byte_of_the_model(home, night):

@@ -41,7 +41,8 @@ def given() -> dict[str, Any]:
         "title": "Auvers & <friends>",
         "style": (SAMPLES / "styles/van_gogh_auvers.jpg").read_bytes(),
         "triples": [
-            Triple(name, photo, made, _picture("moose", "JPEG"), losses) for name in ("a/b.jpg", EVIL)
+            Triple(name, photo, made, _picture("moose", "JPEG"), losses, larger)
+            for name, larger in (("a/b.jpg", None), (EVIL, (_picture("panda", shape=(96, 96)), made)))
         ],
         "evaluation": {
             "photos": 2,
@@ -53,6 +54,18 @@ def given() -> dict[str, Any]:
             "worth_interval": [17, 40],
             "verdict": "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
+            "larger": {
+                "size": 96,
+                "photos": 1,
+                "left_out": {"too_small": 3, "vanished": 1},
+                "photo": _losses(111e3),
+                "model": _losses(31e3),
+                "curve": [111e3 / (1 + step) ** 0.5 for step in range(34)],
+                "worth_iterations": 11,
+                "worth_interval": [11, 11],
+                "verdict": "worth 11 iterations of the optimisation",
+                "seconds_per_image": {"model": 0.2, "optimised": 9.0},
+            },
         },
         "history": [
             {"step": step, "loss": 3 - step / 1e3, "style": 9e4 / step} for step in range(10, 1000, 10)
@@ -136,6 +149,13 @@ def test_every_triple_has_its_three_pictures(report: str, given: dict[str, Any])
         assert len({uri for uris in shown for uri in uris}) == 3
 
 
+def test_pictures_of_twice_the_size_are_shown_where_there_are_some(report: str) -> None:
+    page = Page(report)
+    for kind in ("photo", "fast model"):
+        assert len(page.images(f"{EVIL}: {kind} at twice the size")) == 1
+        assert page.images(f"a/b.jpg: {kind} at twice the size") == []
+
+
 def test_ids_are_unique_and_references_resolve(report: str) -> None:
     ids = re.findall(r'\sid="([^"]*)"', report)
     assert len(ids) == len(set(ids))
@@ -144,7 +164,7 @@ def test_ids_are_unique_and_references_resolve(report: str) -> None:
 
 def test_plots_have_names_and_the_colours_of_the_page(report: str) -> None:
     plots = [attrs for tag, attrs in Page(report).tags if tag == "svg"]
-    assert len(plots) == 4  # curve, two parts of the loss, histogram
+    assert len(plots) == 5  # curve, that at twice the size, two parts of the loss, histogram
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     drawn = "".join(re.findall(r"<svg.*?</svg>", report, re.DOTALL))
     assert not re.search(r": #[0-9a-f]{6}", drawn)
@@ -161,6 +181,9 @@ def test_figures_are_for_people(report: str) -> None:
         "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
         "7.1 s for 100 iterations",
         "1 h 2 min",
+        "photos cut from their originals at 96 pixels",
+        "Left out: 3 too small, 1 vanished.",
+        "the fast model is worth 11 iterations of the optimisation.",
     ):
         assert figure in text
 
@@ -192,6 +215,7 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
         "worth_interval": [None, None],
         "verdict": "worse than the photo",
         "seconds_per_image": {"model": nothing, "optimised": 0.0},
+        "larger": {"size": 96, "photos": 0, "left_out": {"vanished": 1}},
     }
     triple = given["triples"][0]
     triple = Triple(triple.name, triple.photo, triple.optimised, triple.model, {"photo": nowhere})
@@ -201,6 +225,7 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
     report = render(**given | changed | {"run": {"seconds": nothing}})
     page = Page(report)
     assert "the fast model is worse than the photo." in " ".join(page.text.split())
+    assert "Left out: 1 vanished. None is left." in " ".join(page.text.split())
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3
 
