@@ -203,6 +203,8 @@ class Evaluate(Section):
     photos: Count = 64
     iterations: Count = 300
     """Length of the optimisation's curve that the model is compared with."""
+    baseline_photos: Amount = 2
+    """Of them on which the usual L-BFGS runs as well, as far."""
     larger_photos: Amount = 8
     """Photos that are scored at twice `generate.image_size` as well, beside a third of the iterations."""
 

@@ -73,6 +73,8 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
         "size": recipe.generate.image_size,
         "objectives": {score["id"]: score["model"]["total"] for score in scores},
     }
+    if raced := [score for score in scores if "lbfgs" in score]:
+        evaluation["baseline"] = baseline_figures(raced)
     if larger:
         evaluation["larger"] = _larger_figures(larger, enlarged)
     triples = _triples(rows, scores, larger, enlarged)
@@ -107,6 +109,13 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
         losses = evaluation[who]
         say(f"{name:>20} {_parts(losses)} {losses['distance']:14.3f} {losses['ssim']:10.3f}")
     say(f"{version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
+    if baseline := evaluation.get("baseline"):
+        usual, own = baseline["lbfgs"], baseline["engine"]
+        say(
+            f"on {baseline['photos']} of them, after {len(own['curve']) - 1} iterations: usual L-BFGS "
+            f"{usual['curve'][-1]:,.0f} in {usual['seconds_per_image']:.1f} s, optimisation "
+            f"{own['curve'][-1]:,.0f} in {own['seconds_per_image']:.1f} s; fast model {usual['verdict']}"
+        )
     if larger := evaluation.get("larger"):
         left_out = ", ".join(f"{count} {reason}" for reason, count in larger["left_out"].items())
         say(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
@@ -146,6 +155,25 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def baseline_figures(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The usual L-BFGS and the engine on the same photos, and what the model is worth on each one's way."""
+    objectives = [score["model"]["total"] for score in scores]
+    photos = [score["uri"] for score in scores]
+
+    def way(curve: str, seconds: str, name: str) -> dict[str, Any]:
+        return {
+            **compare([score[curve] for score in scores], objectives, photos, name),
+            "seconds_per_image": float(np.median([score[seconds] for score in scores])),
+        }
+
+    return {
+        "photos": len(scores),
+        "model": {"total": _mean("total", objectives)},
+        "lbfgs": way("lbfgs", "lbfgs_seconds", "the usual L-BFGS"),
+        "engine": way("curve", "optimised_seconds", "the optimisation"),
+    }
+
+
 def _larger_figures(larger: Larger, scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """As `summarise`, of what there is at twice the size, and what was left out for which reason."""
     good = [score for score in scores if "left_out" not in score]
@@ -168,12 +196,17 @@ def _held_out(store: Store, snapshot: Snapshot, settings: Evaluate) -> list[dict
         }
         for row in pairs(store, snapshot, "held_out")
     ]
-    return sorted(rows, key=lambda row: key_hash(str(row["id"])))[: settings.photos]
+    rows = sorted(rows, key=lambda row: key_hash(str(row["id"])))[: settings.photos]
+    return [{**row, "baseline": number < settings.baseline_photos} for number, row in enumerate(rows)]
 
 
 def _larger_rows(rows: Sequence[dict[str, Any]], larger: Larger, settings: Evaluate) -> list[dict[str, Any]]:
     """The same photos at twice the size, of which no `X` was made."""
-    changed = {"stylized": b"", "iterations": max(1, settings.iterations // _SHORTER)}
+    changed = {
+        "stylized": b"",
+        "iterations": max(1, settings.iterations // _SHORTER),
+        "baseline": False,
+    }
     return [
         {**row, **changed, "content": larger.pictures[row["id"]]}
         for row in rows

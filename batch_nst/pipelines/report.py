@@ -17,6 +17,8 @@ import matplotlib.style
 import numpy as np
 import yaml
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageOps
 
@@ -80,7 +82,8 @@ def render(
             means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
             after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
             `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size, without
-            `optimised`, and how many photos were `left_out` by reason.
+            `optimised`, and how many photos were `left_out` by reason; `baseline`, on some photos the curves
+            of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`.
         history: training's log, oldest first: `step` and any losses.
         dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
             `detail`), `total_loss` of every pair, `snapshot` and its `digest`.
@@ -93,6 +96,7 @@ def render(
             "curve": _plot_curve(
                 evaluation, "Objective of the optimisation over iterations, and of the fast model"
             ),
+            "baseline_curve": _plot_baseline(evaluation.get("baseline") or {}),
             "larger_curve": _plot_curve(evaluation.get("larger") or {}, "The same at twice the size"),
             "training": _plot_history(history),
             "histogram": histogram(floats(dataset.get("total_loss") or ())),
@@ -168,14 +172,7 @@ def _plot_curve(figures: Mapping[str, Any], told: str) -> Markup | None:
         return None
     model, worth = floats([(figures.get("model") or {}).get("total"), figures.get("worth_iterations")])
     last = len(curve) - 1
-    figure, axes = plot(4.6, 3.1)
-    axes.set_xscale("symlog", linthresh=1, linscale=0.3)
-    axes.set_xlim(0, last)
-    ticks = [tick for power in range(9) for tick in (10**power, 3 * 10**power) if tick <= last]
-    axes.xaxis.set_major_locator(FixedLocator([0, *ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    axes.set_xlabel("iterations")
+    figure, axes = _iterations(last)
     axes.plot(curve, color=OPTIMISED)
     set_scale(axes.yaxis, np.append(curve, model), axes.set_yscale)
     axes.margins(y=0.14)
@@ -191,12 +188,55 @@ def _plot_curve(figures: Mapping[str, Any], told: str) -> Markup | None:
     low, high = floats([end or 0 for end in figures.get("worth_interval") or (0, 0)])
     if high > low:
         axes.axvspan(low, high, color=MODEL, alpha=0.12, linewidth=0)
-    if math.isfinite(model) and 0 <= worth <= last:
-        bottom, top = axes.get_ylim()
-        axes.vlines(worth, bottom, model, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.set_ylim(bottom, top)
-        axes.plot(worth, model, "o", color=MODEL, markersize=7, clip_on=False, zorder=3)
+    _mark(axes, worth, model, last)
     return svg(figure, told)
+
+
+def _plot_baseline(figures: Mapping[str, Any]) -> Markup | None:
+    """Two ways to optimise the same photos, the usual one dashed, and the fast model on both."""
+    ways = [figures.get(name) or {} for name in ("lbfgs", "engine")]
+    curves = [floats(way.get("curve") or ()) for way in ways]
+    if not all(np.isfinite(curve).sum() >= 2 for curve in curves):
+        return None
+    (model,) = floats([(figures.get("model") or {}).get("total")])
+    last = len(curves[0]) - 1
+    figure, axes = _iterations(last)
+    names, middle = ("usual L-BFGS", "optimisation"), math.isqrt(last)  # the middle of a logarithmic axis
+    for curve, name, colour, va in zip(curves, names, (MUTED, OPTIMISED), ("bottom", "top"), strict=True):
+        axes.plot(curve, color=colour, linestyle="-" if colour == OPTIMISED else (0, (4, 2)))
+        if middle < len(curve) and math.isfinite(curve[middle]):
+            label(axes, middle, curve[middle], name, colour, "left" if va == "bottom" else "right", va)
+    set_scale(axes.yaxis, np.concatenate([*curves, [model]]), axes.set_yscale)
+    axes.margins(y=0.14)
+    if math.isfinite(model):
+        axes.axhline(model, color=MODEL)
+        label(axes, last, model, "fast model", MODEL, "right", "bottom")
+    for worth in floats([way.get("worth_iterations") for way in ways]):
+        _mark(axes, worth, model, last)
+    return svg(figure, "Objectives of the optimisation and of the usual L-BFGS over iterations")
+
+
+def _iterations(last: int) -> tuple[Figure, Axes]:
+    """An empty plot over iterations from 0 to `last`."""
+    figure, axes = plot(4.6, 3.1)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+    axes.set_xlim(0, last)
+    ticks = [tick for power in range(9) for tick in (10**power, 3 * 10**power) if tick <= last]
+    axes.xaxis.set_major_locator(FixedLocator([0, *ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.set_xlabel("iterations")
+    return figure, axes
+
+
+def _mark(axes: Axes, worth: float, model: float, last: int) -> None:
+    """Where the fast model's line meets a curve, if it does."""
+    if not (math.isfinite(model) and 0 <= worth <= last):
+        return
+    bottom, top = axes.get_ylim()
+    axes.vlines(worth, bottom, model, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.set_ylim(bottom, top)
+    axes.plot(worth, model, "o", color=MODEL, markersize=7, clip_on=False, zorder=3)
 
 
 def _plot_history(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float, Markup]]:

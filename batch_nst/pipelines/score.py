@@ -22,6 +22,7 @@ from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.pipelines.race import run_peers
 from batch_nst.recipe import Recipe
 
 Row = dict[str, Any]
@@ -38,8 +39,8 @@ def score_photos(
     """Score the model on held-out photos, a photo a task.
 
     Args:
-        rows: `id`, `name`, `uri`, `content` and `stylized` (encoded; empty: there is no `X`) and
-            `iterations` of each photo.
+        rows: `id`, `name`, `uri`, `content` and `stylized` (encoded; empty: there is no `X`), `iterations`,
+            and whether the `baseline` runs, of each photo.
         weights: `model.safetensors`.
         card: `model.json`.
         style: the painting.
@@ -49,8 +50,8 @@ def score_photos(
     Yields:
         For each photo: `id`, `name`, `uri`, `side` in pixels; `curve`, the objective after 0, 1, ...
         iterations; `photo`, `model` and, where there is an `X`, `optimised`, each with content, style, total,
-        and then distance and SSIM to `X`; `painted`, the model's picture as raw pixels; seconds. Or, of a
-        photo without `X`, why it is `left_out`.
+        and then distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran; `painted`, the
+        model's picture as raw pixels; seconds. Or, of a photo without `X`, why it is `left_out`.
     """
     scored = (
         ray.data.from_items(rows)
@@ -120,13 +121,18 @@ class Scorer:
         pictures = {"photo": photo, "model": painted}
         if row["stylized"]:
             pictures["optimised"] = decode_stored(row["stylized"])
-        figures = {
+        figures: dict[str, Any] = {
             "side": len(photo),
             "curve": found.curve[:, 0].tolist(),
             **self._measure(content, pictures),
             "model_seconds": model_seconds,
             "optimised_seconds": optimised_seconds,
         }
+        if row["baseline"]:
+            # Its first evaluation is the photo's own.
+            usual, _ = run_peers(self._objectives.exact, content, row["iterations"] + 1, "lbfgs")
+            figures["lbfgs"] = [loss for _, loss in usual]
+            figures["lbfgs_seconds"] = usual[-1][0]
         return figures, painted.tobytes()
 
     @torch.no_grad()

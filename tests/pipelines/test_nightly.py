@@ -19,7 +19,7 @@ from batch_nst.engine.model_files import stylize_image
 from batch_nst.errors import GateError, IncompleteError, RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.apply import apply
-from batch_nst.pipelines.evaluate import milestones, summarise
+from batch_nst.pipelines.evaluate import baseline_figures, milestones, summarise
 from batch_nst.pipelines.publish import publish
 from batch_nst.pipelines.train import training_version
 from batch_nst.recipe import Publish, load_recipe
@@ -36,7 +36,7 @@ loss:
 generate:
   {input: photos, image_size: 32, crops: 2, iterations: 4, unit_images: 4, min_side: 16, precision: fp32}
 train: {steps: 6, batch_size: 4, width: 4, crop_size: 32, checkpoint_steps: 3, precision: fp32}
-evaluate: {holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5}
+evaluate: {holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5, baseline_photos: 1}
 """
 
 
@@ -114,6 +114,16 @@ def test_at_twice_the_size_there_is_a_model_and_a_shorter_curve_but_no_optimised
     assert larger["model"].keys() == {"content", "style", "total"}
     report = output(home).read(f"runs/{night['run']}/report.html").decode()
     assert "at 64 pixels" in " ".join(report.split())
+
+
+def test_the_usual_optimiser_begins_at_the_same_photo_and_goes_as_far(home, night):
+    evaluation = models.require_card(output(home), night["version"])["evaluation"]
+    baseline = evaluation["baseline"]
+    assert baseline["photos"] == 1
+    assert len(baseline["lbfgs"]["curve"]) == len(baseline["engine"]["curve"]) == 6
+    assert baseline["lbfgs"]["curve"][0] == pytest.approx(baseline["engine"]["curve"][0], rel=1e-4)
+    assert baseline["lbfgs"]["curve"] != baseline["engine"]["curve"]
+    assert baseline["model"]["total"] in evaluation["objectives"].values()
 
 
 def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, night):
@@ -290,6 +300,18 @@ def test_figures_over_photos_are_geometric_means_of_running_minima():
     assert figures["worth_iterations"] == 1
     assert figures["worth_interval"] == [0, 1]
     assert figures["seconds_per_image"] == {"model": 1.0, "optimised": 2.0, "ratio": 2.0}
+
+
+def test_the_baseline_is_compared_on_its_own_photos_only():
+    more = {"lbfgs": [8.0, 8.0, 4.0], "lbfgs_seconds": 30.0}
+    raced = {**score(4.0, [8.0, 4.0, 2.0]), **more}
+    figures = baseline_figures([raced, raced])
+    assert figures["photos"] == 2
+    assert figures["model"] == {"total": pytest.approx(4.0)}
+    assert figures["lbfgs"]["curve"] == pytest.approx([8.0, 8.0, 4.0])
+    assert (figures["lbfgs"]["worth_iterations"], figures["engine"]["worth_iterations"]) == (2, 1)
+    assert figures["lbfgs"]["verdict"] == "worth 2 iterations of the usual L-BFGS"
+    assert (figures["lbfgs"]["seconds_per_image"], figures["engine"]["seconds_per_image"]) == (30.0, 2.0)
 
 
 def test_milestones_are_the_round_numbers_and_the_end():

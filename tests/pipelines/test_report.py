@@ -54,6 +54,22 @@ def given() -> dict[str, Any]:
             "worth_interval": [17, 40],
             "verdict": "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
+            "baseline": {
+                "photos": 2,
+                "model": {"total": 26e3},
+                "lbfgs": {
+                    "curve": [125e3 / (1 + step) ** 0.25 for step in range(101)],
+                    "worth_iterations": None,
+                    "verdict": "worse than the photo",
+                    "seconds_per_image": 31.0,
+                },
+                "engine": {
+                    "curve": [125e3 / (1 + step) ** 0.5 for step in range(101)],
+                    "worth_iterations": 22,
+                    "verdict": "worth 22 iterations of the optimisation",
+                    "seconds_per_image": 7.2,
+                },
+            },
             "larger": {
                 "size": 96,
                 "photos": 1,
@@ -164,7 +180,9 @@ def test_ids_are_unique_and_references_resolve(report: str) -> None:
 
 def test_plots_have_names_and_the_colours_of_the_page(report: str) -> None:
     plots = [attrs for tag, attrs in Page(report).tags if tag == "svg"]
-    assert len(plots) == 5  # curve, that at twice the size, two parts of the loss, histogram
+    assert (
+        len(plots) == 6
+    )  # curve, baseline, twice the size, two parts of the loss, histogram
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     drawn = "".join(re.findall(r"<svg.*?</svg>", report, re.DOTALL))
     assert not re.search(r": #[0-9a-f]{6}", drawn)
@@ -181,6 +199,7 @@ def test_figures_are_for_people(report: str) -> None:
         "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
         "7.1 s for 100 iterations",
         "1 h 2 min",
+        "on the same photos, it is worth 22 iterations of the optimisation.",
         "photos cut from their originals at 96 pixels",
         "Left out: 3 too small, 1 vanished.",
         "the fast model is worth 11 iterations of the optimisation.",
@@ -243,6 +262,14 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
 )
 def test_any_curve_can_be_drawn(given: dict[str, Any], curve: list[float], model: float) -> None:
     evaluation = {"curve": curve, "model": {"total": model}, "worth_iterations": 1}
+    Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
+
+
+@pytest.mark.parametrize("usual", [[5.0, 4.0], [0.0, 0.0], [math.nan, 5.0, 4.0], [5.0, math.nan], []])
+def test_any_baseline_can_be_drawn(given: dict[str, Any], usual: list[float]) -> None:
+    way = {"curve": [5.0, 3.0], "worth_iterations": 1}
+    baseline = {"model": {"total": 4.5}, "lbfgs": {**way, "curve": usual}, "engine": way}
+    evaluation = {"baseline": baseline}
     Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
 
 
