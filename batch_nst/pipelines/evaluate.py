@@ -50,11 +50,16 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
         )
 
     from batch_nst.pipelines import cluster
-    from batch_nst.pipelines.score import score_photos
+    from batch_nst.pipelines.score import score_photos, time_sizes
 
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
     weights = store.read(models.model_object(version, models.WEIGHTS))
+    style, speed = read_style(recipe.style), None
+    if recipe.evaluate.sizes:
+        say(f"timing at {', '.join(map(str, recipe.evaluate.sizes))} px on {workers.device}")
+        known = card.get("evaluation", {}).get("speed")
+        speed = time_sizes(known, rows[0]["content"], weights, card, style, recipe, workers)
     larger, work = None, rows
     if recipe.evaluate.larger_photos:
         ids = [row["id"] for row in rows]
@@ -62,7 +67,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
         work = [*rows, *_larger_rows(rows, larger, recipe.evaluate)]
     found = []
     with meter("evaluate", len(work), "pictures") as progress:
-        for score in score_photos(work, weights, card, read_style(recipe.style), recipe, workers):
+        for score in score_photos(work, weights, card, style, recipe, workers):
             found.append(score)
             progress.advance(1)
     found.sort(key=lambda score: str(score["name"]))
@@ -77,6 +82,8 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
         evaluation["baseline"] = baseline_figures(raced)
     if larger:
         evaluation["larger"] = _larger_figures(larger, enlarged)
+    if speed:
+        evaluation["speed"] = speed
     triples = _triples(rows, scores, larger, enlarged)
     sheet = contact_sheet([(triple.photo, triple.optimised, triple.model) for triple in triples[:_PREVIEWED]])
     card["digests"][models.PREVIEW] = models.write_part(store, version, models.PREVIEW, sheet)
@@ -123,6 +130,16 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
             for who, name in (("photo", "photo"), ("model", "fast model")):
                 say(f"{name:>20} {_parts(larger[who])}")
             say(f"at {larger['size']} px: {larger['verdict']}")
+
+    for row in evaluation.get("speed", {}).get("sizes", ()):
+        if "model" not in row:
+            say(f"{row['size']:>5} px: does not fit into memory")
+            continue
+        times = ", ".join(
+            f"{count} iterations {whole:,.1f} s ({row['speedup'][count]:,.0f} x)"
+            for count, whole in row["optimisation"].items()
+        )
+        say(f"{row['size']:>5} px: fast model {row['model']:.3f} s; {times}, extrapolated")
 
 
 def _parts(losses: dict[str, float]) -> str:

@@ -83,7 +83,8 @@ def render(
             after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
             `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size, without
             `optimised`, and how many photos were `left_out` by reason; `baseline`, on some photos the curves
-            of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`.
+            of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`; `speed`, see
+            `measure_speed`.
         history: training's log, oldest first: `step` and any losses.
         dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
             `detail`), `total_loss` of every pair, `snapshot` and its `digest`.

@@ -23,6 +23,7 @@ from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.race import run_peers
+from batch_nst.pipelines.speed import measure_speed
 from batch_nst.recipe import Recipe
 
 Row = dict[str, Any]
@@ -68,6 +69,28 @@ def score_photos(
     return ({**json.loads(row["figures"]), "painted": row["painted"]} for row in scored)
 
 
+def time_sizes(
+    known: dict[str, Any] | None,
+    picture: bytes,
+    weights: bytes,
+    card: dict[str, Any],
+    style: StylePicture,
+    recipe: Recipe,
+    workers: Workers,
+) -> dict[str, Any]:
+    """`measure_speed` on a worker, at `evaluate.sizes`; `picture` is an encoded photo."""
+    # One call: its process ends with it, and gives back the device before the scoring begins.
+    trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_time_sizes)
+    speed: dict[str, Any] = ray.get(
+        trial.remote(known, picture, Scorer(weights, card, style, recipe, workers))
+    )
+    return speed
+
+
+def _time_sizes(known: dict[str, Any] | None, picture: bytes, scorer: Scorer) -> dict[str, Any]:
+    return scorer.speed(decode_stored(picture), known)
+
+
 class Scorer:
     """Holds VGG-16, the painting's Gram matrices and the fast model."""
 
@@ -92,6 +115,10 @@ class Scorer:
     @cached_property
     def _net(self) -> TransformerNet:
         return load_net(self._weights, self._card).to(self._objectives.device)
+
+    def speed(self, picture: Pixels, known: dict[str, Any] | None) -> dict[str, Any]:
+        """See `measure_speed`."""
+        return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes, known)
 
     def __call__(self, row: Row) -> Row:
         """Score one photo; `figures` are JSON, since those of one differ from those of another."""

@@ -36,7 +36,8 @@ loss:
 generate:
   {input: photos, image_size: 32, crops: 2, iterations: 4, unit_images: 4, min_side: 16, precision: fp32}
 train: {steps: 6, batch_size: 4, width: 4, crop_size: 32, checkpoint_steps: 3, precision: fp32}
-evaluate: {holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5, baseline_photos: 1}
+evaluate:
+  {holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5, baseline_photos: 1, sizes: [32, 48]}
 """
 
 
@@ -126,6 +127,17 @@ def test_the_usual_optimiser_begins_at_the_same_photo_and_goes_as_far(home, nigh
     assert baseline["model"]["total"] in evaluation["objectives"].values()
 
 
+def test_what_costs_time_beside_the_scores_can_be_switched_off(home, night):
+    off = ["evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0"]
+    store = output(home)
+    card = models.model_object(night["version"], models.CARD)
+    before = store.read(card)
+    figures = commands.evaluate(load_recipe(home / "recipe.yaml", off))
+    assert {"speed", "baseline", "larger"} & {*figures, *json.loads(store.read(card))["evaluation"]} == set()
+    assert figures["model"]["total"] == pytest.approx(night["model"]["total"])
+    store.replace(card, before)
+
+
 def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, night):
     evaluation = models.require_card(output(home), night["version"])["evaluation"]
     assert night["larger"]["verdict"] == evaluation["larger"]["verdict"]
@@ -137,12 +149,17 @@ def test_a_second_night_makes_nothing_and_keeps_every_byte_of_the_model(home, ni
     store = output(home)
     kept = [name for name in store.list() if name.startswith(("dataset/", "models/"))]
     before = {name: store.read(name) for name in kept}
+    card = models.model_object(night["version"], models.CARD)
     again = commands.nightly(load_recipe(home / "recipe.yaml"))
     assert again["version"] == night["version"]
     assert again["dataset"]["made"] == 0
     for name in kept:
         if not name.endswith(models.CARD):  # evaluation times differ
             assert store.read(name) == before[name], name
+    first, second = (json.loads(data)["evaluation"] for data in (before[card], store.read(card)))
+    assert [row["size"] for row in first["speed"]["sizes"]] == [32, 48]
+    assert second["speed"] == first["speed"]  # measured once a version and machine
+    assert second["worth_interval"] == first["worth_interval"]
 
 
 def test_a_plan_estimates_from_what_images_took_and_guesses_nothing_before(home, night):

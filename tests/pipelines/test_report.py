@@ -54,6 +54,22 @@ def given() -> dict[str, Any]:
             "worth_interval": [17, 40],
             "verdict": "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
+            "speed": {
+                "machine": {"processor": "a & b", "threads": 2, "device": "cpu"},
+                "precision": "cpu bf16",
+                "timed_iterations": 5,
+                "iterations": [100, 500],
+                "sizes": [
+                    {
+                        "size": 1024,
+                        "iteration": 1.06,
+                        "model": 0.5,
+                        "optimisation": {"100": 106.0, "500": 530.0},
+                        "speedup": {"100": 212.0, "500": 1060.0},
+                    },
+                    {"size": 2048},
+                ],
+            },
             "baseline": {
                 "photos": 2,
                 "model": {"total": 26e3},
@@ -165,6 +181,16 @@ def test_every_triple_has_its_three_pictures(report: str, given: dict[str, Any])
         assert len({uri for uris in shown for uri in uris}) == 3
 
 
+def test_seconds_are_told_by_size_and_what_did_not_fit_is_a_dash(report: str) -> None:
+    text = " ".join(Page(report).text.split())
+    assert "on a & b, 2 threads; one image at a time" in text
+    assert "median of 5 iterations (cpu bf16)" in text
+    rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', report, re.DOTALL))
+    cells = {size: re.findall(r"<td>(.*?)</td>", row) for size, row in rows.items()}
+    assert cells["1\u202f024"] == ["106", "530", "0.5", "212 ×", "1.06\u202fk ×"]
+    assert cells["2\u202f048"] == ["–"] * 5
+
+
 def test_pictures_of_twice_the_size_are_shown_where_there_are_some(report: str) -> None:
     page = Page(report)
     for kind in ("photo", "fast model"):
@@ -180,9 +206,7 @@ def test_ids_are_unique_and_references_resolve(report: str) -> None:
 
 def test_plots_have_names_and_the_colours_of_the_page(report: str) -> None:
     plots = [attrs for tag, attrs in Page(report).tags if tag == "svg"]
-    assert (
-        len(plots) == 6
-    )  # curve, baseline, twice the size, two parts of the loss, histogram
+    assert len(plots) == 6  # curve, baseline, twice the size, two parts of the loss, histogram
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     drawn = "".join(re.findall(r"<svg.*?</svg>", report, re.DOTALL))
     assert not re.search(r": #[0-9a-f]{6}", drawn)
