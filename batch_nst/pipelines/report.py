@@ -199,14 +199,16 @@ def _plot_baseline(figures: Mapping[str, Any]) -> Markup | None:
     curves = [floats(way.get("curve") or ()) for way in ways]
     if not all(np.isfinite(curve).sum() >= 2 for curve in curves):
         return None
+    usual, own = curves
     (model,) = floats([(figures.get("model") or {}).get("total")])
-    last = len(curves[0]) - 1
+    last = len(usual) - 1
     figure, axes = _iterations(last)
-    names, middle = ("usual L-BFGS", "optimisation"), math.isqrt(last)  # the middle of a logarithmic axis
-    for curve, name, colour, va in zip(curves, names, (MUTED, OPTIMISED), ("bottom", "top"), strict=True):
-        axes.plot(curve, color=colour, linestyle="-" if colour == OPTIMISED else (0, (4, 2)))
-        if middle < len(curve) and math.isfinite(curve[middle]):
-            label(axes, middle, curve[middle], name, colour, "left" if va == "bottom" else "right", va)
+    axes.plot(usual, color=MUTED, linestyle=(0, (4, 2)))
+    axes.plot(own, color=OPTIMISED)
+    middle = math.isqrt(last)  # of a logarithmic axis
+    heights = [curve[np.isfinite(curve)][: middle + 1][-1] for curve in curves]
+    label(axes, middle, heights[0], "usual L-BFGS", MUTED, "left", "bottom")
+    label(axes, middle, heights[1], "optimisation", OPTIMISED, "right", "top")
     set_scale(axes.yaxis, np.concatenate([*curves, [model]]), axes.set_yscale)
     axes.margins(y=0.14)
     if math.isfinite(model):

@@ -268,7 +268,7 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
     report = render(**given | changed | {"run": {"seconds": nothing}})
     page = Page(report)
     assert "the fast model is worse than the photo." in " ".join(page.text.split())
-    assert "Left out: 1 vanished. None is left." in " ".join(page.text.split())
+    assert "Left out: 1 vanished. No photo is left." in " ".join(page.text.split())
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3
 
