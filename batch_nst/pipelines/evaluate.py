@@ -55,12 +55,14 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
     weights = store.read(models.model_object(version, models.WEIGHTS))
-    style, speed = read_style(recipe.style), None
+    style = read_style(recipe.style)
+    speed: dict[str, Any] | None = None
     if recipe.evaluate.sizes:
         say(f"timing at {', '.join(map(str, recipe.evaluate.sizes))} px on {workers.device}")
         known = card.get("evaluation", {}).get("speed")
         speed = time_sizes(known, rows[0]["content"], weights, card, style, recipe, workers)
-    larger, work = None, rows
+    larger: Larger | None = None
+    work = rows
     if recipe.evaluate.larger_photos:
         ids = [row["id"] for row in rows]
         larger = cut_larger(store, ids, recipe.evaluate.larger_photos, recipe.generate)
@@ -69,17 +71,11 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     with meter("evaluate", len(work), "pictures") as progress:
         for score in score_photos(work, weights, card, style, recipe, workers):
             found.append(score)
-            progress.advance(1)
+            progress.advance(1, f"objective {score['model']['total']:,.0f}" if "model" in score else "")
     found.sort(key=lambda score: str(score["name"]))
     scores = [score for score in found if "optimised" in score]
     enlarged = [score for score in found if "optimised" not in score]
-    evaluation = {
-        **summarise(scores),
-        "size": recipe.generate.image_size,
-        "objectives": {score["id"]: score["model"]["total"] for score in scores},
-    }
-    if raced := [score for score in scores if "lbfgs" in score]:
-        evaluation["baseline"] = baseline_figures(raced)
+    evaluation = {**_figures(scores), "size": recipe.generate.image_size}
     if larger:
         evaluation["larger"] = _larger_figures(larger, enlarged)
     if speed:
@@ -169,6 +165,16 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ),
         **losses,
         "seconds_per_image": {**seconds, "ratio": seconds["optimised"] / seconds["model"]},
+    }
+
+
+def _figures(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """As `summarise`, with each photo's own objective, and with the baseline where it ran."""
+    raced = [score for score in scores if "lbfgs" in score]
+    return {
+        **summarise(scores),
+        "objectives": {score["id"]: score["model"]["total"] for score in scores},
+        **({"baseline": baseline_figures(raced)} if raced else {}),
     }
 
 
