@@ -23,6 +23,7 @@ TINY = [
     "train.crop_size=32",
     "train.width=4",
     "evaluate.iterations=2",
+    "evaluate.sizes=[32]",
 ]
 
 
