@@ -8,12 +8,21 @@ from __future__ import annotations
 import os
 import re
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from batch_nst.errors import RecipeError
 
@@ -27,6 +36,8 @@ Amount = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Uri = Annotated[str, Field(min_length=1)]
+Schedule = float | list[list[float]]
+"""A value; or points [part of the steps, value] in order, between which it changes evenly."""
 
 _MODEL = "model:"
 
@@ -158,6 +169,19 @@ class Quality(Section):
     """Mean absolute difference between photo and optimised image, in grey levels."""
 
 
+def value_at(schedule: Schedule, part: float) -> float:
+    """The value of a schedule when `part` of the steps, 0..1, is done."""
+    if not isinstance(schedule, list):
+        return schedule
+    before = schedule[0]
+    for point in schedule:
+        if part <= point[0]:
+            span = point[0] - before[0]
+            return before[1] + (point[1] - before[1]) * (part - before[0]) / span if span else point[1]
+        before = point
+    return before[1]
+
+
 class Train(Section):
     """How the fast model is fitted to the pairs."""
 
@@ -171,12 +195,13 @@ class Train(Section):
     """Channels of the network's first layer."""
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the random crops of a pair; none: the whole picture."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    feature_weight: Weight = 5.0
+    learning_rate: Schedule = 1e-3
+    """Of Adam; in the first steps it rises to this."""
+    feature_weight: Schedule = 5.0
     """Of the distance to the optimised image in VGG features."""
-    pixel_weight: Weight = 0.0
+    pixel_weight: Schedule = 0.0
     """Of the distance to the optimised image in pixels."""
-    perceptual_weight: Weight = 1.0
+    perceptual_weight: Schedule = 1.0
     """Of the logarithm of the perceptual loss."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the moving average of the weights, which is what becomes the model."""
@@ -185,10 +210,38 @@ class Train(Section):
     min_done: Fraction = 1.0
     """Least fraction of the planned images that a snapshot must hold."""
 
+    @field_validator("learning_rate", "feature_weight", "pixel_weight", "perceptual_weight", mode="before")
+    @classmethod
+    def _value_or_points(cls, schedule: object, info: ValidationInfo) -> object:
+        points = schedule if isinstance(schedule, list) else [[0, schedule]]
+        is_rate = info.field_name == "learning_rate"
+        most = 1.0 if is_rate else sys.float_info.max
+        sound = all(
+            isinstance(point, list)
+            and [type(number) in (int, float) for number in point] == [True, True]
+            and 0 <= point[0] <= 1
+            and 0 <= point[1] <= most
+            for point in points
+        )
+        sound = sound and points == sorted(points, key=lambda point: point[0])
+        if not sound or not any(point[1] or not is_rate for point in points):
+            allowed = "more than 0, at most 1" if is_rate else "0 or more"
+            raise ValueError(
+                f"allowed: a number, {allowed}; or points [part of the steps, number] in order, as in "
+                "[[0, 1], [0.5, 0.1]]"
+            )
+        return schedule
+
     @model_validator(mode="after")
     def _consistent(self) -> Train:
-        if self.feature_weight + self.pixel_weight + self.perceptual_weight == 0:
-            raise ValueError("feature_weight, pixel_weight and perceptual_weight are all 0; one must count")
+        weights = (self.feature_weight, self.pixel_weight, self.perceptual_weight)
+        parts = {0.0, *(point[0] for weight in weights if isinstance(weight, list) for point in weight)}
+        for part in sorted(parts):
+            if not any(value_at(weight, part) for weight in weights):
+                when = f" when {part:g} of the steps is done" if len(parts) > 1 else ""
+                raise ValueError(
+                    f"feature_weight, pixel_weight and perceptual_weight are all 0{when}; one must count"
+                )
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} does not divide among {self.workers} workers")
         return self

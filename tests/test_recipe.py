@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from batch_nst.errors import RecipeError
-from batch_nst.recipe import VGG_LAYERS, Loss, Recipe, load_recipe
+from batch_nst.recipe import VGG_LAYERS, Loss, Recipe, Schedule, load_recipe, value_at
 
 MINIMAL = """\
 output: out
@@ -316,6 +316,43 @@ LAYERS = ", ".join(VGG_LAYERS)
             "loss: given {'content_weight': 0, 'style_weight': 0}; content and style weights are all 0; "
             "at least one layer must count",
         ),
+        *(
+            (
+                f"train.{key}={value}",
+                f"train.{key}: given {yaml.safe_load(value)!r}; allowed: a number, {allowed}; or points "
+                "[part of the steps, number] in order, as in [[0, 1], [0.5, 0.1]]",
+            )
+            for key, allowed, values in (
+                (
+                    "feature_weight",
+                    "0 or more",
+                    (
+                        "-1",
+                        "heavy",
+                        "true",
+                        "[]",
+                        "[1, 2]",
+                        "[[0, 1, 2]]",
+                        "[[0.5, 1], [0.4, 1]]",
+                        "[[2, 1]]",
+                        ".inf",
+                    ),
+                ),
+                ("learning_rate", "more than 0, at most 1", ("0", "2", "[[0, 0], [1, 0]]", "[[0, 1.5]]")),
+            )
+            for value in values
+        ),
+        (
+            "train={feature_weight: [[0, 1], [0.5, 0]], perceptual_weight: [[0.5, 0], [1, 1]]}",
+            "train: given {'feature_weight': [[0, 1], [0.5, 0]], 'perceptual_weight': [[0.5, 0], [1, 1]]}; "
+            "feature_weight, pixel_weight and perceptual_weight are all 0 when 0.5 of the steps is done; "
+            "one must count",
+        ),
+        (
+            "train={feature_weight: 0, perceptual_weight: 0}",
+            "train: given {'feature_weight': 0, 'perceptual_weight': 0}; feature_weight, pixel_weight and "
+            "perceptual_weight are all 0; one must count",
+        ),
         (
             "vgg={input: torchvision}",
             "vgg: given {'input': 'torchvision'}; the bundled weights take input: oxford",
@@ -422,3 +459,25 @@ def test_importing_it_imports_nothing_heavy(module: str, unwanted: set[str]) -> 
 def test_a_recipe_survives_json(write: Write) -> None:
     recipe = load_recipe(write(MINIMAL), ["train.learning_rate=0.1"])
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (0.5, [0.5, 0.5, 0.5, 0.5, 0.5]),
+        ([[0, 4.0], [1, 0.0]], [4.0, 3.0, 2.0, 1.0, 0.0]),
+        ([[0.25, 1.0], [0.75, 3.0]], [1.0, 1.0, 2.0, 3.0, 3.0]),
+        ([[0.5, 8.0]], [8.0, 8.0, 8.0, 8.0, 8.0]),
+        ([[0, 1.0], [0.5, 1.0], [0.5, 7.0]], [1.0, 1.0, 1.0, 7.0, 7.0]),
+    ],
+)
+def test_a_schedule_goes_in_straight_lines_between_its_points(
+    schedule: Schedule, values: list[float]
+) -> None:
+    assert [value_at(schedule, part) for part in (0, 0.25, 0.5, 0.75, 1)] == values
+
+
+def test_schedules_come_from_a_recipe(write: Write) -> None:
+    recipe = load_recipe(write(MINIMAL), ["train.feature_weight=[[0, 5], [1, 1]]", "train.pixel_weight=2"])
+    assert recipe.train.feature_weight == [[0.0, 5.0], [1.0, 1.0]]
+    assert recipe.train.pixel_weight == 2.0

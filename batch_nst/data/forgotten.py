@@ -22,7 +22,7 @@ FORGOTTEN = "dataset/forgotten"
 
 def read_requests(store: Store) -> list[dict[str, Any]]:
     """What was asked to be forgotten, oldest first: `ids` (hex) and the `pairs` that there were."""
-    return [json.loads(store.read(name)) for name in store.list(FORGOTTEN)]
+    return [json.loads(store.read(name)) for name in store.numbered(FORGOTTEN, ".json").values()]
 
 
 def forgotten_ids(store: Store) -> set[bytes]:
@@ -36,7 +36,8 @@ def write_request(store: Store, request: Mapping[str, Any]) -> str:
     Raises:
         LeaseError: another run wrote one at the same moment, which the lease forbids.
     """
-    name = f"{FORGOTTEN}/{len(store.list(FORGOTTEN)) + 1:06}.json"
+    number = max(store.numbered(FORGOTTEN, ".json"), default=0) + 1
+    name = f"{FORGOTTEN}/{number:06}.json"
     if not store.establish(name, (json.dumps(request, indent=1) + "\n").encode()):
         raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
     return name

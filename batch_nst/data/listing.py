@@ -7,6 +7,7 @@ bucket are listed whole by their fsspec library before the first file comes.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -22,6 +23,9 @@ from batch_nst.errors import RecipeError
 
 MISSING = "missing"
 """The version of what does not exist, or may not be looked at."""
+
+_OUT_OF_REACH = {errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
+"""What a name may lead to that can be listed."""
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -93,7 +97,9 @@ def _list_disk(root: str) -> Iterator[File]:
             continue
         try:
             version, size = _of_stat(Path(path).stat())
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except OSError as error:
+            if error.errno not in _OUT_OF_REACH:
+                raise
             version, size = MISSING, 0
         yield File(_text(key), _text(path), version, size)
 
@@ -102,15 +108,22 @@ def _walk(folder: str) -> Iterator[str]:
     """The files below a folder, in the order of their whole paths, which is that of a bucket."""
     try:
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name + "/" * entry.is_dir())
+            seen = [(entry, _is_folder(entry)) for entry in found if not is_hidden(entry.name)]
     except OSError as error:
         # Passed over in silence, its photos would count as gone.
         raise RecipeError(f"generate.input: {error.filename}: cannot be listed: {error.strerror}") from error
-    for entry in entries:
-        if not entry.is_dir():
+    for entry, is_folder in sorted(seen, key=lambda pair: pair[0].name + "/" * pair[1]):
+        if not is_folder:
             yield entry.path
         elif not entry.is_symlink():
             yield from _walk(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or to where nobody may look: it fails as a row
+        return False
 
 
 def _list_bucket(root: str, filesystem: Any, path: str) -> Iterator[File]:
@@ -173,7 +186,8 @@ def _of_stat(stat: os.stat_result) -> tuple[str, int]:
 
 
 def _of_info(info: dict[str, Any]) -> str:
-    for name in ("ETag", "etag", "md5Hash", "content_md5", "crc32c", "blob_id", "Last-Modified"):
+    # Of the content first: Google's etag changes with an object's labels and storage class as well.
+    for name in ("ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"):
         if info.get(name):
             return str(info[name]).strip('"')
     changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""

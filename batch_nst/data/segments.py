@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -133,7 +134,8 @@ def append_segments(store: Store, groups: Iterable[pa.Table], written: Written, 
     """
     stream = iter(groups)
     group = next(stream, None)
-    tables, places, number = [written.rows], list(written.groups), written.segments
+    tables, places = [written.rows], list(written.groups)
+    number = first = max((_number(place.segment) for place in places), default=0)
     while group is not None:
         number += 1
         name = f"{PLAN}/{number:06}.parquet"
@@ -149,12 +151,16 @@ def append_segments(store: Store, groups: Iterable[pa.Table], written: Written, 
             writer.add_key_value_metadata({_METADATA: json.dumps(about)})
         if not store.establish(name, buffer.getvalue()):
             raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
-    return Written(_joined(tables), places, number, listing)
+    return Written(_joined(tables), places, written.segments + number - first, listing)
+
+
+def _number(segment: str) -> int:
+    return int(PurePosixPath(segment).stem)
 
 
 def read_written(store: Store) -> Written:
     """The outline of all segments; each is read once, whole."""
-    names = store.list(PLAN)
+    names = list(store.numbered(PLAN, ".parquet").values())
     with ThreadPoolExecutor(_READERS) as pool:
         outlines = list(pool.map(lambda name: _read_outline(store, name), names))
     groups = [

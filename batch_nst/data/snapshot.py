@@ -150,8 +150,8 @@ def _text(snapshot: Snapshot) -> bytes:
 
 def latest_snapshot(store: Store) -> Snapshot | None:
     """The newest sealed snapshot, or None."""
-    names = store.list(SNAPSHOTS)
-    return _read(store, names[-1]) if names else None
+    names = store.numbered(SNAPSHOTS, ".json")
+    return _read(store, names[max(names)]) if names else None
 
 
 def read_snapshot(store: Store, number: int) -> Snapshot:

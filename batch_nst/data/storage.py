@@ -14,6 +14,7 @@ import io
 import os
 import random
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ MAX_DELAY = 20.0
 
 _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_NOTHING = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+"""No file can have such a name; links in a circle; a socket."""
 _NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
 _CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
 # S3 answers these with 403 too, but they speak of the caller and not of the object: a photo must not be
@@ -152,6 +155,11 @@ class Store:
         """
         return self._attempt("list", prefix, lambda: self._place.list(prefix.rstrip("/")))
 
+    def numbered(self, folder: str, suffix: str) -> dict[int, str]:
+        """Names of the objects `folder/000001<suffix>`, by number, in order; others are passed over."""
+        found = (re.fullmatch(rf"{folder}/(\d+){re.escape(suffix)}", name) for name in self.list(folder))
+        return dict(sorted((int(match[1]), match[0]) for match in found if match))
+
     def delete(self, name: str) -> None:
         """Remove an object; a missing one is fine."""
         self._attempt("delete", name, lambda: self._place.delete(name))
@@ -185,11 +193,12 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
     if protocol == "file":
 
         def read() -> bytes:
-            with Path(path).open("rb") as file:
+            with io.BufferedReader(_open_file(path)) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size > max_bytes:
-                    raise TooLarge(uri, size, max_bytes)
-                return file.read()
+                data = file.read(max_bytes + 1) if size <= max_bytes else b""  # it may grow meanwhile
+                if max(size, len(data)) > max_bytes:
+                    raise TooLarge(uri, max(size, len(data)), max_bytes)
+                return data
 
     else:
         filesystem, key = open_filesystem(uri)
@@ -215,7 +224,7 @@ def fetch_range(uri: str, start: int, end: int) -> bytes:
     if protocol == "file":
 
         def read() -> bytes:
-            with Path(path).open("rb") as file:
+            with io.BufferedReader(_open_file(path)) as file:
                 file.seek(start)
                 return file.read(end - start)
 
@@ -240,9 +249,23 @@ def open_object(uri: str, size: int) -> io.RawIOBase:
     if is_remote(uri):
         return _Object(uri, size)
     try:
-        return io.FileIO(open_filesystem(uri)[1])
+        return _open_file(open_filesystem(uri)[1])
     except (IsADirectoryError, NotADirectoryError) as error:
         raise FileNotFoundError(_text(error)) from error
+
+
+def _open_file(path: str) -> io.FileIO:
+    """A regular file, to read; nothing else is one: a pipe would be waited for, and a device never end."""
+    try:
+        file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno in _NOTHING:
+            raise FileNotFoundError(error.errno, error.strerror, path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "is no regular file", path)
+    return file
 
 
 def is_remote(uri: str) -> bool:
@@ -276,7 +299,12 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         options["config_kwargs"] = {"retries": retries, "max_pool_connections": 64}
     elif LIBRARIES.get(protocol) == "adlfs" and (host := re.search(r"@([^./]+)\.(?:dfs|blob)\.", uri)):
         options["account_name"] = host[1]
-    filesystem = kind(**options)
+    elif protocol not in LIBRARIES:
+        options |= kind._get_kwargs_from_urls(uri)  # a host, for ftp:// and others
+    try:
+        filesystem = kind(**options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{protocol}://: cannot be opened: {_text(error)}") from error
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1
     return filesystem, kind._strip_protocol(uri)
@@ -493,8 +521,8 @@ def _lasting(error: Exception) -> Exception | None:
         return None
     if isinstance(error, _LASTING):
         return error
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return FileNotFoundError(_text(error))  # nothing can have such a name
+    if isinstance(error, OSError) and error.errno in _NOTHING:
+        return FileNotFoundError(_text(error))
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return FileNotFoundError(_text(error))  # nor one with a zero byte
     if isinstance(error, OSError) and error.errno in _NO_ROOM:

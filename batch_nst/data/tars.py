@@ -124,14 +124,16 @@ def _extended(file: BinaryIO, start: int, length: int, uri: str) -> bytes:
 def _parse_pax(data: bytes, start: int, uri: str) -> dict[str, str]:
     """Its records, each `length keyword=value\\n`."""
     records = {}
-    while data.strip(b"\0"):
-        digits = data.partition(b" ")[0]
+    data, position = data.rstrip(b"\0"), 0
+    while position < len(data):
+        digits = data[position : position + 8].partition(b" ")[0]
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        keyword, equals, value = data[len(digits) + 1 : length].partition(b"=")
+        record = data[position + len(digits) + 1 : position + length]
+        keyword, equals, value = record.partition(b"=")
         if not equals or not value.endswith(b"\n"):
             raise _refuse(uri, f"a broken extended header at byte {start}")
         records[_text(keyword)] = _text(value[:-1])
-        data = data[length:]
+        position += length
     return records
 
 

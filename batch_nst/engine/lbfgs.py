@@ -31,7 +31,7 @@ class Lbfgs:
 
     def __init__(
         self,
-        history: int = 10,
+        history: int = 20,
         first_step: float = 3.0,
         longest_step: float = 10.0,
         precondition: Callable[[Tensor], Tensor] | None = None,

@@ -91,12 +91,14 @@ def choose_workers(device: str) -> Workers:
         )
     if device != "cpu" and gpus:
         # No whole CPU for an actor whose work is on the GPU: the others are for reading and writing.
-        return Workers("cuda", num_cpus=0.5, num_gpus=1, threads=2, most=gpus)
+        cpus = sum(shape.get("CPU", 0) * count for shape, count in shapes)
+        return Workers("cuda", num_cpus=min(0.5, cpus / gpus / 2), num_gpus=1, threads=2, most=gpus)
     cores = [int(shape["CPU"]) for shape, _ in shapes if shape.get("CPU", 0) >= 1]
     threads = min(cores, default=1)
     nodes = sum(count for shape, count in shapes if shape.get("CPU", 0) >= 1)
     # All cores of a node compute for one actor; one is not reserved, so that stages beside it can run.
-    return Workers("cpu", num_cpus=max(1, threads - 1), num_gpus=0, threads=threads, most=max(1, nodes))
+    reserved = threads - 1 if threads > 1 else 0.5
+    return Workers("cpu", num_cpus=reserved, num_gpus=0, threads=threads, most=max(1, nodes))
 
 
 def choose_trainers(train: Train) -> Workers:

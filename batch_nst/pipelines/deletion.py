@@ -178,8 +178,11 @@ def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list
     for name in store.list("runs"):
         folder, _, file = name.rpartition("/")
         if file == "report.html":
-            summary = json.loads(store.read(f"{folder}/summary.json"))
-            if summary.get("version") in versions:
+            try:
+                shown = json.loads(store.read(f"{folder}/summary.json")).get("version")
+            except FileNotFoundError:  # killed before it was written
+                shown = None
+            if shown in versions or (versions and shown is None):
                 found.append(name)
     return found
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.fs
 import ray
@@ -30,7 +31,7 @@ from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers, beside_driver
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.progress import Meter, meter
-from batch_nst.recipe import Recipe
+from batch_nst.recipe import Recipe, Train, value_at
 
 CHECKPOINTS = "checkpoints"
 """Below the output: what a training run that was cut off resumes from."""
@@ -41,6 +42,19 @@ _WARM_UP_STEPS = 20
 _LONGEST_GRADIENT = 10.0
 _LOGGED = 200
 """Points in a training curve, about."""
+_PATIENCE = 50
+"""Steps that may be skipped one after the other."""
+
+
+class Fitted(NamedTuple):
+    """What came of a training."""
+
+    net: TransformerNet
+    """With averaged weights, on the CPU."""
+    history: list[dict[str, float]]
+    """The training curve."""
+    skipped: int
+    """Steps that were not taken, for want of a number in their gradients."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,8 @@ class Task:
 
 def fit(
     recipe: Recipe, store: Store, snapshot: Snapshot, style: StylePicture, version: str, workers: Workers
-) -> tuple[TransformerNet, list[dict[str, float]]]:
-    """Train, or resume the run named `version`; a finished one returns at once.
-
-    Returns:
-        The net with averaged weights on the CPU, and the training curve.
-    """
+) -> Fitted:
+    """Train, or resume the run named `version`; a finished one returns at once."""
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _work,
@@ -87,7 +97,7 @@ def fit(
         history = json.loads((Path(folder) / _HISTORY).read_text())
     net = TransformerNet(recipe.train.width)
     net.load_state_dict(state["average"])
-    return net.eval(), history
+    return Fitted(net.eval(), history, state.get("skipped", 0))
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -121,7 +131,7 @@ def _work(config: dict[str, Any]) -> None:
     parameters = list(net.parameters())
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
     history: list[dict[str, float]] = []
-    start = 0
+    start = skipped = running = 0
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -130,7 +140,7 @@ def _work(config: dict[str, Any]) -> None:
         net.load_state_dict(state["net"])
         average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
         optimizer.load_state_dict(state["optimizer"])
-        start = int(state["step"])
+        start, skipped = int(state["step"]), int(state.get("skipped", 0))
 
     def stylize(image: torch.Tensor) -> torch.Tensor:
         # All threads would share the cache of cast weights, which are used once in a call.
@@ -138,9 +148,9 @@ def _work(config: dict[str, Any]) -> None:
             stylized: torch.Tensor = net(image)
         return stylized.float()
 
-    weights = Weights(settings.perceptual_weight, settings.feature_weight, settings.pixel_weight)
-
-    def piece(content: torch.Tensor, optimised: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def piece(
+        weights: Weights, content: torch.Tensor, optimised: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         loss, parts = training_loss(stylize, objective, weights, content, optimised)
         gradients = torch.autograd.grad(loss, parameters)
         return torch.cat([gradient.flatten() for gradient in gradients]), parts
@@ -156,34 +166,72 @@ def _work(config: dict[str, Any]) -> None:
         crop_size=settings.crop_size,
     )
     every = max(1, settings.steps // _LOGGED)
-    sizes = [parameter.numel() for parameter in parameters]
     with ThreadPoolExecutor(
         min(pieces, task.workers.threads), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
         # Only this thread knows which GPU it has.
         each = map if on_gpu else pool.map
         for step, batch in zip(range(start + 1, settings.steps + 1), reading, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * min(1.0, step / _WARM_UP_STEPS)
+            part = (step - 1) / max(1, settings.steps - 1)
+            rate = value_at(settings.learning_rate, part) * min(1.0, step / _WARM_UP_STEPS)
+            weighted = partial(piece, _weights_at(settings, part))
             content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
-            gradient, parts = _mean(each(piece, content.chunk(pieces), optimised.chunk(pieces)))
-            for parameter, its in zip(parameters, gradient.split_with_sizes(sizes), strict=True):
-                parameter.grad = its.view_as(parameter)
-            torch.nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
-            optimizer.step()
-            average.update(net, step)
-            if rank == 0:
-                task.board.tell.remote(step, parts)
-                if step % every == 0 or step in (1, settings.steps):
-                    history.append({"step": step, **parts})
+            gradient, parts = _mean(each(weighted, content.chunk(pieces), optimised.chunk(pieces)))
+            if take_step(optimizer, parameters, gradient, rate):
+                average.update(net, step)
+                running = 0
+                if rank == 0:
+                    task.board.tell.remote(step, parts)
+                    if step % every == 0 or step in (1, settings.steps):
+                        history.append({"step": step, **parts})
+            else:
+                skipped, running = skipped + 1, running + 1
+                if running == _PATIENCE:
+                    raise FloatingPointError(
+                        f"step {step}: there was no number in the gradients of {running} steps one after the "
+                        "other; a lower train.learning_rate may help"
+                    )
             if step % settings.checkpoint_steps == 0 or step == settings.steps:
                 state = {
                     "net": net.state_dict(),
                     "average": average.weights,
                     "optimizer": optimizer.state_dict(),
                     "step": step,
+                    "skipped": skipped,
                 }
                 _report(state, history, parts, rank)
+
+
+def _weights_at(settings: Train, part: float) -> Weights:
+    """The weights of the loss when `part` of the steps is done."""
+    return Weights(
+        perceptual=value_at(settings.perceptual_weight, part),
+        feature=value_at(settings.feature_weight, part),
+        pixel=value_at(settings.pixel_weight, part),
+    )
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    gradient: torch.Tensor,
+    rate: float,
+) -> bool:
+    """Step along a gradient (all parameters', flat), cut to a bearable length.
+
+    Returns:
+        Whether it was taken. Where the gradient is not all numbers nothing changes, on every worker alike.
+    """
+    if not gradient.isfinite().all():
+        return False
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, its in zip(parameters, gradient.split_with_sizes(sizes), strict=True):
+        parameter.grad = its.view_as(parameter)
+    torch.nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
+    optimizer.step()
+    return True
 
 
 def _mean(

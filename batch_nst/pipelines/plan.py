@@ -69,14 +69,22 @@ class Plan:
         return _mask(pc.is_in(_units(self.written.rows), value_set=pa.array(self.done, pa.string())))
 
     @cached_property
+    def unit_wanted(self) -> Mask:
+        """For each of these units whether it is to be made: not done, and a photo of it is in the input."""
+        held = np.zeros(self.units, np.bool_)
+        held[_numbers(self.written.rows)[self.present]] = True
+        return held & ~self.unit_done
+
+    @cached_property
     def row_done(self) -> Mask:
         """For each written row whether its unit is committed."""
         return self.unit_done[_numbers(self.written.rows)]
 
     @property
     def to_do(self) -> int:
-        """Images of units that are planned, or would be, and not committed."""
-        return int((~self.row_done).sum() + self.new.count + self.again.num_rows)
+        """Images of units that are planned, or would be, and are to be made."""
+        waiting = self.unit_wanted[_numbers(self.written.rows)]
+        return int(waiting.sum() + self.new.count + self.again.num_rows)
 
     @property
     def in_input(self) -> pa.Table:
@@ -122,19 +130,19 @@ class Plan:
         }
 
     def chunks(self) -> list[Chunk]:
-        """The units that are written down and not committed, by their places."""
+        """The units that are written down and to be made, by their places."""
         numbers, names = _numbers(self.written.rows), _units(self.written.rows)
         found, first = [], 0
         for group in self.written.groups:
             members = np.unique(numbers[first : first + group.rows])
             first += group.rows
-            pending = members[~self.unit_done[members]]
+            pending = members[self.unit_wanted[members]]
             if len(pending):
                 found.append(Chunk(group, names.take(pa.array(pending)).to_pylist()))
         return found
 
     def pending(self, store: Store, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Rows of units that are planned, or would be, and not committed; some columns of `PLAN_SCHEMA`."""
+        """Rows of units that are planned, or would be, and to be made; some columns of `PLAN_SCHEMA`."""
         columns = columns or segments.PLAN_SCHEMA.names
         for chunk in self.chunks():
             yield segments.read_group(store, chunk.group, chunk.units, columns)

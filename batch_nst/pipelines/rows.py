@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from batch_nst.data.images import BadImage
 from batch_nst.data.inputs import Photo, uri_of
 from batch_nst.data.quality import change
 from batch_nst.data.reading import read_photos
-from batch_nst.data.settings import split_of
+from batch_nst.data.settings import SETTINGS, split_of
 from batch_nst.data.storage import Store, TooLarge
 from batch_nst.errors import OutageError, StorageError
 from batch_nst.recipe import Generate
@@ -44,11 +45,23 @@ def planned_units(chunk: Row, store: Store, holdout: Row, closed: Closed) -> lis
     """
     if closed():
         return []
+    if reason := _blind(store):
+        return [{"unit": unit, "photos": b"", "outage": reason} for unit in chunk["units"]]
     try:
         rows = segments.read_group(store, segments.Group(**chunk["group"]), chunk["units"])
     except OutageError as error:
         return [{"unit": unit, "photos": b"", "outage": str(error)} for unit in chunk["units"]]
     return unit_rows(rows, partial(split_of, holdout=holdout))
+
+
+def _blind(store: Store) -> str:
+    """Why this node can neither read nor write an output on a disk; empty where it can."""
+    if store.local_path is None or store.exists(SETTINGS):
+        return ""
+    return (
+        f"node {platform.node()} does not see output {store.uri}; "
+        "allowed: a bucket, or a disk that all nodes share"
+    )
 
 
 def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
@@ -94,6 +107,8 @@ def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
     """
     if unit["outage"]:
         return {"outage": unit["outage"], "unit": unit["unit"]}
+    if reason := _blind(store):
+        return {"outage": reason, "refused": reason, "unit": unit["unit"]}
     rows = unpack(unit["photos"])
     encoded = encode_unit(unit["unit"], rows, settings)
     try:

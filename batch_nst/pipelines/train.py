@@ -52,8 +52,10 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "
         f"{recipe.train.batch_size}, {recipe.train.workers} workers on {workers.device}"
     )
-    net, history = fit(recipe, store, snapshot, read_style(recipe.style), version, workers)
-    digest = models.write_part(store, version, models.WEIGHTS, model_bytes(net))
+    fitted = fit(recipe, store, snapshot, read_style(recipe.style), version, workers)
+    if fitted.skipped:
+        say(f"{fitted.skipped} steps were skipped: there was no number in their gradients")
+    digest = models.write_part(store, version, models.WEIGHTS, model_bytes(fitted.net))
     card = {
         "version": version,
         "batch_nst": __version__,
@@ -71,7 +73,11 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         },
         "recipe": recipe.model_dump(),
         "snapshot": {"number": snapshot.number, "digest": snapshot.digest, "counts": snapshot.counts},
-        "training": {"steps": recipe.train.steps, "history": history},
+        "training": {
+            "steps": recipe.train.steps,
+            "skipped": fitted.skipped,
+            "history": fitted.history,
+        },
     }
     models.write_card(store, version, card)
     return {**_figures(card), "seconds": round(time.monotonic() - start, 1)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from batch_nst.data import listing
 from batch_nst.data.inputs import Photo, is_held_out, key_hash, list_photos, photo_id
 from batch_nst.data.storage import fetch
 from batch_nst.errors import RecipeError
@@ -248,6 +249,35 @@ def test_links_to_photos_are_photos_even_broken_ones(tmp_path: Path) -> None:
     assert found["broken.jpg"] == "missing"
     assert found["link.jpg"] == found["real.jpg"]
     assert sorted(found) == ["broken.jpg", "link.jpg", "real.jpg"]
+
+
+def test_links_in_a_circle_are_photos_that_are_missing(tmp_path: Path) -> None:
+    Place(str(tmp_path)).put("a.jpg")
+    (tmp_path / "b.jpg").symlink_to("b.jpg")
+    (tmp_path / "deep").symlink_to("deep")
+    found = {photo.key: photo.version for photo in list_photos(str(tmp_path))}
+    assert sorted(found) == ["a.jpg", "b.jpg"]
+    assert found["b.jpg"] == "missing"
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Place(str(tmp_path)).put("a.jpg", ".snapshot/hourly/a.jpg")
+    scandir, seen = os.scandir, []
+
+    def watched(path: str) -> object:
+        seen.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    assert keys(str(tmp_path)) == ["a.jpg"]
+    assert seen == [str(tmp_path)]
+
+
+def test_a_version_speaks_of_content_where_the_store_tells_it() -> None:
+    google = {"etag": "changes with labels", "md5Hash": "of the content", "crc32c": "too", "size": 3}
+    assert listing._of_info(google) == "of the content"
+    assert listing._of_info({name: google[name] for name in ("etag", "crc32c")}) == "too"
+    assert listing._of_info({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(

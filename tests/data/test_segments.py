@@ -141,3 +141,17 @@ def test_a_segment_is_written_by_one(store: Store) -> None:
     with pytest.raises(LeaseError, match=r"000001\.parquet: written by another run"):
         segments.append_segments(store, [cut(PHOTOS[:3])], before)  # a zombie that looked before
     assert segments.read_written(store).rows.to_pylist() == written.rows.to_pylist()
+
+
+@pytest.mark.usefixtures("small")
+def test_where_a_segment_is_deleted_the_next_ones_find_a_number(store: Store) -> None:
+    written_down(store, *segments.cut_groups(new_rows(PHOTOS), 4, attempt=0))
+    store.delete(f"{segments.PLAN}/000002.parquet")
+    store.create(f"{segments.PLAN}/.DS_Store", b"what a file manager leaves")
+    left = segments.read_written(store)
+    assert (left.segments, left.rows.num_rows) == (3, len(PHOTOS) - 16)
+    again = new_rows(PHOTOS, planned=whole(store, left))
+    assert sum(table.num_rows for table in again) == 16
+    written = written_down(store, *segments.cut_groups(again, 4, attempt=0))
+    assert store.exists(f"{segments.PLAN}/000005.parquet")
+    assert (written.segments, written.rows.num_rows) == (4, len(PHOTOS))

@@ -1,8 +1,10 @@
 """Laws of `batch_nst.data.storage`, on a disk and on a real object store."""
 
 import errno
+import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -181,6 +183,38 @@ def test_what_cannot_be_a_file_is_missing(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file" / "below", tmp_path / "none", tmp_path / ("x" * 1000)):
         with pytest.raises(FileNotFoundError):
             fetch(str(path), 10)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "socket"])
+def test_what_is_no_regular_file_is_missing(tmp_path: Path, kind: str) -> None:
+    """A pipe would be waited for and a device never end."""
+    path = tmp_path / "a.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    for read in (
+        lambda: fetch(str(path), 10),
+        lambda: storage.fetch_range(str(path), 0, 1),
+        lambda: storage.open_object(str(path), 10),
+    ):
+        with pytest.raises(FileNotFoundError):
+            read()
+
+
+def test_a_file_that_says_it_is_empty_and_is_not_is_bounded_too() -> None:
+    with pytest.raises(TooLarge):
+        fetch("/proc/self/status", 10)
+
+
+def test_numbered_objects_are_told_from_what_else_lies_there(store: Store) -> None:
+    for name in ("000002.json", "1000000.json", "000010.json", ".DS_Store", "3.json.tmp", "deep/000001.json"):
+        store.create(f"runs/{name}", b"")
+    found = store.numbered("runs", ".json")
+    assert list(found.items()) == [(n, f"runs/{n:06}.json") for n in (2, 10, 1_000_000)]
 
 
 def test_fetch_refuses_large_objects_and_tells_their_size(store: Store) -> None:

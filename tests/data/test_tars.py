@@ -9,7 +9,7 @@ import pytest
 
 from batch_nst.data.inputs import list_photos
 from batch_nst.data.storage import TooLarge
-from batch_nst.data.tars import Member, list_members, read_member
+from batch_nst.data.tars import Member, _parse_pax, list_members, read_member
 from batch_nst.errors import RecipeError
 
 LONG = "deep/" * 60 + "é\n #%.jpg"
@@ -160,3 +160,10 @@ def test_a_member_of_a_tar_that_was_written_anew_is_gone(tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(FileNotFoundError):
         read(path, first)
+
+
+def test_a_header_of_many_small_records_takes_no_longer_than_its_length() -> None:
+    records = b"".join(b"9 a=%04d\n" % number for number in range(10_000)) * 10 + b"\0" * 100
+    assert _parse_pax(records, 0, "x.tar") == {"a": "9999"}
+    with pytest.raises(RecipeError, match="a broken extended header"):
+        _parse_pax(b"9 a=0001\n5 a=00\n", 0, "x.tar")

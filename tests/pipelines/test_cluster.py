@@ -2,6 +2,7 @@
 
 import pytest
 
+from batch_nst.pipelines import cluster
 from batch_nst.pipelines.cluster import Workers
 
 
@@ -21,3 +22,21 @@ def test_all_actors_that_have_work_are_asked_for_at_once(
     pool = Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=most).pool(actors, tasks)
     assert (pool.min_size, pool.max_size) == expected
     assert pool.initial_size == pool.max_size
+
+
+@pytest.mark.parametrize(
+    ("shapes", "num_cpus", "most"),
+    [
+        ([({"CPU": 8.0}, 2)], 7, 2),
+        ([({"CPU": 1.0}, 3)], 0.5, 3),  # a whole one would be all that there is
+        ([({"CPU": 16.0, "GPU": 1.0}, 2)], 0.5, 2),
+        ([({"CPU": 4.0, "GPU": 8.0}, 1)], 0.25, 8),
+        ([({"CPU": 0.0}, 1), ({"CPU": 2.0}, 4)], 1, 4),
+    ],
+)
+def test_actors_leave_processors_for_the_stages_beside_them(
+    monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[dict[str, float], int]], num_cpus: float, most: int
+) -> None:
+    monkeypatch.setattr(cluster, "_node_shapes", lambda: shapes)
+    workers = cluster.choose_workers("auto")
+    assert (workers.num_cpus, workers.most) == (num_cpus, most)

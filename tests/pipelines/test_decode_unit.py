@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from batch_nst.data.inputs import Photo, list_photos, photo_id
-from batch_nst.pipelines.rows import decode_unit, pack, unpack
+from batch_nst.data.segments import Group
+from batch_nst.data.storage import Store
+from batch_nst.pipelines.rows import decode_unit, pack, planned_units, unpack, write_unit
 from batch_nst.recipe import Generate
 
 
@@ -109,3 +111,14 @@ def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
     from batch_nst.pipelines.paint import target_name  # imports torch
 
     assert target_name(key) == name
+
+
+def test_a_node_that_does_not_see_the_output_makes_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "of another node"))
+    chunk = {"group": Group("dataset/plan/000001.parquet", 0, 2)._asdict(), "units": ["a", "b"]}
+    rows = planned_units(chunk, store, {}, str)
+    assert [row["unit"] for row in rows] == ["a", "b"]
+    written = write_unit({"unit": "a", "outage": "", "photos": pack([])}, store, Generate(input="photos"))
+    for reason in (rows[0]["outage"], rows[1]["outage"], written["outage"], written["refused"]):
+        assert f"does not see output {store.uri}; allowed: a bucket, or a disk that all nodes share" in reason
+    assert list(tmp_path.iterdir()) == []

@@ -229,6 +229,15 @@ def test_models_and_files_that_have_seen_it_are_told(store: Store) -> None:
         assert store.read(name) == kept[name]
 
 
+def test_a_report_of_a_run_that_did_not_end_may_show_it(store: Store) -> None:
+    store.replace("runs/three-nightly/report.html", b"killed before it said more")
+    store.replace("runs/four-nightly/report.html", b"stopped")
+    store.replace("runs/four-nightly/summary.json", b'{"error": "stopped by SIGTERM"}')
+    reports = [f"runs/{run}-nightly/report.html" for run in ("four", "one", "three")]
+    assert run(store, image("anna"))["files"] == reports
+    assert run(store, image("bad"))["files"] == []
+
+
 def test_a_model_of_a_later_snapshot_has_not_seen_it(store: Store) -> None:
     run(store, image("anna"))
     models.write_card(store, "000002-abcdef012345", {})

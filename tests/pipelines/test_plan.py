@@ -161,6 +161,26 @@ def test_a_photo_that_was_removed_is_gone(project: Project) -> None:
     assert project.survey().counts() == counts
 
 
+def test_units_of_which_no_photo_is_left_are_not_made_until_one_is_back(project: Project) -> None:
+    before = project.write_down()
+    units_of = dict(
+        zip(*(project.pending(before)[name].to_pylist() for name in ("key", "unit")), strict=True)
+    )
+    mates = [key for key, unit in units_of.items() if unit == units_of["a.jpg"]]
+    assert len(mates) == 2
+    kept = {key: (project.root / "photos" / key).stat().st_mtime_ns for key in mates}
+    for key in mates:
+        (project.root / "photos" / key).rename(project.root / key.replace("/", "-"))
+    plan = project.survey()
+    assert plan.counts() == {"photos": 3, "found": 3, "done": 0, "rejected": 0, "to_do": 3, "gone": 2}
+    assert sorted(project.keys(plan)) == sorted(set(NAMES) - set(mates))
+    (project.root / mates[0].replace("/", "-")).rename(project.root / "photos" / mates[0])
+    assert (project.root / "photos" / mates[0]).stat().st_mtime_ns == kept[mates[0]]
+    plan = project.survey()
+    assert sorted(project.keys(plan)) == sorted(NAMES)  # a unit is made whole or not at all
+    assert plan.counts() == {"photos": 4, "found": 4, "done": 0, "rejected": 0, "to_do": 5, "gone": 1}
+
+
 def test_a_photo_with_new_content_is_another_photo(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").write_text("painted over")
