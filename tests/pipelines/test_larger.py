@@ -39,7 +39,7 @@ def planned(recipe) -> dict[tuple[str, int], str]:
     """Ids (hex) by name and crop, once they are written down."""
     store = Store(recipe.output)
     plan = survey(recipe, store).write_down(store)
-    (table,) = plan.pending(store, ["key", "crop", "id"])
+    (table,) = plan.pending(store, ["key", "crop", "id", "unit"])
     return {(row["key"].removesuffix(".png"), row["crop"]): row["id"].hex() for row in table.to_pylist()}
 
 
