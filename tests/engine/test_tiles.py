@@ -79,11 +79,6 @@ def test_the_size_of_tiles_changes_nothing(net: TransformerNet) -> None:
         assert apart(painted[0], other).max() <= 1
 
 
-def test_a_flat_picture_gets_neither_frame_nor_pattern(net: TransformerNet) -> None:
-    flat = stylize_tiles(net, torch.full((70, 90, 3), 200, dtype=torch.uint8), tile=TILE)
-    assert apart(flat, flat[:1, :1].expand_as(flat)).max() <= 1
-
-
 def test_in_bf16_it_is_as_close_to_the_exact_picture_as_the_whole_is(net: TransformerNet) -> None:
     image = photo(96, 160)
     exact = stylize_image(net, image)
