@@ -148,7 +148,7 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Args:
         scores: of `score_photos`.
     """
-    losses = {
+    losses: dict[str, dict[str, float]] = {
         who: {part: _mean(part, [score[who][part] for score in scores]) for part in scores[0][who]}
         for who in ("photo", "optimised", "model")
         if who in scores[0]
