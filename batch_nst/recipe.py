@@ -213,7 +213,7 @@ class Train(Section):
     @field_validator("learning_rate", "feature_weight", "pixel_weight", "perceptual_weight", mode="before")
     @classmethod
     def _value_or_points(cls, schedule: object, info: ValidationInfo) -> object:
-        points = schedule if isinstance(schedule, list) else [[0, schedule]]
+        points: Any = schedule if isinstance(schedule, list) else [[0, schedule]]
         is_rate = info.field_name == "learning_rate"
         most = 1.0 if is_rate else sys.float_info.max
         sound = all(

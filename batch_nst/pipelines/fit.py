@@ -129,7 +129,7 @@ def _work(config: dict[str, Any]) -> None:
     objective = objectives.fast
     average = Average(net, settings.average)
     parameters = list(net.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(parameters, lr=value_at(settings.learning_rate, 0.0))
     history: list[dict[str, float]] = []
     start = skipped = running = 0
     checkpoint = ray.train.get_checkpoint()
