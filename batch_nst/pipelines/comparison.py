@@ -102,7 +102,7 @@ def compare(variants: Sequence[Variant], photos: int = 4, file: str = "try.html"
             squares = [photo.squares[settings.image_size] for photo in chosen]
             columns.append(_optimise(objectives, squares, settings, clock.watch(settings, str(variant))))
             _write(target, file, _page(variants, columns, chosen, paintings))
-    figures = {
+    figures: Figures = {
         "photos": [photo.name for photo in chosen],
         "values": [
             {"given": variant.values, **column.figures()}
@@ -267,20 +267,20 @@ def _optimise_batch(
     objectives: Objectives, squares: Pixels, settings: Generate, on_iteration: Callable[[int], None]
 ) -> list[_Picture | None]:
     """Of photos, uint8 (B, side, side, 3); as `stylize.Stylizer`: no number is tried again in fp32."""
-    content = to_tensor(squares, objectives.device)
-    found, curve = optimise(objectives.fast, content, settings.iterations, settings.optimizer, on_iteration)
+    photos = to_tensor(squares, objectives.device)
+    found, curve = optimise(objectives.fast, photos, settings.iterations, settings.optimizer, on_iteration)
     for index in (~curve.isfinite().all(0)).nonzero().flatten().tolist():
-        alone = content[index : index + 1]
+        alone = photos[index : index + 1]
         again = optimise(objectives.exact, alone, settings.iterations, settings.optimizer)
         found[index], curve[:, index] = again.images[0], again.curve[:, 0]
     stored = np.stack([images.as_stored(picture, settings.encoding) for picture in to_pixels(found)])
-    losses = losses_of(objectives.exact, to_tensor(stored, content.device), content)
+    losses = losses_of(objectives.exact, to_tensor(stored, photos.device), photos)
     finite = (curve.isfinite().all(0) & losses.total.isfinite()).tolist()
     curves = np.minimum.accumulate(curve.double().cpu().numpy())
     values = zip(*(part.tolist() for part in losses), strict=True)
     return [
-        _Picture(_shown(picture), *parts, curves[:, index]) if finite[index] else None
-        for index, (picture, parts) in enumerate(zip(stored, values, strict=True))
+        _Picture(_shown(picture), content, style, total, curves[:, index]) if finite[index] else None
+        for index, (picture, (content, style, total)) in enumerate(zip(stored, values, strict=True))
     ]
 
 

@@ -53,8 +53,8 @@ def read_variants(path: str | os.PathLike[str], overrides: Sequence[str]) -> lis
     choices = [_choices(override) for override in overrides]
     several = {_key(each[0]): len(each) for each in choices if len(each) > 1}
     if not 1 <= len(several) <= 2:
-        given = f"several values of {', '.join(several)}" if several else "no key with several values"
-        raise RecipeError(f"{given}; allowed: of one key or two, such as loss.style_weight=10,100,1000")
+        what = f"several values of {', '.join(several)}" if several else "no key with several values"
+        raise RecipeError(f"{what}; allowed: of one key or two, such as loss.style_weight=10,100,1000")
     for key, count in several.items():
         if not _decides_pixels(key):
             allowed = [f"{name}.*" for name in _SECTIONS] + [f"generate.{name}" for name in _GENERATE]
@@ -80,7 +80,7 @@ def _choices(override: str) -> list[str]:
         node = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError):
         return [override]  # such as the path photos/[ab].jpg; what is wrong with it, `load_recipe` tells
-    if len(node.value) < 2:
+    if node is None or len(node.value) < 2:
         return [override]
     return [f"{_key(override)}={text[each.start_mark.index : each.end_mark.index]}" for each in node.value]
 
