@@ -65,10 +65,29 @@ def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
     return run
 
 
+def _try(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.variants import read_variants
+
+    variants = read_variants(options.recipe, options.overrides)  # what is wrong is told before torch is there
+
+    from batch_nst.pipelines.comparison import compare
+
+    return compare(variants, options.photos, options.out)
+
+
 def _apply(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.apply import apply
 
-    return apply(options.model, options.source, options.target, device=options.device)
+    return apply(
+        options.model,
+        options.source,
+        options.target,
+        device=options.device,
+        keep_colors=options.keep_colors,
+        strength=options.strength,
+        precision=options.precision,
+        overwrite=options.overwrite,
+    )
 
 
 def _forget(options: argparse.Namespace) -> Figures:
@@ -113,6 +132,24 @@ def _amount(word: str) -> float:
     if not 0 <= amount < math.inf:
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number, 0 or more")
     return amount
+
+
+def _count(word: str) -> int:
+    """A whole number, 1 or more."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
+    return int(word)
+
+
+def _strength(word: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        strength = float(word)
+    except ValueError:
+        strength = math.nan
+    if not 0 <= strength <= 1:
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number from 0 to 1")
+    return strength
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -195,17 +232,41 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="H",
                 help="begin no further unit when devices have worked for so long in all",
             )
+    trial = add(
+        "try",
+        "optimise a few photos for each of several values, side by side on one page",
+        "batch-nst try jobs/recipes/demo.yaml loss.style_weight=10,100,1000",
+        _try,
+    )
+    trial.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    trial.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=V1,V2,V3",
+        help="several values of one key or two of loss, style, vgg or generate; and keys to override",
+    )
+    trial.add_argument("--photos", type=_count, default=4, metavar="N", help="how many (4)")
+    trial.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
     apply = add(
         "apply",
-        "stylize a file, a folder or a bucket with a trained model",
+        "stylize a file, or all photos of a folder, bucket or dataset",
         "batch-nst apply out/demo photo.jpg painted.png",
         _apply,
     )
     apply.add_argument(
         "model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION"
     )
-    apply.add_argument("source", metavar="IN", help="an image, a folder or a bucket")
-    apply.add_argument("target", metavar="OUT", help="an image, a folder or a bucket")
+    apply.add_argument("source", metavar="IN", help="an image, or what generate.input may be")
+    apply.add_argument("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
+    apply.add_argument("--keep-colors", action="store_true", help="those of the photo; its light is painted")
+    apply.add_argument(
+        "--strength", type=_strength, default=1.0, metavar="S", help="0 is the photo, 1 the painting (1)"
+    )
+    apply.add_argument(
+        "--overwrite", action="store_true", help="paint what is there already, of whatever model it is"
+    )
+    apply.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     look = add(
         "inspect",

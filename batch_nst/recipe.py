@@ -32,6 +32,7 @@ VGG_LAYERS = tuple(
 """Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
 
 Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Uri = Annotated[str, Field(min_length=1)]
@@ -253,8 +254,14 @@ class Evaluate(Section):
     holdout_photos: list[str] = []
     """Keys (paths below the input root) that are held out whatever their hash says."""
     photos: Count = 64
-    iterations: Count = 100
+    iterations: Count = 300
     """Length of the optimisation's curve that the model is compared with."""
+    baseline_photos: Amount = 2
+    """Of them on which the usual L-BFGS runs as well, as far."""
+    larger_photos: Amount = 8
+    """Photos that are scored at twice `generate.image_size` as well, beside a third of the iterations."""
+    sizes: list[Annotated[int, Field(ge=32, le=4096)]] = [256, 512, 1024]
+    """Sides, in pixels, at which model and optimisation are timed, once a version and machine; none: not."""
 
 
 class Publish(Section):

@@ -21,7 +21,7 @@ from batch_nst.data.units import DATA
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "jobs" / "samples"
-PROMISED = {"plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget"}
+PROMISED = {"plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"}
 
 
 class Ended(NamedTuple):
@@ -137,6 +137,10 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
         (["forget", "out"], "ID"),
         (["plan", "recipe.yaml", "--quick"], "--quick"),
         (["apply", "model", "in", "out", "more"], "more"),
+        (["try"], "RECIPE"),
+        (["try", "recipe.yaml", "--photos", "0"], "--photos: given '0'; allowed: a whole number, 1 or more"),
+        (["apply", "model", "in", "out", "--strength", "1.5"], "given '1.5'; allowed: a number from 0 to 1"),
+        (["apply", "model", "in", "out", "--strength", "nan"], "given 'nan'; allowed: a number from 0 to 1"),
     ],
 )
 def test_a_wrong_call_is_refused(words: list[str], told: str) -> None:

@@ -192,8 +192,9 @@ except SystemExit as end:
     assert run(code, recipe, f"output={tmp_path}/out") == "0 ['pyarrow']"
 
 
-def test_a_worker_that_only_decodes_and_writes_imports_neither_torch_nor_ray() -> None:
-    code = "import sys, batch_nst.pipelines.rows; print(sorted({'torch', 'ray'} & sys.modules.keys()))"
+@pytest.mark.parametrize("name", ["rows", "paint"])
+def test_a_worker_that_only_decodes_and_writes_imports_neither_torch_nor_ray(name: str) -> None:
+    code = f"import sys, batch_nst.pipelines.{name}; print(sorted({{'torch', 'ray'}} & sys.modules.keys()))"
     assert run(code) == "[]"
 
 

@@ -23,6 +23,7 @@ TINY = [
     "train.crop_size=32",
     "train.width=4",
     "evaluate.iterations=2",
+    "evaluate.sizes=[32]",
 ]
 
 
@@ -73,7 +74,7 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
         command for command in commands() if "jobs/recipes/demo.yaml" in command or "out/demo" in command
     ]
     assert [command[1] for command in shipped] == [
-        *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect"),
+        *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "try"),
     ]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -25,16 +26,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from batch_nst.data import images
-from batch_nst.data.images import BadImage
+from batch_nst.data.images import BadImage, Pixels
 
 _TRIES: Final = 2
 _WALL: Final = 10
 """Seconds on the clock for each second of processor time: a machine may be busy, and no photo is to blame."""
 _NO_MEMORY: Final = errno.ENOMEM
 """The child's exit code when it met its limit."""
-_READY, _CROP, _DONE, _BAD, _BUG = b"r", b"c", b"d", b"b", b"x"
+_READY, _PART, _DONE, _BAD, _BUG = b"r", b"p", b"d", b"b", b"x"
 """How an answer of the child begins. It is no pickle: who has read a photo is not to be trusted."""
+
+_Wanted = tuple[int, Sequence[tuple[int, bytes]]] | None
+"""What is wanted of a photo: side of the squares, number and seed of each; None: the whole."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,26 @@ class Decoder:
             BadImage: the photo cannot be used.
             RuntimeError: a bug, with the child's traceback, or it cannot be started.
         """
+        return self._ask(data, (size, crops))
+
+    def picture(self, data: bytes) -> Pixels:
+        """A whole photo, by `images.decode`; raises what `crops` does. Read-only."""
+        shape, pixels = self._ask(data, None)
+        return np.frombuffer(pixels, np.uint8).reshape(*struct.unpack("<2I", shape), 3)
+
+    def close(self) -> None:
+        """End the child. The next photo gets a new one."""
+        child, self._child = self._child, None
+        if child:
+            child.end()
+
+    def _ask(self, data: bytes, wanted: _Wanted) -> list[bytes]:
         with self._lock:
             code = 0
             for _ in range(_TRIES):
                 child = self._child = self._child or _Child(self.limits)
                 try:
-                    return child.crops(data, size, crops)
+                    return child.ask(data, wanted)
                 except (EOFError, OSError):
                     self._child = None
                     code = child.end()
@@ -100,12 +120,6 @@ class Decoder:
                     self.close()
                     raise
             raise self._refusal(code)
-
-    def close(self) -> None:
-        """End the child. The next photo gets a new one."""
-        child, self._child = self._child, None
-        if child:
-            child.end()
 
     def _refusal(self, code: int) -> BadImage:
         """Why a photo is given up, from how the child ended."""
@@ -151,19 +165,19 @@ class _Child:
         self._end()
         return self._process.wait()
 
-    def crops(self, data: bytes, size: int, crops: Sequence[tuple[int, bytes]]) -> list[bytes]:
-        """As `Decoder.crops`; EOFError or OSError: it ended."""
-        self._connection.send((size, crops))
+    def ask(self, data: bytes, wanted: _Wanted) -> list[bytes]:
+        """The parts of the answer; EOFError or OSError: it ended."""
+        self._connection.send(wanted)
         self._connection.send_bytes(data)
-        cut: list[bytes] = []
+        parts: list[bytes] = []
         for answer in iter(self._connection.recv_bytes, _DONE):
             kind, rest = answer[:1], answer[1:]
             if kind == _BAD:
                 raise BadImage(*json.loads(rest))
             if kind == _BUG:
                 raise RuntimeError(f"a photo could not be decoded:\n{rest.decode()}")
-            cut.append(rest)
-        return cut
+            parts.append(rest)
+        return parts
 
 
 def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
@@ -180,22 +194,27 @@ def _serve(connection: Connection, limits: Limits) -> None:
     _limit(limits)
     connection.send_bytes(_READY)
     while True:
-        size, crops = connection.recv()
+        wanted = connection.recv()
         data = connection.recv_bytes()
         _set_timers(limits.max_seconds)
-        for answer in _answers(data, size, crops, limits):
+        for answer in _answers(data, wanted, limits):
             connection.send_bytes(answer)
         _set_timers(0)
 
 
-def _answers(data: bytes, size: int, crops: Sequence[tuple[int, bytes]], limits: Limits) -> Iterator[bytes]:
+def _answers(data: bytes, wanted: _Wanted, limits: Limits) -> Iterator[bytes]:
     """One at a time, since many large crops take more memory than a picture may."""
     try:
         picture = images.decode(
             data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
         )
-        for number, seed in crops:
-            yield _CROP + images.crop(picture, size, number, seed).tobytes()
+        if wanted is None:
+            yield _PART + struct.pack("<2I", *picture.shape[:2])
+            yield _PART + picture.tobytes()
+        else:
+            size, crops = wanted
+            for number, seed in crops:
+                yield _PART + images.crop(picture, size, number, seed).tobytes()
         yield _DONE
     except BadImage as error:
         yield _BAD + json.dumps([error.reason, error.detail]).encode()

@@ -64,17 +64,24 @@ def fraction_of_floor(
     for _ in range(rounds):
         floor()
         floors.append(statistics.median(seconds(floor) for _ in range(_TIMED)) / len(content))
-        marks: list[float] = []
-
-        def mark(_: int, marks: list[float] = marks) -> None:
-            wait_for(content.device)
-            marks.append(time.perf_counter())
-
-        optimise(objective, content, _WARM_UP + _TIMED, on_iteration=mark)
-        steps = [after - before for before, after in pairwise(marks)]
-        iterations.append(statistics.median(steps[-_TIMED:]) / len(content))
+        iterations.append(iteration_seconds(objective, content))
         fractions.append(floors[-1] / iterations[-1])
     return Spread.of(floors), Spread.of(iterations), Spread.of(fractions)
+
+
+def iteration_seconds(
+    objective: PerceptualLoss, content: Tensor, warm_up: int = _WARM_UP, timed: int = _TIMED
+) -> float:
+    """A whole iteration of `optimise`, seconds an image: the median of `timed` ones after some others."""
+    marks: list[float] = []
+
+    def mark(_: int) -> None:
+        wait_for(content.device)
+        marks.append(time.perf_counter())
+
+    optimise(objective, content, warm_up + timed, on_iteration=mark)
+    steps = [after - before for before, after in pairwise(marks)]
+    return statistics.median(steps[-timed:]) / len(content)
 
 
 def parts(objective: PerceptualLoss, content: Tensor) -> dict[str, float]:

@@ -2,69 +2,235 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections import Counter
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from batch_nst.data.inputs import SUFFIXES, Photo, list_photos
+import torch
+
+from batch_nst.data.inputs import SUFFIXES, Photo, stream_photos
+from batch_nst.data.look import Look
 from batch_nst.data.storage import Store
-from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.fast_model import load_model
-from batch_nst.pipelines.paint import ENCODINGS, paint
+from batch_nst.engine.precision import Device, Precision, choose_device
+from batch_nst.errors import IncompleteError, RecipeError, StorageError
+from batch_nst.pipelines.fast_model import ModelFiles, read_model
+from batch_nst.pipelines.paint import (
+    ENCODINGS,
+    chunks_of,
+    decode_photos,
+    paint,
+    target_name,
+    write_painting,
+)
 from batch_nst.pipelines.progress import meter, say
+from batch_nst.pipelines.rows import Row
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.cluster import Workers
+
+RECORD = "apply.json"
+"""Beside painted pictures: what has made all of them."""
+
+_SHOWN = 20
+_MAGIC = re.compile(r"[*?\[]")
 
 
 def apply(
-    model: str, source: str, target: str, device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: str,
+    source: str,
+    target: str,
+    device: Device = "auto",
+    *,
+    keep_colors: bool = False,
+    strength: float = 1.0,
+    precision: Precision = "auto",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Stylize a picture into a file, or all pictures below a folder into another, names kept.
+    """Stylize a picture into a file, or all pictures of an input into a folder, names kept.
+
+    A picture that is in the folder already is not painted again; `apply.json` there says of which model and
+    options its pictures are, and others are refused. One picture into a file is always painted.
 
     Args:
         model: see `load_model`.
-        source: an image, or a folder or glob of images; local or in a bucket.
-        target: an image file for an image, a folder for a folder.
+        source: an image, or an input as `stream_photos` takes it, local or in a bucket.
+        target: an image file for an image, a folder for all else.
         device: where to compute.
+        keep_colors: see `Look`.
+        strength: see `Look`.
+        precision: of the convolutions.
+        overwrite: paint all pictures, also those that are there, whatever they are of.
 
     Returns:
-        Figures: found, ok, rejected, failed.
+        Figures: found = ok + rejected + failed + pending; how many of those ok were `made` by this run; and
+        `reasons` of the bad ones.
 
     Raises:
         RecipeError: no such model or source, or a target that does not fit it.
-        IncompleteError: not all pictures could be painted; they are listed above.
+        IncompleteError: not all pictures could be painted; the first that could not are listed above.
+        StorageError: a disk is full, or the target may not be written.
     """
     source, target = os.path.expanduser(source), os.path.expanduser(target)
     suffix = PurePosixPath(target).suffix.lower()
-    if PurePosixPath(source).suffix.lower() in SUFFIXES and not any(letter in source for letter in "*?["):
-        if suffix not in ENCODINGS:
-            raise RecipeError(
-                f"OUT: given {target!r}; allowed for one picture: a name that ends in {' '.join(ENCODINGS)}"
-            )
+    single = PurePosixPath(source).suffix.lower() in SUFFIXES and not _MAGIC.search(source)
+    if single and suffix not in ENCODINGS:
+        raise RecipeError(
+            f"OUT: given {target!r}; allowed for one picture: a name that ends in {' '.join(ENCODINGS)}"
+        )
+    if not single and suffix in ENCODINGS:
+        raise RecipeError(f"OUT: given {target!r}; allowed for a folder of pictures: a folder")
+    _check_apart(source, target)
+    files, look, done = read_model(model), Look(keep_colors, float(strength)), _Done()
+    if single:
+        painter = files.painter(choose_device(device), precision)
         folder, _, name = target.rpartition("/")
-        outcomes = [paint(load_model(model, device), Photo(name, source, ""), Store(folder or "."), name)]
+        for chunk in chunks_of([(Photo(name, source, ""), name)]):
+            for row in decode_photos(chunk):
+                done.add(write_painting(paint(row, painter, look), Store(folder or "."), overwrite=True))
     else:
-        if suffix in ENCODINGS:
-            raise RecipeError(f"OUT: given {target!r}; allowed for a folder of pictures: a folder")
-        outcomes = _paint_all(model, list_photos(source), Store(target), device)
-    bad = [outcome for outcome in outcomes if outcome["status"] != "ok"]
-    for outcome in bad:
-        say(f"{outcome['status']}: {outcome['source']}: {outcome['reason']}: {outcome['detail']}")
-    counts = Counter(outcome["status"] for outcome in outcomes)
-    figures = {"found": len(outcomes), **{status: counts[status] for status in ("ok", "rejected", "failed")}}
-    if bad:
-        raise IncompleteError(f"{len(bad)} of {len(outcomes)} pictures were not painted", figures)
-    return figures
+        files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
+        _paint_all(files, source, Store(target), device, look, precision, overwrite, done)
+    return done.figures()
 
 
-def _paint_all(model: str, photos: list[Photo], target: Store, device: str) -> list[dict[str, str]]:
+@dataclass
+class _Done:
+    """What has become of pictures so far."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """By status; `made` besides."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    bad: list[Row] = field(default_factory=list)
+    """The first of them."""
+    outage: str = ""
+
+    def add(self, outcome: Row) -> None:
+        """Take one of `write_painting`'s outcomes."""
+        if outcome["refused"]:
+            raise StorageError(outcome["refused"])  # what is painted from here on would be lost
+        status = outcome["status"]
+        self.counts.update([status, "made"] if status == "ok" else [status])
+        if status == "pending":
+            self.outage = self.outage or outcome["detail"]
+        elif status != "ok":
+            self.reasons[outcome["reason"]] += 1
+            if len(self.bad) < _SHOWN:
+                self.bad.append(outcome)
+
+    def figures(self) -> dict[str, Any]:
+        """For the JSON line, when all is said and done.
+
+        Raises:
+            IncompleteError: not all pictures are ok.
+        """
+        counts = {status: self.counts[status] for status in ("ok", "rejected", "failed", "pending")}
+        found, bad = sum(counts.values()), counts["rejected"] + counts["failed"]
+        figures = {"found": found, **counts, "made": self.counts["made"], "reasons": dict(self.reasons)}
+        for outcome in self.bad:
+            say(f"{outcome['status']}: {outcome['uri']}: {outcome['reason']}: {outcome['detail']}")
+        if bad > len(self.bad):
+            say(f"... and {bad - len(self.bad):,} more")
+        if counts["pending"]:
+            raise IncompleteError(
+                f"{counts['pending']} of {found} pictures are pending: {self.outage}; "
+                "run the same command again",
+                figures,
+            )
+        if bad:
+            raise IncompleteError(f"{bad} of {found} pictures were not painted", figures)
+        return figures
+
+
+def _paint_all(
+    model: ModelFiles,
+    source: str,
+    target: Store,
+    device: Device,
+    look: Look,
+    precision: Precision,
+    overwrite: bool,
+    done: _Done,
+) -> None:
+    """Find what is not there yet, and paint it."""
+    record = (json.dumps({"model": model.name, **asdict(look)}, sort_keys=True) + "\n").encode()
+    there: set[str] = set() if overwrite else set(target.list())
+    if RECORD in there:
+        _check_record(target, record)
+    try:
+        chunks = chunks_of(_to_do(source, there, done))
+    except RecipeError as error:  # of an input, which recipes call so
+        raise RecipeError(str(error).replace("generate.input", "IN", 1)) from error
+    if done.counts["ok"]:
+        if RECORD not in there:
+            raise RecipeError(
+                f"OUT {target.uri}: holds pictures with the names of those in IN, and no {RECORD} that says "
+                "of which model; allowed: another folder, or --overwrite"
+            )
+        say(f"{done.counts['ok']:,} pictures are there already")
+    workers = _connect(target, device) if chunks else None
+    if overwrite:
+        target.delete(RECORD)  # as long as pictures of two kinds may be there, nothing says of which they are
+    elif not target.establish(RECORD, record):
+        _check_record(target, record)
+    if workers:
+        from batch_nst.pipelines.painting import paint_photos
+
+        with meter("apply", sum(chunk["count"] for chunk in chunks), "pictures") as progress:
+            for outcome in paint_photos(model, chunks, target, look, precision, workers, overwrite):
+                done.add(outcome)
+                progress.advance()
+    if overwrite and not done.counts["pending"]:
+        target.replace(RECORD, record)
+
+
+def _to_do(source: str, there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
+    """Photos that are to be painted and their names below the target; the others are counted."""
+    taken: set[str] = set()
+    for batch in stream_photos(source):
+        for row in batch.select(Photo._fields).to_pylist():
+            photo = Photo(**row)
+            name = target_name(photo.key)
+            if name in taken:
+                detail = f"another picture of IN is painted as {name}"
+                bad = {"uri": photo.source, "status": "rejected", "reason": "same_name", "detail": detail}
+                done.add({**bad, "refused": ""})
+            elif name in there:
+                done.counts["ok"] += 1
+            else:
+                yield photo, name
+            taken.add(name)
+
+
+def _check_record(target: Store, record: bytes) -> None:
+    """Refuse pictures of another model or other options."""
+    found = target.read(RECORD)
+    if found != record:
+        raise RecipeError(
+            f"OUT {target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, asked for is "
+            f"{record.decode().strip()}; allowed: another folder, or --overwrite"
+        )
+
+
+def _check_apart(source: str, target: str) -> None:
+    """Refuse a target that would take photos' places, or be painted with them the next time."""
+    fixed = _MAGIC.split(source, maxsplit=1)[0]
+    listed = source if fixed == source else fixed.rpartition("/")[0]
+    inside, outside = (
+        uri.rstrip("/") if "://" in uri else str(Path(uri).resolve()) for uri in (listed, target)
+    )
+    whole_tree = fixed == source or "**" in source
+    if outside == inside or (whole_tree and outside.startswith(f"{inside}/")):
+        raise RecipeError(f"OUT: given {target!r}, which lies in IN, {source!r}; allowed: outside of it")
+
+
+def _connect(target: Store, device: Device) -> Workers:
     from batch_nst.pipelines import cluster
-    from batch_nst.pipelines.painting import paint_photos
 
     cluster.connect()
     cluster.check_output_is_shared(target)
-    outcomes = []
-    with meter("apply", len(photos), "pictures") as progress:
-        for outcome in paint_photos(model, photos, target, cluster.choose_workers(device)):
-            outcomes.append(outcome)
-            progress.advance()
-    return outcomes
+    return cluster.choose_workers(device)

@@ -173,22 +173,11 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
 def _evaluate(recipe: Recipe, run: _Run) -> Figures:
     """Score the model and write the report; the figures of the command line."""
     from batch_nst.pipelines.evaluate import evaluate as score
-    from batch_nst.pipelines.evaluate import milestones
+    from batch_nst.pipelines.evaluate import outline
     from batch_nst.pipelines.journal import report_of
 
     evaluation, triples = score(recipe, run.store)
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
     report = run.write("report.html", report_of(recipe, run.store, evaluation, triples, about).encode())
     say(f"report: {report}")
-    shown = (
-        "version",
-        "photos",
-        "worth_iterations",
-        "verdict",
-        "photo",
-        "optimised",
-        "model",
-        "seconds_per_image",
-    )
-    curve = milestones(evaluation["curve"])
-    return {name: evaluation[name] for name in shown} | {"curve": curve, "report": report}
+    return {**outline(evaluation), "report": report}

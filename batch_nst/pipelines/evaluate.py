@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +16,18 @@ from batch_nst.data.snapshot import Snapshot, pairs, require_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.larger import Larger, cut_larger
 from batch_nst.pipelines.plan import check_recipe
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.pipelines.report import Triple, contact_sheet
 from batch_nst.pipelines.train import training_version
-from batch_nst.recipe import Recipe
+from batch_nst.pipelines.worth import compare
+from batch_nst.recipe import Evaluate, Recipe
 
 _PREVIEWED = 8
 """Photos on a model's contact sheet."""
+_SHORTER = 3
+"""By how much the curve is shorter where an iteration costs four times as much."""
 
 
 def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]]:
@@ -38,32 +43,44 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     snapshot = require_snapshot(store)
     version = training_version(recipe, snapshot)
     card = models.require_card(store, version)
-    rows = _held_out(store, snapshot, recipe.evaluate.photos)
+    rows = _held_out(store, snapshot, recipe.evaluate)
     if not rows:
         raise IncompleteError(
             f"{store.uri}: snapshot {snapshot.number} has no held-out photo; raise evaluate.holdout"
         )
 
     from batch_nst.pipelines import cluster
-    from batch_nst.pipelines.score import score_photos
+    from batch_nst.pipelines.score import score_photos, time_sizes
 
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
     weights = store.read(models.model_object(version, models.WEIGHTS))
-    scores = []
-    with meter("evaluate", len(rows), "photos") as progress:
-        for score in score_photos(rows, weights, card, read_style(recipe.style), recipe, workers):
-            scores.append(score)
-            progress.advance(1, f"objective {score['model']['total']:,.0f}")
-    scores.sort(key=lambda score: str(score["name"]))
-    ids = {row["name"]: row["id"] for row in rows}
-    evaluation = {
-        **summarise(scores),
-        "size": recipe.generate.image_size,
-        "objectives": {ids[score["name"]]: score["model"]["total"] for score in scores},
-    }
-    pictures = {row["name"]: row for row in rows}
-    triples = [_triple(score, pictures[score["name"]]) for score in scores]
+    style = read_style(recipe.style)
+    speed: dict[str, Any] | None = None
+    if recipe.evaluate.sizes:
+        say(f"timing at {', '.join(map(str, recipe.evaluate.sizes))} px on {workers.device}")
+        known = card.get("evaluation", {}).get("speed")
+        speed = time_sizes(known, rows[0]["content"], weights, card, style, recipe, workers)
+    larger: Larger | None = None
+    work = rows
+    if recipe.evaluate.larger_photos:
+        ids = [row["id"] for row in rows]
+        larger = cut_larger(store, ids, recipe.evaluate.larger_photos, recipe.generate)
+        work = [*rows, *_larger_rows(rows, larger, recipe.evaluate)]
+    found = []
+    with meter("evaluate", len(work), "pictures") as progress:
+        for score in score_photos(work, weights, card, style, recipe, workers):
+            found.append(score)
+            progress.advance(1, f"objective {score['model']['total']:,.0f}" if "model" in score else "")
+    found.sort(key=lambda score: str(score["name"]))
+    scores = [score for score in found if "optimised" in score]
+    enlarged = [score for score in found if "optimised" not in score]
+    evaluation = {**_figures(scores), "size": recipe.generate.image_size}
+    if larger:
+        evaluation["larger"] = _larger_figures(larger, enlarged)
+    if speed:
+        evaluation["speed"] = speed
+    triples = _triples(rows, scores, larger, enlarged)
     sheet = contact_sheet([(triple.photo, triple.optimised, triple.model) for triple in triples[:_PREVIEWED]])
     card["digests"][models.PREVIEW] = models.write_part(store, version, models.PREVIEW, sheet)
     models.write_card(store, version, {**card, "evaluation": evaluation})
@@ -77,81 +94,183 @@ def milestones(curve: Sequence[float]) -> dict[int, float]:
     return {step: curve[step] for step in [*steps, len(curve) - 1] if step < len(curve)}
 
 
+def outline(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures without those of each photo, and of each curve its milestones."""
+    return {
+        name: outline(value) if isinstance(value, dict) else milestones(value) if name == "curve" else value
+        for name, value in evaluation.items()
+        if name != "objectives"
+    }
+
+
 def _tell(version: str, evaluation: dict[str, Any]) -> None:
     """The figures as lines for people."""
-    say(f"{'':>20} {'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14}")
+    say(f"{'':>20} {'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}")
     for iterations, objective in milestones(evaluation["curve"]).items():
         say(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     for who, name in (("optimised", "X, as stored"), ("model", "fast model")):
         losses = evaluation[who]
-        parts = " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
-        say(f"{name:>20} {parts} {losses['distance']:14.3f}")
+        say(f"{name:>20} {_parts(losses)} {losses['distance']:14.3f} {losses['ssim']:10.3f}")
     say(f"{version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
+    if baseline := evaluation.get("baseline"):
+        usual, own = baseline["lbfgs"], baseline["engine"]
+        say(
+            f"on {baseline['photos']} of them, after {len(own['curve']) - 1} iterations: usual L-BFGS "
+            f"{usual['curve'][-1]:,.0f} in {usual['seconds_per_image']:.1f} s, optimisation "
+            f"{own['curve'][-1]:,.0f} in {own['seconds_per_image']:.1f} s; fast model {usual['verdict']}"
+        )
+    if larger := evaluation.get("larger"):
+        left_out = ", ".join(f"{count} {reason}" for reason, count in larger["left_out"].items())
+        say(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
+        if larger["photos"]:
+            for who, name in (("photo", "photo"), ("model", "fast model")):
+                say(f"{name:>20} {_parts(larger[who])}")
+            say(f"at {larger['size']} px: {larger['verdict']}")
+
+    for row in evaluation.get("speed", {}).get("sizes", ()):
+        if "model" not in row:
+            say(f"{row['size']:>5} px: does not fit into memory")
+            continue
+        times = ", ".join(
+            f"{count} iterations {whole:,.1f} s ({row['speedup'][count]:,.0f} x)"
+            for count, whole in row["optimisation"].items()
+        )
+        say(f"{row['size']:>5} px: fast model {row['model']:.3f} s; {times}, extrapolated")
+
+
+def _parts(losses: dict[str, float]) -> str:
+    return " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
 
 
 def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over photos: geometric means, and how many iterations the model is worth.
+    """Figures over photos: geometric means (of SSIM the mean), and what the model is worth, see `compare`.
 
     Args:
         scores: of `score_photos`.
     """
-    # The running minimum of each photo first: an optimiser's early steps overshoot on some of them.
-    curves = np.minimum.accumulate(np.array([score["curve"] for score in scores]), axis=1)
-    curve = np.exp(np.log(np.maximum(curves, 1e-12)).mean(0)).tolist()
-    parts = {
-        who: {
-            part: _mean(score[who][part] for score in scores)
-            for part in ("content", "style", "total", "distance")
-        }
+    losses: dict[str, dict[str, float]] = {
+        who: {part: _mean(part, [score[who][part] for score in scores]) for part in scores[0][who]}
         for who in ("photo", "optimised", "model")
+        if who in scores[0]
     }
-    worth = worth_iterations(curve, parts["model"]["total"])
-    last = len(curve) - 1
+    seconds = {
+        who: float(np.median([score[f"{who}_seconds"] for score in scores])) for who in ("model", "optimised")
+    }
     return {
         "photos": len(scores),
-        "curve": curve,
-        **parts,
-        "worth_iterations": worth,
-        "verdict": "worse than the photo"
-        if worth is None
-        else f"worth more than {last} iterations"
-        if worth >= last and parts["model"]["total"] < curve[-1]
-        else f"worth {worth} iterations",
-        "seconds_per_image": {
-            "model": float(np.median([score["model_seconds"] for score in scores])),
-            "optimised": float(np.median([score["optimised_seconds"] for score in scores])),
-        },
+        **compare(
+            [score["curve"] for score in scores],
+            [score["model"]["total"] for score in scores],
+            [score["uri"] for score in scores],
+        ),
+        **losses,
+        "seconds_per_image": {**seconds, "ratio": seconds["optimised"] / seconds["model"]},
     }
 
 
-def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
-    """The most iterations of the optimisation that an objective is at least as good as; none: not even 0."""
-    reached = [iteration for iteration, loss in enumerate(curve) if objective <= loss]
-    return max(reached) if reached else None
+def _figures(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """As `summarise`, with each photo's own objective, and with the baseline where it ran."""
+    raced = [score for score in scores if "lbfgs" in score]
+    return {
+        **summarise(scores),
+        "objectives": {score["id"]: score["model"]["total"] for score in scores},
+        **({"baseline": baseline_figures(raced)} if raced else {}),
+    }
 
 
-def _held_out(store: Store, snapshot: Snapshot, photos: int) -> list[dict[str, Any]]:
-    """The pairs of up to `photos` held-out images, lowest hash of the id first."""
+def baseline_figures(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The usual L-BFGS and the engine on the same photos, and what the model is worth on each one's way."""
+    objectives = [score["model"]["total"] for score in scores]
+    photos = [score["uri"] for score in scores]
+
+    def way(curve: str, seconds: str, name: str) -> dict[str, Any]:
+        return {
+            **compare([score[curve] for score in scores], objectives, photos, name),
+            "seconds_per_image": float(np.median([score[seconds] for score in scores])),
+        }
+
+    return {
+        "photos": len(scores),
+        "model": {"total": _mean("total", objectives)},
+        "lbfgs": way("lbfgs", "lbfgs_seconds", "the usual L-BFGS"),
+        "engine": way("curve", "optimised_seconds", "the optimisation"),
+    }
+
+
+def _larger_figures(larger: Larger, scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """As `summarise`, of what there is at twice the size, and what was left out for which reason."""
+    good = [score for score in scores if "left_out" not in score]
+    left_out = Counter(larger.left_out)
+    left_out.update(score["left_out"] for score in scores if "left_out" in score)
+    figures = summarise(good) if good else {"photos": 0}
+    return {**figures, "size": larger.size, "left_out": dict(left_out)}
+
+
+def _held_out(store: Store, snapshot: Snapshot, settings: Evaluate) -> list[dict[str, Any]]:
+    """What is to be scored of the held-out pairs, lowest hash of the id first."""
     rows = [
         {
             "id": row["id"].hex(),
+            "uri": row["uri"],
             "name": f"{row['uri'].rsplit('/', 1)[-1]} {row['id'].hex()[:6]}",
             "content": row["content"]["bytes"],
             "stylized": row["stylized"]["bytes"],
+            "iterations": settings.iterations,
         }
         for row in pairs(store, snapshot, "held_out")
     ]
-    return sorted(rows, key=lambda row: key_hash(str(row["id"])))[:photos]
+    rows = sorted(rows, key=lambda row: key_hash(str(row["id"])))[: settings.photos]
+    return [{**row, "baseline": number < settings.baseline_photos} for number, row in enumerate(rows)]
 
 
-def _triple(score: dict[str, Any], row: dict[str, Any]) -> Triple:
+def _larger_rows(rows: Sequence[dict[str, Any]], larger: Larger, settings: Evaluate) -> list[dict[str, Any]]:
+    """The same photos at twice the size, of which no `X` was made."""
+    changed = {
+        "stylized": b"",
+        "iterations": max(1, settings.iterations // _SHORTER),
+        "baseline": False,
+    }
+    return [
+        {**row, **changed, "content": larger.pictures[row["id"]]}
+        for row in rows
+        if row["id"] in larger.pictures
+    ]
+
+
+def _triples(
+    rows: Sequence[dict[str, Any]],
+    scores: Sequence[dict[str, Any]],
+    larger: Larger | None,
+    enlarged: Sequence[dict[str, Any]],
+) -> list[Triple]:
+    """The pictures of each photo, and its losses."""
+    pictures = {row["id"]: row for row in rows}
+    large = {
+        score["id"]: (larger.pictures[score["id"]], _painted(score))
+        for score in enlarged
+        if larger and "left_out" not in score
+    }
+    return [
+        Triple(
+            score["name"],
+            pictures[score["id"]]["content"],
+            pictures[score["id"]]["stylized"],
+            _painted(score),
+            {who: score[who] for who in ("photo", "optimised", "model")},
+            large.get(score["id"]),
+        )
+        for score in scores
+    ]
+
+
+def _painted(score: dict[str, Any]) -> bytes:
+    """The model's picture, encoded."""
     side = score["side"]
-    painted = np.frombuffer(score["painted"], np.uint8).reshape(side, side, 3)
-    losses = {who: score[who] for who in ("photo", "optimised", "model")}
-    return Triple(score["name"], row["content"], row["stylized"], encode(painted, "webp"), losses)
+    return encode(np.frombuffer(score["painted"], np.uint8).reshape(side, side, 3), "webp")
 
 
-def _mean(values: Any) -> float:
-    """The geometric mean; 0 where a value is 0."""
-    values = list(values)
+def _mean(part: str, values: Sequence[float]) -> float:
+    """The geometric mean, 0 where a value is 0; of SSIM, which may be below 0, the mean."""
+    if part == "ssim":
+        return sum(values) / len(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if min(values) > 0 else 0.0

@@ -16,12 +16,16 @@ from batch_nst.data.images import Pixels, resize_short_side
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.gatys import Optimizer, optimise
-from batch_nst.engine.model_files import load_net, stylize_image
-from batch_nst.engine.precision import Device, Precision, choose_device
+from batch_nst.engine.model_files import load_net, one_at_a_time, stylize_image
+from batch_nst.engine.precision import Device, Precision, choose_device, choose_dtype
+from batch_nst.engine.tiles import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Loss, Vgg
+
+MAX_WHOLE = 2048 * 2048
+"""Pixels of a picture that is painted at once, with some 640 bytes for each; larger ones in tiles."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,18 @@ class FastModel:
     net: TransformerNet
     card: dict[str, Any]
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    """Of the convolutions."""
 
     def __call__(self, picture: Pixels) -> Pixels:
         """Paint a picture, uint8 (H, W, 3) sRGB of at least 16 pixels a side; the result has its size."""
-        painted: Pixels = stylize_image(self.net, torch.from_numpy(np.array(picture)), self.device).numpy()
+        image = torch.from_numpy(np.array(picture))
+        whole = image.shape[0] * image.shape[1] <= MAX_WHOLE
+        half = self.dtype == torch.bfloat16
+        # All threads would share the cache of cast weights.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            tensor = (stylize_image if whole else stylize_tiles)(self.net, image, self.device)
+        painted: Pixels = tensor.numpy()
         return painted
 
 
@@ -60,6 +72,15 @@ class ModelFiles:
             WeightsError: the files do not belong together.
         """
         return FastModel(load_net(self.weights, self.card).to(device), self.card, device)
+
+    def painter(self, device: torch.device, precision: Precision = "auto") -> FastModel:
+        """The model, ready to paint as fast as it can; its pictures are those of `on` but for rounding.
+
+        Raises:
+            WeightsError: the files do not belong together.
+        """
+        net = one_at_a_time(load_net(self.weights, self.card)).to(device)
+        return FastModel(net, self.card, device, choose_dtype(device, precision))
 
 
 def load_model(uri: str, device: Device = "auto") -> FastModel:

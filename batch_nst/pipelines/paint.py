@@ -1,16 +1,23 @@
-"""One picture read, painted and written; without Ray."""
+"""Pictures on their way: read and decoded, painted, written under their own names; without torch and Ray."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Literal
 
+import numpy as np
+
 from batch_nst.data import images
+from batch_nst.data.decoder import Limits, decoder_for
+from batch_nst.data.images import BadImage, Pixels
 from batch_nst.data.inputs import Photo, uri_of
+from batch_nst.data.look import Look
 from batch_nst.data.reading import read_photos
-from batch_nst.data.storage import Store, TooLarge
-from batch_nst.errors import StorageError
-from batch_nst.pipelines.fast_model import FastModel
+from batch_nst.data.storage import Store
+from batch_nst.errors import OutageError, StorageError
+from batch_nst.pipelines.rows import Row, pack, refusal, unpack
 
 ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
     ".jpg": "jpeg",
@@ -20,27 +27,64 @@ ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
 }
 """By the suffix of the target; a source of another kind becomes PNG."""
 
-_MIN_SIDE = 16
-_MAX_BYTES = 256 << 20
-_MAX_PIXELS = 40_000_000
+LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
+"""Those of a recipe's defaults, but for the side: the net reaches so far."""
+
+_MOST_SIDE = {"webp": 16_383, "jpeg": 65_500}
+"""Pixels a side that a format, or its library, can write."""
+_TOGETHER = 8
+"""Photos that are read at once."""
 
 
-def paint(model: FastModel, photo: Photo, target: Store, name: str) -> dict[str, str]:
-    """Read, paint and write one picture; a bad one is an outcome with a reason."""
+def chunks_of(photos: Iterable[tuple[Photo, str]]) -> list[Row]:
+    """Photos and the names of their targets, packed and counted, as `decode_photos` takes them."""
+    rows = ({**photo._asdict(), "name": name} for photo, name in photos)
+    chunks = iter(lambda: list(islice(rows, _TOGETHER)), [])
+    return [{"photos": pack(chunk), "count": len(chunk)} for chunk in chunks]
+
+
+def decode_photos(chunk: Row) -> Iterator[Row]:
+    """Fetch and decode the photos of a chunk, by the rules of generation.
+
+    Yields:
+        For each photo `uri`, `name` of its target, `status`, `reason`, `detail`; `pixels` (height, width, 3)
+        where it is ok. One that an outage kept back is `pending`.
+    """
+    rows = unpack(chunk["photos"])
+    photos = [Photo(**{field: row[field] for field in Photo._fields}) for row in rows]
+    read = read_photos(photos, LIMITS.max_bytes)
+    for index, (row, photo) in enumerate(zip(rows, photos, strict=True)):
+        data, read[index] = read[index], b""  # a file is not kept for longer than it is needed
+        yield _decode(row["name"], photo, data)
+
+
+def paint(row: Row, model: Callable[[Pixels], Pixels], look: Look) -> Row:
+    """A row of `decode_photos` with its picture painted, where it has one."""
+    if row["status"] != "ok":
+        return row
+    photo = _pixels(row)
+    return row | {"pixels": look.of(photo, model(photo)).tobytes()}
+
+
+def write_painting(row: Row, target: Store, overwrite: bool) -> Row:
+    """Encode and write the picture of a row, whole or not at all; what has become of its photo.
+
+    `refused` says why nothing can be written at all: no room, or no permission.
+    """
+    outcome = {name: row[name] for name in ("uri", "status", "reason", "detail")} | {"refused": ""}
+    if row["status"] != "ok":
+        return outcome
+    encoded = images.encode(_pixels(row), _encoding(row["name"]))
     try:
-        data = read_photos([photo], _MAX_BYTES)[0]
-        if isinstance(data, Exception):
-            raise data
-        picture = images.decode(data, min_side=_MIN_SIDE, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
-    except images.BadImage as error:
-        return _outcome(photo, "rejected", error.reason, error.detail)
-    except TooLarge as error:
-        return _outcome(photo, "rejected", "too_many_bytes", str(error))
-    except (OSError, StorageError) as error:
-        return _outcome(photo, "failed", type(error).__name__, str(error))
-    encoding = ENCODINGS[PurePosixPath(name).suffix.lower()]
-    target.replace(name, images.encode(model(picture), encoding))
-    return _outcome(photo, "ok", "", "")
+        if overwrite:
+            target.replace(row["name"], encoded)
+        else:
+            target.create(row["name"], encoded)  # where another run was first, its picture is the same
+    except OutageError as error:
+        return outcome | {"status": "pending", "detail": str(error)}
+    except StorageError as error:
+        return outcome | {"status": "pending", "refused": str(error)}
+    return outcome
 
 
 def target_name(key: str) -> str:
@@ -52,5 +96,29 @@ def target_name(key: str) -> str:
     return name if PurePosixPath(name).suffix.lower() in ENCODINGS else f"{name}.png"
 
 
-def _outcome(photo: Photo, status: str, reason: str, detail: str) -> dict[str, str]:
-    return {"source": uri_of(photo), "status": status, "reason": reason, "detail": detail}
+def _decode(name: str, photo: Photo, data: bytes | Exception) -> Row:
+    row: Row = {"uri": uri_of(photo), "name": name, "status": "ok", "reason": "", "detail": ""}
+    row |= {"pixels": b"", "height": 0, "width": 0}
+    if isinstance(data, StorageError):
+        return row | {"status": "pending", "detail": str(data)}
+    if isinstance(data, Exception):
+        return row | refusal(data)
+    try:
+        picture = decoder_for(LIMITS).picture(data)
+    except BadImage as error:
+        return row | refusal(error)
+    height, width, _ = picture.shape
+    encoding = _encoding(name)
+    most = _MOST_SIDE.get(encoding, max(height, width))
+    if max(height, width) > most:
+        detail = f"{width} x {height} pixels; a {encoding} file has at most {most} a side"
+        return row | {"status": "rejected", "reason": "too_large_for_format", "detail": detail}
+    return row | {"pixels": picture.tobytes(), "height": height, "width": width}
+
+
+def _pixels(row: Row) -> Pixels:
+    return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3)
+
+
+def _encoding(name: str) -> Literal["webp", "png", "jpeg"]:
+    return ENCODINGS[PurePosixPath(name).suffix.lower()]

@@ -17,6 +17,8 @@ import matplotlib.style
 import numpy as np
 import yaml
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageOps
 
@@ -45,8 +47,9 @@ class Triple:
         photo: an encoded picture (JPEG, PNG, WebP, ...), and so are the next two.
         optimised: the photo after the optimisation.
         model: the photo after the fast model.
-        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style` and, but for the
-            photo, `distance` to the optimised picture. Missing ones are left out.
+        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style`, and `distance` and
+            `ssim` to the optimised picture. Missing ones are left out.
+        larger: the photo at twice the size, and after the fast model, where they were made.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Triple:
     optimised: bytes
     model: bytes
     losses: Mapping[str, Mapping[str, float]]
+    larger: tuple[bytes, bytes] | None = None
 
 
 def render(
@@ -75,8 +79,12 @@ def render(
         style: the painting, an encoded picture of any size.
         triples: held-out photos, shown side by side with both results.
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
-            means of `total`, `content`, `style`, `distance`; `curve`, the objective after 0, 1, 2, ...
-            iterations; `verdict` and `worth_iterations`; `seconds_per_image` of `model` and `optimised`.
+            means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
+            after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
+            `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size, without
+            `optimised`, and how many photos were `left_out` by reason; `baseline`, on some photos the curves
+            of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`; `speed`, see
+            `measure_speed`.
         history: training's log, oldest first: `step` and any losses.
         dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
             `detail`), `total_loss` of every pair, `snapshot` and its `digest`.
@@ -86,7 +94,11 @@ def render(
     """
     with mpl.style.context(["default", STYLE]):
         plots = {
-            "curve": _plot_curve(evaluation),
+            "curve": _plot_curve(
+                evaluation, "Objective of the optimisation over iterations, and of the fast model"
+            ),
+            "baseline_curve": _plot_baseline(evaluation.get("baseline") or {}),
+            "larger_curve": _plot_curve(evaluation.get("larger") or {}, "The same at twice the size"),
             "training": _plot_history(history),
             "histogram": histogram(floats(dataset.get("total_loss") or ())),
         }
@@ -103,6 +115,11 @@ def render(
             }
             for triple in triples
         ],
+        larger=[
+            (triple.name, *(data_uri(each, 1024) for each in triple.larger))
+            for triple in triples
+            if triple.larger
+        ][:_LARGER],
         kinds=_KINDS,
         evaluation=evaluation,
         speedup=_speedup(evaluation.get("seconds_per_image") or {}),
@@ -133,6 +150,11 @@ def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256) -> bytes:
     return jpeg(sheet)
 
 
+_TOLD: Final = "Objective of the optimisation over iterations, and of the fast model"
+
+_LARGER: Final = 3
+"""Photos that are shown at twice the size."""
+
 _KINDS: Final = {"photo": "Photo", "optimised": "Optimised", "model": "Fast model"}
 
 
@@ -144,21 +166,14 @@ def _speedup(seconds: Mapping[str, Any]) -> float:
 _TEMPLATE: Final = ENVIRONMENT.get_template("report.html.j2")
 
 
-def _plot_curve(evaluation: Mapping[str, Any]) -> Markup | None:
+def _plot_curve(figures: Mapping[str, Any], told: str) -> Markup | None:
     """The optimisation's objective over iterations, and where the fast model lies on that way."""
-    curve = floats(evaluation.get("curve") or ())
+    curve = floats(figures.get("curve") or ())
     if np.isfinite(curve).sum() < 2:
         return None
-    model, worth = floats([(evaluation.get("model") or {}).get("total"), evaluation.get("worth_iterations")])
+    model, worth = floats([(figures.get("model") or {}).get("total"), figures.get("worth_iterations")])
     last = len(curve) - 1
-    figure, axes = plot(4.6, 3.1)
-    axes.set_xscale("symlog", linthresh=1, linscale=0.3)
-    axes.set_xlim(0, last)
-    ticks = [tick for power in range(9) for tick in (10**power, 3 * 10**power) if tick <= last]
-    axes.xaxis.set_major_locator(FixedLocator([0, *ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    axes.set_xlabel("iterations")
+    figure, axes = _iterations(last)
     axes.plot(curve, color=OPTIMISED)
     set_scale(axes.yaxis, np.append(curve, model), axes.set_yscale)
     axes.margins(y=0.14)
@@ -171,12 +186,60 @@ def _plot_curve(evaluation: Mapping[str, Any]) -> Markup | None:
     if math.isfinite(model):
         axes.axhline(model, color=MODEL)
         label(axes, last, model, "fast model", MODEL, "right", "top" if better else "bottom")
-    if math.isfinite(model) and 0 <= worth <= last:
-        bottom, top = axes.get_ylim()
-        axes.vlines(worth, bottom, model, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.set_ylim(bottom, top)
-        axes.plot(worth, model, "o", color=MODEL, markersize=7, clip_on=False, zorder=3)
-    return svg(figure, "Objective of the optimisation over iterations, and of the fast model")
+    low, high = floats([end or 0 for end in figures.get("worth_interval") or (0, 0)])
+    if high > low:
+        axes.axvspan(low, high, color=MODEL, alpha=0.12, linewidth=0)
+    _mark(axes, worth, model, last)
+    return svg(figure, told)
+
+
+def _plot_baseline(figures: Mapping[str, Any]) -> Markup | None:
+    """Two ways to optimise the same photos, the usual one dashed, and the fast model on both."""
+    ways = [figures.get(name) or {} for name in ("lbfgs", "engine")]
+    curves = [floats(way.get("curve") or ()) for way in ways]
+    if not all(np.isfinite(curve).sum() >= 2 for curve in curves):
+        return None
+    usual, own = curves
+    (model,) = floats([(figures.get("model") or {}).get("total")])
+    last = len(usual) - 1
+    figure, axes = _iterations(last)
+    axes.plot(usual, color=MUTED, linestyle=(0, (4, 2)))
+    axes.plot(own, color=OPTIMISED)
+    middle = math.isqrt(last)  # of a logarithmic axis
+    heights = [curve[np.isfinite(curve)][: middle + 1][-1] for curve in curves]
+    label(axes, middle, heights[0], "usual L-BFGS", MUTED, "left", "bottom")
+    label(axes, middle, heights[1], "optimisation", OPTIMISED, "right", "top")
+    set_scale(axes.yaxis, np.concatenate([*curves, [model]]), axes.set_yscale)
+    axes.margins(y=0.14)
+    if math.isfinite(model):
+        axes.axhline(model, color=MODEL)
+        label(axes, last, model, "fast model", MODEL, "right", "bottom")
+    for worth in floats([way.get("worth_iterations") for way in ways]):
+        _mark(axes, worth, model, last)
+    return svg(figure, "Objectives of the optimisation and of the usual L-BFGS over iterations")
+
+
+def _iterations(last: int) -> tuple[Figure, Axes]:
+    """An empty plot over iterations from 0 to `last`."""
+    figure, axes = plot(4.6, 3.1)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+    axes.set_xlim(0, last)
+    ticks = [tick for power in range(9) for tick in (10**power, 3 * 10**power) if tick <= last]
+    axes.xaxis.set_major_locator(FixedLocator([0, *ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.set_xlabel("iterations")
+    return figure, axes
+
+
+def _mark(axes: Axes, worth: float, model: float, last: int) -> None:
+    """Where the fast model's line meets a curve, if it does."""
+    if not (math.isfinite(model) and 0 <= worth <= last):
+        return
+    bottom, top = axes.get_ylim()
+    axes.vlines(worth, bottom, model, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.set_ylim(bottom, top)
+    axes.plot(worth, model, "o", color=MODEL, markersize=7, clip_on=False, zorder=3)
 
 
 def _plot_history(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float, Markup]]:

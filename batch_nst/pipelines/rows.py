@@ -196,25 +196,33 @@ def photo_rows(uri: str, data: bytes | Exception, planned: list[Row], limits: Ge
 
 
 def _outcomes(data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
-    match data:
+    if isinstance(data, Exception):
+        return [refusal(data)] * len(planned)
+    decoder = decoder_for(Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds))
+    try:
+        crops = decoder.crops(data, limits.image_size, [(row["crop"], row["id"]) for row in planned])
+    except BadImage as error:
+        return [refusal(error)] * len(planned)
+    return [{"status": "ok", "content": crop} for crop in crops]
+
+
+def refusal(error: Exception) -> Row:
+    """What becomes of a photo that could not be read or decoded: status, reason and detail.
+
+    Raises:
+        Exception: the error itself, where it is no property of a photo.
+    """
+    match error:
         case FileNotFoundError():
-            bad = _bad("failed", "vanished", "listed, but gone when it was read")
+            return _bad("failed", "vanished", "listed, but gone when it was read")
         case PermissionError():
-            bad = _bad("failed", "forbidden", "no permission to read it")
+            return _bad("failed", "forbidden", "no permission to read it")
         case TooLarge():
-            bad = _bad("rejected", "too_many_bytes", f"{data.size} bytes; allowed: {data.max_bytes}")
-        case Exception():
-            raise data
+            return _bad("rejected", "too_many_bytes", f"{error.size} bytes; allowed: {error.max_bytes}")
+        case BadImage():
+            return _bad("rejected", error.reason, error.detail)
         case _:
-            decoder = decoder_for(
-                Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds)
-            )
-            try:
-                crops = decoder.crops(data, limits.image_size, [(row["crop"], row["id"]) for row in planned])
-                return [{"status": "ok", "content": crop} for crop in crops]
-            except BadImage as error:
-                bad = _bad("rejected", error.reason, error.detail)
-    return [bad] * len(planned)
+            raise error
 
 
 def _bad(status: str, reason: str, detail: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -11,15 +12,18 @@ import numpy as np
 import ray.data
 import torch
 
-from batch_nst.data.images import decode_stored
+from batch_nst.data.images import Pixels, decode_stored
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.gatys import optimise
 from batch_nst.engine.johnson import feature_distance
 from batch_nst.engine.model_files import load_net, stylize_image
-from batch_nst.engine.perceptual_loss import Losses
+from batch_nst.engine.ssim import ssim
+from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.pipelines.race import run_peers
+from batch_nst.pipelines.speed import measure_speed
 from batch_nst.recipe import Recipe
 
 Row = dict[str, Any]
@@ -36,19 +40,21 @@ def score_photos(
     """Score the model on held-out photos, a photo a task.
 
     Args:
-        rows: `name`, `content` and `stylized` (encoded) of each photo.
+        rows: `id`, `name`, `uri`, `content` and `stylized` (encoded; empty: there is no `X`), `iterations`,
+            and whether the `baseline` runs, of each photo.
         weights: `model.safetensors`.
         card: `model.json`.
         style: the painting.
-        recipe: loss, vgg, generate and evaluate are used.
+        recipe: loss, vgg and generate are used.
         workers: what an actor that holds VGG-16 gets.
 
     Yields:
-        For each photo: `name`; `curve`, the objective after 0, 1, ... iterations; `photo`, `optimised`
-        and `model`, each with content, style, total and distance to `X`; `painted`, the model's picture as
-        raw pixels; seconds.
+        For each photo: `id`, `name`, `uri`, `side` in pixels; `curve`, the objective after 0, 1, ...
+        iterations; `photo`, `model` and, where there is an `X`, `optimised`, each with content, style, total,
+        and then distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran; `painted`, the
+        model's picture as raw pixels; seconds. Or, of a photo without `X`, why it is `left_out`.
     """
-    return iter(
+    scored = (
         ray.data.from_items(rows)
         .repartition(target_num_rows_per_block=1)
         .map(
@@ -60,6 +66,29 @@ def score_photos(
         )
         .iter_rows()
     )
+    return ({**json.loads(row["figures"]), "painted": row["painted"]} for row in scored)
+
+
+def time_sizes(
+    known: dict[str, Any] | None,
+    picture: bytes,
+    weights: bytes,
+    card: dict[str, Any],
+    style: StylePicture,
+    recipe: Recipe,
+    workers: Workers,
+) -> dict[str, Any]:
+    """`measure_speed` on a worker, at `evaluate.sizes`; `picture` is an encoded photo."""
+    # One call: its process ends with it, and gives back the device before the scoring begins.
+    trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_time_sizes)
+    speed: dict[str, Any] = ray.get(
+        trial.remote(known, picture, Scorer(weights, card, style, recipe, workers))
+    )
+    return speed
+
+
+def _time_sizes(known: dict[str, Any] | None, picture: bytes, scorer: Scorer) -> dict[str, Any]:
+    return scorer.speed(decode_stored(picture), known)
 
 
 class Scorer:
@@ -87,49 +116,66 @@ class Scorer:
     def _net(self) -> TransformerNet:
         return load_net(self._weights, self._card).to(self._objectives.device)
 
+    def speed(self, picture: Pixels, known: dict[str, Any] | None) -> dict[str, Any]:
+        """See `measure_speed`."""
+        return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes, known)
+
     def __call__(self, row: Row) -> Row:
+        """Score one photo; `figures` are JSON, since those of one differ from those of another."""
+        try:
+            figures, painted = self._score(row)
+        except torch.OutOfMemoryError:
+            if row["stylized"]:  # of a size that was optimised before
+                raise
+            figures, painted = {"left_out": "needs_memory"}, b""
+        about = {name: row[name] for name in ("id", "name", "uri")}
+        return {"figures": json.dumps({**about, **figures}), "painted": painted}
+
+    def _score(self, row: Row) -> tuple[dict[str, Any], bytes]:
         """Optimise one photo and paint it; measure both, and the photo itself, in fp32."""
         device = self._objectives.device
-        photo, optimised = decode_stored(row["content"]), decode_stored(row["stylized"])
+        photo = decode_stored(row["content"])
         stylize_image(self._net, torch.from_numpy(photo), device)  # the first call chooses kernels
         start = time.perf_counter()
         painted = stylize_image(self._net, torch.from_numpy(photo), device).numpy()
         model_seconds = time.perf_counter() - start
         content = to_tensor(photo[None], device)
+        wait_for(device)
         start = time.perf_counter()
-        found = optimise(
-            self._objectives.fast,
-            content,
-            self._recipe.evaluate.iterations,
-            self._recipe.generate.optimizer,
-        )
+        found = optimise(self._objectives.fast, content, row["iterations"], self._recipe.generate.optimizer)
+        wait_for(device)
         optimised_seconds = time.perf_counter() - start
-        measured = self._measure(content, to_tensor(np.stack([photo, optimised, painted]), device))
-        return {
-            "name": row["name"],
+        pictures = {"photo": photo, "model": painted}
+        if row["stylized"]:
+            pictures["optimised"] = decode_stored(row["stylized"])
+        figures: dict[str, Any] = {
+            "side": len(photo),
             "curve": found.curve[:, 0].tolist(),
-            **dict(zip(("photo", "optimised", "model"), measured, strict=True)),
-            "painted": painted.tobytes(),
-            "side": len(painted),
+            **self._measure(content, pictures),
             "model_seconds": model_seconds,
             "optimised_seconds": optimised_seconds,
         }
+        if row["baseline"]:
+            # Its first evaluation is the photo's own.
+            usual, _ = run_peers(self._objectives.exact, content, row["iterations"] + 1, "lbfgs")
+            figures["lbfgs"] = [loss for _, loss in usual]
+            figures["lbfgs_seconds"] = usual[-1][0]
+        return figures, painted.tobytes()
 
     @torch.no_grad()
-    def _measure(self, content: torch.Tensor, pictures: torch.Tensor) -> list[dict[str, float]]:
-        """Losses of pictures of one photo, and their distance to the second of them, which is `X`."""
+    def _measure(self, content: torch.Tensor, pictures: dict[str, Pixels]) -> dict[str, dict[str, float]]:
+        """Losses of pictures of one photo, and how far they are from the one that is `X`, if it is there."""
         objective = self._objectives.exact
-        activations = objective.vgg(pictures)
-        targets = objective.content_targets(content.expand_as(pictures))
-        losses: Losses = objective.of_activations(pictures, activations, targets)
-        wanted = {name: activation[1:2].expand_as(activation) for name, activation in activations.items()}
-        distances = feature_distance(activations, wanted)
-        return [
-            {
-                "content": float(losses.content[index]),
-                "style": float(losses.style[index]),
-                "total": float(losses.total[index]),
-                "distance": float(distances[index]),
-            }
-            for index in range(len(pictures))
-        ]
+        stack = to_tensor(np.stack(list(pictures.values())), content.device)
+        activations = objective.vgg(stack)
+        targets = objective.content_targets(content.expand_as(stack))
+        figures = objective.of_activations(stack, activations, targets)._asdict()
+        if "optimised" in pictures:
+            x = list(pictures).index("optimised")
+            wanted = {name: each[x : x + 1].expand_as(each) for name, each in activations.items()}
+            figures["distance"] = feature_distance(activations, wanted)
+            figures["ssim"] = ssim(stack, stack[x : x + 1].expand_as(stack))
+        return {
+            who: {part: float(values[index]) for part, values in figures.items()}
+            for index, who in enumerate(pictures)
+        }

@@ -71,6 +71,20 @@ def test_every_kind_of_photo_has_its_outcome_and_the_pixels_that_it_has_in_proce
         assert caught.value.detail
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["JPEG, EXIF orientation 6", "PNG, wide-gamut profile (Display P3)", "JPEG, CMYK inverted as Adobe does"],
+)
+def test_a_whole_picture_has_the_pixels_that_it_has_in_process(decoder: Decoder, name: str) -> None:
+    picture = decoder.picture(KINDS[name].data)
+    np.testing.assert_array_equal(picture, images.decode(KINDS[name].data, **LIMITS))
+
+
+def test_a_whole_picture_that_is_bad_is_refused_like_its_crops(decoder: Decoder) -> None:
+    with pytest.raises(BadImage, match=r"^empty: "):
+        decoder.picture(b"")
+
+
 def test_one_process_serves_all_good_and_bad_photos(decoder: Decoder) -> None:
     decoder.crops(PNG, SIZE, CROPS)
     pid = decoder.pid

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from batch_nst.engine.model_files import load_net, model_bytes, onnx_bytes, stylize_image
+from batch_nst.engine.model_files import load_net, model_bytes, one_at_a_time, onnx_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError, WeightsError
 
@@ -143,6 +143,18 @@ def test_stylize_image_is_the_net_clamped_and_rounded(net: TransformerNet) -> No
 def test_stylize_image_refuses_other_forms(net: TransformerNet, image: Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected: uint8 \(H, W, 3\)"):
         stylize_image(net, image)
+
+
+def test_the_faster_net_is_the_same_for_one_picture_and_leaves_the_other_alone(net: TransformerNet) -> None:
+    weights, faster = model_bytes(net), one_at_a_time(net)
+    assert not any(isinstance(module, torch.nn.InstanceNorm2d) for module in faster.modules())
+    assert all(torch.equal(faster.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+    for size in ((16, 16), (37, 50)):
+        picture = torch.rand(1, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(faster(picture), net(picture), rtol=0, atol=1e-4)
+    assert model_bytes(net) == weights
+    assert net.stem[0].weight.is_contiguous()
 
 
 def test_onnx_agrees_with_torch_at_any_size_and_batch(net: TransformerNet, graph_bytes: bytes) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 from batch_nst.data.inputs import Photo, list_photos, photo_id
@@ -95,22 +94,6 @@ def test_rows_that_were_planned_before_there_were_parts_are_objects(tmp_path: Pa
     rows = planned(list_photos(str(tmp_path))[:1], crops=1)
     del rows[0]["offset"], rows[0]["length"]
     assert unpack(decode(rows)["photos"])[0]["status"] == "ok"
-
-
-@pytest.mark.parametrize(
-    ("key", "name"),
-    [
-        ("a/b.jpg", "a/b.jpg"),
-        ("a.parquet/7", "a.parquet/7.png"),
-        ("a.tar/../../etc/b.jpg", "a.tar/etc/b.jpg"),
-        ("/photos/./b.jpg", "photos/b.jpg"),
-        ("s3://photos/b.jpg", "s3:/photos/b.jpg"),
-    ],
-)
-def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
-    from batch_nst.pipelines.paint import target_name  # imports torch
-
-    assert target_name(key) == name
 
 
 def test_a_node_that_does_not_see_the_output_makes_nothing_and_writes_nothing(tmp_path: Path) -> None:

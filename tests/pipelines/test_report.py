@@ -32,8 +32,8 @@ def _losses(total: float, **more: float) -> dict[str, float]:
 def given() -> dict[str, Any]:
     losses = {
         "photo": _losses(125e3),
-        "optimised": _losses(9.8e3, distance=0.0),
-        "model": _losses(1.234e6, distance=0.51),
+        "optimised": _losses(9.8e3, distance=0.0, ssim=1.0),
+        "model": _losses(1.234e6, distance=0.51, ssim=0.37),
     }
     photo, made = _picture("panda"), _picture("coffee", "PNG")
     bad = {"uri": f"s3://photos/{EVIL}", "status": "rejected", "reason": "not_an_image", "detail": EVIL}
@@ -41,17 +41,63 @@ def given() -> dict[str, Any]:
         "title": "Auvers & <friends>",
         "style": (SAMPLES / "styles/van_gogh_auvers.jpg").read_bytes(),
         "triples": [
-            Triple(name, photo, made, _picture("moose", "JPEG"), losses) for name in ("a/b.jpg", EVIL)
+            Triple(name, photo, made, _picture("moose", "JPEG"), losses, larger)
+            for name, larger in (("a/b.jpg", None), (EVIL, (_picture("panda", shape=(96, 96)), made)))
         ],
         "evaluation": {
             "photos": 2,
             "size": 48,
             "curve": [125e3 / (1 + step) ** 0.5 for step in range(101)],
             **losses,
-            "model": _losses(26e3, distance=0.51),
+            "model": _losses(26e3, distance=0.51, ssim=0.42),
             "worth_iterations": 23,
-            "verdict": "worth 23 iterations",
+            "worth_interval": [17, 40],
+            "verdict": "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
+            "speed": {
+                "machine": {"processor": "a & b", "threads": 2, "device": "cpu"},
+                "precision": "cpu bf16",
+                "timed_iterations": 5,
+                "iterations": [100, 500],
+                "sizes": [
+                    {
+                        "size": 1024,
+                        "iteration": 1.06,
+                        "model": 0.5,
+                        "optimisation": {"100": 106.0, "500": 530.0},
+                        "speedup": {"100": 212.0, "500": 1060.0},
+                    },
+                    {"size": 2048},
+                ],
+            },
+            "baseline": {
+                "photos": 2,
+                "model": {"total": 26e3},
+                "lbfgs": {
+                    "curve": [125e3 / (1 + step) ** 0.25 for step in range(101)],
+                    "worth_iterations": None,
+                    "verdict": "worse than the photo",
+                    "seconds_per_image": 31.0,
+                },
+                "engine": {
+                    "curve": [125e3 / (1 + step) ** 0.5 for step in range(101)],
+                    "worth_iterations": 22,
+                    "verdict": "worth 22 iterations of the optimisation",
+                    "seconds_per_image": 7.2,
+                },
+            },
+            "larger": {
+                "size": 96,
+                "photos": 1,
+                "left_out": {"too_small": 3, "vanished": 1},
+                "photo": _losses(111e3),
+                "model": _losses(31e3),
+                "curve": [111e3 / (1 + step) ** 0.5 for step in range(34)],
+                "worth_iterations": 11,
+                "worth_interval": [11, 11],
+                "verdict": "worth 11 iterations of the optimisation",
+                "seconds_per_image": {"model": 0.2, "optimised": 9.0},
+            },
         },
         "history": [
             {"step": step, "loss": 3 - step / 1e3, "style": 9e4 / step} for step in range(10, 1000, 10)
@@ -135,6 +181,23 @@ def test_every_triple_has_its_three_pictures(report: str, given: dict[str, Any])
         assert len({uri for uris in shown for uri in uris}) == 3
 
 
+def test_seconds_are_told_by_size_and_what_did_not_fit_is_a_dash(report: str) -> None:
+    text = " ".join(Page(report).text.split())
+    assert "on a & b, 2 threads; one image at a time" in text
+    assert "median of 5 iterations (cpu bf16)" in text
+    rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', report, re.DOTALL))
+    cells = {size: re.findall(r"<td>(.*?)</td>", row) for size, row in rows.items()}
+    assert cells["1\u202f024"] == ["106", "530", "0.5", "212 ×", "1.06\u202fk ×"]
+    assert cells["2\u202f048"] == ["–"] * 5
+
+
+def test_pictures_of_twice_the_size_are_shown_where_there_are_some(report: str) -> None:
+    page = Page(report)
+    for kind in ("photo", "fast model"):
+        assert len(page.images(f"{EVIL}: {kind} at twice the size")) == 1
+        assert page.images(f"a/b.jpg: {kind} at twice the size") == []
+
+
 def test_ids_are_unique_and_references_resolve(report: str) -> None:
     ids = re.findall(r'\sid="([^"]*)"', report)
     assert len(ids) == len(set(ids))
@@ -143,7 +206,7 @@ def test_ids_are_unique_and_references_resolve(report: str) -> None:
 
 def test_plots_have_names_and_the_colours_of_the_page(report: str) -> None:
     plots = [attrs for tag, attrs in Page(report).tags if tag == "svg"]
-    assert len(plots) == 4  # curve, two parts of the loss, histogram
+    assert len(plots) == 6  # curve, baseline, twice the size, two parts of the loss, histogram
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in plots)
     drawn = "".join(re.findall(r"<svg.*?</svg>", report, re.DOTALL))
     assert not re.search(r": #[0-9a-f]{6}", drawn)
@@ -155,9 +218,15 @@ def test_figures_are_for_people(report: str) -> None:
         "1.23 M",
         "125 k",
         "0.51",
+        "SSIM 0.42",
         "142 ×",
-        "worth 23 iterations of the optimisation",
+        "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
+        "7.1 s for 100 iterations",
         "1 h 2 min",
+        "on the same photos, it is worth 22 iterations of the optimisation.",
+        "photos cut from their originals at 96 pixels",
+        "Left out: 3 too small, 1 vanished.",
+        "the fast model is worth 11 iterations of the optimisation.",
     ):
         assert figure in text
 
@@ -181,13 +250,15 @@ def test_the_painting_alone_is_enough(given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("nothing", [math.nan, None, math.inf])
 def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
-    nowhere = dict.fromkeys(("total", "content", "style", "distance"), nothing)
+    nowhere = dict.fromkeys(("total", "content", "style", "distance", "ssim"), nothing)
     evaluation = dict.fromkeys(("photo", "optimised", "model"), nowhere) | {
         "photos": 1,
         "curve": [nothing, 3.0, 2.0, nothing],
         "worth_iterations": None,
+        "worth_interval": [None, None],
         "verdict": "worse than the photo",
         "seconds_per_image": {"model": nothing, "optimised": 0.0},
+        "larger": {"size": 96, "photos": 0, "left_out": {"vanished": 1}},
     }
     triple = given["triples"][0]
     triple = Triple(triple.name, triple.photo, triple.optimised, triple.model, {"photo": nowhere})
@@ -197,6 +268,7 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
     report = render(**given | changed | {"run": {"seconds": nothing}})
     page = Page(report)
     assert "the fast model is worse than the photo." in " ".join(page.text.split())
+    assert "Left out: 1 vanished. No photo is left." in " ".join(page.text.split())
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3
 
@@ -214,6 +286,14 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
 )
 def test_any_curve_can_be_drawn(given: dict[str, Any], curve: list[float], model: float) -> None:
     evaluation = {"curve": curve, "model": {"total": model}, "worth_iterations": 1}
+    Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
+
+
+@pytest.mark.parametrize("usual", [[5.0, 4.0], [0.0, 0.0], [math.nan, 5.0, 4.0], [5.0, math.nan], []])
+def test_any_baseline_can_be_drawn(given: dict[str, Any], usual: list[float]) -> None:
+    way = {"curve": [5.0, 3.0], "worth_iterations": 1}
+    baseline = {"model": {"total": 4.5}, "lbfgs": {**way, "curve": usual}, "engine": way}
+    evaluation = {"baseline": baseline}
     Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
 
 

@@ -31,7 +31,7 @@ style: {{image: style.png, size: 32}}
 loss: {{content_layers: {{relu1_2: 1.0}}, style_layers: {{relu1_1: 1.0, relu2_1: 1.0}}}}
 generate: {{input: photos, image_size: 40, iterations: 2, unit_images: 2, min_side: 16, precision: fp32}}
 train: {{steps: {STEPS}, batch_size: 4, width: 8, crop_size: 32, checkpoint_steps: 10, precision: fp32}}
-evaluate: {{holdout: 0.0, iterations: 2}}
+evaluate: {{holdout: 0.0, iterations: 2, sizes: [32]}}
 """
 
 

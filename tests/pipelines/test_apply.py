@@ -1,0 +1,366 @@
+"""Laws of `apply`: generation's decoding and accounting, names and formats kept, resumed, never mixed."""
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
+from PIL import Image
+
+from batch_nst.data import images, models, storage
+from batch_nst.data.decoder import Limits
+from batch_nst.data.images import Pixels
+from batch_nst.data.inputs import Photo
+from batch_nst.data.storage import Store
+from batch_nst.engine.model_files import model_bytes, stylize_image
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError, RecipeError, WeightsError
+from batch_nst.pipelines import fast_model, paint
+from batch_nst.pipelines.apply import RECORD, apply
+from batch_nst.pipelines.fast_model import load_model, read_model
+from batch_nst.pipelines.paint import chunks_of, decode_photos, target_name
+
+SIZE = (44, 60)
+
+
+def publish(root: Path, seed: int) -> str:
+    """An untrained model; its address."""
+    torch.manual_seed(seed)
+    store, net = Store(str(root)), TransformerNet(4)
+    digest = models.write_part(store, "v", models.WEIGHTS, model_bytes(net))
+    card = {
+        "version": "v",
+        "architecture": {"name": "johnson", "width": 4},
+        "digests": {models.WEIGHTS: digest},
+    }
+    models.write_card(store, "v", card)
+    models.point(store, "v", {}, 1)
+    return store.uri
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return publish(tmp_path_factory.mktemp("model"), seed=0)
+
+
+def noise(seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+def save(path: Path, pixels: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def load(path: Path) -> Pixels:
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        return np.array(picture)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def assert_close(shown: Pixels, expected: Pixels, apart: int = 1) -> None:
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(int) - expected).max() <= apart
+
+
+# One picture, without Ray
+
+
+def paint_one(model: str, source: Path, target: Path, **options: Any) -> dict[str, Any]:
+    return apply(model, str(source), str(target), "cpu", precision="fp32", **options)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format"), [("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("WEBP", "WEBP")]
+)
+def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suffix: str, format: str) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / f"painted.{suffix}"
+    save(source, noise(0))
+    figures = paint_one(model, source, target)
+    counts = {"found": 1, "ok": 1, "rejected": 0, "failed": 0, "pending": 0, "made": 1}
+    assert figures == {**counts, "reasons": {}}
+    with Image.open(target) as picture:
+        assert picture.format == format
+    expected = load_model(model, "cpu")(noise(0))
+    if format == "JPEG":
+        stored = images.as_stored(expected, "jpeg")
+        assert np.abs(load(target).astype(int) - stored).mean() < 1
+    else:
+        assert_close(load(target), expected)
+
+
+def test_a_photo_is_painted_upright(model: str, tmp_path: Path) -> None:
+    (tmp_path / "turned.jpg").write_bytes(turned(6))
+    paint_one(model, tmp_path / "turned.jpg", tmp_path / "painted.png")
+    upright = images.decode(turned(6), **LIMITS)
+    assert upright.shape[1] > upright.shape[0]
+    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(upright))
+    with Image.open(tmp_path / "painted.png") as picture:
+        assert picture.getexif().get(0x0112) is None
+
+
+def test_colours_and_strength_are_those_asked_for(model: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / "painted.png"
+    photo = noise(0)
+    save(source, photo)
+    paint_one(model, source, target, strength=0)
+    np.testing.assert_array_equal(load(target), photo)
+    painting = load_model(model, "cpu")(photo).astype(float)
+    paint_one(model, source, target, strength=0.25)
+    assert np.abs(load(target) - (0.75 * photo + 0.25 * painting)).max() < 0.8
+    paint_one(model, source, target, keep_colors=True)
+    kept = np.clip(photo + (painting - photo) @ np.array([[0.299], [0.587], [0.114]]), 0, 255)
+    assert np.abs(load(target) - kept).max() < 1.6
+
+
+def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / "painted.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (560, 530, 3), np.uint8)
+    save(source, pixels)
+    net = load_model(model, "cpu").net
+    whole = stylize_image(net, torch.from_numpy(pixels)).numpy()
+    monkeypatch.setattr(fast_model, "MAX_WHOLE", 1)
+    paint_one(model, source, target)
+    assert_close(load(target), whole)
+
+
+def test_a_picture_that_the_net_cannot_reach_across_says_so(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "thin.png", np.zeros((15, 200, 3), np.uint8))
+    with pytest.raises(IncompleteError, match="1 of 1 pictures were not painted") as ended:
+        paint_one(model, tmp_path / "thin.png", tmp_path / "painted.png")
+    assert ended.value.figures["reasons"] == {"too_small": 1}
+    assert "thin.png: too_small: PNG of 200 x 15 pixels; least side: 16" in capsys.readouterr().err
+    assert not (tmp_path / "painted.png").exists()
+    save(tmp_path / "least.png", noise(0)[:16, :16])
+    assert paint_one(model, tmp_path / "least.png", tmp_path / "painted.png")["ok"] == 1
+
+
+def test_what_a_format_cannot_hold_is_refused(model: str, tmp_path: Path) -> None:
+    save(tmp_path / "long.png", np.zeros((16, 16_384, 3), np.uint8))
+    with pytest.raises(IncompleteError) as ended:
+        paint_one(model, tmp_path / "long.png", tmp_path / "painted.webp")
+    assert ended.value.figures["reasons"] == {"too_large_for_format": 1}
+    assert list(tmp_path.glob("painted*")) == []
+
+
+def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "models" / "v" / models.WEIGHTS).write_bytes(b"damaged")
+    save(tmp_path / "in" / "photo.png", noise(0))
+    for source, target in (("in/photo.png", "x/painted.png"), ("in", "x")):
+        with pytest.raises(WeightsError, match="sha256"):
+            apply(str(tmp_path / "model"), str(tmp_path / source), str(tmp_path / target), "cpu")
+    assert not (tmp_path / "x").exists()
+
+
+# From bytes to pixels
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the table of kinds is true for."""
+    monkeypatch.setattr(paint, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))
+
+
+def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: None, tmp_path: Path) -> None:
+    kinds = [name for name in KINDS if name not in (VANISHED, FORBIDDEN)]
+    for name in kinds:
+        (tmp_path / file_name(name)).write_bytes(KINDS[name].data)
+    photos = [(Photo(name, str(tmp_path / file_name(name)), ""), "out.png") for name in [*kinds, VANISHED]]
+    chunks = chunks_of(photos)
+    rows = [row for chunk in chunks for row in decode_photos(chunk)]
+    assert sum(chunk["count"] for chunk in chunks) == len(rows)
+    told = {row["uri"]: (row["status"], row["reason"]) for row in rows}
+    assert told == {
+        photo.source: (KINDS[photo.key].status, KINDS[photo.key].reason or "") for photo, _ in photos
+    }
+    for row, (photo, _) in zip(rows, photos, strict=True):
+        if row["status"] == "ok":
+            assert row["pixels"] == images.decode(KINDS[photo.key].data, **LIMITS).tobytes()
+        else:
+            assert row["detail"]
+
+
+def test_an_outage_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MAX_DELAY", 0.01)
+    (chunk,) = chunks_of([(Photo("a.png", "http://127.0.0.1:1/a.png", ""), "a.png")])
+    (row,) = decode_photos(chunk)
+    assert (row["status"], row["reason"], row["pixels"]) == ("pending", "", b"")
+    assert row["detail"].startswith("cannot read http://127.0.0.1:1/a.png: 5 attempts")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("a.parquet/7", "a.parquet/7.png"),
+        ("a.tar/../../etc/b.jpg", "a.tar/etc/b.jpg"),
+        ("/photos/./b.jpg", "photos/b.jpg"),
+        ("s3://photos/b.jpg", "s3:/photos/b.jpg"),
+    ],
+)
+def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
+    assert target_name(key) == name
+
+
+# Many pictures
+
+
+def paint_all(model: str, source: Path, target: Path, **options: Any) -> dict[str, Any]:
+    return apply(model, str(source), str(target), "cpu", precision="fp32", **options)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good photos of all formats in folders, and bad ones."""
+    root = tmp_path_factory.mktemp("photos")
+    for index, name in enumerate(("a.png", "deep/b.webp", "deep/er/c d.png", "e.bmp")):
+        save(root / name, noise(index))
+    (root / "turned.JPG").write_bytes(turned(8))
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "deep" / "short.png").write_bytes((root / "a.png").read_bytes()[:500])
+    return root
+
+
+PAINTED = {"a.png": 0, "deep/b.webp": None, "deep/er/c d.png": 2, "e.bmp.png": 3, "turned.JPG": None}
+"""What must be there, and the seed of those that no encoder of the source has changed."""
+
+
+@pytest.fixture(scope="module")
+def first(
+    ray_cluster: None, model: str, source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A target after a first run, and its figures."""
+    target = tmp_path_factory.mktemp("painted") / "out"
+    with pytest.raises(IncompleteError, match="2 of 7 pictures were not painted") as ended:
+        paint_all(model, source, target)
+    return target, ended.value.figures
+
+
+def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
+    first: tuple[Path, dict[str, Any]], model: str
+) -> None:
+    target, figures = first
+    counts = {"found": 7, "ok": 5, "rejected": 2, "failed": 0, "pending": 0, "made": 5}
+    assert figures == {**counts, "reasons": {"not_an_image": 1, "truncated": 1}}
+    assert files(target).keys() == {*PAINTED, RECORD}
+    loaded = load_model(model, "cpu")
+    for name, seed in PAINTED.items():
+        with Image.open(target / name) as picture:
+            assert picture.format == {".webp": "WEBP", ".JPG": "JPEG"}.get(Path(name).suffix, "PNG")
+        if seed is not None:
+            assert_close(load(target / name), loaded(noise(seed)))
+    upright = images.decode(turned(8), **LIMITS)
+    expected = images.as_stored(loaded(upright), "jpeg").astype(int)
+    assert np.abs(load(target / "turned.JPG") - expected).mean() < 1
+    record = {"keep_colors": False, "model": read_model(model).name, "strength": 1.0}
+    assert json.loads((target / RECORD).read_text()) == record
+
+
+def test_a_second_run_paints_what_is_missing_and_nothing_else(
+    first: tuple[Path, dict[str, Any]], model: str, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, figures = first
+    before = files(target)
+    (target / "deep" / "b.webp").unlink()
+    times = {name: (target / name).stat().st_mtime_ns for name in before if name != "deep/b.webp"}
+    with pytest.raises(IncompleteError) as ended:
+        paint_all(model, source, target)
+    assert ended.value.figures == {**figures, "made": 1}
+    assert "4 pictures are there already" in capsys.readouterr().err
+    assert files(target) == before
+    assert {name: (target / name).stat().st_mtime_ns for name in times} == times
+
+
+def test_pictures_of_another_model_or_other_options_are_not_mixed_with_those_there(
+    first: tuple[Path, dict[str, Any]], model: str, source: Path, tmp_path: Path
+) -> None:
+    before = files(first[0])
+    other = publish(tmp_path / "other", seed=1)
+    for uri, options in ((other, {}), (model, {"strength": 0.5}), (model, {"keep_colors": True})):
+        with pytest.raises(RecipeError, match=r"^OUT .*: its apply\.json says .* allowed: .*--overwrite$"):
+            paint_all(uri, source, first[0], **options)
+    assert files(first[0]) == before
+
+
+def test_overwrite_paints_all_again_and_a_run_that_is_cut_off_leaves_no_record(
+    first: tuple[Path, dict[str, Any]], model: str, source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(first[0], target)
+    with pytest.raises(IncompleteError) as ended:
+        paint_all(model, source, target, strength=0.0, overwrite=True)
+    assert (ended.value.figures["ok"], ended.value.figures["made"]) == (5, 5)
+    np.testing.assert_array_equal(load(target / "a.png"), noise(0))
+    assert json.loads((target / RECORD).read_text())["strength"] == 0
+    (target / RECORD).unlink()
+    before = files(target)
+    with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
+        paint_all(model, source, target, strength=0.0)
+    assert files(target) == before
+
+
+def test_photos_in_a_parquet_dataset_are_painted_too(ray_cluster: None, model: str, tmp_path: Path) -> None:
+    data = []
+    for seed in range(3):
+        buffer = io.BytesIO()
+        Image.fromarray(noise(seed)).save(buffer, "png")
+        data.append(buffer.getvalue())
+    pq.write_table(pa.table({"image": data, "id": ["x", "y", "z"]}), tmp_path / "a.parquet")
+    figures = paint_all(model, tmp_path / "a.parquet", tmp_path / "out")
+    assert (figures["found"], figures["made"]) == (3, 3)
+    loaded = load_model(model, "cpu")
+    for seed, name in enumerate("xyz"):
+        assert_close(load(tmp_path / "out" / "a.parquet" / f"{name}.png"), loaded(noise(seed)))
+
+
+def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_one_reads(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in" / "a.png", noise(0))
+    lines = [f"{tmp_path}/in/a.png"] * 26
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    name = target_name(lines[0])
+    save(tmp_path / "out" / name, noise(1))
+    record = {"keep_colors": False, "model": read_model(model).name, "strength": 1.0}
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n")
+    monkeypatch.setattr("batch_nst.pipelines.cluster.connect", lambda: pytest.fail("Ray was started"))
+    with pytest.raises(IncompleteError, match="25 of 26") as ended:
+        paint_all(model, tmp_path / "list.txt", tmp_path / "out")
+    assert ended.value.figures["reasons"] == {"same_name": 25}
+    told = capsys.readouterr().err.splitlines()
+    assert [line.startswith("rejected: ") for line in told] == [False] + [True] * 20 + [False]
+    assert (told[0], told[-1]) == ("1 pictures are there already", "... and 5 more")
+
+
+@pytest.mark.parametrize("target", ["photos", "photos/painted", "photos/../photos", "photos/deep/a.png"])
+def test_a_target_among_the_photos_is_refused(model: str, tmp_path: Path, target: str) -> None:
+    save(tmp_path / "photos" / "deep" / "a.png", noise(0))
+    before = files(tmp_path)
+    given = "photos/deep/a.png" if target.endswith(".png") else "photos"
+    for source in {given, "photos/**/*.png"} if given == "photos" else {given}:
+        with pytest.raises(RecipeError, match=r"^OUT: given .* which lies in IN"):
+            paint_all(model, tmp_path / source, Path(os.path.join(tmp_path, target)))
+    assert files(tmp_path) == before
+
+
+def test_an_input_that_is_none_is_called_in(model: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such folder or file"):
+        paint_all(model, tmp_path / "nowhere", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
