@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from batch_nst import __version__
@@ -123,14 +124,15 @@ class _Parser(argparse.ArgumentParser):
         raise RecipeError(f"{message}; see `{self.prog} --help`")
 
 
-def _amount(word: str) -> float:
-    """A finite number, 0 or more."""
+def _amount(word: str, most: float = math.inf) -> float:
+    """A finite number, 0 or more, and `most` at most."""
     try:
         amount = float(word)
     except ValueError:
         amount = math.nan
-    if not 0 <= amount < math.inf:
-        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number, 0 or more")
+    if not 0 <= amount <= most or amount == math.inf:
+        allowed = "a number, 0 or more" if most == math.inf else f"a number from 0 to {most:g}"
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: {allowed}")
     return amount
 
 
@@ -139,17 +141,6 @@ def _count(word: str) -> int:
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
     return int(word)
-
-
-def _strength(word: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        strength = float(word)
-    except ValueError:
-        strength = math.nan
-    if not 0 <= strength <= 1:
-        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a number from 0 to 1")
-    return strength
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -261,7 +252,11 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
     apply.add_argument("--keep-colors", action="store_true", help="those of the photo; its light is painted")
     apply.add_argument(
-        "--strength", type=_strength, default=1.0, metavar="S", help="0 is the photo, 1 the painting (1)"
+        "--strength",
+        type=partial(_amount, most=1.0),
+        default=1.0,
+        metavar="S",
+        help="0 is the photo, 1 the painting (1)",
     )
     apply.add_argument(
         "--overwrite", action="store_true", help="paint what is there already, of whatever model it is"

@@ -16,7 +16,6 @@ import getpass
 import logging
 import os
 import random
-import re
 import socket
 import threading
 import time
@@ -230,8 +229,7 @@ def _name(number: int) -> str:
 
 
 def _numbers(store: Store) -> list[int]:
-    found = (re.fullmatch(r"lease/(\d+)\.json", name) for name in store.list("lease"))
-    return [int(match[1]) for match in found if match]
+    return list(store.numbered("lease", ".json"))
 
 
 def _read(store: Store, number: int) -> Record | None:

@@ -27,7 +27,8 @@ MISSING = "missing"
 _OUT_OF_REACH = {errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
 """What a name may lead to that can be listed."""
 
-_MAGIC = re.compile(r"[*?\[]")
+MAGIC = re.compile(r"[*?\[]")
+"""What makes a path a glob."""
 
 
 class File(NamedTuple):
@@ -86,7 +87,7 @@ def _list_disk(root: str) -> Iterator[File]:
         folder, paths = root, _walk(root)
     elif Path(root).exists():
         folder, paths = root.rpartition("/")[0], iter([root])
-    elif _MAGIC.search(root):
+    elif MAGIC.search(root):
         matches = sorted(glob.iglob(root, recursive=True))
         folder, paths = _fixed(root), (path for path in matches if not Path(path).is_dir())
     else:
@@ -150,7 +151,7 @@ def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[dict[str
     found = with_retries(f"list {root}", lambda: filesystem.find(path, detail=True))
     if path in found:  # a single object
         folder = folder.rpartition("/")[0]
-    elif not found and _MAGIC.search(root):
+    elif not found and MAGIC.search(root):
         folder = _fixed(root)
         found = with_retries(f"list {root}", lambda: filesystem.glob(path, detail=True))
     return folder, iter(found.values())
@@ -173,7 +174,7 @@ def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[dict[str, 
 
 def _fixed(pattern: str) -> str:
     """The folder that holds everything a glob can match."""
-    return _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+    return MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _text(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from batch_nst.data.inputs import SUFFIXES, Photo, stream_photos
+from batch_nst.data.listing import MAGIC
 from batch_nst.data.look import Look
 from batch_nst.data.storage import Store
 from batch_nst.engine.precision import Device, Precision, choose_device
@@ -37,7 +37,6 @@ RECORD = "apply.json"
 """Beside painted pictures: what has made all of them."""
 
 _SHOWN = 20
-_MAGIC = re.compile(r"[*?\[]")
 
 
 def apply(
@@ -77,7 +76,7 @@ def apply(
     """
     source, target = os.path.expanduser(source), os.path.expanduser(target)
     suffix = PurePosixPath(target).suffix.lower()
-    single = PurePosixPath(source).suffix.lower() in SUFFIXES and not _MAGIC.search(source)
+    single = PurePosixPath(source).suffix.lower() in SUFFIXES and not MAGIC.search(source)
     if single and suffix not in ENCODINGS:
         raise RecipeError(
             f"OUT: given {target!r}; allowed for one picture: a name that ends in {' '.join(ENCODINGS)}"
@@ -218,7 +217,7 @@ def _check_record(target: Store, record: bytes) -> None:
 
 def _check_apart(source: str, target: str) -> None:
     """Refuse a target that would take photos' places, or be painted with them the next time."""
-    fixed = _MAGIC.split(source, maxsplit=1)[0]
+    fixed = MAGIC.split(source, maxsplit=1)[0]
     listed = source if fixed == source else fixed.rpartition("/")[0]
     inside, outside = (
         uri.rstrip("/") if "://" in uri else str(Path(uri).resolve()) for uri in (listed, target)
