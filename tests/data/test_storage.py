@@ -378,8 +378,9 @@ def test_a_look_with_bad_credentials_is_an_outage_and_no_photo_counts_as_missing
     kind.clear_instance_cache()
 
 
+@pytest.mark.usefixtures("faults")
 def test_a_look_that_is_refused_for_the_photos_own_sake_costs_one_request_more(
-    s3: str, tmp_path: Path, proxy: Proxy, faults: deque[str], monkeypatch: pytest.MonkeyPatch
+    s3: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"{s3}/{tmp_path.name}/photo.jpg"
     Store(s3).create(f"{tmp_path.name}/photo.jpg", b"picture")
@@ -390,14 +391,11 @@ def test_a_look_that_is_refused_for_the_photos_own_sake_costs_one_request_more(
     assert photos == [Photo(uri, uri, "missing", length=0)]
     assert [request.kind for request in proxy.requests] == ["head", "get"]
     assert [type(found) for found in read_photos(photos, 10)] == [PermissionError]
-    assert not faults
 
 
-def test_a_look_that_alone_is_refused_is_an_outage(
-    s3: str, tmp_path: Path, proxy: Proxy, faults: deque[str]
-) -> None:
+@pytest.mark.usefixtures("faults")
+def test_a_look_that_alone_is_refused_is_an_outage(s3: str, tmp_path: Path, proxy: Proxy) -> None:
     Store(s3).create(f"{tmp_path.name}/photo.jpg", b"picture")
     proxy.before = lambda request: "403" if request.kind == "head" else ""
     with pytest.raises(OutageError, match="HEAD is refused, and GET is not"):
         list_photos([f"{s3}/{tmp_path.name}/photo.jpg"])
-    assert not faults
