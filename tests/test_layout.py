@@ -17,6 +17,7 @@ GROUND = {"batch_nst", "batch_nst.errors", "batch_nst.recipe"}
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"
     for name in (
+        "attempts",
         "calibration",
         "cluster",
         "fit",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_nst.data.listing import File, is_hidden, list_files, version_of
+from batch_nst.data.listing import File, content_of, is_hidden, list_files
 from batch_nst.data.parquet_images import row_names
 from batch_nst.data.storage import fetch
 from batch_nst.data.tables import Columns, image_column, read_schema, read_table, refused, uri_columns
@@ -66,7 +66,8 @@ class Photo(NamedTuple):
     offset: int | None = None
     """Where it begins in its source (a member of a tar), or its row (Parquet); None: it is the source."""
     length: int | None = None
-    """Bytes from the offset on; None: it is no part of a tar."""
+    """Bytes, as it was listed (0 as well where its store does not tell). None: it is a row, or its version is
+    not that of its store: a table, or nobody, has told it."""
 
 
 def list_photos(source: str | list[str]) -> list[Photo]:
@@ -109,20 +110,38 @@ def input_version(source: str | list[str]) -> str | None:
     Raises:
         RecipeError: as `stream_photos` does, as far as names and the first file tell.
     """
-    if not isinstance(source, str) or is_uri_list(source):
-        return None
-    found = _one_kind(source)
-    first = next(found, None)
-    if first is None or _kind(first.key) == _PHOTO:
-        return None
-    files = [first, *found]
-    if _kind(first.key) != ".tar" and (columns := _columns(first)) and not columns.version:
+    files = list_containers(source)
+    if not files or lacks_versions(files[0]):
         return None
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst input")
     for file in files:
         for part in (file.key.encode(), file.uri.encode(), file.version.encode()):
             digest.update(struct.pack("<Q", len(part)) + part)
     return digest.hexdigest()
+
+
+def list_containers(source: str | list[str]) -> list[File]:
+    """The files of one of `CONTAINERS` that make up an input; none where it is made of other things.
+
+    Raises:
+        RecipeError: as `stream_photos` does, as far as names tell.
+    """
+    if is_uri_list(source):
+        return []
+    found = _one_kind(str(source))
+    first = next(found, None)
+    return [] if first is None or _kind(first.key) == _PHOTO else [first, *found]
+
+
+def is_tar(file: File) -> bool:
+    """Whether a container is a tar; to list one, the header of each of its photos is read."""
+    return _kind(file.key) == ".tar"
+
+
+def lacks_versions(file: File) -> bool:
+    """Whether a container is a table that names photos without versions, so that each is looked at."""
+    columns = None if is_tar(file) else _columns(file)
+    return columns is not None and not columns.version
 
 
 def uri_of(photo: Photo) -> str:
@@ -185,9 +204,11 @@ def _stream(source: str | list[str]) -> Iterator[pa.RecordBatch]:
     if first is None:
         return iter(())
     if _kind(first.key) == _PHOTO:
-        return _batches(Photo(file.key, file.uri, file.version) for file in chain([first], files))
+        return _batches(
+            Photo(file.key, file.uri, file.version, length=file.size) for file in chain([first], files)
+        )
     containers = [first, *files]
-    if _kind(first.key) == ".tar":
+    if is_tar(first):
         return chain.from_iterable(_map_ahead(_list_tar, containers))
     return _list_tables(containers)
 
@@ -253,10 +274,11 @@ def _list_named(file: File, columns: Columns) -> Iterator[pa.RecordBatch]:
     for batch in read_table(file, columns):
         sources = batch["source"]
         if columns.version:
-            versions = batch["version"]
+            yield _batch(batch["key"], sources, batch["version"])
         else:
-            versions = pa.array(_map_ahead(version_of, sources.to_pylist()), pa.string())
-        yield _batch(batch["key"], sources, versions)
+            found = list(_map_ahead(content_of, sources.to_pylist()))
+            versions, sizes = ([content[field] for content in found] for field in (0, 1))
+            yield _batch(batch["key"], sources, versions, lengths=sizes)
 
 
 def _columns(file: File) -> Columns | None:
@@ -296,7 +318,8 @@ def _look_at(uris: Iterable[str]) -> Iterator[Photo]:
     def look(uri: str) -> Photo:
         if _kind(uri) in CONTAINERS:
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
-        return Photo(uri, uri, version_of(uri))
+        found = content_of(uri)
+        return Photo(uri, uri, found.version, length=found.size)
 
     return _map_ahead(look, uris)
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
-from batch_nst.data.storage import open_filesystem, with_retries
+from batch_nst.data import versions
+from batch_nst.data.storage import info_of, open_filesystem, with_retries
+from batch_nst.data.versions import MISSING, Content
 from batch_nst.errors import RecipeError
-
-MISSING = "missing"
-"""The version of what does not exist, or may not be looked at."""
 
 _OUT_OF_REACH = {errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
 """What a name may lead to that can be listed."""
@@ -40,7 +39,7 @@ class File(NamedTuple):
     version: str
     """ETag, or size and modification time."""
     size: int
-    """Bytes."""
+    """Bytes; 0 as well where the store does not tell."""
 
 
 def list_files(root: str) -> Iterator[File]:
@@ -56,23 +55,22 @@ def list_files(root: str) -> Iterator[File]:
     return _list_bucket(root, filesystem, path)
 
 
-def version_of(uri: str) -> str:
-    """The version of one object; `MISSING` when there is none, or no permission to look."""
+def content_of(uri: str) -> Content:
+    """What one object holds; `MISSING` when there is none, or no permission to look."""
     try:
-        return look(uri)[0]
+        return look(uri)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return MISSING
+        return Content(MISSING, 0)
 
 
-def look(uri: str) -> tuple[str, int]:
+def look(uri: str) -> Content:
     """Version and size of one object; raises what `storage.fetch` would, but for its size."""
     filesystem, path = open_filesystem(uri)
 
-    def ask() -> tuple[str, int]:
+    def ask() -> Content:
         if isinstance(filesystem, LocalFileSystem):
             return _of_stat(Path(path).stat())
-        info = filesystem.info(path)
-        return _of_info(info), int(info.get("size") or 0)
+        return _of_info(info_of(filesystem, path))
 
     return with_retries(f"look at {uri}", ask)
 
@@ -97,12 +95,12 @@ def _list_disk(root: str) -> Iterator[File]:
         if is_hidden(key):
             continue
         try:
-            version, size = _of_stat(Path(path).stat())
+            found = _of_stat(Path(path).stat())
         except OSError as error:
             if error.errno not in _OUT_OF_REACH:
                 raise
-            version, size = MISSING, 0
-        yield File(_text(key), _text(path), version, size)
+            found = Content(MISSING, 0)
+        yield File(_text(key), _text(path), *found)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -135,7 +133,7 @@ def _list_bucket(root: str, filesystem: Any, path: str) -> Iterator[File]:
             key = info["name"].removeprefix(prefix)
             # A key that ends in "/" is a console's mark for an empty folder.
             if info.get("type") != "directory" and not key.endswith("/") and not is_hidden(key):
-                yield File(key, f"{folder}/{key}", _of_info(info), int(info.get("size") or 0))
+                yield File(key, f"{folder}/{key}", *_of_info(info))
     except (FileNotFoundError, PermissionError) as error:
         raise RecipeError(f"generate.input: {root}: cannot be listed: {error}") from error
 
@@ -182,14 +180,9 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def _of_stat(stat: os.stat_result) -> tuple[str, int]:
-    return f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size
+def _of_stat(stat: os.stat_result) -> Content:
+    return Content(versions.of_stat(stat), stat.st_size)
 
 
-def _of_info(info: dict[str, Any]) -> str:
-    # Of the content first: Google's etag changes with an object's labels and storage class as well.
-    for name in ("ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""
-    return f"{info.get('size')}-{changed}"
+def _of_info(info: dict[str, Any]) -> Content:
+    return Content(versions.of_info(info), int(info.get("size") or 0))

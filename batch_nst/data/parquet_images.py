@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from batch_nst.data.listing import File, look
 from batch_nst.data.storage import TooLarge
 from batch_nst.data.tables import KEY_COLUMNS, image_column, open_parquet, refused, texts
 
-_ROWS = 16
+_ROWS = 8
 """Photos that are decompressed at once."""
 
 
@@ -34,8 +34,8 @@ def row_names(file: File) -> Any:
 
 def read_rows(
     source: str, version: str, rows: Collection[int], max_bytes: int
-) -> dict[int, bytes | Exception]:
-    """The bytes of some rows; of each row group the pages up to the last of them are read once.
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Some rows and their bytes, in their order; of each row group the pages up to the last are read once.
 
     A row without bytes gives none (b""), one with more than `max_bytes` a TooLarge. Raises what
     `storage.fetch` does; FileNotFoundError when the file was written anew since it was listed.
@@ -43,7 +43,6 @@ def read_rows(
     found, size = look(source)
     if found != version:
         raise FileNotFoundError(f"{source}: it was written anew")
-    read: dict[int, bytes | Exception] = {}
     file = File("", source, version, size)
     with open_parquet(file) as parquet:
         column = image_column(file, parquet.schema_arrow) or ""
@@ -52,12 +51,11 @@ def read_rows(
         start = 0
         for group in range(parquet.num_row_groups):
             end = start + parquet.metadata.row_group(group).num_rows
-            wanted = [row for row in rows if start <= row < end]
+            wanted = {row for row in rows if start <= row < end}
             if wanted:
                 batches = parquet.iter_batches(_ROWS, [group], [column], use_threads=False)
-                read |= _pick(batches, start, set(wanted), max_bytes, source)
+                yield from _pick(batches, start, wanted, max_bytes, source)
             start = end
-    return read
 
 
 def _name_columns(file: File, schema: pa.Schema) -> list[str]:
@@ -70,19 +68,18 @@ def _name_columns(file: File, schema: pa.Schema) -> list[str]:
 
 def _pick(
     batches: Any, start: int, wanted: set[int], max_bytes: int, source: str
-) -> dict[int, bytes | Exception]:
+) -> Iterator[tuple[int, bytes | Exception]]:
     """The wanted rows of batches that begin at row `start`; no batch after the last of them is taken."""
-    read: dict[int, bytes | Exception] = {}
+    last = max(wanted)
     for batch in batches:
         values = _field(batch.column(0), "bytes")
-        for row in wanted.intersection(range(start, start + len(values))):
+        for row in sorted(wanted.intersection(range(start, start + len(values)))):
             value = values[row - start]
             size = len(value.as_buffer()) if value.is_valid else 0
-            read[row] = value.as_py() or b"" if size <= max_bytes else TooLarge(source, size, max_bytes)
+            yield row, (value.as_py() or b"" if size <= max_bytes else TooLarge(source, size, max_bytes))
         start += len(values)
-        if len(read) == len(wanted):
+        if start > last:
             break
-    return read
 
 
 def _field(column: Any, name: str) -> Any:

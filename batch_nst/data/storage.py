@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 import fsspec
+from fsspec.asyn import sync
 
+from batch_nst.data import versions
+from batch_nst.data.versions import Content
 from batch_nst.errors import OutageError, RecipeError, StorageError
 
 T = TypeVar("T")
@@ -46,6 +49,7 @@ FIRST_DELAY = 0.5
 MAX_DELAY = 20.0
 """Seconds."""
 
+_GOOGLE = {"gs", "gcs"}
 _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _NOTHING = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
@@ -55,9 +59,12 @@ _CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "h
 # S3 answers these with 403 too, but they speak of the caller and not of the object: a photo must not be
 # written off because a token ran out.
 _OF_THE_CALLER = {
+    "AccountProblem",
     "ExpiredToken",
     "InvalidAccessKeyId",
+    "InvalidSecurity",
     "InvalidToken",
+    "NotSignedUp",
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
 }
@@ -180,15 +187,34 @@ class Store:
             raise StorageError(f"cannot {what}: {_text(error)}") from error
 
 
-def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float = FIRST_DELAY) -> bytes:
+def fetch(
+    uri: str,
+    max_bytes: int,
+    attempts: int = ATTEMPTS,
+    first_delay: float = FIRST_DELAY,
+    listed: Content | None = None,
+) -> bytes:
     """Read one object from a local path or any URI that fsspec knows; names are taken literally.
 
-    `max_bytes` bounds what is accepted and (except from a web server that ignores ranges) what is
-    transferred. `first_delay` is in seconds, see `with_retries`.
+    Args:
+        uri: the object.
+        max_bytes: bounds what is accepted and (except from a web server that ignores ranges) what is
+            transferred.
+        attempts: see `with_retries`.
+        first_delay: in seconds, likewise.
+        listed: what it must hold still. Disks and S3 tell that with the bytes, and Google's MD5 is held
+            against them; of other stores only an object of which no byte is left is noticed.
 
     Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, OutageError when a
     fault outlasts the attempts, RecipeError for a protocol that is unknown or not installed.
     """
+    if listed and listed.size > max_bytes:
+        raise TooLarge(uri, listed.size, max_bytes)
+
+    def compare(version: str, data: bytes) -> None:
+        if listed and listed.differs(version, data):
+            raise FileNotFoundError(f"{uri}: it was written anew")
+
     protocol, path = _split(uri)
     if protocol == "file":
 
@@ -196,6 +222,7 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
             with io.BufferedReader(_open_file(path)) as file:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read(max_bytes + 1) if size <= max_bytes else b""  # it may grow meanwhile
+                compare(versions.of_stat(os.fstat(file.fileno())), data)
                 if max(size, len(data)) > max_bytes:
                     raise TooLarge(uri, max(size, len(data)), max_bytes)
                 return data
@@ -204,7 +231,10 @@ def fetch(uri: str, max_bytes: int, attempts: int = ATTEMPTS, first_delay: float
         filesystem, key = open_filesystem(uri)
 
         def read() -> bytes:
-            data = _cat(filesystem, key, 0, max_bytes + 1)
+            data, version = _get(filesystem, key, 0, max_bytes + 1)
+            if listed and protocol in _GOOGLE and versions.is_md5(listed.version):
+                version = versions.md5_of(data)
+            compare(version, data)
             if len(data) > max_bytes:
                 raise TooLarge(uri, filesystem.size(key) or len(data), max_bytes)
             return data
@@ -232,7 +262,7 @@ def fetch_range(uri: str, start: int, end: int) -> bytes:
         filesystem, key = open_filesystem(uri)
 
         def read() -> bytes:
-            data = _cat(filesystem, key, start, end)
+            data, _ = _get(filesystem, key, start, end)
             return data if len(data) <= end - start else data[start:end]  # a web server that ignores ranges
 
     try:
@@ -266,6 +296,23 @@ def _open_file(path: str) -> io.FileIO:
         file.close()
         raise FileNotFoundError(errno.ENOENT, "is no regular file", path)
     return file
+
+
+def info_of(filesystem: Any, path: str) -> dict[str, Any]:
+    """What fsspec tells of one object, in one try.
+
+    S3 is asked with HEAD, whose answer has no room for a reason: 403 says that the object may not be read,
+    that there is none (where the caller may not list), or that the caller's token ran out or its clock is
+    wrong. A read of one byte is refused with the reason, and raises that.
+    """
+    try:
+        info: dict[str, Any] = filesystem.info(path)
+    except PermissionError as error:
+        if _code(error) != "403":
+            raise
+        _get(filesystem, path, 0, 1)
+        raise OSError("HEAD is refused, and GET is not") from error
+    return info
 
 
 def is_remote(uri: str) -> bool:
@@ -444,7 +491,7 @@ class _Bucket:
         self.root = root
 
     def read(self, name: str) -> bytes:
-        return _cat(self.filesystem, f"{self.root}/{name}", 0, None)
+        return _get(self.filesystem, f"{self.root}/{name}", 0, None)[0]
 
     def open(self, name: str) -> IO[bytes]:
         # What is asked for and no more: readers know which parts they want.
@@ -494,16 +541,32 @@ class _Bucket:
             self.filesystem.rm_file(f"{self.root}/{name}")
 
 
-def _cat(filesystem: Any, path: str, start: int, end: int | None) -> bytes:
-    """Bytes of an object, as far as it has them; as a range, else s3fs asks for the size first."""
+def _get(filesystem: Any, path: str, start: int, end: int | None) -> tuple[bytes, str]:
+    """Bytes of an object, as far as it has them, and its version; empty where that does not come with them.
+
+    As a range, else s3fs asks for the size first.
+    """
     try:
-        data: bytes = filesystem.cat_file(path, start=start, end=end)
+        if hasattr(filesystem, "call_s3"):
+            found: tuple[bytes, str] = sync(filesystem.loop, _get_s3, filesystem, path, start, end)
+            return found
+        return filesystem.cat_file(path, start=start, end=end), ""
     except Exception as error:
         # No range of an empty object, or beyond the end of another, can be satisfied.
         if _code(error) in ("InvalidRange", "416") or _status(error) == 416:
-            return b""
+            return b"", ""
         raise
-    return data
+
+
+async def _get_s3(filesystem: Any, path: str, start: int, end: int | None) -> tuple[bytes, str]:
+    """What s3fs's own `cat_file` does, which keeps the bytes of the answer alone."""
+    bucket, key, _ = filesystem.split_path(path)
+    part = f"bytes={start}-{'' if end is None else end - 1}"
+    answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, Range=part)
+    try:
+        return await answer["Body"].read(), str(answer.get("ETag") or "").strip('"')
+    finally:
+        answer["Body"].close()
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -20,12 +20,16 @@ from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError, StorageError
 from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.progress import meter, say
+from batch_nst.pipelines.rows import DIED
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
     from batch_nst.pipelines.fast_model import ModelFiles
 
 _SHOWN = 20
+
+_SUSPICIOUS = 3
+"""Units that ended their workers, before the machines are suspected and not the photos."""
 
 
 def generate(
@@ -45,8 +49,8 @@ def generate(
         it); the snapshot.
 
     Raises:
-        IncompleteError: units are pending after an outage or at the end of the budget, or too many photos
-            were rejected.
+        IncompleteError: units are pending after an outage, at the end of the budget or because workers died
+            at one after the other; or too many photos were rejected.
         StorageError: a disk is full, or units may not be written.
     """
     start = time.monotonic()
@@ -120,6 +124,8 @@ class _Made:
     sums: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     """Of bad photos."""
+    given_up: int = 0
+    """Units that ended worker after worker."""
     bad: list[dict[str, str]] = field(default_factory=list)
     outage: str = ""
     began: float = math.inf
@@ -137,6 +143,7 @@ class _Made:
         self.sums.update(tried=losses + bad, made=losses, device_seconds=result["seconds"])
         self.sums.update({name: result[name] for name in ("photos_read", "bytes_read", "bytes_written")})
         self.reasons.update(row["reason"] for row in result["bad"])
+        self.given_up += any(row["reason"] == DIED for row in result["bad"])
         room = max(0, _SHOWN - len(self.bad))
         self.bad += [{**row, "unit": result["unit"]} for row in result["bad"][:room]]
         # Starting Ray and torch is not in this span.
@@ -174,8 +181,12 @@ def _find_start(plan: Plan, store: Store, recipe: Recipe) -> ModelFiles | None:
 def _make(
     plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None, budget: float, made: _Made
 ) -> None:
-    """Run what is pending, with progress, until `budget` seconds of devices are used up."""
+    """Run what is pending, with progress, until `budget` seconds of devices are used up.
+
+    Or until it turns out that workers die of more units than bad photos may explain.
+    """
     from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.attempts import Attempts
     from batch_nst.pipelines.metrics import Metrics
     from batch_nst.pipelines.stylize import stylize_units
     from batch_nst.pipelines.valve import Valve
@@ -190,15 +201,21 @@ def _make(
     say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
     metrics = Metrics(plan.to_do, recipe.generate.iterations, made.devices)
 
-    def keep_to_budget() -> None:
+    def close_in_time() -> None:
+        died, tried = made.reasons[DIED], made.sums["tried"]
         if made.sums["device_seconds"] >= budget:
-            made.outage = made.outage or f"{budget / 3600:g} device-hours are used up"
-            valve.close(made.outage)
+            why = f"{budget / 3600:g} device-hours are used up"
+        elif made.given_up >= _SUSPICIOUS and died > recipe.generate.max_rejected * tried:
+            why = f"workers died again and again at {made.given_up} units, {died} of {tried} images"
+        else:
+            return
+        made.outage = made.outage or why
+        valve.close(made.outage)
 
-    keep_to_budget()
+    close_in_time()
     with meter("generate", plan.to_do, "images") as progress:
         for result in stylize_units(
-            plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve
+            plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve, Attempts()
         ):
             made.add(result)
             if not result["outage"]:
@@ -206,4 +223,4 @@ def _make(
                 losses = result["losses"]
                 note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
                 progress.advance(len(losses) + len(result["bad"]), note)
-                keep_to_budget()
+                close_in_time()

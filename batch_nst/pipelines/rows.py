@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from batch_nst.data.decoder import Limits, decoder_for
 from batch_nst.data.images import BadImage
 from batch_nst.data.inputs import Photo, uri_of
 from batch_nst.data.quality import change
-from batch_nst.data.reading import read_photos
+from batch_nst.data.reading import read_each
 from batch_nst.data.settings import SETTINGS, split_of
 from batch_nst.data.storage import Store, TooLarge
 from batch_nst.errors import OutageError, StorageError
@@ -36,6 +37,20 @@ IN_FLIGHT = pa.schema(
 
 Closed = Callable[[], str]
 """Why no further unit may begin; empty while it may."""
+
+Attempt = Callable[[str], AbstractContextManager[int]]
+"""Entered for a step of a unit, by its name; gives how many workers that has ended before."""
+
+MOST_DEATHS = 3
+"""After so many dead workers a unit is given up."""
+
+DIED = "worker_died"
+"""The reason of its photos."""
+
+
+def first_attempt(_: str) -> AbstractContextManager[int]:
+    """An `Attempt` where nobody counts."""
+    return nullcontext(0)
 
 
 def planned_units(chunk: Row, store: Store, holdout: Row, closed: Closed) -> list[Row]:
@@ -72,28 +87,43 @@ def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
     return [{"unit": unit, "photos": pack(rows), "outage": ""} for unit, rows in by_unit.items()]
 
 
-def decode_unit(unit: Row, limits: Generate, closed: Closed = str) -> Row:
+def decode_unit(unit: Row, limits: Generate, closed: Closed = str, attempt: Attempt = first_attempt) -> Row:
     """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason.
 
     Adds `photos_read` and `bytes_read` of this unit's photos; or the `outage` for which it is left pending.
+    Of the photos' bytes no more are in memory than `read_each` says.
     """
     if reason := unit["outage"] or closed():
         return {**unit, "outage": reason}
     planned = unpack(unit["photos"])
-    photos = {_place(row): _photo(row) for row in planned}
-    places = sorted(photos)
-    read = dict(zip(places, read_photos([photos[place] for place in places], limits.max_bytes), strict=True))
-    outages = [str(data) for data in read.values() if isinstance(data, StorageError)]
-    if outages:
-        return {**unit, "outage": outages[0]}
-    bytes_read = sum(len(data) for data in read.values() if isinstance(data, bytes))
-    rows = []
-    for place in places:
-        crops = [row for row in planned if _place(row) == place]
-        rows += photo_rows(uri_of(photos[place]), read.pop(place), crops, limits)
+    with attempt(f"decode {unit['unit']}") as deaths:
+        if deaths < MOST_DEATHS:
+            return _decode(unit, planned, limits)
+    rows = [{"id": row["id"], "uri": uri_of(_photo(row)), "split": row["split"]} for row in planned]
     return {
         "unit": unit["unit"],
-        "photos": pack(rows, IN_FLIGHT),
+        "photos": pack([row | given_up(deaths) for row in rows], IN_FLIGHT),
+        "outage": "",
+        "photos_read": 0,
+        "bytes_read": 0,
+    }
+
+
+def _decode(unit: Row, planned: list[Row], limits: Generate) -> Row:
+    crops: dict[_Place, list[Row]] = {}
+    for row in planned:
+        crops.setdefault(_place(row), []).append(row)
+    places = {_photo(crops[place][0]): place for place in sorted(crops)}
+    rows: dict[_Place, list[Row]] = {}
+    bytes_read = 0
+    for photo, data in read_each(list(places), limits.max_bytes):
+        if isinstance(data, StorageError):
+            return {**unit, "outage": str(data)}
+        bytes_read += len(data) if isinstance(data, bytes) else 0
+        rows[places[photo]] = photo_rows(uri_of(photo), data, crops[places[photo]], limits)
+    return {
+        "unit": unit["unit"],
+        "photos": pack([row for place in sorted(crops) for row in rows[place]], IN_FLIGHT),
         "outage": "",
         "photos_read": len(places),
         "bytes_read": bytes_read,
@@ -170,7 +200,10 @@ def _pixels(raw: bytes, side: int) -> images.Pixels:
     return np.frombuffer(raw, np.uint8).reshape(side, side, 3)
 
 
-def _place(row: Row) -> tuple[str, int, str]:
+_Place = tuple[str, int, str]
+
+
+def _place(row: Row) -> _Place:
     """Where the photo of a planned row is; its crops share it."""
     return row["source"], row.get("offset") or 0, row["version"]
 
@@ -214,7 +247,7 @@ def refusal(error: Exception) -> Row:
     """
     match error:
         case FileNotFoundError():
-            return _bad("failed", "vanished", "listed, but gone when it was read")
+            return _bad("failed", "vanished", "listed, but gone or another one when it was read")
         case PermissionError():
             return _bad("failed", "forbidden", "no permission to read it")
         case TooLarge():
@@ -223,6 +256,11 @@ def refusal(error: Exception) -> Row:
             return _bad("rejected", error.reason, error.detail)
         case _:
             raise error
+
+
+def given_up(deaths: int) -> Row:
+    """What becomes of the photos of a unit that has ended so many workers."""
+    return _bad("failed", DIED, f"its unit has ended {deaths} workers")
 
 
 def _bad(status: str, reason: str, detail: str) -> Row:

@@ -32,9 +32,10 @@ class Traffic:
     units: int = 0
     """To be made."""
     listed: int = 0
-    """Photos in an input that is a folder or a glob."""
+    """Photos in an input that is a folder or a glob; of one that is of tars or tables these."""
     looked_at: int = 0
-    """Photos of an input that is a list of URIs."""
+    """Photos that are asked for one by one to list them: those of a list of URIs or of a table without
+    versions, and the headers in tars."""
     single_reads: int = 0
     """Of the painting and a list of URIs, by the command."""
     weights: bool = False
@@ -64,16 +65,18 @@ class Traffic:
 def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) -> Requests:
     """The requests of one run of `generate` that has something to do, when no request fails.
 
-    - reads: each photo once a unit, and once more to look at it where the input is a list of URIs; the
-      painting twice; weights twice and once a device. Of the output: the lease before, the settings (again
-      where there are some), each segment, three for each of its row groups with units to be made, the latest
-      snapshot twice, what is to be forgotten, the summaries, and units that are not among these.
+    - reads: each photo once a unit, and once more to look at it where the input is a list of URIs or a table
+      without versions, or for its header in a tar (small neighbours share a read; the few reads of tables
+      themselves are not in it); the painting twice; weights twice and once a device. Of the output: the lease
+      before, the settings (again where there are some), each segment, three for each of its row groups with
+      units to be made, the latest snapshot twice, what is to be forgotten, the summaries, and units that are
+      not among these.
     - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summaries,
       card, the run's summary; the lease again every third of its life.
-    - lists: the input, and a page to see of which kind it is (a folder; a glob takes a few more, what lies in
-      tars and tables is not in it). Of the output: the lease four times, the plan, the units twice (folder by
-      folder where there are many), the snapshots twice, what is to be forgotten. A request shows 1000 keys.
-      Where there are none it takes two and a read, because s3fs tries whether the folder is an object.
+    - lists: the input, and a page to see of which kind it is (a folder; a glob takes a few more). Of the
+      output: the lease four times, the plan, the units twice (folder by folder where there are many), the
+      snapshots twice, what is to be forgotten. A request shows 1000 keys. Where there are none it takes two
+      and a read, because s3fs tries whether the folder is an object.
 
     Args:
         traffic: what there is and what is to be done.

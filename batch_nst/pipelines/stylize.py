@@ -24,9 +24,13 @@ from batch_nst.pipelines.plan import Chunk
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.rows import (
     IN_FLIGHT,
+    MOST_DEATHS,
+    Attempt,
     Closed,
     Row,
     decode_unit,
+    first_attempt,
+    given_up,
     pack,
     planned_units,
     unpack,
@@ -44,6 +48,7 @@ def stylize_units(
     workers: Workers,
     model: ModelFiles | None,
     closed: Closed,
+    attempt: Attempt = first_attempt,
     stylizer: type[Stylizer] | None = None,
 ) -> Iterator[Row]:
     """Make and commit units, in no order.
@@ -57,6 +62,7 @@ def stylize_units(
         workers: what an actor that holds VGG-16 gets.
         model: whose pictures images start from; None: from the photos.
         closed: asked before a unit begins; the rest stays pending.
+        attempt: counts the workers that a unit ends; Ray starts new ones for it without end.
         stylizer: what the actors are, `Stylizer` or one in its place.
 
     Yields:
@@ -69,10 +75,10 @@ def stylize_units(
         ray.data.from_items(places)
         .flat_map(planned_units, fn_args=(store, holdout, closed), num_cpus=0.25)
         .repartition(target_num_rows_per_block=1)
-        .map(decode_unit, fn_args=(limits, closed), num_cpus=0.25)
+        .map(decode_unit, fn_args=(limits, closed, attempt), num_cpus=0.25)
         .map(
             stylizer or Stylizer,
-            fn_constructor_args=(style, recipe, workers, model, closed),
+            fn_constructor_args=(style, recipe, workers, model, closed, attempt),
             compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in chunks)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
@@ -92,10 +98,12 @@ class Stylizer:
         workers: Workers,
         model: ModelFiles | None = None,
         closed: Closed = str,
+        attempt: Attempt = first_attempt,
     ) -> None:
         """Nothing is loaded yet, see `_objectives`. Without a model images start from their photos."""
         self._style, self._recipe, self._workers = style, recipe, workers
-        self._settings, self._model, self._closed = recipe.generate, model, closed
+        self._settings, self._model = recipe.generate, model
+        self._closed, self._attempt = closed, attempt
 
     @cached_property
     def _objectives(self) -> Objectives:
@@ -128,6 +136,16 @@ class Stylizer:
         """Add `stylized`, losses, `init` and `engine` to the ok rows; not a number twice is a failed one."""
         if outage := unit["outage"] or self._closed():
             return {**unit, "outage": outage, "seconds": 0.0, "began": 0.0}
+        with self._attempt(f"stylize {unit['unit']}") as deaths:
+            if deaths < MOST_DEATHS:
+                return self._made(unit)
+        rows = unpack(unit["photos"])
+        for row in rows:
+            if row["status"] == "ok":
+                row.update(given_up(deaths), content=None)
+        return {**unit, "photos": pack(rows, IN_FLIGHT), "began": time.time(), "seconds": 0.0}
+
+    def _made(self, unit: Row) -> Row:
         start = time.perf_counter()
         self._objectives.load()
         if self._model:

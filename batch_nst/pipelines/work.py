@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from batch_nst.data import summaries
 from batch_nst.data.forgotten import FORGOTTEN
-from batch_nst.data.inputs import is_uri_list
+from batch_nst.data.inputs import is_tar, is_uri_list, lacks_versions, list_containers
 from batch_nst.data.segments import segments_for
 from batch_nst.data.snapshot import SNAPSHOTS
 from batch_nst.data.storage import Store, is_remote
@@ -44,17 +44,36 @@ def work_of(plan: Plan, store: Store, recipe: Recipe) -> Work:
 
 def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traffic:
     source = recipe.generate.input
-    named = is_uri_list(source)
     # Of the places of photos only the pending ones are looked at.
     remote = round(plan.found / plan.crops * remote_reads / max(1, reads))
+    listed, looked_at = _listing(source, remote, bool(plan.listing) and plan.listing == plan.written.listing)
     return Traffic(
         photo_reads=remote_reads,
-        listed=0 if named else remote,
-        looked_at=remote if named else 0,
+        listed=listed,
+        looked_at=looked_at,
         single_reads=2 * is_remote(recipe.style.image)
-        + (isinstance(source, str) and named and is_remote(source)),
+        + (isinstance(source, str) and is_uri_list(source) and is_remote(source)),
         weights=recipe.vgg.weights != "bundled" and is_remote(recipe.vgg.weights),
     )
+
+
+def _listing(source: str | list[str], remote: int, known: bool) -> tuple[int, int]:
+    """Keys to list and photos to ask for, of an input of so many remote photos.
+
+    `known`: whether its tables or tars are still those that the plan was made of, and need not be opened.
+    """
+    if is_uri_list(source):
+        return 0, remote
+    containers = list_containers(source)
+    if not containers:
+        return remote, 0
+    first = containers[0]
+    asked = 0
+    if not known and is_tar(first):
+        asked = remote + is_remote(first.uri) * len(containers)  # a header each, and the end of the tar
+    elif not known and lacks_versions(first):
+        asked = remote
+    return is_remote(first.uri) * len(containers), asked
 
 
 def _of_output(plan: Plan, store: Store, of_input: Traffic, units: int) -> Traffic:

@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from batch_nst.data import listing
+from batch_nst.data import storage, versions
 from batch_nst.data.inputs import Photo, is_held_out, key_hash, list_photos, photo_id
 from batch_nst.data.storage import fetch
 from batch_nst.errors import RecipeError
@@ -190,7 +190,7 @@ def test_a_listed_photo_that_does_not_exist_stays(place: Place) -> None:
 
 @pytest.mark.parametrize("uri", [f"/{'x' * 5000}.jpg", "/a\0b.jpg"], ids=["long", "zero byte"])
 def test_a_name_that_a_disk_cannot_have_stays(uri: str) -> None:
-    assert list_photos([uri]) == [Photo(uri, uri, "missing")]
+    assert list_photos([uri]) == [Photo(uri, uri, "missing", length=0)]
     with pytest.raises(FileNotFoundError):
         fetch(uri, 10)
 
@@ -275,9 +275,9 @@ def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_version_speaks_of_content_where_the_store_tells_it() -> None:
     google = {"etag": "changes with labels", "md5Hash": "of the content", "crc32c": "too", "size": 3}
-    assert listing._of_info(google) == "of the content"
-    assert listing._of_info({name: google[name] for name in ("etag", "crc32c")}) == "too"
-    assert listing._of_info({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
+    assert versions.of_info(google) == "of the content"
+    assert versions.of_info({name: google[name] for name in ("etag", "crc32c")}) == "too"
+    assert versions.of_info({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(
@@ -303,6 +303,6 @@ def test_listing_reads_no_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError("bytes were read")
 
     monkeypatch.setattr("batch_nst.data.inputs.fetch", refuse)
-    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "cat_file", refuse)
+    monkeypatch.setattr(storage, "_get", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert keys(place.uri) == sorted(PLAIN)

@@ -1,6 +1,7 @@
 """Laws of every kind of input, on a disk and in a bucket: the same photos, ids that stay, few reads."""
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -254,14 +255,14 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
-        cat = storage._cat
+        get = storage._get
 
-        def counted(*arguments: Any) -> bytes:
-            data = cat(*arguments)
+        def counted(*arguments: Any) -> tuple[bytes, str]:
+            data, version = get(*arguments)
             self.sizes.append(len(data))
-            return data
+            return data, version
 
-        monkeypatch.setattr(storage, "_cat", counted)
+        monkeypatch.setattr(storage, "_get", counted)
 
     def counted(self) -> tuple[int, int]:
         """How many since the last call, and their bytes."""
@@ -281,6 +282,8 @@ def test_a_listing_reads_headers_and_names_and_a_photo_is_one_read(
     assert reads.counted() == (0, 0)
     assert read_photos(listed, 1 << 20) == list(photos.values())
     assert reads.counted() == (20, sum(map(len, photos.values())))
+    assert [type(fault) for fault in read_photos(listed, 40_000)] == [TooLarge] * 20
+    assert reads.counted() == (0, 0)  # the listing has told their sizes
 
     home.replace("a.tar", tar_of(photos))
     listed = list_photos(home.join("a.tar"))
@@ -327,6 +330,84 @@ def test_what_cannot_be_read_says_why(home: Store) -> None:
     assert [type(fault) for fault in read_photos(rows, 100)] == [FileNotFoundError] * 3
 
 
+# --- what is another one than was listed
+
+
+def put_list(home: Store, photos: Photos) -> str:
+    folder = put_folder(home, photos)
+    home.replace("list.txt", "\n".join(f"{folder}/{name}" for name in photos).encode())
+    return home.join("list.txt")
+
+
+def overwrite(home: Store, name: str, data: bytes) -> None:
+    home.replace(f"folder/{name}", data)
+    if home.local_path:  # a clock may tick so slowly that files written one after the other are of one time
+        os.utime(home.local_path / "folder" / name, ns=(0, 0))
+
+
+@pytest.mark.parametrize("put", [put_folder, put_list, put_csv])
+@pytest.mark.parametrize("new", ["other", "larger", "too large", "empty"])
+def test_a_photo_that_was_overwritten_since_it_was_listed_is_gone(
+    home: Store, put: Callable[[Store, Photos], str], new: str
+) -> None:
+    data = {
+        "other": PHOTOS["a.png"][:-1] + b"!",  # of the same size
+        "larger": PHOTOS["a.png"] + b"!",
+        "too large": bytes((1 << 20) + 1),
+        "empty": b"",
+    }[new]
+    source = put(home, PHOTOS)
+    listed = list_photos(source)
+    overwrite(home, "a.png", data)
+    for photo, found in zip(listed, read_photos(listed, 1 << 20), strict=True):
+        name = next(name for name in NAMES if photo.source.endswith(f"/folder/{name}"))
+        if name == "a.png":
+            assert isinstance(found, FileNotFoundError)
+            assert str(found) == f"{photo.source}: it was written anew"
+        else:
+            assert found == PHOTOS[name]
+    again = [photo for photo in list_photos(source) if photo.source.endswith("a.png")]
+    assert again[0].version != next(photo.version for photo in listed if photo.key == again[0].key)
+    (read,) = read_photos(again, 1 << 20)
+    assert read == data or isinstance(read, TooLarge)
+
+
+def test_a_photo_that_came_after_it_was_listed_as_missing_is_another_one(home: Store) -> None:
+    uri = home.join("late.png")
+    listed = list_photos([uri])
+    home.replace("late.png", PHOTOS["a.png"])
+    assert [type(found) for found in read_photos(listed, 1 << 20)] == [FileNotFoundError]
+    assert read_photos(list_photos([uri]), 1 << 20) == [PHOTOS["a.png"]]
+
+
+def test_an_empty_photo_is_empty_and_not_another_one(home: Store) -> None:
+    source = put_folder(home, {"a.png": b""})
+    assert read_photos(list_photos(source), 1 << 20) == [b""]
+
+
+def test_versions_that_a_table_tells_are_not_held_against_the_store(home: Store) -> None:
+    photos = list_photos(put_table(home, PHOTOS))
+    overwrite(home, "a.png", b"new")
+    assert read_photos(photos, 1 << 20) == [b"new", *(PHOTOS[name] for name in NAMES[1:])]
+
+
+def test_large_objects_of_several_chunks_are_what_was_listed(s3: str, tmp_path: Path) -> None:
+    home = Store(f"{s3}/{tmp_path.name}")
+    source = put_folder(home, {"large.png": bytes(20 << 20)})
+    assert read_photos(list_photos(source), 32 << 20) == [bytes(20 << 20)]
+
+
+def test_the_digest_that_google_lists_is_held_against_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/google/a.png", b"x")
+    monkeypatch.setattr(storage, "open_filesystem", lambda _: (memory, "/google/a.png"))
+    listed = Photo("a.png", "gs://google/a.png", "QVKQdpWURg4uSFkikE80XQ==", length=1)
+    assert isinstance(read_photos([listed], 10)[0], FileNotFoundError)
+    assert read_photos([listed._replace(version="ndTkYSaMgDT1yFZOFVxnpg==")], 10) == [b"x"]
+    assert read_photos([listed._replace(version="crc32c==")], 10) == [b"x"]
+    memory.rm("/google", recursive=True)
+
+
 def test_broken_pages_are_gone_and_do_not_stop_the_others(home: Store) -> None:
     data = parquet_of(pa.table({"jpg": [bytes(range(256)) * 40] * 4}), rows=2)
     broken = bytearray(data)
@@ -346,7 +427,7 @@ def test_an_outage_is_a_storage_error(s3: str, tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object) -> bytes:
         raise ConnectionResetError("reset")
 
-    monkeypatch.setattr(storage, "_cat", refuse)
+    monkeypatch.setattr(storage, "_get", refuse)
     monkeypatch.setattr(storage.time, "sleep", lambda _: None)
     assert [type(fault) for fault in read_photos(photos, 1 << 20)] == [OutageError] * 3
     with pytest.raises(StorageError):  # and no fault of the recipe

@@ -18,6 +18,8 @@ import pytest
 from store_proxy import Proxy
 
 from batch_nst.data import storage
+from batch_nst.data.inputs import Photo, list_photos
+from batch_nst.data.reading import read_photos
 from batch_nst.data.storage import Store, TooLarge, fetch, is_remote, open_filesystem, with_retries
 from batch_nst.errors import OutageError, RecipeError, StorageError
 
@@ -361,3 +363,39 @@ def test_bad_credentials_are_an_outage_and_no_property_of_a_photo(
     with pytest.raises(OutageError, match="signature"):
         fetch(f"{s3}/photo", 10, attempts=2, first_delay=0.01)
     kind.clear_instance_cache()
+
+
+def test_a_look_with_bad_credentials_is_an_outage_and_no_photo_counts_as_missing(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HEAD is answered with 403 and nothing more, for whatever reason."""
+    kind = type(open_filesystem(s3)[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setattr(storage, "MAX_DELAY", 0.01)
+    kind.clear_instance_cache()
+    with pytest.raises(OutageError, match=rf"cannot look at {s3}/photo.jpg: .*signature"):
+        list_photos([f"{s3}/photo.jpg"])
+    kind.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("faults")
+def test_a_look_that_is_refused_for_the_photos_own_sake_costs_one_request_more(
+    s3: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3}/{tmp_path.name}/photo.jpg"
+    Store(s3).create(f"{tmp_path.name}/photo.jpg", b"picture")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "visitor")  # who may list this, and not read it
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    proxy.requests.clear()
+    photos = list_photos([uri])
+    assert photos == [Photo(uri, uri, "missing", length=0)]
+    assert [request.kind for request in proxy.requests] == ["head", "get"]
+    assert [type(found) for found in read_photos(photos, 10)] == [PermissionError]
+
+
+@pytest.mark.usefixtures("faults")
+def test_a_look_that_alone_is_refused_is_an_outage(s3: str, tmp_path: Path, proxy: Proxy) -> None:
+    Store(s3).create(f"{tmp_path.name}/photo.jpg", b"picture")
+    proxy.before = lambda request: "403" if request.kind == "head" else ""
+    with pytest.raises(OutageError, match="HEAD is refused, and GET is not"):
+        list_photos([f"{s3}/{tmp_path.name}/photo.jpg"])

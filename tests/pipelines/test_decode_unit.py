@@ -2,18 +2,30 @@
 
 import io
 import tarfile
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from batch_nst.data.inputs import Photo, list_photos, photo_id
 from batch_nst.data.segments import Group
 from batch_nst.data.storage import Store
-from batch_nst.pipelines.rows import decode_unit, pack, planned_units, unpack, write_unit
+from batch_nst.pipelines.rows import (
+    Attempt,
+    decode_unit,
+    first_attempt,
+    pack,
+    planned_units,
+    unpack,
+    write_unit,
+)
 from batch_nst.recipe import Generate
 
 
@@ -41,28 +53,31 @@ def planned(photos: list[Photo], crops: int) -> list[dict[str, Any]]:
     ]
 
 
-def put_folder(root: Path) -> None:
-    for name, data in PHOTOS.items():
+def put_folder(root: Path, photos: dict[str, bytes] = PHOTOS) -> None:
+    for name, data in photos.items():
         (root / name).write_bytes(data)
 
 
-def put_tar(root: Path) -> None:
+def put_tar(root: Path, photos: dict[str, bytes] = PHOTOS) -> None:
     with tarfile.open(root / "a.tar", "w") as tar:
-        for name, data in PHOTOS.items():
+        for name, data in photos.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
 
 
-def put_parquet(root: Path) -> None:
-    table = pa.table({"id": list(PHOTOS), "image": list(PHOTOS.values())})
+def put_parquet(root: Path, photos: dict[str, bytes] = PHOTOS) -> None:
+    table = pa.table({"id": list(photos), "image": list(photos.values())})
     pq.write_table(table, root / "a.parquet", row_group_size=2)
 
 
-def decode(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return decode_unit(
-        {"unit": "u", "photos": pack(rows), "outage": ""}, Generate(input=".", image_size=32, min_side=32)
-    )
+LIMITS = Generate(input=".", image_size=32, min_side=32)
+
+
+def decode(
+    rows: list[dict[str, Any]], limits: Generate = LIMITS, attempt: Attempt = first_attempt
+) -> dict[str, Any]:
+    return decode_unit({"unit": "u", "photos": pack(rows), "outage": ""}, limits, str, attempt)
 
 
 def test_a_unit_is_the_same_whatever_its_photos_lie_in(tmp_path: Path) -> None:
@@ -94,6 +109,54 @@ def test_rows_that_were_planned_before_there_were_parts_are_objects(tmp_path: Pa
     rows = planned(list_photos(str(tmp_path))[:1], crops=1)
     del rows[0]["offset"], rows[0]["length"]
     assert unpack(decode(rows)["photos"])[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("put", [put_folder, put_tar, put_parquet])
+def test_the_files_of_a_unit_are_not_all_in_memory_at_once(
+    tmp_path: Path, put: Callable[[Path, dict[str, bytes]], None]
+) -> None:
+    """What it takes does not grow with the unit; 64 photos are read, and each is looked at."""
+    size, noise = 1 << 18, np.random.default_rng(0)
+    put(tmp_path, {f"{index:02}.png": noise.bytes(size) for index in range(64)})
+    rows = planned(list_photos(str(tmp_path)), crops=1)
+    limits = LIMITS.model_copy(update={"max_bytes": size})
+    decode(rows[:1], limits)  # the decoder has been started, and modules are imported
+    tracemalloc.start()
+    unit = decode(rows, limits)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (unit["photos_read"], unit["bytes_read"]) == (64, 64 * size)
+    assert {row["reason"] for row in unpack(unit["photos"])} == {"not_an_image"}
+    assert peak < 24 * size
+
+
+# --- workers that die
+
+
+def test_a_unit_that_has_ended_three_workers_is_given_up(tmp_path: Path) -> None:
+    put_folder(tmp_path)
+    rows, steps = planned(list_photos(str(tmp_path)), crops=2), []
+
+    def so_many(deaths: int) -> Attempt:
+        @contextmanager
+        def attempt(step: str) -> Iterator[int]:
+            steps.append(f"begin {step}")
+            yield deaths
+            steps.append(f"end {step}")
+
+        return attempt
+
+    assert decode(rows, attempt=so_many(2)) == decode(rows)
+    assert steps == ["begin decode u", "end decode u"]
+    unit = decode(rows, attempt=so_many(3))
+    assert steps == 2 * ["begin decode u", "end decode u"]
+    assert (unit["outage"], unit["photos_read"], unit["bytes_read"]) == ("", 0, 0)
+    found = unpack(unit["photos"])
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert {row["uri"] for row in found} == {f"{tmp_path}/{name}" for name in PHOTOS}
+    assert {(row["status"], row["reason"], row["detail"]) for row in found} == {
+        ("failed", "worker_died", "its unit has ended 3 workers")
+    }
 
 
 def test_a_node_that_does_not_see_the_output_makes_nothing_and_writes_nothing(tmp_path: Path) -> None:

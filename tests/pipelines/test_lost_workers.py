@@ -1,0 +1,127 @@
+"""Workers and machines that are lost again and again: a unit to blame is given up, a machine blames none."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from machines import machines
+from photo_bucket import Bucket, fill
+
+from batch_nst.data.lease import acquire
+from batch_nst.data.storage import Store
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines import stylize
+from batch_nst.pipelines.attempts import Attempts
+from batch_nst.pipelines.generate import generate
+from batch_nst.pipelines.rows import Row
+from batch_nst.recipe import Recipe
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        ray.init(
+            "local", num_cpus=4, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False
+        )
+        yield
+        ray.shutdown()
+
+
+def deadly(photos: tuple[str, ...]) -> type:
+    """A `Stylizer` whose optimiser ends the worker at some photos, as a fault in a driver of CUDA does."""
+
+    class Deadly(stylize.Stylizer):
+        _objectives: Any = SimpleNamespace(load=lambda: None)
+        _batch = 4
+
+        def _stylize(self, rows: list[Row]) -> None:
+            if any(row["uri"].endswith(photos) for row in rows):
+                os.kill(os.getpid(), signal.SIGKILL)
+            for row in rows:
+                pixels = np.frombuffer(row["content"], np.uint8)
+                row |= dict.fromkeys(("content_loss", "style_loss", "total_loss"), 1.0)
+                row |= {"stylized": (255 - pixels).tobytes(), "init": "content", "engine": "deadly"}
+
+    return Deadly
+
+
+def run(folder: Path, photos: tuple[str, ...], retry: bool = False, **changes: Any) -> dict[str, Any]:
+    document = Bucket(str(folder), 0).recipe("out", **changes)
+    given = Recipe.model_validate({**document, "loss": {"content_layers": {"relu1_1": 1.0}}})
+    store = Store(given.output)
+    with pytest.MonkeyPatch.context() as patch, acquire(store, "generate") as lease:
+        patch.setattr(stylize, "stylize_units", partial(stylize.stylize_units, stylizer=deadly(photos)))
+        return generate(given, store, lease, retry, math.inf)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_photo_that_ends_every_worker_fails_with_its_unit_and_can_be_told_from_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(Store(str(tmp_path)), 6)
+    figures = run(tmp_path, ("003.png",))
+    assert (figures["tried"], figures["made"], figures["failed"], figures["pending"]) == (6, 4, 2, 0)
+    assert figures["reasons"] == {"worker_died": 2}
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert len(told) == 2
+    assert all(
+        f"photos/00{number}.png: worker_died: its unit has ended 3 workers" in line
+        for number, line in zip((2, 3), sorted(told), strict=True)
+    )
+    figures = run(tmp_path, ("003.png",), retry=True, unit_images=1)
+    assert (figures["tried"], figures["made"], figures["failed"], figures["pending"]) == (2, 1, 1, 0)
+    figures = run(tmp_path, (), retry=True)
+    assert (figures["tried"], figures["made"], figures["failed"], figures["pending"]) == (1, 1, 0, 0)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_where_workers_die_at_one_unit_after_the_other_the_run_ends_and_leaves_the_rest(
+    tmp_path: Path,
+) -> None:
+    fill(Store(str(tmp_path)), 8)
+    with pytest.raises(IncompleteError, match=r"images are pending: workers died again and again at 3 units"):
+        run(tmp_path, (".png",), unit_images=1)
+    figures = run(tmp_path, ())
+    assert (figures["failed"], figures["pending"]) == (8 - figures["made"], 0)
+    assert 3 <= figures["failed"] < 8
+
+
+def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path) -> None:
+    """Three machines go, as often as a unit may end its worker; a fourth begins and finishes."""
+
+    @ray.remote(num_cpus=1, max_retries=-1)
+    def work(attempts: Attempts) -> int:
+        with attempts("unit") as deaths:
+            begun = len(list(tmp_path.iterdir()))
+            (tmp_path / str(begun)).write_text(json.dumps(ray.get_runtime_context().get_node_id()))
+            if begun < 3:
+                time.sleep(3600)
+            return deaths
+
+    with machines(1) as found:
+        ray.init(found.cluster.address, log_to_driver=False)
+        try:
+            made = work.remote(Attempts())
+            for lost in range(3):
+                while len(list(tmp_path.iterdir())) <= lost:
+                    time.sleep(0.1)
+                found.replace(found.nodes[0])
+            assert ray.get(made) == 0
+        finally:
+            ray.shutdown()
+    assert len({path.read_text() for path in tmp_path.iterdir()}) == 4
