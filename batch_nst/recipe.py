@@ -11,7 +11,7 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -30,6 +30,10 @@ VGG_LAYERS = tuple(
     f"relu{block}_{conv}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for conv in range(1, convs + 1)
 )
 """Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
+
+Network = Literal["johnson", "small"]
+NETWORKS = get_args(Network)
+"""Architectures of the fast model, by the name in `model.json`; see `batch_nst.engine.transformer_net`."""
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
@@ -191,6 +195,8 @@ class Train(Section):
     workers: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    network: Network = "johnson"
+    """Architecture of the fast model; `small` has 28 % of the parameters."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Channels of the network's first layer."""
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None

@@ -27,6 +27,7 @@ from batch_nst.data.snapshot import Snapshot
 from batch_nst.data.storage import Store, open_filesystem
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.johnson import GEOMETRIC, Average, Weights, training_loss
+from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers, beside_driver
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -95,7 +96,7 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         state = _load(Path(folder))
         history = json.loads((Path(folder) / _HISTORY).read_text())
-    net = TransformerNet(recipe.train.width)
+    net = TransformerNet(recipe.train.width, recipe.train.network)
     net.load_state_dict(state["average"])
     return Fitted(net.eval(), history, state.get("skipped", 0))
 
@@ -122,10 +123,12 @@ def _work(config: dict[str, Any]) -> None:
         # More of them beside those of the pieces would be more than there are cores.
         threads if on_gpu else 1,
     )
-    device, half = objectives.device, objectives.dtype == torch.bfloat16
+    device = objectives.device
     torch.manual_seed(settings.seed)
     # Not DDP, which adds up in the gradients' own precision, where the order counts.
-    net = ray.train.torch.prepare_model(TransformerNet(settings.width), parallel_strategy=None)
+    net = ray.train.torch.prepare_model(
+        TransformerNet(settings.width, settings.network), parallel_strategy=None
+    )
     objective = objectives.fast
     average = Average(net, settings.average)
     parameters = list(net.parameters())
@@ -141,19 +144,6 @@ def _work(config: dict[str, Any]) -> None:
         average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
         optimizer.load_state_dict(state["optimizer"])
         start, skipped = int(state["step"]), int(state.get("skipped", 0))
-
-    def stylize(image: torch.Tensor) -> torch.Tensor:
-        # All threads would share the cache of cast weights, which are used once in a call.
-        with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            stylized: torch.Tensor = net(image)
-        return stylized.float()
-
-    def piece(
-        weights: Weights, content: torch.Tensor, optimised: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        loss, parts = training_loss(stylize, objective, weights, content, optimised)
-        gradients = torch.autograd.grad(loss, parameters)
-        return torch.cat([gradient.flatten() for gradient in gradients]), parts
 
     reading = batches(
         task.store,
@@ -173,10 +163,10 @@ def _work(config: dict[str, Any]) -> None:
         each = map if on_gpu else pool.map
         for step, batch in zip(range(start + 1, settings.steps + 1), reading, strict=False):
             part = (step - 1) / max(1, settings.steps - 1)
-            rate = value_at(settings.learning_rate, part) * min(1.0, step / _WARM_UP_STEPS)
-            weighted = partial(piece, _weights_at(settings, part))
+            rate = rate_at(settings, part, step)
+            weighted = partial(gradient_of, net, objective, weights_at(settings, part))
             content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
-            gradient, parts = _mean(each(weighted, content.chunk(pieces), optimised.chunk(pieces)))
+            gradient, parts = mean_of(each(weighted, content.chunk(pieces), optimised.chunk(pieces)))
             if take_step(optimizer, parameters, gradient, rate):
                 average.update(net, step)
                 running = 0
@@ -202,13 +192,43 @@ def _work(config: dict[str, Any]) -> None:
                 _report(state, history, parts, rank)
 
 
-def _weights_at(settings: Train, part: float) -> Weights:
+def gradient_of(
+    net: torch.nn.Module,
+    objective: PerceptualLoss,
+    weights: Weights,
+    content: torch.Tensor,
+    optimised: torch.Tensor,
+    measure_all: bool = True,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The gradient of a piece of a batch, all parameters' in one, flat, and the parts of its loss.
+
+    In the precision of the objective's VGG-16; see `training_loss`.
+    """
+    half = objective.vgg.dtype == torch.bfloat16
+
+    def stylize(image: torch.Tensor) -> torch.Tensor:
+        # All threads would share the cache of cast weights, which are used once in a call.
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            stylized: torch.Tensor = net(image)
+        return stylized.float()
+
+    loss, parts = training_loss(stylize, objective, weights, content, optimised, measure_all)
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients]), parts
+
+
+def weights_at(settings: Train, part: float) -> Weights:
     """The weights of the loss when `part` of the steps is done."""
     return Weights(
         perceptual=value_at(settings.perceptual_weight, part),
         feature=value_at(settings.feature_weight, part),
         pixel=value_at(settings.pixel_weight, part),
     )
+
+
+def rate_at(settings: Train, part: float, step: int) -> float:
+    """The learning rate of step `step` (from 1 on), when `part` of the steps is done."""
+    return value_at(settings.learning_rate, part) * min(1.0, step / _WARM_UP_STEPS)
 
 
 def take_step(
@@ -234,7 +254,7 @@ def take_step(
     return True
 
 
-def _mean(
+def mean_of(
     pieces: Iterable[tuple[torch.Tensor, dict[str, float]]],
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Gradient and parts of the loss over the global batch, from those of all workers' pieces of one size.

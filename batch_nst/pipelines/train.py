@@ -59,7 +59,7 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     card = {
         "version": version,
         "batch_nst": __version__,
-        "architecture": {"name": "johnson", "width": recipe.train.width},
+        "architecture": {"name": recipe.train.network, "width": recipe.train.width},
         "digests": {
             models.WEIGHTS: digest,
             "style": settings["style"]["sha256"],

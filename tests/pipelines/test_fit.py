@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from batch_nst.engine.johnson import Weights
-from batch_nst.pipelines.fit import _weights_at, take_step
+from batch_nst.pipelines.fit import take_step, weights_at
 from batch_nst.recipe import Train
 
 
@@ -14,9 +14,9 @@ def test_weights_follow_their_schedules() -> None:
     settings = Train(
         feature_weight=[[0, 5], [0.5, 1]], pixel_weight=2.0, perceptual_weight=[[0.5, 0], [1, 1]]
     )
-    assert _weights_at(settings, 0.0) == Weights(perceptual=0.0, feature=5.0, pixel=2.0)
-    assert _weights_at(settings, 0.25) == Weights(perceptual=0.0, feature=3.0, pixel=2.0)
-    assert _weights_at(settings, 1.0) == Weights(perceptual=1.0, feature=1.0, pixel=2.0)
+    assert weights_at(settings, 0.0) == Weights(perceptual=0.0, feature=5.0, pixel=2.0)
+    assert weights_at(settings, 0.25) == Weights(perceptual=0.0, feature=3.0, pixel=2.0)
+    assert weights_at(settings, 1.0) == Weights(perceptual=1.0, feature=1.0, pixel=2.0)
 
 
 def test_a_step_goes_along_the_gradient_of_all_parameters_cut_to_length_10() -> None:

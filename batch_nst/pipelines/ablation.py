@@ -1,0 +1,474 @@
+"""Do pairs pay? The same network, trained in several ways for the same time on this machine, and compared.
+
+In one process and without Ray, so that an arm has the machine to itself. The time of an arm is that of its
+steps and of making its pairs; what is measured on held-out photos in between is not counted. A measurement is
+written down when it is taken, pairs are kept, so that the same call goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batch_nst.data.images import Pixels, encode
+from batch_nst.data.inputs import is_held_out, key_hash, list_photos, photo_id, uri_of
+from batch_nst.data.quality import Floats, change, judge
+from batch_nst.data.reading import read_photos
+from batch_nst.data.style import StylePicture, read_style
+from batch_nst.engine.johnson import feature_distance
+from batch_nst.engine.model_files import stylize_image
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.precision import Device, Precision, choose_device, choose_dtype
+from batch_nst.engine.ssim import ssim
+from batch_nst.engine.timing import wait_for
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.pipelines.arms import ARMS, Arm
+from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.findings import write_findings
+from batch_nst.pipelines.measurements import Measurements, machine_of
+from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.pipelines.progress import say
+from batch_nst.pipelines.race import geometric_mean
+from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, photo_rows, unpack
+from batch_nst.pipelines.students import ours, peers
+from batch_nst.pipelines.stylize import Stylizer
+from batch_nst.recipe import Evaluate, Generate, Recipe, Style
+
+Account = Literal["counted", "free"]
+"""Whether the time of an arm's pairs is taken from the arm's; free: a nightly dataset is paid once."""
+ACCOUNTS: tuple[Account, ...] = get_args(Account)
+
+Clock = Callable[[], float]
+Figures = dict[str, Any]
+
+_UNIT = 25
+"""Photos whose pairs are made and kept together; the arms' numbers are multiples of it."""
+_AT_ONCE = 8
+"""Held-out photos that are measured together."""
+
+
+class Pairs(NamedTuple):
+    """Of n photos, in the order in which they were made."""
+
+    content: Pixels
+    """(n, size, size, 3), and so is the next."""
+    optimised: Pixels
+    loss: Floats
+    change: Floats
+    seconds: Floats
+    """That each took to make."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is."""
+
+    minutes: float = 10.0
+    """Of an arm."""
+    size: int = 96
+    """Side of the pictures, pixels."""
+    iterations: int = 60
+    """Of the optimisation that makes a pair."""
+    best: int = int(Generate.model_fields["iterations"].default)
+    """Of the one that makes the `X` of held-out photos, which no arm pays."""
+    looks: int = 10
+    """How often an arm is measured."""
+
+    @property
+    def seconds(self) -> float:
+        """Of an arm."""
+        return 60 * self.minutes
+
+
+def ablate(
+    photos: str,
+    styles: Sequence[str],
+    scale: Scale,
+    *,
+    results: str,
+    output: str,
+    arms: Collection[str] = tuple(ARMS),
+    accounts: Collection[Account] = ACCOUNTS,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    clock: Clock = time.perf_counter,
+) -> Figures:
+    """Run what `results` does not hold yet, and write tables, plots and contact sheets after each arm.
+
+    Args:
+        photos: folder, glob or table, as `generate.input`.
+        styles: paintings.
+        scale: how large everything is.
+        results: a local file that measurements are appended to.
+        output: a local folder for pairs, pictures and what is written for people.
+        arms: names in `ARMS`.
+        accounts: whether arms with pairs run with their cost counted, for free, or both.
+        device: where to compute.
+        precision: of our arms, and of the optimisation.
+        clock: tells seconds.
+
+    Returns:
+        `runs`, one for each style, arm and account, and the `files` that were written.
+
+    Raises:
+        RecipeError: an unknown arm, or a painting or photos that cannot be read.
+        IncompleteError: fewer than two photos are good.
+    """
+    if unknown := sorted(set(arms) - ARMS.keys()):
+        raise RecipeError(f"--arms: no {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
+    where, threads = choose_device(device), torch.get_num_threads()
+    faster: Precision = "bf16" if choose_dtype(where, precision) == torch.bfloat16 else "fp32"
+    paintings = {Path(uri).stem: (uri, read_style(_style(uri, scale))) for uri in styles}
+    train, held_out = _read(photos, Generate(input=photos, image_size=scale.size))
+    machine = machine_of(where, scale.size)
+    measured = Measurements(results, machine)
+    found: Figures = {
+        "scale": asdict(scale),
+        "machine": machine,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "held_out": len(held_out),
+        "photos": len(train),
+        "references": {},
+        "runs": [],
+    }
+    wanted = [(name, arm) for name, arm in ARMS.items() if name in arms]
+    files: dict[str, None] = {}
+    for style, (uri, painting) in paintings.items():
+        recipe = Recipe(
+            output=output,
+            style=_style(uri, scale),
+            generate=Generate(
+                input=photos, image_size=scale.size, iterations=scale.iterations, precision=faster
+            ),
+        )
+        objectives = Objectives.on(painting, recipe.loss, recipe.vgg, where.type, faster, threads)
+        objectives.load()
+        # All that decides a picture, and its cost.
+        settings = {
+            **machine,
+            "style": painting.digest,
+            "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
+            "style_size": recipe.style.size,
+            "best": scale.best,
+            "engine": objectives.engine,
+            "photos": [row["id"].hex() for row in (*train, *held_out)],
+        }
+        folder = Path(output) / f"{style}-{_digest(settings)}"
+        make = partial(_make, recipe, painting, objectives, folder, threads, clock)
+        exam = Exam(objectives.exact, make("held_out", held_out, scale.best))
+        found["references"][style] = measured.take(f"{style} {_digest(settings)} references", exam.references)
+        most = max((_photos(arm, train) for _, arm in wanted if arm.pairs), default=0)
+        pairs = make("train", train[:most], scale.iterations) if most else None
+        content = np.stack([_square(row["content"], scale.size) for row in train])
+        done: set[str] = set()
+        for name, arm in wanted:
+            for account in accounts if arm.pairs else ACCOUNTS[:1]:
+                taught = _lesson(arm, account, content, pairs)
+                decides = {
+                    **settings,
+                    "train": arm.train.model_dump(exclude={"steps"}),
+                    "quality": arm.quality.model_dump() if arm.pairs else None,
+                    "taught": taught.photos,
+                    "peers": arm.peers,
+                    "account": account,
+                    "minutes": scale.minutes,
+                    "looks": scale.looks,
+                }
+                title = f"{style} {name} {account} {_digest(decides)}"
+                if _digest(decides) in done:
+                    say(f"{style} {name}: the same as an arm before it, for want of photos")
+                    continue
+                done.add(_digest(decides))
+                picture = folder / f"{name}-{account}-{_digest(decides)}.png"
+                run = {"style": style, "arm": name, "title": arm.title, "account": account}
+                run |= taught.figures()
+                if taught.cost >= scale.seconds:
+                    say(f"{style} {name}: its pairs take {taught.cost / 60:.1f} minutes, more than it has")
+                    run |= {"curve": []}
+                else:
+                    work = partial(_train, arm, taught, objectives, exam, scale, threads, clock, picture)
+                    run |= measured.take(title, work)
+                found["runs"].append({**run, "picture": str(picture) if picture.exists() else None})
+                files |= dict.fromkeys(write_findings(Path(output), found, style, *exam.pictures[:2]))
+    return {**found, "files": list(files)}
+
+
+def _style(uri: str, scale: Scale) -> Style:
+    """Its short side a little more than that of the pictures: brush strokes stay strokes."""
+    return Style(image=uri, size=max(16, scale.size * 3 // 2))
+
+
+def _digest(settings: Figures) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+# Photos and pairs ----------------------------------------------------------------------------------------
+
+
+def _read(source: str, limits: Generate) -> tuple[list[Row], list[Row]]:
+    """Good photos to train on and held-out ones, each by the hash of their keys; rows of `IN_FLIGHT`."""
+    train, held_out = [], []
+    for photo in sorted(list_photos(source), key=lambda photo: key_hash(photo.key)):
+        (data,) = read_photos([photo], limits.max_bytes)
+        split = "held_out" if is_held_out(photo.key, _HOLDOUT) or not held_out else "train"
+        planned: Row = {"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": split}
+        (row,) = photo_rows(uri_of(photo), data, [planned], limits)
+        if row["status"] != "ok":
+            say(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}")
+        else:
+            (train if split == "train" else held_out).append(row)
+    if not train:
+        raise IncompleteError(f"{source}: good photos: {len(held_out)}; allowed: two or more")
+    return train, held_out
+
+
+_HOLDOUT = float(Evaluate.model_fields["holdout"].default)
+
+
+def _make(
+    recipe: Recipe,
+    painting: StylePicture,
+    objectives: Objectives,
+    folder: Path,
+    threads: int,
+    clock: Clock,
+    name: str,
+    rows: list[Row],
+    iterations: int,
+) -> Pairs:
+    """Pairs of photos as `generate` makes them: read where they are kept, else timed and kept."""
+    generate = recipe.generate.model_copy(update={"iterations": iterations})
+    kind: Literal["cpu", "cuda"] = "cuda" if objectives.device.type == "cuda" else "cpu"
+    workers = Workers(kind, num_cpus=threads, num_gpus=int(kind == "cuda"), threads=threads, most=1)
+    stylizer = Stylizer(painting, recipe.model_copy(update={"generate": generate}), workers)
+    units = []
+    for first in range(0, len(rows), _UNIT):
+        unit = rows[first : first + _UNIT]
+        file = folder / name / f"{first:06}-{len(unit)}.npz"
+        if not file.exists():
+            say(f"{folder.name}: {name}: optimising photos {first + 1} to {first + len(unit)} of {len(rows)}")
+            _keep(file, _optimise(unit, stylizer, generate.image_size, clock))
+        with np.load(file) as kept:
+            units.append(Pairs(*(kept[field] for field in Pairs._fields)))
+    return Pairs(*map(np.concatenate, zip(*units, strict=True)))
+
+
+def _optimise(rows: list[Row], stylizer: Stylizer, side: int, clock: Clock) -> Pairs:
+    """The pairs of photos; of one that was no number twice the loss is none, and its picture the photo."""
+    start = clock()
+    unit = stylizer({"unit": "ablation", "photos": pack(rows, IN_FLIGHT), "outage": ""})
+    seconds = clock() - start
+    made = unpack(unit["photos"])
+    content = np.stack([_square(row["content"], side) for row in made])
+    optimised = np.stack([_square(row["stylized"] or row["content"], side) for row in made])
+    loss = [row["total_loss"] if row["status"] == "ok" else np.inf for row in made]
+    moved = [change(*pictures) for pictures in zip(content, optimised, strict=True)]
+    shares = np.full(len(made), seconds / len(made))
+    return Pairs(content, optimised, *(np.array(each, np.float32) for each in (loss, moved, shares)))
+
+
+def _keep(file: Path, pairs: Pairs) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partly = file.with_suffix(".part")
+    with partly.open("wb") as stream:
+        np.savez(stream, **pairs._asdict())
+    partly.replace(file)
+
+
+def _square(pixels: bytes, side: int) -> Pixels:
+    return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
+
+
+# Arms ----------------------------------------------------------------------------------------------------
+
+
+class _Lesson(NamedTuple):
+    """What an arm is taught."""
+
+    content: Pixels
+    optimised: Pixels
+    """Of an arm without pairs the photos, which it does not look at."""
+    photos: int
+    left_out: int
+    """Pairs that the quality filter passes over."""
+    cost: float
+    """Seconds of the arm's time that are spent when training begins."""
+    paid: float
+    """Seconds that its pairs took, counted or not."""
+
+    def figures(self) -> Figures:
+        return {
+            "photos": self.photos,
+            "left_out": self.left_out,
+            "pairs_seconds": self.paid,
+            "charged_seconds": self.cost,
+        }
+
+
+def _photos(arm: Arm, train: Sequence[object]) -> int:
+    return min(arm.photos or len(train), len(train))
+
+
+def _lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> _Lesson:
+    photos = min(arm.photos or len(content), len(content))
+    if not arm.pairs or pairs is None:
+        return _Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
+    mine = Pairs(*(each[:photos] for each in pairs))
+    masks, _ = judge(mine.loss, mine.change, arm.quality)
+    good = np.isfinite(mine.loss)
+    kept = good & ~np.any(list(masks.values()), axis=0)
+    paid = float(mine.seconds.sum(dtype=np.float64))
+    cost = paid if account == "counted" else 0.0
+    return _Lesson(mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid)
+
+
+def _train(
+    arm: Arm,
+    taught: _Lesson,
+    objectives: Objectives,
+    exam: Exam,
+    scale: Scale,
+    threads: int,
+    clock: Clock,
+    picture: Path,
+) -> Figures:
+    """Train until the time is over; measure in between; keep the last pictures of the held-out photos."""
+    if not len(taught.content):
+        raise IncompleteError(f"no pair of {taught.photos} photos is left to train on")
+    device, seconds = objectives.device, scale.seconds - taught.cost
+    curve: list[Figures] = []
+    spent, taken, number, mark = 0.0, 0, 0, seconds / scale.looks
+    painted = exam.pictures.content
+    batches = _batches(taught.content, taught.optimised, arm.train.batch_size, arm.train.seed)
+    with (peers if arm.peers else ours)(arm.train, objectives, threads) as student:
+        while spent < seconds:
+            with _threads(student.threads):
+                start = clock()
+                content, optimised = (to_tensor(each, device) for each in next(batches))
+                number += 1
+                taken += student.step(content, optimised, spent / seconds, number)
+                wait_for(device)
+                spent += clock() - start
+            if spent >= min(mark, seconds):
+                mark = spent + seconds / scale.looks
+                painted = exam.paint(student.net, student.weights())
+                curve.append({"seconds": taught.cost + spent, **exam.mark(painted)})
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(encode(np.concatenate(list(painted), axis=1), "png"))
+    return {
+        "steps": taken,
+        "skipped": number - taken,
+        "seconds": spent,
+        "parameters": sum(parameter.numel() for parameter in student.net.parameters()),
+        "precision": "fp32" if arm.peers else objectives.engine.split()[-1],
+        "curve": curve,
+    }
+
+
+def _batches(content: Pixels, optimised: Pixels, size: int, seed: int) -> Iterator[tuple[Pixels, Pixels]]:
+    """Endless batches, pass after pass in a new order; a photo and its image are flipped together."""
+    chance = np.random.default_rng(seed)
+    order = chain.from_iterable(chance.permutation(len(content)) for _ in count())
+    while True:
+        chosen = list(islice(order, size))
+        flipped = chance.integers(2, size=size).astype(bool)[:, None, None, None]
+        yield (
+            np.where(flipped, content[chosen, :, ::-1], content[chosen]),
+            np.where(flipped, optimised[chosen, :, ::-1], optimised[chosen]),
+        )
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Of torch's in this thread, while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# Held-out photos -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Exam:
+    """What is measured of a model, or of any pictures of the held-out photos."""
+
+    objective: PerceptualLoss
+    """In fp32."""
+    pictures: Pairs
+
+    @cached_property
+    def _wanted(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]]:
+        """Of each few photos: targets of the content loss, activations of `X`, and `X`."""
+        found = []
+        for part in self._parts():
+            content, optimised = (to_tensor(each[part], self._device) for each in self.pictures[:2])
+            with torch.no_grad():
+                wanted = self.objective.vgg(optimised)
+            found.append((self.objective.content_targets(content), wanted, optimised))
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.objective.style_grams.values())).device
+
+    def _parts(self) -> list[slice]:
+        photos = len(self.pictures.content)
+        return [slice(first, first + _AT_ONCE) for first in range(0, photos, _AT_ONCE)]
+
+    def references(self) -> Figures:
+        """Of the photos themselves, and of `X`."""
+        return {"photo": self.mark(self.pictures.content), "X": self.mark(self.pictures.optimised)}
+
+    def paint(self, net: TransformerNet, weights: dict[str, Tensor]) -> Pixels:
+        """What a network makes of the photos with other weights than its own, as it is stored."""
+        painter = TransformerNet(net.width, net.network).to(self._device)
+        painter.load_state_dict(weights)
+        images = torch.from_numpy(np.array(self.pictures.content))
+        painted = [stylize_image(painter, images[part], self._device) for part in self._parts()]
+        pixels: Pixels = torch.cat(painted).numpy()
+        return pixels
+
+    @torch.no_grad()
+    def mark(self, pictures: Pixels) -> Figures:
+        """Geometric means over photos of the objective, its parts, and the distance to `X`; the mean SSIM."""
+        figures: dict[str, list[float]] = {}
+        for part, (targets, wanted, optimised) in zip(self._parts(), self._wanted, strict=True):
+            stack = to_tensor(pictures[part], self._device)
+            activations = self.objective.vgg(stack)
+            losses = self.objective.of_activations(stack, activations, targets)
+            marks = {
+                "objective": losses.total,
+                "content": losses.content,
+                "style": losses.style,
+                "distance": feature_distance(activations, wanted),
+                "ssim": ssim(stack, optimised),
+            }
+            for name, values in marks.items():
+                figures.setdefault(name, []).extend(values.tolist())
+        return {name: _mean(name, values) for name, values in figures.items()}
+
+
+def _mean(name: str, values: Sequence[float]) -> float | None:
+    """The geometric mean, 0 where a value is 0; of SSIM, which may be below 0, the mean."""
+    if name == "ssim":
+        return sum(values) / len(values)
+    return 0.0 if 0 in values else geometric_mean(values)
