@@ -125,17 +125,21 @@ def ablate(
         `runs`, one for each style, arm and account, and the `files` that were written.
 
     Raises:
-        RecipeError: an unknown arm, or a painting or photos that cannot be read.
+        RecipeError: an unknown arm, two paintings of one name, or one or photos that cannot be read.
         IncompleteError: fewer than two photos are good.
     """
     if unknown := sorted(set(arms) - ARMS.keys()):
         raise RecipeError(f"--arms: no {', '.join(unknown)}; allowed: {', '.join(ARMS)}")
-    where, threads = choose_device(device), torch.get_num_threads()
-    faster: Precision = "bf16" if choose_dtype(where, precision) == torch.bfloat16 else "fp32"
-    paintings = {Path(uri).stem: (uri, read_style(_style(uri, scale))) for uri in styles}
-    train, held_out = _read(photos, Generate(input=photos, image_size=scale.size))
+    if len({Path(style).stem for style in styles}) < len(styles):
+        raise RecipeError(f"--styles: given {', '.join(styles)}; allowed: files of different names")
+    where = choose_device(device)
     machine = machine_of(where, scale.size)
     measured = Measurements(results, machine)
+    faster: Precision = "bf16" if choose_dtype(where, precision) == torch.bfloat16 else "fp32"
+    wanted = {name: arm for name, arm in ARMS.items() if name in arms}
+    recipes = [_recipe(photos, style, scale, faster, output) for style in styles]
+    paintings = [read_style(recipe.style) for recipe in recipes]
+    train, held_out = _read(photos, recipes[0].generate)
     found: Figures = {
         "scale": asdict(scale),
         "machine": machine,
@@ -145,71 +149,126 @@ def ablate(
         "references": {},
         "runs": [],
     }
-    wanted = [(name, arm) for name, arm in ARMS.items() if name in arms]
     files: dict[str, None] = {}
-    for style, (uri, painting) in paintings.items():
-        recipe = Recipe(
-            output=output,
-            style=_style(uri, scale),
-            generate=Generate(
-                input=photos, image_size=scale.size, iterations=scale.iterations, precision=faster
-            ),
-        )
-        objectives = Objectives.on(painting, recipe.loss, recipe.vgg, where.type, faster, threads)
-        objectives.load()
-        # All that decides a picture, and its cost.
-        settings = {
-            **machine,
-            "style": painting.digest,
-            "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
-            "style_size": recipe.style.size,
-            "best": scale.best,
-            "engine": objectives.engine,
-            "photos": [row["id"].hex() for row in (*train, *held_out)],
-        }
-        folder = Path(output) / f"{style}-{_digest(settings)}"
-        make = partial(_make, recipe, painting, objectives, folder, threads, clock)
-        exam = Exam(objectives.exact, make("held_out", held_out, scale.best))
-        found["references"][style] = measured.take(f"{style} {_digest(settings)} references", exam.references)
-        most = max((_photos(arm, train) for _, arm in wanted if arm.pairs), default=0)
-        pairs = make("train", train[:most], scale.iterations) if most else None
-        content = np.stack([_square(row["content"], scale.size) for row in train])
+    most = max((_most(arm, train) for arm in wanted.values() if arm.pairs), default=0)
+    for recipe, painting in zip(recipes, paintings, strict=True):
+        bench = _prepare(recipe, painting, where, scale, train, held_out, most, clock)
+        title = f"{bench.style} {_digest(bench.settings)} references"
+        found["references"][bench.style] = measured.take(title, bench.exam.references)
         done: set[str] = set()
-        for name, arm in wanted:
+        for name, arm in wanted.items():
             for account in accounts if arm.pairs else ACCOUNTS[:1]:
-                taught = _lesson(arm, account, content, pairs)
-                decides = {
-                    **settings,
-                    "train": arm.train.model_dump(exclude={"steps"}),
-                    "quality": arm.quality.model_dump() if arm.pairs else None,
-                    "taught": taught.photos,
-                    "peers": arm.peers,
-                    "account": account,
-                    "minutes": scale.minutes,
-                    "looks": scale.looks,
-                }
-                title = f"{style} {name} {account} {_digest(decides)}"
-                if _digest(decides) in done:
-                    say(f"{style} {name}: the same as an arm before it, for want of photos")
+                taught = lesson(arm, account, bench.content, bench.pairs)
+                decides = bench.decides(arm, account, taught)
+                if decides in done:
+                    say(f"{bench.style} {name}: the same as an arm before it, for want of photos")
                     continue
-                done.add(_digest(decides))
-                picture = folder / f"{name}-{account}-{_digest(decides)}.png"
-                run = {"style": style, "arm": name, "title": arm.title, "account": account}
-                run |= taught.figures()
-                if taught.cost >= scale.seconds:
-                    say(f"{style} {name}: its pairs take {taught.cost / 60:.1f} minutes, more than it has")
-                    run |= {"curve": []}
-                else:
-                    work = partial(_train, arm, taught, objectives, exam, scale, threads, clock, picture)
-                    run |= measured.take(title, work)
-                found["runs"].append({**run, "picture": str(picture) if picture.exists() else None})
-                files |= dict.fromkeys(write_findings(Path(output), found, style, *exam.pictures[:2]))
+                done.add(decides)
+                found["runs"].append(_run(bench, name, account, taught, decides, measured))
+                files |= dict.fromkeys(
+                    write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
+                )
     return {**found, "files": list(files)}
 
 
-def _style(uri: str, scale: Scale) -> Style:
-    """Its short side a little more than that of the pictures: brush strokes stay strokes."""
-    return Style(image=uri, size=max(16, scale.size * 3 // 2))
+def _recipe(photos: str, style: str, scale: Scale, precision: Precision, output: str) -> Recipe:
+    """What is shared with a recipe; the painting a little larger than pictures: strokes stay strokes."""
+    return Recipe(
+        output=output,
+        style=Style(image=style, size=max(16, scale.size * 3 // 2)),
+        generate=Generate(
+            input=photos, image_size=scale.size, iterations=scale.iterations, precision=precision
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A painting, and all that its arms share."""
+
+    style: str
+    settings: Figures
+    """All that decides a picture, and its cost."""
+    folder: Path
+    objectives: Objectives
+    exam: Exam
+    content: Pixels
+    """Of all photos to train on."""
+    pairs: Pairs | None
+    """Of the first of them."""
+    scale: Scale
+    threads: int
+    clock: Clock
+
+    def decides(self, arm: Arm, account: Account, taught: Lesson) -> str:
+        """Names what an arm measures: of two that are the same by all that counts, it is the same."""
+        return _digest(
+            {
+                **self.settings,
+                "train": arm.train.model_dump(exclude={"steps"}),
+                "quality": arm.quality.model_dump() if arm.pairs else None,
+                "photos_taught": taught.photos,
+                "peers": arm.peers,
+                "account": account,
+                "minutes": self.scale.minutes,
+                "looks": self.scale.looks,
+            }
+        )
+
+
+def _prepare(
+    recipe: Recipe,
+    painting: StylePicture,
+    device: torch.device,
+    scale: Scale,
+    train: list[Row],
+    held_out: list[Row],
+    most: int,
+    clock: Clock,
+) -> _Bench:
+    """Make or read the `X` of held-out photos, and the pairs of the first `most` of the others."""
+    threads, generate = torch.get_num_threads(), recipe.generate
+    objectives = Objectives.on(painting, recipe.loss, recipe.vgg, device.type, generate.precision, threads)
+    objectives.load()
+    settings = {
+        **machine_of(device, scale.size),
+        "style": painting.digest,
+        "style_size": recipe.style.size,
+        "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
+        "best": scale.best,
+        "photos": [row["id"].hex() for row in (*train, *held_out)],
+    }
+    style = Path(recipe.style.image).stem
+    folder = Path(recipe.output) / f"{style}-{_digest(settings)}"
+    make = partial(_make, recipe, painting, device, threads, clock)
+    exam = Exam(objectives.exact, make(folder / "held_out", held_out, scale.best))
+    pairs = make(folder / "train", train[:most], scale.iterations) if most else None
+    content = np.stack([_square(row["content"], scale.size) for row in train])
+    return _Bench(style, settings, folder, objectives, exam, content, pairs, scale, threads, clock)
+
+
+def _run(
+    bench: _Bench, name: str, account: Account, taught: Lesson, decides: str, measured: Measurements
+) -> Figures:
+    """An arm's figures: known, measured, or that it has no time left to train."""
+    arm, picture = ARMS[name], bench.folder / f"{name}-{account}-{decides}.png"
+    run = {
+        "style": bench.style,
+        "arm": name,
+        "title": arm.title,
+        "account": account,
+        "photos": taught.photos,
+        "left_out": taught.left_out,
+        "pairs_seconds": taught.paid,
+        "charged_seconds": taught.cost,
+    }
+    if taught.cost >= bench.scale.seconds:
+        say(f"{bench.style} {name}: its pairs take {taught.cost / 60:.1f} minutes, more than it has")
+        run |= {"curve": []}
+    else:
+        title = f"{bench.style} {name} {account} {decides}"
+        run |= measured.take(title, partial(_train, bench, arm, taught, picture))
+    return {**run, "picture": str(picture) if picture.exists() else None}
 
 
 def _digest(settings: Figures) -> str:
@@ -242,25 +301,24 @@ _HOLDOUT = float(Evaluate.model_fields["holdout"].default)
 def _make(
     recipe: Recipe,
     painting: StylePicture,
-    objectives: Objectives,
-    folder: Path,
+    device: torch.device,
     threads: int,
     clock: Clock,
-    name: str,
+    folder: Path,
     rows: list[Row],
     iterations: int,
 ) -> Pairs:
     """Pairs of photos as `generate` makes them: read where they are kept, else timed and kept."""
     generate = recipe.generate.model_copy(update={"iterations": iterations})
-    kind: Literal["cpu", "cuda"] = "cuda" if objectives.device.type == "cuda" else "cpu"
+    kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     workers = Workers(kind, num_cpus=threads, num_gpus=int(kind == "cuda"), threads=threads, most=1)
     stylizer = Stylizer(painting, recipe.model_copy(update={"generate": generate}), workers)
     units = []
     for first in range(0, len(rows), _UNIT):
         unit = rows[first : first + _UNIT]
-        file = folder / name / f"{first:06}-{len(unit)}.npz"
+        file = folder / f"{first:06}-{len(unit)}.npz"
         if not file.exists():
-            say(f"{folder.name}: {name}: optimising photos {first + 1} to {first + len(unit)} of {len(rows)}")
+            say(f"{folder}: optimising photos {first + 1} to {first + len(unit)} of {len(rows)}")
             _keep(file, _optimise(unit, stylizer, generate.image_size, clock))
         with np.load(file) as kept:
             units.append(Pairs(*(kept[field] for field in Pairs._fields)))
@@ -297,7 +355,7 @@ def _square(pixels: bytes, side: int) -> Pixels:
 # Arms ----------------------------------------------------------------------------------------------------
 
 
-class _Lesson(NamedTuple):
+class Lesson(NamedTuple):
     """What an arm is taught."""
 
     content: Pixels
@@ -311,51 +369,37 @@ class _Lesson(NamedTuple):
     paid: float
     """Seconds that its pairs took, counted or not."""
 
-    def figures(self) -> Figures:
-        return {
-            "photos": self.photos,
-            "left_out": self.left_out,
-            "pairs_seconds": self.paid,
-            "charged_seconds": self.cost,
-        }
+
+def _most(arm: Arm, train: Sequence[object]) -> int:
+    """How many of the photos an arm is taught."""
+    return len(train) if arm.photos is None else min(arm.photos, len(train))
 
 
-def _photos(arm: Arm, train: Sequence[object]) -> int:
-    return min(arm.photos or len(train), len(train))
-
-
-def _lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> _Lesson:
-    photos = min(arm.photos or len(content), len(content))
+def lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> Lesson:
+    """What an arm is taught, of all photos and of the pairs of the first of them."""
+    photos = _most(arm, content)
     if not arm.pairs or pairs is None:
-        return _Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
+        return Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
     mine = Pairs(*(each[:photos] for each in pairs))
     masks, _ = judge(mine.loss, mine.change, arm.quality)
     good = np.isfinite(mine.loss)
     kept = good & ~np.any(list(masks.values()), axis=0)
     paid = float(mine.seconds.sum(dtype=np.float64))
     cost = paid if account == "counted" else 0.0
-    return _Lesson(mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid)
+    return Lesson(mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid)
 
 
-def _train(
-    arm: Arm,
-    taught: _Lesson,
-    objectives: Objectives,
-    exam: Exam,
-    scale: Scale,
-    threads: int,
-    clock: Clock,
-    picture: Path,
-) -> Figures:
+def _train(bench: _Bench, arm: Arm, taught: Lesson, picture: Path) -> Figures:
     """Train until the time is over; measure in between; keep the last pictures of the held-out photos."""
     if not len(taught.content):
         raise IncompleteError(f"no pair of {taught.photos} photos is left to train on")
-    device, seconds = objectives.device, scale.seconds - taught.cost
+    objectives, exam, clock = bench.objectives, bench.exam, bench.clock
+    device, seconds, looks = objectives.device, bench.scale.seconds - taught.cost, bench.scale.looks
     curve: list[Figures] = []
-    spent, taken, number, mark = 0.0, 0, 0, seconds / scale.looks
+    spent, taken, number, mark = 0.0, 0, 0, seconds / looks
     painted = exam.pictures.content
-    batches = _batches(taught.content, taught.optimised, arm.train.batch_size, arm.train.seed)
-    with (peers if arm.peers else ours)(arm.train, objectives, threads) as student:
+    batches = shuffled(taught.content, taught.optimised, arm.train.batch_size, arm.train.seed)
+    with (peers if arm.peers else ours)(arm.train, objectives, bench.threads) as student:
         while spent < seconds:
             with _threads(student.threads):
                 start = clock()
@@ -365,7 +409,7 @@ def _train(
                 wait_for(device)
                 spent += clock() - start
             if spent >= min(mark, seconds):
-                mark = spent + seconds / scale.looks
+                mark = spent + seconds / looks
                 painted = exam.paint(student.net, student.weights())
                 curve.append({"seconds": taught.cost + spent, **exam.mark(painted)})
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -380,7 +424,7 @@ def _train(
     }
 
 
-def _batches(content: Pixels, optimised: Pixels, size: int, seed: int) -> Iterator[tuple[Pixels, Pixels]]:
+def shuffled(content: Pixels, optimised: Pixels, size: int, seed: int) -> Iterator[tuple[Pixels, Pixels]]:
     """Endless batches, pass after pass in a new order; a photo and its image are flipped together."""
     chance = np.random.default_rng(seed)
     order = chain.from_iterable(chance.permutation(len(content)) for _ in count())

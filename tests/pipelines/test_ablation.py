@@ -15,7 +15,7 @@ from batch_nst.data.inputs import key_hash
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.johnson import Weights
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.ablation import Pairs, Scale, _batches, _lesson, ablate
+from batch_nst.pipelines.ablation import Pairs, Scale, ablate, lesson, shuffled
 from batch_nst.pipelines.arms import ARMS, cosine
 from batch_nst.pipelines.findings import contact_sheet, tables
 from batch_nst.pipelines.fit import weights_at
@@ -237,14 +237,14 @@ def test_the_filter_passes_over_pairs_and_a_pair_without_a_number_is_none() -> N
     pairs = Pairs(pictures, pictures, losses, changes, seconds)
     for name, kept, left_out in (("together", [2, 3], 1), ("unfiltered", [0, 2, 3], 0)):
         for account, cost in (("counted", 15), ("free", 0)):
-            taught = _lesson(ARMS[name], account, pictures, pairs)
+            taught = lesson(ARMS[name], account, pictures, pairs)
             assert taught.content.ravel().tolist() == taught.optimised.ravel().tolist() == kept
             assert (taught.photos, taught.left_out, taught.cost, taught.paid) == (4, left_out, cost, 15)
 
 
 def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
     photos = np.arange(6 * 4, dtype=np.uint8).reshape(6, 1, 4, 1)
-    stream = _batches(photos, photos + 100, 4, seed=0)
+    stream = shuffled(photos, photos + 100, 4, seed=0)
     shown = [next(stream) for _ in range(30)]  # 20 passes
     content, optimised = (np.concatenate(each) for each in zip(*shown, strict=True))
     np.testing.assert_array_equal(optimised, content + 100)
