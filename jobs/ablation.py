@@ -34,7 +34,11 @@ def parse() -> argparse.Namespace:
     add("--iterations", type=int, default=Scale.iterations, help="of a pair (default: %(default)d)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto measures which is faster")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name, least in (("minutes", 1e-3), ("size", 32), ("iterations", 1)):
+        if not getattr(options, name) >= least:
+            parser.error(f"--{name}: given {getattr(options, name)}; allowed: {least} or more")
+    return options
 
 
 def main() -> int:
