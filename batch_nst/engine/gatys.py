@@ -11,7 +11,7 @@ from torch import Tensor
 from batch_nst.engine.lbfgs import Lbfgs
 from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss, check_images
 
-ENGINE = "gatys-3"
+ENGINE = "gatys-4"
 """Changes with every change of results, here, in `lbfgs` or in the gradient; stored with every image."""
 
 PICTURE = (0.0, 255.0)

@@ -12,6 +12,11 @@ R the upper triangle of S'Y and D its diagonal, gamma P the estimate that the hi
 Only S and PY are kept. They are read twice a step, in two matrix products, where the recursion reads them
 four times, a vector at a time; what lies between is a matter of matrices of the history's length. An image
 is cut into blocks, and a product is that of each block by itself, so that no neighbour changes a bit of it.
+
+Departure from the usual: gamma is twice s'y / y'Py of the newest pair. That ratio weighs directions by the
+square of their curvature, so it suits the stiff ones, and the steps fall short: by the slopes at both of its
+ends the minimum along one lies 1.3 times as far. With twice the ratio it lies where a step ends, and as good
+a loss takes some 12 % fewer iterations (docs/engine.md).
 """
 
 from __future__ import annotations
@@ -23,7 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 4096
-"""Numbers of an image that are multiplied at once: 40 remembered vectors of them fit a processor's cache."""
+"""Numbers of an image that are multiplied at once: 60 remembered vectors of them fit a processor's cache."""
+
+_REACH = 2.0
+"""gamma, in units of s'y / y'Py."""
 
 
 class Lbfgs:
@@ -31,7 +39,7 @@ class Lbfgs:
 
     def __init__(
         self,
-        history: int = 20,
+        history: int = 30,
         first_step: float = 3.0,
         longest_step: float = 10.0,
         precondition: Callable[[Tensor], Tensor] | None = None,
@@ -64,9 +72,9 @@ class Lbfgs:
         smooth = self._precondition(gradient)
         if self._previous is None:
             self._begin(smooth)
+            direction = smooth * -self._gamma[:, None].to(smooth)
         else:
-            self._remember(x, gradient, smooth)
-        direction = self._inverse_hessian_times(gradient, smooth).neg_()
+            direction = self._inverse_hessian_times(smooth, *self._remember(x, gradient, smooth)).neg_()
         if self._previous is not None:
             direction *= (self._longest_step / _rms(direction).clamp_min(1e-20)).clamp_max(1.0)[:, None]
         self._previous = (x, gradient, smooth)
@@ -81,8 +89,8 @@ class Lbfgs:
         self._valid = torch.zeros(images, m, dtype=torch.bool, device=smooth.device)
         self._gamma = self._first_step / _rms(smooth).double().clamp_min(1e-20)
 
-    def _remember(self, x: Tensor, gradient: Tensor, smooth: Tensor) -> None:
-        """The newest pair takes the place of the oldest."""
+    def _remember(self, x: Tensor, gradient: Tensor, smooth: Tensor) -> tuple[Tensor, Tensor]:
+        """The newest pair takes the place of the oldest. Returns S'g and Y'Pg, (B, history), fp64."""
         assert self._previous is not None
         m, new = self._history, self._seen % self._history
         self._seen += 1
@@ -90,24 +98,25 @@ class Lbfgs:
             now - before for now, before in zip((x, gradient, smooth), self._previous, strict=True)
         )
         self._memory[:, :, new], self._memory[:, :, m + new] = _blocks(step), _blocks(smooth_change)
-        with_s, with_py = torch.split(self._products(change), m, 1)
+        (with_s, s_g), (with_py, py_g) = (
+            half.unbind(1) for half in self._products(torch.stack((change, gradient), 1)).split(m, 2)
+        )
         self._sy[:, :, new] = with_s
         self._ypy[:, :, new] = self._ypy[:, new] = with_py
         curvature, size = with_s[:, new], with_py[:, new]
         # A pair without positive curvature would make the estimate indefinite: for that image it is absent.
         self._valid[:, new] = curvature > 1e-10 * size
-        self._gamma = torch.where(self._valid[:, new], curvature / size.clamp_min(1e-30), self._gamma)
+        gamma = _REACH * curvature / size.clamp_min(1e-30)
+        self._gamma = torch.where(self._valid[:, new], gamma, self._gamma)
+        return s_g, py_g
 
-    def _products(self, vector: Tensor) -> Tensor:
-        """Of (B, N) with all that is remembered, (B, 2 * history), fp64."""
-        blocks = _blocks(vector)
-        products = torch.bmm(blocks.flatten(0, 1)[:, None], self._memory.flatten(0, 1).mT)
-        return products.view(*blocks.shape[:2], -1).double().sum(1)
+    def _products(self, vectors: Tensor) -> Tensor:
+        """Of (B, K, N) with all that is remembered, (B, K, 2 * history), fp64."""
+        blocks = _blocks(vectors).transpose(1, 2)
+        products = torch.bmm(blocks.flatten(0, 1), self._memory.flatten(0, 1).mT)
+        return products.view(*blocks.shape[:3], -1).double().sum(1)
 
-    def _inverse_hessian_times(self, gradient: Tensor, smooth: Tensor) -> Tensor:
-        start = smooth * self._gamma[:, None].to(smooth)
-        if not self._seen:
-            return start
+    def _inverse_hessian_times(self, smooth: Tensor, s_g: Tensor, py_g: Tensor) -> Tensor:
         m = self._history
         oldest_first = [slot % m for slot in range(max(0, self._seen - m), self._seen)]
         valid = self._valid[:, oldest_first]
@@ -117,8 +126,7 @@ class Lbfgs:
             for table in (self._sy, self._ypy)
         )
         s_g, py_g = (
-            torch.where(valid, half[:, oldest_first], 0.0)[..., None]
-            for half in torch.split(self._products(gradient), m, 1)
+            torch.where(valid, products[:, oldest_first], 0.0)[..., None] for products in (s_g, py_g)
         )
         gamma = self._gamma[:, None, None]
         r = s_y.triu() + torch.diag_embed((~valid).to(s_y))
@@ -130,12 +138,12 @@ class Lbfgs:
         blocks = self._memory.shape[1]
         spread = factors.to(smooth)[:, None].expand(-1, blocks, -1).flatten(0, 1)
         weighted = torch.bmm(spread[:, None], self._memory.flatten(0, 1)).view(len(smooth), -1)
-        return start.add_(weighted[:, : smooth.shape[1]])
+        return weighted[:, : smooth.shape[1]] + smooth * gamma[:, 0].to(smooth)
 
 
 def _blocks(a: Tensor) -> Tensor:
-    """(B, N) as (B, ceil(N / _BLOCK), _BLOCK), filled up with zeros."""
-    return F.pad(a, (0, -a.shape[1] % _BLOCK)).view(len(a), -1, _BLOCK)
+    """(..., N) as (..., ceil(N / _BLOCK), _BLOCK), filled up with zeros."""
+    return F.pad(a, (0, -a.shape[-1] % _BLOCK)).view(*a.shape[:-1], -1, _BLOCK)
 
 
 def _rms(a: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-_BYTES_PER_PIXEL = 2250
+_BYTES_PER_PIXEL = 2500
 """Of an image: activations, places of maxima, gradients, history; `batch-nst benchmark` measures it."""
 _SHARE = 0.5
 """Of the memory that is free now; the rest is for workspaces and for other processes."""

@@ -303,7 +303,7 @@ def test_lbfgs_of_a_batch_is_lbfgs_of_each(quadratics: tuple[Tensor, Tensor, Ten
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_lbfgs_steps_as_the_dense_formula_says(preconditioned: bool) -> None:
     """Nocedal and Wright (2006), 7.19: H := (I - r s y') H (I - r y s') + r s s' with r = 1 / s'y for each of
-    the last `history` pairs, from s'y / y'Py times P on."""
+    the last `history` pairs, from 2 s'y / y'Py times P on."""
     generator = torch.Generator().manual_seed(1)
     root = torch.randn(6, 6, dtype=torch.float64, generator=generator)
     hessian = root @ root.T + torch.eye(6, dtype=torch.float64)
@@ -326,7 +326,7 @@ def test_lbfgs_steps_as_the_dense_formula_says(preconditioned: bool) -> None:
             (points[i + 1] - points[i], gradients[i + 1] - gradients[i]) for i in range(max(0, k - 3), k)
         ]
         s, y = pairs[-1]
-        inverse = (s @ y) / (y @ start @ y) * start
+        inverse = 2 * (s @ y) / (y @ start @ y) * start
         for s, y in pairs:
             left = identity - torch.outer(s, y) / (s @ y)
             inverse = left @ inverse @ left.T + torch.outer(s, s) / (s @ y)
