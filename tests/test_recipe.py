@@ -357,7 +357,27 @@ LAYERS = ", ".join(VGG_LAYERS)
             "vgg={input: torchvision}",
             "vgg: given {'input': 'torchvision'}; the bundled weights take input: oxford",
         ),
-        ("train={workers: 3}", "train: given {'workers': 3}; batch_size 8 does not divide among 3 workers"),
+        ("train={workers: 9}", "train: given {'workers': 9}; batch_size 8 has no pair for each of 9 workers"),
+        (
+            "train={workers: [1, 9]}",
+            "train: given {'workers': [1, 9]}; batch_size 8 has no pair for each of 9 workers",
+        ),
+        *(
+            (
+                f"train.workers={value}",
+                f"train.workers: given {yaml.safe_load(value)!r}; allowed: a whole number, 1 or more; or "
+                "[fewest, most]",
+            )
+            for value in ("0", "many", "1.5", "[2]", "[2, 1]", "[0, 2]", "[1, 2, 3]", "[]", "true")
+        ),
+        *(
+            (
+                f"train.init={value}",
+                f"train.init: given {yaml.safe_load(value)!r}; allowed: random, or model:URI of an output or "
+                "of a folder models/VERSION",
+            )
+            for value in ("content", "'model:'", "3")
+        ),
     ],
 )
 def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(
