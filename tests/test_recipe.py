@@ -162,6 +162,17 @@ def test_the_model_to_start_from_is_a_path_and_its_prefix_is_none(
     assert init("content", "generate.init=model:x") == (f"model:{Path.cwd() / 'x'}", str(Path.cwd() / "x"))
 
 
+def test_training_may_start_from_a_model_too(write: Write, tmp_path: Path) -> None:
+    assert load_recipe(write(MINIMAL)).train.init_model is None
+    train = load_recipe(write(f"{MINIMAL}train: {{init: model:out}}\n")).train
+    assert (train.init, train.init_model) == (f"model:{tmp_path / 'out'}", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("given", "both"), [("3", (3, 3)), ("[1, 8]", (1, 8)), ("[8, 8]", (8, 8))])
+def test_workers_are_a_number_or_two(write: Write, given: str, both: tuple[int, int]) -> None:
+    assert load_recipe(write(MINIMAL), [f"train.workers={given}"]).train.worker_range == both
+
+
 def test_a_tilde_is_the_home_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/vincent")
     recipe = load_recipe(write(MINIMAL), ["output=~/out", "generate.input=[~/a, ./~b]"])
