@@ -26,6 +26,7 @@ from batch_nst.data.storage import Store, open_filesystem
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.model_files import load_net
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster import Workers, beside_driver
 from batch_nst.pipelines.fast_model import ModelFiles
 from batch_nst.pipelines.objective import Objectives
@@ -81,6 +82,9 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
     Args:
         task: what to do.
         show: called with the curve, and how many steps are done, when there are new pictures of the panel.
+
+    Raises:
+        IncompleteError: there was no number in the gradients of many steps one after the other.
     """
     settings, workers = task.recipe.train, task.workers
     fewest, most = settings.worker_range
@@ -105,8 +109,15 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
         _watching(board, progress, show),
     ):
         result = trainer.fit()
+    failure = ray.get(board.look.remote())["failure"]
+    if failure:
+        raise IncompleteError(f"training {task.version}: {failure}")
     with result.checkpoint.as_directory() as folder:
         state, history = _load(Path(folder))
+    if state["step"] < settings.steps:
+        raise IncompleteError(
+            f"training {task.version} ended after {state['step']} of {settings.steps} steps; run it again"
+        )
     net = TransformerNet(settings.width)
     net.load_state_dict(state["average"])
     return Fitted(
@@ -114,7 +125,7 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
         history,
         state.get("skipped", 0),
         state.get("init", "random"),
-        result.metrics.get("pace", {}),
+        (result.metrics or {}).get("pace", {}),
     )
 
 
@@ -156,8 +167,13 @@ def _work(config: dict[str, Any]) -> None:
     while training.step < settings.steps:
         with clock.spends("waiting"):
             batch = next(reading)
-        with clock.spends("busy"):
-            parts = training.advance(batch)
+        try:
+            with clock.spends("busy"):
+                parts = training.advance(batch)
+        except FloatingPointError as error:  # on all workers alike, and at every other start: no use in one
+            if rank == 0:
+                ray.get(task.board.fail.remote(str(error)))
+            return
         with clock.spends("writing"):
             step = training.step
             pace = clock.pace(step - first, settings.batch_size)
@@ -261,6 +277,7 @@ class _Board:
         self.starts = self.first = self.workers = self.step = 0
         self.parts: dict[str, float] = {}
         self.history: History = []
+        self.failure = ""
 
     def begin(self, step: int, workers: int) -> None:
         self.starts, self.first, self.workers, self.step = self.starts + 1, step, workers, step
@@ -270,6 +287,9 @@ class _Board:
 
     def show(self, history: History) -> None:
         self.history = history
+
+    def fail(self, why: str) -> None:
+        self.failure = why
 
     def look(self) -> dict[str, Any]:
         return vars(self)

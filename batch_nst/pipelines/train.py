@@ -32,7 +32,8 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         Figures: version, steps, the last training losses; and how fast and busy it was, see `Fitted.pace`.
 
     Raises:
-        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on.
+        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on;
+            or gradients that are no numbers ended the training.
         RecipeError: the model that training should start from is not there, or is of another architecture.
     """
     start = time.monotonic()

@@ -21,13 +21,12 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from batch_nst.data.images import Pixels, decode_stored, encode
-from batch_nst.data.models import model_object
+from batch_nst.data.models import TRAINING, model_object
 from batch_nst.data.snapshot import Snapshot, unit_pairs
 from batch_nst.data.storage import Store
 from batch_nst.pipelines.report import contact_sheet
 
-_FOLDER = "training"
-PAGE = f"{_FOLDER}/index.html"
+PAGE = f"{TRAINING}/index.html"
 """The page of a training, below its version's folder."""
 
 _PHOTOS = 4
@@ -67,7 +66,7 @@ def panel_steps(steps: int) -> set[int]:
 
 def panel_columns(store: Store, version: str) -> list[tuple[str, bytes]]:
     """What there is of the panel: a name and a JPEG for the photos, the optimised pictures, and each step."""
-    folder = model_object(version, _FOLDER)
+    folder = model_object(version, TRAINING)
     names = {kind: f"{folder}/{kind}.jpg" for kind in ("photo", "optimised")}
     names |= {f"step {step}": name for step, name in store.numbered(folder, ".jpg").items()}
     columns = []
@@ -89,7 +88,7 @@ class TrainingLog:
 
     def begin(self, step: int, panel: Panel) -> None:
         """Remove what was written after `step`, from which training goes on; show what to compare with."""
-        for name in self.store.list(model_object(self.version, _FOLDER)):
+        for name in self.store.list(model_object(self.version, TRAINING)):
             number = _NUMBERED.search(name)
             if number and int(number[1]) > step:
                 self.store.delete(name)
@@ -118,7 +117,7 @@ class TrainingLog:
         self._events.clear()
 
     def _write(self, name: str, data: bytes) -> None:
-        self.store.replace(model_object(self.version, f"{_FOLDER}/{name}"), data)
+        self.store.replace(model_object(self.version, f"{TRAINING}/{name}"), data)
 
 
 def _column(pictures: list[Pixels]) -> bytes:

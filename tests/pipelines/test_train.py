@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -20,6 +21,8 @@ from safetensors.torch import load
 from batch_nst.data import models
 from batch_nst.data.snapshot import latest_snapshot
 from batch_nst.data.storage import Store
+from batch_nst.engine.model_files import model_bytes
+from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.train import training_version
 from batch_nst.recipe import load_recipe
 
@@ -198,6 +201,19 @@ def test_losses_do_not_depend_on_the_number_of_workers(home):
     for one, other in zip(alone, shared, strict=True):
         assert other == pytest.approx(one, rel=1e-12)
     assert weights[0] == weights[1]
+
+
+def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
+    net = TransformerNet(width=8)
+    torch.nn.init.constant_(net.head.bias, math.nan)
+    bad = Store(str(home / "bad"))
+    bad.create(models.model_object("v", models.WEIGHTS), model_bytes(net))
+    models.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
+    process = start(home, "train", "train.init=model:bad/models/v")
+    out, err = process.communicate()
+    assert process.returncode == 1, err
+    told = json.loads(out.splitlines()[-1])["error"]
+    assert re.fullmatch(r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help", told)
 
 
 def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
