@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +15,11 @@ from batch_nst.data.images import Pixels, decode_stored
 from batch_nst.data.snapshot import Snapshot, unit_pairs
 from batch_nst.data.storage import Store
 
-WINDOW_UNITS = 64
+WINDOW_UNITS = 32
 """Units that are shuffled together; as many again are read ahead."""
 
 _READERS = 8
-_DECODERS = 4
+_DECODERS = min(8, os.cpu_count() or 1)
 _BATCHES_AHEAD = 2
 
 Order: TypeAlias = npt.NDArray[np.int64]
