@@ -22,7 +22,7 @@ _READERS = 8
 _DECODERS = min(8, os.cpu_count() or 1)
 _BATCHES_AHEAD = 2
 
-Order: TypeAlias = npt.NDArray[np.int64]
+_Order: TypeAlias = npt.NDArray[np.int64]
 """Places of pairs in a window, the first one first."""
 
 
@@ -88,7 +88,7 @@ def _stream(store: Store, snapshot: Snapshot, seed: int, position: int) -> Itera
     windows = _windows(snapshot, seed, position)
     with ThreadPoolExecutor(_READERS) as pool:
 
-        def read() -> tuple[list[Future[list[_Encoded]]], Order]:
+        def read() -> tuple[list[Future[list[_Encoded]]], _Order]:
             units, order = next(windows)
             return [pool.submit(_read, store, snapshot, unit) for unit in units], order
 
@@ -100,7 +100,7 @@ def _stream(store: Store, snapshot: Snapshot, seed: int, position: int) -> Itera
                 yield pairs[index]
 
 
-def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], Order]]:
+def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], _Order]]:
     """Units to read together, and the order of their pairs, from a global position on.
 
     A function of seed, pass and snapshot alone. What lies before the position is counted, not read.
