@@ -25,6 +25,7 @@ from torch import Tensor
 
 from batch_nst.data.images import Pixels, encode
 from batch_nst.data.inputs import is_held_out, key_hash, list_photos, photo_id, uri_of
+from batch_nst.data.pairs import Batch
 from batch_nst.data.quality import Floats, change, judge
 from batch_nst.data.reading import read_photos
 from batch_nst.data.style import StylePicture, read_style
@@ -394,24 +395,23 @@ def _train(bench: _Bench, arm: Arm, taught: Lesson, picture: Path) -> Figures:
     if not len(taught.content):
         raise IncompleteError(f"no pair of {taught.photos} photos is left to train on")
     objectives, exam, clock = bench.objectives, bench.exam, bench.clock
-    device, seconds, looks = objectives.device, bench.scale.seconds - taught.cost, bench.scale.looks
+    seconds, looks = bench.scale.seconds - taught.cost, bench.scale.looks
     curve: list[Figures] = []
     spent, taken, number, mark = 0.0, 0, 0, seconds / looks
     painted = exam.pictures.content
     batches = shuffled(taught.content, taught.optimised, arm.train.batch_size, arm.train.seed)
-    with (peers if arm.peers else ours)(arm.train, objectives, bench.threads) as student:
-        while spent < seconds:
-            with _threads(student.threads):
-                start = clock()
-                content, optimised = (to_tensor(each, device) for each in next(batches))
-                number += 1
-                taken += student.step(content, optimised, spent / seconds, number)
-                wait_for(device)
-                spent += clock() - start
-            if spent >= min(mark, seconds):
-                mark = spent + seconds / looks
-                painted = exam.paint(student.net, student.weights())
-                curve.append({"seconds": taught.cost + spent, **exam.mark(painted)})
+    student = (peers if arm.peers else ours)(arm.train, objectives, bench.threads)
+    while spent < seconds:
+        with _threads(student.threads):
+            start = clock()
+            taken += student.step(next(batches), spent / seconds)
+            wait_for(objectives.device)
+            spent += clock() - start
+        number += 1
+        if spent >= min(mark, seconds):
+            mark = spent + seconds / looks
+            painted = exam.paint(student.net, student.weights())
+            curve.append({"seconds": taught.cost + spent, **exam.mark(painted)})
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(encode(np.concatenate(list(painted), axis=1), "png"))
     return {
@@ -424,14 +424,14 @@ def _train(bench: _Bench, arm: Arm, taught: Lesson, picture: Path) -> Figures:
     }
 
 
-def shuffled(content: Pixels, optimised: Pixels, size: int, seed: int) -> Iterator[tuple[Pixels, Pixels]]:
+def shuffled(content: Pixels, optimised: Pixels, size: int, seed: int) -> Iterator[Batch]:
     """Endless batches, pass after pass in a new order; a photo and its image are flipped together."""
     chance = np.random.default_rng(seed)
     order = chain.from_iterable(chance.permutation(len(content)) for _ in count())
     while True:
         chosen = list(islice(order, size))
         flipped = chance.integers(2, size=size).astype(bool)[:, None, None, None]
-        yield (
+        yield Batch(
             np.where(flipped, content[chosen, :, ::-1], content[chosen]),
             np.where(flipped, optimised[chosen, :, ::-1], optimised[chosen]),
         )

@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 
 from batch_nst.data.inputs import key_hash
+from batch_nst.data.pairs import Batch
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.johnson import Weights
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.ablation import Pairs, Scale, ablate, lesson, shuffled
 from batch_nst.pipelines.arms import ARMS, cosine
 from batch_nst.pipelines.findings import contact_sheet, tables
-from batch_nst.pipelines.fit import weights_at
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.students import ours
+from batch_nst.pipelines.training import weights_at
 from batch_nst.recipe import Loss, Quality, Train, Vgg, value_at
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -255,23 +256,26 @@ def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
     assert 30 < flipped.sum() < 90
 
 
-def test_our_student_learns_the_same_on_any_number_of_threads() -> None:
+def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
+    """At the end of a cosine the rate is 0, whatever the number of the step."""
     chance = np.random.default_rng(0)
     painting = StylePicture.of_pixels(chance.integers(0, 256, (40, 40, 3), np.uint8))
     layers = Loss(content_layers={"relu2_1": 1.0}, style_layers={"relu1_1": 1.0})
-    pictures = chance.uniform(0, 255, (2, 4, 3, 32, 32)).astype(np.float32)
-    content, optimised = map(torch.from_numpy, pictures)
-    settings = Train(batch_size=4, width=4, average=0.5)
-    learned = []
+    batch = Batch(*chance.integers(0, 256, (2, 4, 32, 32, 3), np.uint8))
     before = torch.get_num_threads()
-    for threads in (1, 2):
-        objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
-        with ours(settings, objectives, threads) as student:
-            taken = [student.step(content, optimised, 0.0, number) for number in (1, 2)]
-            assert (taken, student.threads) == ([True, True], 1)
-            learned.append([*student.net.state_dict().values(), *student.weights().values()])
+    objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
+    student = ours(Train(batch_size=4, width=4, learning_rate=cosine(0.01)), objectives, 2)
     torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(*learned, strict=True))
+
+    def moved(part: float) -> float:
+        old = [weight.detach().clone() for weight in student.net.parameters()]
+        assert student.step(batch, part)
+        new = student.net.parameters()
+        return max((one - other).abs().max().item() for one, other in zip(old, new, strict=True))
+
+    assert moved(1.0) == 0
+    assert moved(0.0) == pytest.approx(0.01 * 2 / 20, rel=0.5)  # the second step of a warm-up of 20
+    assert moved(1.0) == 0
 
 
 def test_a_wrong_call_is_refused(home: Home, tmp_path: Path) -> None:
