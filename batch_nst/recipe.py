@@ -11,7 +11,7 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -31,6 +31,10 @@ VGG_LAYERS = tuple(
 )
 """Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
 
+Network = Literal["johnson", "small"]
+NETWORKS = get_args(Network)
+"""Architectures of the fast model, by the name in `model.json`; see `batch_nst.engine.transformer_net`."""
+
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -40,6 +44,16 @@ Schedule = float | list[list[float]]
 """A value; or points [part of the steps, value] in order, between which it changes evenly."""
 
 _MODEL = "model:"
+
+
+def _check_init(init: object, other: str) -> object:
+    if init != other and not (isinstance(init, str) and re.match(f"{_MODEL}.", init)):
+        raise ValueError(f"allowed: {other}, or model:URI of an output or of a folder models/VERSION")
+    return init
+
+
+def _model_of(init: str) -> str | None:
+    return init.removeprefix(_MODEL) if init.startswith(_MODEL) else None
 
 
 class Section(BaseModel):
@@ -143,14 +157,12 @@ class Generate(Section):
     @field_validator("init", mode="before")
     @classmethod
     def _photo_or_model(cls, init: object) -> object:
-        if init != "content" and not (isinstance(init, str) and re.match(f"{_MODEL}.", init)):
-            raise ValueError("allowed: content, or model:URI of an output or of a folder models/VERSION")
-        return init
+        return _check_init(init, "content")
 
     @property
     def init_model(self) -> str | None:
         """URI of the model whose pictures images start from; None where they start from the photos."""
-        return self.init.removeprefix(_MODEL) if self.init.startswith(_MODEL) else None
+        return _model_of(self.init)
 
     @field_validator("actors")
     @classmethod
@@ -188,11 +200,17 @@ class Train(Section):
     steps: Count = 4000
     batch_size: Count = 8
     """Pairs in a step, over all workers."""
-    workers: Count = 1
+    workers: Count | list[Count] = 1
+    """Or [fewest, most]: training goes on with those that are there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    network: Network = "johnson"
+    """Architecture of the fast model; `small` has 28 % of the parameters."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Channels of the network's first layer."""
+    init: str = "random"
+    """The first weights: `random`, from the seed; or `model:URI`, those of a fast model (an output with a
+    published one, or a folder models/VERSION)."""
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the random crops of a pair; none: the whole picture."""
     learning_rate: Schedule = 1e-3
@@ -209,6 +227,30 @@ class Train(Section):
     checkpoint_steps: Count = 200
     min_done: Fraction = 1.0
     """Least fraction of the planned images that a snapshot must hold."""
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_range(cls, workers: object) -> object:
+        both: Any = workers if isinstance(workers, list) else [workers, workers]
+        if [type(number) for number in both] != [int, int] or not 1 <= both[0] <= both[1]:
+            raise ValueError("allowed: a whole number, 1 or more; or [fewest, most]")
+        return workers
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        both = self.workers if isinstance(self.workers, list) else [self.workers, self.workers]
+        return both[0], both[1]
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _random_or_model(cls, init: object) -> object:
+        return _check_init(init, "random")
+
+    @property
+    def init_model(self) -> str | None:
+        """URI of the model whose weights training starts from; None where they are random."""
+        return _model_of(self.init)
 
     @field_validator("learning_rate", "feature_weight", "pixel_weight", "perceptual_weight", mode="before")
     @classmethod
@@ -242,8 +284,10 @@ class Train(Section):
                 raise ValueError(
                     f"feature_weight, pixel_weight and perceptual_weight are all 0{when}; one must count"
                 )
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} does not divide among {self.workers} workers")
+        if self.batch_size < self.worker_range[1]:
+            raise ValueError(
+                f"batch_size {self.batch_size} has no pair for each of {self.worker_range[1]} workers"
+            )
         return self
 
 
@@ -363,7 +407,14 @@ def _merge(base: Any, change: Any, depth: int) -> Any:
     return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
 
 
-_PATHS = (("output",), ("style", "image"), ("vgg", "weights"), ("generate", "input"), ("generate", "init"))
+_PATHS = (
+    ("output",),
+    ("style", "image"),
+    ("vgg", "weights"),
+    ("generate", "input"),
+    ("generate", "init"),
+    ("train", "init"),
+)
 
 
 def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:

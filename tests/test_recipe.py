@@ -162,6 +162,17 @@ def test_the_model_to_start_from_is_a_path_and_its_prefix_is_none(
     assert init("content", "generate.init=model:x") == (f"model:{Path.cwd() / 'x'}", str(Path.cwd() / "x"))
 
 
+def test_training_may_start_from_a_model_too(write: Write, tmp_path: Path) -> None:
+    assert load_recipe(write(MINIMAL)).train.init_model is None
+    train = load_recipe(write(f"{MINIMAL}train: {{init: model:out}}\n")).train
+    assert (train.init, train.init_model) == (f"model:{tmp_path / 'out'}", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("given", "both"), [("3", (3, 3)), ("[1, 8]", (1, 8)), ("[8, 8]", (8, 8))])
+def test_workers_are_a_number_or_two(write: Write, given: str, both: tuple[int, int]) -> None:
+    assert load_recipe(write(MINIMAL), [f"train.workers={given}"]).train.worker_range == both
+
+
 def test_a_tilde_is_the_home_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/vincent")
     recipe = load_recipe(write(MINIMAL), ["output=~/out", "generate.input=[~/a, ./~b]"])
@@ -357,7 +368,27 @@ LAYERS = ", ".join(VGG_LAYERS)
             "vgg={input: torchvision}",
             "vgg: given {'input': 'torchvision'}; the bundled weights take input: oxford",
         ),
-        ("train={workers: 3}", "train: given {'workers': 3}; batch_size 8 does not divide among 3 workers"),
+        ("train={workers: 9}", "train: given {'workers': 9}; batch_size 8 has no pair for each of 9 workers"),
+        (
+            "train={workers: [1, 9]}",
+            "train: given {'workers': [1, 9]}; batch_size 8 has no pair for each of 9 workers",
+        ),
+        *(
+            (
+                f"train.workers={value}",
+                f"train.workers: given {yaml.safe_load(value)!r}; allowed: a whole number, 1 or more; or "
+                "[fewest, most]",
+            )
+            for value in ("0", "many", "1.5", "[2]", "[2, 1]", "[0, 2]", "[1, 2, 3]", "[]", "true")
+        ),
+        *(
+            (
+                f"train.init={value}",
+                f"train.init: given {yaml.safe_load(value)!r}; allowed: random, or model:URI of an output or "
+                "of a folder models/VERSION",
+            )
+            for value in ("content", "'model:'", "3")
+        ),
     ],
 )
 def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(

@@ -12,6 +12,8 @@ from batch_nst.errors import IncompleteError, LeaseError
 
 CURRENT = "models/CURRENT"
 WEIGHTS, GRAPH, CARD, PREVIEW = "model.safetensors", "model.onnx", "model.json", "preview.jpg"
+TRAINING = "training"
+"""The folder of a version's training log; see `pipelines.training_log`."""
 
 
 def model_object(version: str, name: str) -> str:

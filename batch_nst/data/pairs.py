@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from batch_nst.data.images import Pixels, decode_stored
 from batch_nst.data.snapshot import Snapshot, unit_pairs
 from batch_nst.data.storage import Store
 
-WINDOW_UNITS = 64
-"""Units that are held in memory and shuffled together."""
+WINDOW_UNITS = 32
+"""Units that are shuffled together; as many again are read ahead."""
 
-_DECODERS = 4
+_READERS = 8
+_DECODERS = min(8, os.cpu_count() or 1)
+_BATCHES_AHEAD = 2
+
+_Order: TypeAlias = npt.NDArray[np.int64]
+"""Places of pairs in a window, the first one first."""
 
 
 class Batch(NamedTuple):
@@ -50,14 +58,13 @@ def batches(
     Args:
         store: the output.
         snapshot: what to read.
-        batch_size: pairs in a step over all workers; a multiple of `world`.
+        batch_size: pairs in a step over all workers, shared among them as evenly as it goes.
         seed: of order and augmentation.
         start: the first step, from 0.
         rank: of this worker, 0 to world - 1.
         world: how many workers there are.
         crop_size: side of a random crop; none takes the whole picture. Flips at random in any case.
     """
-    share = batch_size // world
     position = start * batch_size
     encoded = _stream(store, snapshot, seed, position)
     with ThreadPoolExecutor(_DECODERS) as pool:
@@ -66,38 +73,55 @@ def batches(
             nonlocal position
             members = [(position + index, next(encoded)) for index in range(batch_size)]
             position += batch_size
-            mine = members[rank * share : (rank + 1) * share]
+            mine = members[rank * batch_size // world : (rank + 1) * batch_size // world]
             return [pool.submit(_augment, pair, (seed, where), crop_size) for where, pair in mine]
 
-        ahead = prepare()
+        ahead = deque(prepare() for _ in range(_BATCHES_AHEAD))
         while True:
-            now, ahead = ahead, prepare()
-            pairs = [future.result() for future in now]
+            pairs = [future.result() for future in ahead.popleft()]
+            ahead.append(prepare())
             yield Batch(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
 
 
 def _stream(store: Store, snapshot: Snapshot, seed: int, position: int) -> Iterator[_Encoded]:
-    """Pairs from a global position on, passes without end; windows before it are counted, not read."""
-    sized = [unit for unit in snapshot.units if unit["ok"]]
-    total = sum(unit["ok"] for unit in sized)
-    epoch, skip = divmod(position, total)
-    while True:
-        order = np.random.default_rng((seed, epoch)).permutation(len(sized))
-        for window, first in enumerate(range(0, len(order), WINDOW_UNITS)):
-            members = [sized[index] for index in order[first : first + WINDOW_UNITS]]
-            size = sum(unit["ok"] for unit in members)
-            if skip >= size:
-                skip -= size
-                continue
-            pairs = [
-                _Encoded(row["content"]["bytes"], row["stylized"]["bytes"])
-                for unit in members
-                for row in unit_pairs(store, snapshot, unit["unit"], "train")
-            ]
-            for index in np.random.default_rng((seed, epoch, window)).permutation(size)[skip:]:
+    """Pairs from a global position on, passes without end; a window is read while another is handed out."""
+    windows = _windows(snapshot, seed, position)
+    with ThreadPoolExecutor(_READERS) as pool:
+
+        def read() -> tuple[list[Future[list[_Encoded]]], _Order]:
+            units, order = next(windows)
+            return [pool.submit(_read, store, snapshot, unit) for unit in units], order
+
+        ahead = read()
+        while True:
+            (reading, order), ahead = ahead, read()
+            pairs = [pair for future in reading for pair in future.result()]
+            for index in order:
                 yield pairs[index]
-            skip = 0
+
+
+def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], _Order]]:
+    """Units to read together, and the order of their pairs, from a global position on.
+
+    A function of seed, pass and snapshot alone. What lies before the position is counted, not read.
+    """
+    sized = [unit for unit in snapshot.units if unit["ok"]]
+    epoch, skip = divmod(position, sum(unit["ok"] for unit in sized))
+    while True:
+        units = np.random.default_rng((seed, epoch)).permutation(len(sized))
+        for window, first in enumerate(range(0, len(units), WINDOW_UNITS)):
+            members = [sized[index] for index in units[first : first + WINDOW_UNITS]]
+            size = sum(unit["ok"] for unit in members)
+            if skip < size:
+                order = np.random.default_rng((seed, epoch, window)).permutation(size)[skip:]
+                yield [unit["unit"] for unit in members], order
+            skip = max(0, skip - size)
         epoch += 1
+
+
+def _read(store: Store, snapshot: Snapshot, unit: str) -> list[_Encoded]:
+    rows = unit_pairs(store, snapshot, unit, "train")
+    return [_Encoded(row["content"]["bytes"], row["stylized"]["bytes"]) for row in rows]
 
 
 def _augment(pair: _Encoded, seed: tuple[int, int], crop_size: int | None) -> tuple[Pixels, Pixels]:

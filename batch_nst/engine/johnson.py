@@ -38,6 +38,7 @@ def training_loss(
     weights: Weights,
     content: Tensor,
     optimised: Tensor,
+    measure_all: bool = True,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch of pairs, a mean over its images.
 
@@ -46,33 +47,40 @@ def training_loss(
         objective: the style's.
         weights: of the parts.
         content: photos (B, 3, H, W), RGB, 0..255.
-        optimised: their stylized images, the same shape and range.
+        optimised: their stylized images, the same shape and range; none of them is looked at where only the
+            perceptual loss is.
+        measure_all: whether parts that weigh nothing are measured too; it takes time.
 
     Returns:
         The loss to minimise, (), and its parts for the log: objective, content and style as geometric
-        means over the batch, feature and pixel distances.
+        means over the batch, feature and pixel distances; those that were measured.
     """
     stylized = net(content / 255) * 255
-    activations = objective.vgg(stylized)
-    with torch.no_grad():
-        both = objective.vgg(torch.cat([content, optimised]))
-        targets = {name: both[name][: len(content)] for name in objective.loss.content_layers}
-        wanted = {name: activation[len(content) :] for name, activation in both.items()}
-    losses = objective.of_activations(stylized, activations, targets)
-    feature = feature_distance(activations, wanted)
-    pixel = (stylized - optimised).abs().flatten(1).mean(1) / 255
-    logarithm = losses.total.clamp_min(1e-6).log()
-    each = weights.perceptual * logarithm + weights.feature * feature + weights.pixel * pixel
-    parts = {
-        "loss": each,
-        "objective": logarithm.detach(),
-        "content": losses.content.detach().clamp_min(1e-6).log(),
-        "style": losses.style.detach().clamp_min(1e-6).log(),
-        "feature": feature.detach(),
-        "pixel": pixel.detach(),
-    }
-    means = {name: float(part.detach().mean()) for name, part in parts.items()}
-    for name in GEOMETRIC:
+    each = stylized.new_zeros(len(content))
+    parts = {}
+    perceptual, feature = measure_all or weights.perceptual > 0, measure_all or weights.feature > 0
+    if perceptual or feature:
+        activations = objective.vgg(stylized)
+        with torch.no_grad():
+            seen = objective.vgg(torch.cat([content] * perceptual + [optimised] * feature))
+    if perceptual:
+        targets = {name: seen[name][: len(content)] for name in objective.loss.content_layers}
+        losses = objective.of_activations(stylized, activations, targets)
+        parts = {
+            "objective": losses.total.clamp_min(1e-6).log(),
+            "content": losses.content.clamp_min(1e-6).log(),
+            "style": losses.style.clamp_min(1e-6).log(),
+        }
+        each = each + weights.perceptual * parts["objective"]
+    if feature:
+        wanted = {name: activation[-len(content) :] for name, activation in seen.items()}
+        parts["feature"] = feature_distance(activations, wanted)
+        each = each + weights.feature * parts["feature"]
+    if measure_all or weights.pixel > 0:
+        parts["pixel"] = (stylized - optimised).abs().flatten(1).mean(1) / 255
+        each = each + weights.pixel * parts["pixel"]
+    means = {name: float(part.detach().mean()) for name, part in {"loss": each, **parts}.items()}
+    for name in means.keys() & set(GEOMETRIC):
         means[name] = float(torch.tensor(means[name]).exp())
     return each.mean(), means
 

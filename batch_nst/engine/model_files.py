@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError, WeightsError
+from batch_nst.recipe import NETWORKS
 
 OPSET = 18
 """ONNX operator set of the graphs: the oldest that torch's exporter writes, so old runtimes read them."""
@@ -36,8 +37,8 @@ def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
 
     Args:
         weights: bytes of `model.safetensors`.
-        card: the content of `model.json`. Read are `architecture: {name: "johnson", width: int}` and, where
-            present, `digests: {"model.safetensors": sha256 in hex}`.
+        card: the content of `model.json`. Read are `architecture: {name: str, width: int}`, the name one of
+            `NETWORKS`, and, where present, `digests: {"model.safetensors": sha256 in hex}`.
 
     Raises:
         WeightsError: another digest, an architecture that is not known, not a safetensors file, or a tensor
@@ -50,12 +51,13 @@ def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
 
     architecture = card.get("architecture")
     match architecture:
-        case {"name": "johnson", "width": int(width)} if width > 0:
+        case {"name": name, "width": int(width)} if name in NETWORKS and width > 0:
             with torch.device("meta"):  # shapes only
-                net = TransformerNet(width)
+                net = TransformerNet(width, name)
         case _:
             raise WeightsError(
-                f"model.json: architecture is {architecture!r}; allowed: name 'johnson' and a width above 0"
+                f"model.json: architecture is {architecture!r}; "
+                f"allowed: name {' or '.join(map(repr, NETWORKS))}, and a width above 0"
             )
 
     try:

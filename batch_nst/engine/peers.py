@@ -1,6 +1,6 @@
-"""Slow transfer as the usual programs do it, to be measured beside `gatys`: nothing in a pipeline uses it.
+"""Slow and fast transfer as the usual programs do it, to be measured beside ours: no pipeline uses it.
 
-One image at a time, fp32, contiguous NCHW tensors, autograd, `torch.optim`, pixels that nothing bounds.
+Fp32, contiguous NCHW tensors, autograd, `torch.optim`; one image at a time, pixels that nothing bounds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.vgg import Vgg16
 
 Method = Literal["lbfgs", "lbfgs_wolfe", "adam"]
+Network = Callable[[Tensor], dict[str, Tensor]]
+"""Images (B, 3, H, W), RGB, 0..255, to the activations of each layer."""
 
 
 def optimise_one(
@@ -36,15 +38,7 @@ def optimise_one(
         on_loss: called with the loss of every evaluation and the pixels it was taken at, which are not
             bounded; says whether to go on.
     """
-    stages = plain_network(objective.vgg, torch.contiguous_format)
-
-    def network(image: Tensor) -> dict[str, Tensor]:
-        x = objective.vgg.normalised(image).contiguous()
-        activations = {}
-        for name, stage in stages.items():
-            x = activations[name] = stage(x)
-        return activations
-
+    network = plain_activations(objective.vgg)
     targets = network(content)
     pixels = nn.Parameter(content.clone(memory_format=torch.contiguous_format))
     solver: torch.optim.Optimizer
@@ -82,6 +76,51 @@ def optimise_one(
 
 class _Enough(Exception):  # noqa: N818 - nothing went wrong
     """Leaves the loop inside torch's optimiser."""
+
+
+def train_step(
+    net: nn.Module,
+    objective: PerceptualLoss,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    content: Tensor,
+) -> float:
+    """One step of a fast model along the mean perceptual loss of a batch, as pytorch/examples takes it.
+
+    No pairs, no logarithm, no schedule, no clipping, no average of the weights.
+
+    Args:
+        net: 0..1 to 0..1, not clamped.
+        objective: in fp32.
+        network: `plain_activations` of its VGG-16.
+        optimizer: of the net's weights.
+        content: photos (B, 3, H, W), RGB, 0..255.
+
+    Returns:
+        The loss.
+    """
+    optimizer.zero_grad()
+    stylized = net(content / 255) * 255
+    with torch.no_grad():
+        targets = network(content)
+    loss = objective.of_activations(stylized, network(stylized), targets).total.mean()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def plain_activations(vgg: Vgg16) -> Network:
+    """What `vgg` computes, by `plain_network` in contiguous tensors."""
+    stages = plain_network(vgg, torch.contiguous_format)
+
+    def network(image: Tensor) -> dict[str, Tensor]:
+        x = vgg.normalised(image).contiguous()
+        activations = {}
+        for name, stage in stages.items():
+            x = activations[name] = stage(x)
+        return activations
+
+    return network
 
 
 def plain_network(vgg: Vgg16, memory_format: torch.memory_format) -> nn.ModuleDict:

@@ -99,8 +99,10 @@ def _conv_norm(x: _Map, block: nn.Module, *, keep: bool = False) -> _Map:
 
 def _branch(x: _Map, residual: nn.Module) -> _Map:
     """What a residual block adds."""
-    first, second = (part for part in residual.children() if isinstance(part, nn.Sequential))
-    return _conv_norm(_conv_norm(x, first, keep=True).then(F.relu), second, keep=True)
+    *inner, last = (part for part in residual.children() if isinstance(part, nn.Sequential))
+    for block in inner:
+        x = _conv_norm(x, block, keep=True).then(F.relu)
+    return _conv_norm(x, last, keep=True)
 
 
 def _convolved(x: _Map, conv: nn.Conv2d) -> _Map:

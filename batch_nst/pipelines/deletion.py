@@ -168,13 +168,17 @@ def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
 
 
 def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
-    """Previews of scored photos, and reports, of models that have seen one of the pairs."""
+    """Previews of scored photos, logs of trainings and reports, of models that have seen one of the pairs."""
     ids, versions = {pair["id"] for pair in pairs}, set(versions)
+    held_out = any(pair["split"] == "held_out" for pair in pairs)
     found = []
     for version in sorted(versions):
         card = models.read_card(store, version) or {}
         if ids & card.get("evaluation", {}).get("objectives", {}).keys():
             found.append(models.model_object(version, models.PREVIEW))
+        log = models.model_object(version, models.TRAINING)
+        if held_out and store.list(log):
+            found.append(log)
     for name in store.list("runs"):
         folder, _, file = name.rpartition("/")
         if file == "report.html":

@@ -13,6 +13,7 @@ import torch
 
 from batch_nst.data import models
 from batch_nst.data.images import Pixels, resize_short_side
+from batch_nst.data.settings import SETTINGS
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
 from batch_nst.engine.gatys import Optimizer, optimise
@@ -22,6 +23,7 @@ from batch_nst.engine.tiles import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Loss, Vgg
 
 MAX_WHOLE = 2048 * 2048
@@ -102,6 +104,32 @@ def read_model(uri: str) -> ModelFiles:
     store, version = find_model(uri)
     card = models.require_card(store, version)
     return ModelFiles(version, card, store.read(models.model_object(version, models.WEIGHTS)))
+
+
+def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles | None:
+    """The model that something starts from; None where an output that has been begun has published none yet.
+
+    That is this output in its first night, and it is said.
+
+    Args:
+        uri: of an output or of a version's folder.
+        store: the output.
+        key: of the recipe, that names the model.
+        otherwise: what starts from what where there is none, for people.
+
+    Raises:
+        RecipeError: there is no such model or output, or its files do not belong together.
+    """
+    try:
+        place = Store(uri)
+        if (place.uri == store.uri or place.exists(SETTINGS)) and models.current(place) is None:
+            say(f"{key}: {uri} has no published model yet: {otherwise}")
+            return None
+        model = read_model(uri)
+        model.on(torch.device("cpu"))
+    except RecipeError as error:
+        raise RecipeError(f"{key}: {error}") from error
+    return model
 
 
 def find_model(uri: str) -> tuple[Store, str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,24 +24,24 @@ from batch_nst.data.pairs import batches
 from batch_nst.data.snapshot import Snapshot
 from batch_nst.data.storage import Store, open_filesystem
 from batch_nst.data.style import StylePicture
-from batch_nst.engine.johnson import GEOMETRIC, Average, Weights, training_loss
+from batch_nst.engine.model_files import load_net
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster import Workers, beside_driver
-from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.pipelines.progress import Meter, meter
-from batch_nst.recipe import Recipe, Train, value_at
+from batch_nst.pipelines.fast_model import ModelFiles
+from batch_nst.pipelines.objective import Objectives
+from batch_nst.pipelines.progress import Clock, Meter, meter, say
+from batch_nst.pipelines.training import History, Training, rate_at
+from batch_nst.pipelines.training_log import TrainingLog, panel_steps, read_panel
+from batch_nst.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
 """Below the output: what a training run that was cut off resumes from."""
 
 _STATE = "state.pt"
 _HISTORY = "history.json"
-_WARM_UP_STEPS = 20
-_LONGEST_GRADIENT = 10.0
-_LOGGED = 200
-"""Points in a training curve, about."""
-_PATIENCE = 50
-"""Steps that may be skipped one after the other."""
+_MAX_FAILURES = 10
+"""Lost workers that a training outlives; a bug is told after as many starts."""
 
 
 class Fitted(NamedTuple):
@@ -51,10 +49,15 @@ class Fitted(NamedTuple):
 
     net: TransformerNet
     """With averaged weights, on the CPU."""
-    history: list[dict[str, float]]
+    history: History
     """The training curve."""
     skipped: int
     """Steps that were not taken, for want of a number in their gradients."""
+    init: str
+    """What the first weights were: `random`, or the name of a model."""
+    pace: dict[str, float]
+    """Of the last start: `steps_per_second`, `images_per_second`, and the shares of the time in which the
+    first worker was computing (`busy`), `waiting` for pairs, and `writing` checkpoints and pictures."""
 
 
 @dataclass(frozen=True)
@@ -65,39 +68,65 @@ class Task:
     store: Store
     snapshot: Snapshot
     style: StylePicture
+    version: str
+    start: ModelFiles | None
+    """Whose weights training starts from; none: random ones."""
     workers: Workers
-    board: Any
-    """Handle of the actor that the driver's progress is read from."""
+    board: Any = None
+    """Handle of the actor that the driver's progress is read from; `fit` makes it."""
 
 
-def fit(
-    recipe: Recipe, store: Store, snapshot: Snapshot, style: StylePicture, version: str, workers: Workers
-) -> Fitted:
-    """Train, or resume the run named `version`; a finished one returns at once."""
+def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
+    """Train, or resume the run named by the version; a finished one returns at once.
+
+    Args:
+        task: what to do.
+        show: called with the curve, and how many steps are done, when there are new pictures of the panel.
+
+    Raises:
+        IncompleteError: there was no number in the gradients of many steps one after the other.
+    """
+    settings, workers = task.recipe.train, task.workers
+    fewest, most = settings.worker_range
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _work,
-        train_loop_config={"task": Task(recipe, store, snapshot, style, workers, board)},
+        train_loop_config={"task": replace(task, board=board)},
         scaling_config=ScalingConfig(
-            num_workers=recipe.train.workers,
+            num_workers=most if fewest == most else (fewest, most),
             use_gpu=workers.device == "cuda",
             resources_per_worker={"CPU": workers.num_cpus, **({"GPU": 1} if workers.num_gpus else {})},
         ),
         run_config=RunConfig(
-            name=version,
-            **_storage(store),
-            failure_config=FailureConfig(max_failures=3),
+            name=task.version,
+            **_storage(task.store),
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    with meter("train", recipe.train.steps, "steps") as progress, _watching(board, progress):
+    with (
+        meter("train", settings.steps, "steps", (settings.batch_size, "images")) as progress,
+        _watching(board, progress, show),
+    ):
         result = trainer.fit()
+    failure = ray.get(board.look.remote())["failure"]
+    if failure:
+        raise IncompleteError(f"training {task.version}: {failure}")
     with result.checkpoint.as_directory() as folder:
-        state = _load(Path(folder))
-        history = json.loads((Path(folder) / _HISTORY).read_text())
-    net = TransformerNet(recipe.train.width)
+        state, history = _load(Path(folder))
+    if state["step"] < settings.steps:
+        raise IncompleteError(
+            f"training {task.version} ended after {state['step']} of {settings.steps} steps; run it again"
+        )
+    net = TransformerNet(settings.width, settings.network)
     net.load_state_dict(state["average"])
-    return Fitted(net.eval(), history, state.get("skipped", 0))
+    return Fitted(
+        net.eval(),
+        history,
+        state.get("skipped", 0),
+        state.get("init", "random"),
+        (result.metrics or {}).get("pace", {}),
+    )
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -106,174 +135,130 @@ def _work(config: dict[str, Any]) -> None:
     settings = task.recipe.train
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    # A piece of a batch is what is computed in one go. On CPUs that is an image, on threads of its own, as
-    # many from one worker as from each of several that share a node: so its gradient is the same to the last
-    # bit whoever computes it. Rounding that differs grows: through the kinks of ReLU it becomes a thousandth
-    # of the loss within twenty steps. And no piece waits for another. A GPU takes its share in one piece.
-    on_gpu = task.workers.device == "cuda"
-    pieces = 1 if on_gpu else settings.batch_size // world
-    threads = max(1, task.workers.threads // pieces)
-    objectives = Objectives.on(
-        task.style,
-        task.recipe.loss,
-        task.recipe.vgg,
-        task.workers.device,
-        settings.precision,
-        # More of them beside those of the pieces would be more than there are cores.
-        threads if on_gpu else 1,
-    )
-    device, half = objectives.device, objectives.dtype == torch.bfloat16
-    torch.manual_seed(settings.seed)
-    # Not DDP, which adds up in the gradients' own precision, where the order counts.
-    net = ray.train.torch.prepare_model(TransformerNet(settings.width), parallel_strategy=None)
-    objective = objectives.fast
-    average = Average(net, settings.average)
-    parameters = list(net.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=value_at(settings.learning_rate, 0.0))
-    history: list[dict[str, float]] = []
-    start = skipped = running = 0
+    state: dict[str, Any] = {}
+    history: History = []
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            state = _load(Path(folder))
-            history = json.loads((Path(folder) / _HISTORY).read_text())
-        net.load_state_dict(state["net"])
-        average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
-        optimizer.load_state_dict(state["optimizer"])
-        start, skipped = int(state["step"]), int(state.get("skipped", 0))
-
-    def stylize(image: torch.Tensor) -> torch.Tensor:
-        # All threads would share the cache of cast weights, which are used once in a call.
-        with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            stylized: torch.Tensor = net(image)
-        return stylized.float()
-
-    def piece(
-        weights: Weights, content: torch.Tensor, optimised: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        loss, parts = training_loss(stylize, objective, weights, content, optimised)
-        gradients = torch.autograd.grad(loss, parameters)
-        return torch.cat([gradient.flatten() for gradient in gradients]), parts
-
+            state, history = _load(Path(folder))
+    net = _first_net(task)
+    # As many threads for an image however many workers are left.
+    threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
+    objectives = _objectives(task, threads, state)
+    training = Training(settings, objectives, net, threads, max(1, task.workers.threads // threads))
+    if state:
+        training.restore(state, history)
+    lasting = {
+        "init": state.get("init", task.start.name if task.start else "random"),
+        "precision": "bf16" if objectives.dtype == torch.bfloat16 else "fp32",
+    }
+    shown = _Shown(task, training, world) if rank == 0 else None
+    first, clock = training.step, Clock("busy", "waiting", "writing")
     reading = batches(
         task.store,
         task.snapshot,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        start=start,
+        start=first,
         rank=rank,
         world=world,
         crop_size=settings.crop_size,
     )
-    every = max(1, settings.steps // _LOGGED)
-    with ThreadPoolExecutor(
-        min(pieces, task.workers.threads), initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
-        # Only this thread knows which GPU it has.
-        each = map if on_gpu else pool.map
-        for step, batch in zip(range(start + 1, settings.steps + 1), reading, strict=False):
-            part = (step - 1) / max(1, settings.steps - 1)
-            rate = value_at(settings.learning_rate, part) * min(1.0, step / _WARM_UP_STEPS)
-            weighted = partial(piece, _weights_at(settings, part))
-            content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
-            gradient, parts = _mean(each(weighted, content.chunk(pieces), optimised.chunk(pieces)))
-            if take_step(optimizer, parameters, gradient, rate):
-                average.update(net, step)
-                running = 0
-                if rank == 0:
-                    task.board.tell.remote(step, parts)
-                    if step % every == 0 or step in (1, settings.steps):
-                        history.append({"step": step, **parts})
-            else:
-                skipped, running = skipped + 1, running + 1
-                if running == _PATIENCE:
-                    raise FloatingPointError(
-                        f"step {step}: there was no number in the gradients of {running} steps one after the "
-                        "other; a lower train.learning_rate may help"
-                    )
-            if step % settings.checkpoint_steps == 0 or step == settings.steps:
-                state = {
-                    "net": net.state_dict(),
-                    "average": average.weights,
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "skipped": skipped,
-                }
-                _report(state, history, parts, rank)
+    while training.step < settings.steps:
+        with clock.spends("waiting"):
+            batch = next(reading)
+        try:
+            with clock.spends("busy"):
+                parts = training.advance(batch)
+        except FloatingPointError as error:  # on all workers alike, and at every other start: no use in one
+            if rank == 0:
+                ray.get(task.board.fail.remote(str(error)))
+            return
+        with clock.spends("writing"):
+            step = training.step
+            pace = clock.pace(step - first, settings.batch_size)
+            keep = step % settings.checkpoint_steps == 0 or step == settings.steps
+            if shown:
+                shown.step(parts, pace, keep)
+            if keep:
+                metrics = {"step": step, **parts, "pace": pace}
+                _report({**training.state(), **lasting}, training.history, metrics, rank)
 
 
-def _weights_at(settings: Train, part: float) -> Weights:
-    """The weights of the loss when `part` of the steps is done."""
-    return Weights(
-        perceptual=value_at(settings.perceptual_weight, part),
-        feature=value_at(settings.feature_weight, part),
-        pixel=value_at(settings.pixel_weight, part),
+def _first_net(task: Task) -> TransformerNet:
+    """With the weights that training starts from, on the worker's device."""
+    torch.manual_seed(task.recipe.train.seed)
+    net = TransformerNet(task.recipe.train.width, task.recipe.train.network)
+    if task.start:
+        net.load_state_dict(load_net(task.start.weights, task.start.card).state_dict())
+    # Not DDP, which adds up in the gradients' own precision, where the order counts.
+    prepared: TransformerNet = ray.train.torch.prepare_model(net, parallel_strategy=None)
+    return prepared
+
+
+def _objectives(task: Task, threads: int, state: dict[str, Any]) -> Objectives:
+    """The style's, in the precision of the checkpoint, if there is one; the same on all workers."""
+    settings, on_gpu = task.recipe.train, task.workers.device == "cuda"
+    precision = settings.precision
+    if precision == "auto":
+        precision = state.get("precision", precision)
+    objectives = Objectives.on(
+        task.style,
+        task.recipe.loss,
+        task.recipe.vgg,
+        task.workers.device,
+        precision,
+        # More of them beside those of the images would be more than there are cores.
+        threads if on_gpu else 1,
     )
+    if torch.distributed.is_initialized():  # what is measured may differ from one to another
+        half = torch.tensor([int(objectives.dtype == torch.bfloat16)], device=objectives.device)
+        torch.distributed.all_reduce(half, torch.distributed.ReduceOp.MIN)
+        objectives.dtype = torch.bfloat16 if half else torch.float32
+    return objectives
 
 
-def take_step(
-    optimizer: torch.optim.Optimizer,
-    parameters: list[torch.nn.Parameter],
-    gradient: torch.Tensor,
-    rate: float,
-) -> bool:
-    """Step along a gradient (all parameters', flat), cut to a bearable length.
+class _Shown:
+    """What the first worker tells people: on the board, and in the training's log."""
 
-    Returns:
-        Whether it was taken. Where the gradient is not all numbers nothing changes, on every worker alike.
-    """
-    if not gradient.isfinite().all():
-        return False
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, its in zip(parameters, gradient.split_with_sizes(sizes), strict=True):
-        parameter.grad = its.view_as(parameter)
-    torch.nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
-    optimizer.step()
-    return True
+    def __init__(self, task: Task, training: Training, world: int) -> None:
+        """Tell where training begins, and with how many workers."""
+        self._training, self._settings, self._board = training, task.recipe.train, task.board
+        self._panel = read_panel(task.store, task.snapshot)
+        self._painted = panel_steps(self._settings.steps) if self._panel.photos else set()
+        self._log = TrainingLog(task.store, task.version)
+        self._log.begin(training.step, self._panel)
+        self._board.begin.remote(training.step, world)
 
-
-def _mean(
-    pieces: Iterable[tuple[torch.Tensor, dict[str, float]]],
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Gradient and parts of the loss over the global batch, from those of all workers' pieces of one size.
-
-    Sums of fp32 numbers are exact in fp64, but for a rare last bit that fp32 does not have: so the mean is
-    the same whatever is added up first.
-    """
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for gradient, parts in pieces:
-        values = [math.log(value) if name in GEOMETRIC else value for name, value in parts.items()]
-        shown = torch.tensor(values, dtype=torch.float64, device=gradient.device)
-        total = total.to(gradient.device) + torch.cat([gradient.double(), shown])
-        count += 1
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-        count *= torch.distributed.get_world_size()
-    mean = total / count
-    means = zip(parts, mean[-len(parts) :].tolist(), strict=True)
-    return mean[: -len(parts)].float(), {
-        name: math.exp(value) if name in GEOMETRIC else value for name, value in means
-    }
+    def step(self, parts: dict[str, float], pace: dict[str, float], keep: bool) -> None:
+        """Tell of the step that is done; `keep`: its checkpoint is next."""
+        step, history = self._training.step, self._training.history
+        self._board.tell.remote(step, parts)
+        if history and history[-1]["step"] == step:
+            self._log.add(step, {**parts, **pace, "learning_rate": rate_at(self._settings, step)})
+        if step in self._painted:
+            self._log.show(step, self._training.paint(self._panel.photos))
+            self._board.show.remote(history)
+        if keep:
+            self._log.flush(step)
 
 
-def _report(
-    state: dict[str, Any], history: list[dict[str, float]], parts: dict[str, float], rank: int
-) -> None:
+def _report(state: dict[str, Any], history: History, metrics: dict[str, Any], rank: int) -> None:
     """A checkpoint of rank 0; all ranks must report the same number of times."""
     if rank != 0:
-        ray.train.report(parts)
+        ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
         torch.save(state, Path(folder) / _STATE)
         (Path(folder) / _HISTORY).write_text(json.dumps(history))
-        ray.train.report({"step": state["step"], **parts}, checkpoint=Checkpoint.from_directory(folder))
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _load(folder: Path) -> dict[str, Any]:
+def _load(folder: Path) -> tuple[dict[str, Any], History]:
+    """State and curve of a checkpoint."""
     # weights_only: a checkpoint comes from storage, and nothing that could run code is ever loaded.
-    return dict(torch.load(folder / _STATE, map_location="cpu", weights_only=True))
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    return dict(state), json.loads((folder / _HISTORY).read_text())
 
 
 def _storage(store: Store) -> dict[str, Any]:
@@ -286,37 +271,58 @@ def _storage(store: Store) -> dict[str, Any]:
 
 
 class _Board:
-    """What the training worker says of itself, for the driver to show."""
+    """What the training's first worker says of itself, for the driver to show."""
 
     def __init__(self) -> None:
-        self.step = 0
+        self.starts = self.first = self.workers = self.step = 0
         self.parts: dict[str, float] = {}
+        self.history: History = []
+        self.failure = ""
+
+    def begin(self, step: int, workers: int) -> None:
+        self.starts, self.first, self.workers, self.step = self.starts + 1, step, workers, step
 
     def tell(self, step: int, parts: dict[str, float]) -> None:
         self.step, self.parts = step, parts
 
-    def look(self) -> tuple[int, dict[str, float]]:
-        return self.step, self.parts
+    def show(self, history: History) -> None:
+        self.history = history
+
+    def fail(self, why: str) -> None:
+        self.failure = why
+
+    def look(self) -> dict[str, Any]:
+        return vars(self)
 
 
 @contextmanager
-def _watching(board: Any, progress: Meter) -> Iterator[None]:
+def _watching(board: Any, progress: Meter, show: Callable[[History, int], None]) -> Iterator[None]:
     """Show what the board says, once a second, while the block runs."""
     over = threading.Event()
 
     def watch() -> None:
-        seen = 0
+        starts = seen = shown = 0
         while not over.wait(1.0):
-            step, parts = ray.get(board.look.remote())
-            if step != seen:
+            now = ray.get(board.look.remote())
+            if now["starts"] != starts:
+                starts, seen = now["starts"], now["first"]
+                progress.resume(seen)
+                if seen or starts > 1:
+                    say(f"training goes on from step {seen}, workers: {now['workers']}")
+            if now["step"] != seen:
+                parts = now["parts"]
                 note = f"loss {parts['loss']:.3f} objective {parts['objective']:,.0f}"
-                progress.advance(step - seen, note)
-                seen = step
+                note = f"{note} content {parts['content']:,.0f} style {parts['style']:,.0f}"
+                progress.advance(now["step"] - seen, note)
+                seen = now["step"]
+            if now["history"] and now["history"][-1]["step"] != shown:
+                shown = now["history"][-1]["step"]
+                show(now["history"], seen)
 
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1, thread_name_prefix="progress") as pool:
+        watching = pool.submit(watch)
+        try:
+            yield
+        finally:
+            over.set()
+    watching.result()

@@ -10,6 +10,7 @@ from batch_nst.data import models, units
 from batch_nst.data.snapshot import Snapshot, require_snapshot, unit_pairs
 from batch_nst.data.storage import Store, fetch
 from batch_nst.pipelines.report import Triple, render
+from batch_nst.pipelines.training_log import panel_columns
 from batch_nst.recipe import Recipe
 
 _UNITS = 200
@@ -33,9 +34,8 @@ def report_of(
     columns = ["uri", "status", "reason", "detail", "total_loss", "engine"]
     rows = [row for unit in some for row in units.read_unit(store, unit["unit"], columns)]
     good = [row for row in rows if row["status"] == "ok"]
-    style_name = recipe.style.image.rsplit("/", 1)[-1]
     return render(
-        title=f"{style_name.rsplit('.', 1)[0].replace('_', ' ')}, model {card['version']}",
+        title=f"{_name_of(recipe)}, model {card['version']}",
         style=fetch(recipe.style.image, _MAX_STYLE_BYTES),
         triples=triples,
         evaluation=evaluation,
@@ -51,7 +51,30 @@ def report_of(
         run={**run, "engine": ", ".join(sorted({row["engine"] for row in good})), "batch_nst": __version__},
         recipe=recipe.model_dump(),
         pairs=_pairs(store, snapshot),
+        panel=panel_columns(store, card["version"]),
     )
+
+
+def training_page(
+    recipe: Recipe, store: Store, version: str, history: Sequence[Mapping[str, float]], step: int
+) -> str:
+    """The HTML of a training under way: its curves, and the panel as far as it has been painted."""
+    return render(
+        title=f"{_name_of(recipe)}, step {step} of {recipe.train.steps}",
+        style=fetch(recipe.style.image, _MAX_STYLE_BYTES),
+        triples=[],
+        evaluation={},
+        history=history,
+        dataset={},
+        run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
+        recipe=recipe.model_dump(),
+        panel=panel_columns(store, version),
+    )
+
+
+def _name_of(recipe: Recipe) -> str:
+    """The painting's, for people."""
+    return recipe.style.image.rsplit("/", 1)[-1].rsplit(".", 1)[0].replace("_", " ")
 
 
 def _pairs(store: Store, snapshot: Snapshot) -> list[tuple[str, bytes, bytes]]:

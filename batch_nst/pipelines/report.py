@@ -71,6 +71,7 @@ def render(
     run: Mapping[str, Any],
     recipe: Mapping[str, Any],
     pairs: Sequence[tuple[str, bytes, bytes]] = (),
+    panel: Sequence[tuple[str, bytes]] = (),
 ) -> str:
     """The report as the text of an HTML file. What is empty or missing is left out; NaN and None become –.
 
@@ -91,6 +92,7 @@ def render(
         run: anything worth keeping, shown as it is; keys that end in `seconds` as a time.
         recipe: the recipe's plain values, shown as YAML.
         pairs: name, photo and optimised picture of some training pairs.
+        panel: a name and a column of pictures for the photos, the optimised pictures, and steps of training.
     """
     with mpl.style.context(["default", STYLE]):
         plots = {
@@ -127,6 +129,7 @@ def render(
         run=run,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True) if recipe else "",
         pairs=[(name, data_uri(photo, 256), data_uri(made, 256)) for name, photo, made in pairs],
+        panel=[(name, data_uri(column, 1100)) for name, column in panel],
         **plots,
     )
 

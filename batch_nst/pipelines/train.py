@@ -5,30 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_nst import __version__
 from batch_nst.data import models
 from batch_nst.data.snapshot import Snapshot, require_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
-from batch_nst.errors import IncompleteError
+from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.pipelines.plan import check_recipe
 from batch_nst.pipelines.progress import say
-from batch_nst.recipe import Recipe
+from batch_nst.recipe import Recipe, Train
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.fast_model import ModelFiles
+    from batch_nst.pipelines.training import History
 
 _NOT_IN_NAME = {"workers", "device", "precision", "checkpoint_steps", "min_done"}
 """Keys of `train` that say where and how often, not what."""
+_LATER = {"init", "network"}
+"""Keys that came later: names from before they were there stay what they are."""
 
 
 def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     """Fit the model, or resume; a model that is finished is found, not fitted again. Needs the lease.
 
     Returns:
-        Figures: version, steps, the last training losses.
+        Figures: version, steps, the last training losses; and how fast and busy it was, see `Fitted.pace`.
 
     Raises:
-        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on.
+        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on;
+            or gradients that are no numbers ended the training.
+        RecipeError: the model that training should start from is not there, or is of another architecture.
     """
     start = time.monotonic()
     settings = check_recipe(recipe, store)
@@ -43,23 +51,46 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
 
     from batch_nst.engine.model_files import model_bytes
     from batch_nst.pipelines import cluster
-    from batch_nst.pipelines.fit import fit
+    from batch_nst.pipelines.fit import Task, fit
+    from batch_nst.pipelines.training_log import PAGE
 
+    start_model = _find_start(recipe, store)
     cluster.connect()
     cluster.check_output_is_shared(store)
     workers = cluster.choose_trainers(recipe.train)
+    fewest, most = recipe.train.worker_range
     say(
         f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "
-        f"{recipe.train.batch_size}, {recipe.train.workers} workers on {workers.device}"
+        f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
+        f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )
-    fitted = fit(recipe, store, snapshot, read_style(recipe.style), version, workers)
+    page = models.model_object(version, PAGE)
+
+    def show(history: History, step: int) -> None:
+        from batch_nst.pipelines.journal import training_page
+
+        try:
+            store.replace(page, training_page(recipe, store, version, history, step).encode())
+        except StorageError as error:  # training itself does not need it
+            say(f"{error}; the page of the training is not up to date")
+
+    show([], 0)
+    say(f"how it comes along: {store.join(page)}")
+    fitted = fit(Task(recipe, store, snapshot, read_style(recipe.style), version, start_model, workers), show)
+    show(fitted.history, recipe.train.steps)
     if fitted.skipped:
         say(f"{fitted.skipped} steps were skipped: there was no number in their gradients")
+    if pace := fitted.pace:
+        say(
+            f"{pace['steps_per_second']:.2f} steps/s, {pace['images_per_second']:.1f} images/s; of that time "
+            f"{pace['busy']:.1%} computing, {pace['waiting']:.1%} waiting for pairs, {pace['writing']:.1%} "
+            "writing checkpoints and pictures"
+        )
     digest = models.write_part(store, version, models.WEIGHTS, model_bytes(fitted.net))
     card = {
         "version": version,
         "batch_nst": __version__,
-        "architecture": {"name": "johnson", "width": recipe.train.width},
+        "architecture": _architecture(recipe.train),
         "digests": {
             models.WEIGHTS: digest,
             "style": settings["style"]["sha256"],
@@ -75,21 +106,54 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         "snapshot": {"number": snapshot.number, "digest": snapshot.digest, "counts": snapshot.counts},
         "training": {
             "steps": recipe.train.steps,
+            "init": fitted.init,
             "skipped": fitted.skipped,
             "history": fitted.history,
         },
     }
     models.write_card(store, version, card)
-    return {**_figures(card), "seconds": round(time.monotonic() - start, 1)}
+    return {**_figures(card), "pace": fitted.pace, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:
+    """The model of `train.init`; None: training starts from random weights.
+
+    Raises:
+        RecipeError: there is no such model or output, its files do not belong together, or it is of another
+            architecture.
+    """
+    from batch_nst.pipelines.fast_model import read_start
+
+    uri = recipe.train.init_model
+    if uri is None:
+        return None
+    model = read_start(uri, store, "train.init", "training starts from random weights")
+    wanted = _architecture(recipe.train)
+    if model and model.card["architecture"] != wanted:
+        raise RecipeError(
+            f"train.init: {uri}: the model's architecture is {model.card['architecture']}; allowed: "
+            f"{wanted}, as the recipe's"
+        )
+    return model
+
+
+def _architecture(settings: Train) -> dict[str, Any]:
+    """As it stands in `model.json`."""
+    return {"name": settings.network, "width": settings.width}
 
 
 def training_version(recipe: Recipe, snapshot: Snapshot) -> str:
-    """The name of a model: its snapshot's number and a hash of all that decides its weights."""
+    """The name of a model: its snapshot's number and a hash of all that decides its weights.
+
+    A model that training starts from is in it by its address: that of an output means another model once a
+    better one is published there, and a training that is done is not done again for that.
+    """
+    usual = {name for name in _LATER if getattr(recipe.train, name) == Train.model_fields[name].default}
     decides = {
         "snapshot": snapshot.digest,
         "loss": recipe.loss.model_dump(),
         "vgg": recipe.vgg.model_dump(),
-        "train": recipe.train.model_dump(exclude=_NOT_IN_NAME),
+        "train": recipe.train.model_dump(exclude=_NOT_IN_NAME | usual),
     }
     digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=6)
     return f"{snapshot.number:06}-{digest.hexdigest()}"

@@ -14,16 +14,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-import torch
 
-from batch_nst.data import models
 from batch_nst.data.segments import PLAN_SCHEMA, read_group
-from batch_nst.data.settings import SETTINGS, differences
+from batch_nst.data.settings import differences
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.cluster import Workers
-from batch_nst.pipelines.fast_model import ModelFiles, read_model
+from batch_nst.pipelines.fast_model import ModelFiles, read_start
 from batch_nst.pipelines.plan import Plan
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.race import geometric_mean
@@ -66,15 +64,9 @@ def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelF
     uri = recipe.generate.init_model
     if uri is None:
         return None
-    try:
-        place = Store(uri)
-        if (place.uri == store.uri or place.exists(SETTINGS)) and models.current(place) is None:
-            say(f"generate.init: {uri} has no published model yet: images start from the photos")
-            return None
-        model = read_model(uri)
-        model.on(torch.device("cpu"))
-    except RecipeError as error:
-        raise RecipeError(f"generate.init: {error}") from error
+    model = read_start(uri, store, "generate.init", "images start from the photos")
+    if model is None:
+        return None
     misfits = differences(_objective_of(model.card), {name: settings[name] for name in _OBJECTIVE})
     if misfits:
         raise RecipeError(

@@ -1,5 +1,6 @@
 """Laws of the order in which training sees the pairs."""
 
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -72,6 +73,20 @@ def test_every_pass_has_another_order_and_so_has_every_seed(dataset):
     assert first(dataset, 5, seed=1) != first_pass
 
 
+def test_the_order_of_a_pass_is_a_function_of_seed_pass_and_snapshot_alone(dataset, tmp_path):
+    """Not of the store, of what was read before, or of who reads: of a copy, from any pass on, alike."""
+    store, snapshot = dataset
+    copy = Store(str(tmp_path / "copy"))
+    for name in store.list():
+        copy.create(name, store.read(name))
+    passes = first(dataset, 20, seed=5)
+    for number in range(4):
+        alone = first((copy, replace(snapshot, number=9, token=9)), 5, seed=5, start=5 * number)
+        assert alone == passes[5 * number : 5 * number + 5]
+    other = replace(snapshot, units=snapshot.units[::-1])
+    assert first((store, other), 5, seed=5) != passes[:5]
+
+
 @pytest.mark.parametrize("start", [0, 1, 3, 5, 7, 12, 23])
 def test_a_resumed_order_is_the_rest_of_the_uninterrupted_one(dataset, start):
     assert first(dataset, 6, seed=3, start=start) == first(dataset, start + 6, seed=3)[start:]
@@ -81,6 +96,16 @@ def test_a_global_batch_does_not_depend_on_the_number_of_workers(dataset):
     alone = first(dataset, 7, seed=0)
     shares = [first(dataset, 7, seed=0, rank=rank, world=2) for rank in range(2)]
     assert alone == [left + right for left, right in zip(*shares, strict=True)]
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 5])
+def test_shares_are_even_to_a_pair_and_make_up_the_global_batch(dataset, world):
+    def share(rank: int, world: int) -> list[int]:
+        return numbers(next(pairs.batches(*dataset, batch_size=5, seed=0, rank=rank, world=world)))
+
+    shares = [share(rank, world) for rank in range(world)]
+    assert list(chain.from_iterable(shares)) == share(0, 1)
+    assert {len(its) for its in shares} <= {5 // world, -(-5 // world)}
 
 
 def test_crop_and_flip_are_the_same_for_both_pictures_and_depend_on_the_position_alone(tmp_path):

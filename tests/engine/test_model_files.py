@@ -17,14 +17,15 @@ from torch import Tensor
 from batch_nst.engine.model_files import load_net, model_bytes, one_at_a_time, onnx_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError, WeightsError
+from batch_nst.recipe import NETWORKS
 
-CARD = {"architecture": {"name": "johnson", "width": 4}}
+Card = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def net() -> TransformerNet:
+@pytest.fixture(scope="module", params=NETWORKS)
+def net(request: pytest.FixtureRequest) -> TransformerNet:
     torch.manual_seed(0)
-    net = TransformerNet(4)
+    net = TransformerNet(4, request.param)
     with torch.no_grad():
         net.head.weight *= 4  # so that black and white are overshot
         for parameter in net.parameters():
@@ -33,41 +34,46 @@ def net() -> TransformerNet:
 
 
 @pytest.fixture(scope="module")
+def card(net: TransformerNet) -> Card:
+    return {"architecture": {"name": net.network, "width": 4}}
+
+
+@pytest.fixture(scope="module")
 def graph_bytes(net: TransformerNet) -> bytes:
     return onnx_bytes(net)
 
 
-def test_weights_come_back_exactly(net: TransformerNet) -> None:
-    back = load_net(model_bytes(net), CARD)
+def test_weights_come_back_exactly(net: TransformerNet, card: Card) -> None:
+    back = load_net(model_bytes(net), card)
     assert not back.training
     assert back.state_dict().keys() == net.state_dict().keys()
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.requires_grad for parameter in back.parameters())
 
 
-def test_the_same_weights_are_the_same_bytes_in_any_layout(net: TransformerNet) -> None:
+def test_the_same_weights_are_the_same_bytes_in_any_layout(net: TransformerNet, card: Card) -> None:
     weights = model_bytes(net)
-    other = load_net(weights, CARD).double().to(memory_format=torch.channels_last)
+    other = load_net(weights, card).double().to(memory_format=torch.channels_last)
     assert model_bytes(other) == weights
 
 
-def test_loading_draws_no_random_numbers_and_shares_no_memory(net: TransformerNet) -> None:
+def test_loading_draws_no_random_numbers_and_shares_no_memory(net: TransformerNet, card: Card) -> None:
     weights = model_bytes(net)
     digest, state = hashlib.sha256(weights).hexdigest(), torch.get_rng_state()
-    back = load_net(weights, CARD | {"digests": {"model.safetensors": digest}})
+    back = load_net(weights, card | {"digests": {"model.safetensors": digest}})
     assert torch.equal(torch.get_rng_state(), state)
     with torch.no_grad():
         back.head.weight.zero_()
     assert hashlib.sha256(weights).hexdigest() == digest
 
 
-def test_a_changed_byte_is_found(net: TransformerNet) -> None:
+def test_a_changed_byte_is_found(net: TransformerNet, card: Card) -> None:
     weights = bytearray(model_bytes(net))
     expected = hashlib.sha256(weights).hexdigest()
     weights[-1] ^= 1
     given = hashlib.sha256(weights).hexdigest()
     with pytest.raises(WeightsError, match=rf"sha256 is {given}.* says {expected}"):
-        load_net(bytes(weights), CARD | {"digests": {"model.safetensors": expected}})
+        load_net(bytes(weights), card | {"digests": {"model.safetensors": expected}})
 
 
 def _drop(tensors: dict[str, Tensor]) -> None:
@@ -96,12 +102,12 @@ def _retype(tensors: dict[str, Tensor]) -> None:
     ],
 )
 def test_a_wrong_tensor_is_named(
-    net: TransformerNet, change: Callable[[dict[str, Tensor]], None], message: str
+    net: TransformerNet, card: Card, change: Callable[[dict[str, Tensor]], None], message: str
 ) -> None:
     tensors = load(model_bytes(net))
     change(tensors)
     with pytest.raises(WeightsError, match=message):
-        load_net(save(tensors), CARD)
+        load_net(save(tensors), card)
 
 
 @pytest.mark.parametrize(
@@ -109,19 +115,20 @@ def test_a_wrong_tensor_is_named(
     [
         {},
         {"architecture": {"name": "unet", "width": 4}},
+        {"architecture": {"name": ["johnson"], "width": 4}},
         {"architecture": {"name": "johnson"}},
         {"architecture": {"name": "johnson", "width": 0}},
         {"architecture": {"name": "johnson", "width": "4"}},
     ],
 )
 def test_an_unknown_architecture_is_refused(net: TransformerNet, card: dict[str, Any]) -> None:
-    with pytest.raises(WeightsError, match=r"architecture is .*; allowed: name 'johnson'"):
+    with pytest.raises(WeightsError, match=r"architecture is .*; allowed: name 'johnson' or 'small', and"):
         load_net(model_bytes(net), card)
 
 
-def test_something_else_than_safetensors_is_refused() -> None:
+def test_something_else_than_safetensors_is_refused(card: Card) -> None:
     with pytest.raises(WeightsError, match="not a safetensors file"):
-        load_net(b"GIF89a, and not weights at all", CARD)
+        load_net(b"GIF89a, and not weights at all", card)
 
 
 def test_stylize_image_is_the_net_clamped_and_rounded(net: TransformerNet) -> None:
@@ -184,9 +191,9 @@ def test_onnx_is_one_file_that_says_nothing_about_this_machine(graph_bytes: byte
 
 
 def test_the_same_weights_are_the_same_onnx_and_the_net_is_left_alone(
-    net: TransformerNet, graph_bytes: bytes
+    net: TransformerNet, card: Card, graph_bytes: bytes
 ) -> None:
-    net = load_net(model_bytes(net), CARD).to(memory_format=torch.channels_last).train()
+    net = load_net(model_bytes(net), card).to(memory_format=torch.channels_last).train()
     assert onnx_bytes(net) == graph_bytes
     assert net.training
 

@@ -11,14 +11,15 @@ from batch_nst.engine import tiles
 from batch_nst.engine.model_files import one_at_a_time, stylize_image
 from batch_nst.engine.tiles import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.recipe import NETWORKS
 
 TILE = 32
 
 
-@pytest.fixture(scope="module")
-def net() -> TransformerNet:
+@pytest.fixture(scope="module", params=NETWORKS)
+def net(request: pytest.FixtureRequest) -> TransformerNet:
     torch.manual_seed(0)
-    net = TransformerNet(8)
+    net = TransformerNet(8, request.param)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

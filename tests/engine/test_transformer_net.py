@@ -5,21 +5,24 @@ import torch
 from torch import nn
 
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.recipe import NETWORKS, Network
+
+pytestmark = pytest.mark.parametrize("network", NETWORKS)
 
 
-def make_net(width: int, seed: int = 0) -> TransformerNet:
+def make_net(network: Network, width: int, seed: int = 0) -> TransformerNet:
     torch.manual_seed(seed)
-    return TransformerNet(width)
+    return TransformerNet(width, network)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 19), (33, 47), (64, 96), (101, 64)])
-def test_the_result_has_the_size_of_the_image(size: tuple[int, int]) -> None:
+def test_the_result_has_the_size_of_the_image(network: Network, size: tuple[int, int]) -> None:
     with torch.no_grad():
-        assert make_net(4)(torch.rand(2, 3, *size)).shape == (2, 3, *size)
+        assert make_net(network, 4)(torch.rand(2, 3, *size)).shape == (2, 3, *size)
 
 
-def test_alone_or_in_a_batch_is_the_same() -> None:
-    net, images = make_net(8), torch.rand(3, 3, 33, 47)
+def test_alone_or_in_a_batch_is_the_same(network: Network) -> None:
+    net, images = make_net(network, 8), torch.rand(3, 3, 33, 47)
     images[1] *= 0.1  # another brightness, which statistics over the batch would spread
     with torch.no_grad():
         together = net(images)
@@ -27,60 +30,63 @@ def test_alone_or_in_a_batch_is_the_same() -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-def test_number_of_parameters_worked_out_by_hand() -> None:
+def test_number_of_parameters_worked_out_by_hand(network: Network) -> None:
     def conv_norm(channels_in: int, channels: int, kernel: int) -> int:
         return channels_in * channels * kernel**2 + 2 * channels  # no bias; gain and shift of the norm
 
+    plain = 2 * conv_norm(128, 128, 3)  # 295,424
+    bottleneck = conv_norm(128, 64, 1) + conv_norm(64, 64, 3) + conv_norm(64, 128, 1)  # 53,760
     expected = (
         conv_norm(3, 32, 9)  # 7,840
         + conv_norm(32, 64, 3)  # 18,560
         + conv_norm(64, 128, 3)  # 73,984
-        + 5 * 2 * conv_norm(128, 128, 3)  # 1,477,120
+        + 5 * {"johnson": plain, "small": bottleneck}[network]
         + conv_norm(128, 64, 3)  # 73,856
         + conv_norm(64, 32, 3)  # 18,496
         + 32 * 3 * 9**2
         + 3  # 7,779
     )
-    assert expected == 1_677_635
-    assert sum(parameter.numel() for parameter in make_net(32).parameters()) == expected
+    assert expected == {"johnson": 1_677_635, "small": 469_315}[network]
+    assert sum(parameter.numel() for parameter in make_net(network, 32).parameters()) == expected
 
 
-def test_every_convolution_reflects() -> None:
-    convolutions = [module for module in make_net(4).modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == 3 + 5 * 2 + 2 + 1
-    assert all(conv.padding_mode == "reflect" for conv in convolutions)
+def test_every_convolution_reflects(network: Network) -> None:
+    convolutions = [module for module in make_net(network, 4).modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 3 + 5 * {"johnson": 2, "small": 3}[network] + 2 + 1
+    assert all(conv.padding_mode == "reflect" for conv in convolutions if conv.kernel_size != (1, 1))
+    assert all(conv.padding == (0, 0) for conv in convolutions if conv.kernel_size == (1, 1))
 
 
-def test_a_flat_image_gets_no_frame() -> None:
+def test_a_flat_image_gets_no_frame(network: Network) -> None:
     """Zero padding would show where the border is; reflection makes a flat image flat everywhere."""
     with torch.no_grad():
-        flat = make_net(4)(torch.full((1, 3, 40, 52), 0.8))
+        flat = make_net(network, 4)(torch.full((1, 3, 40, 52), 0.8))
     torch.testing.assert_close(flat, flat[:, :, :1, :1].expand_as(flat), rtol=0, atol=1e-3)
 
 
-def test_untrained_it_is_mid_grey_with_the_contrast_of_a_photo() -> None:
+def test_untrained_it_is_mid_grey_with_the_contrast_of_a_photo(network: Network) -> None:
     with torch.no_grad():
-        result = make_net(32)(torch.rand(2, 3, 64, 64))
+        result = make_net(network, 32)(torch.rand(2, 3, 64, 64))
     assert result.mean().item() == pytest.approx(0.5, abs=0.15)
     assert 0.05 < result.std().item() < 0.4
 
 
-def test_the_seed_decides_the_weights() -> None:
-    one, same, other = (make_net(4, seed).state_dict() for seed in (1, 1, 2))
+def test_the_seed_decides_the_weights(network: Network) -> None:
+    one, same, other = (make_net(network, 4, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_memory_format_changes_nothing() -> None:
-    net, image = make_net(8), torch.rand(2, 3, 33, 47)
+def test_memory_format_changes_nothing(network: Network) -> None:
+    net, image = make_net(network, 8), torch.rand(2, 3, 33, 47)
     with torch.no_grad():
         expected = net(image)
         result = net.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
-def test_bf16_autocast_is_close_and_gives_full_precision_pixels() -> None:
-    net, image = make_net(8), torch.rand(1, 3, 33, 47)
+def test_bf16_autocast_is_close_and_gives_full_precision_pixels(network: Network) -> None:
+    net, image = make_net(network, 8), torch.rand(1, 3, 33, 47)
     exact = net(image)
     with torch.autocast("cpu", torch.bfloat16):
         result = net(image)
@@ -91,8 +97,8 @@ def test_bf16_autocast_is_close_and_gives_full_precision_pixels() -> None:
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_outside_of_0_to_1_the_gradient_lives() -> None:
-    net = make_net(4)
+def test_outside_of_0_to_1_the_gradient_lives(network: Network) -> None:
+    net = make_net(network, 4)
     with torch.no_grad():
         net.head.bias.fill_(4)
     result = net(torch.rand(1, 3, 16, 16))
@@ -102,6 +108,6 @@ def test_outside_of_0_to_1_the_gradient_lives() -> None:
     assert (net.head.bias.grad != 0).all()
 
 
-def test_a_side_too_short_to_reflect_is_refused() -> None:
+def test_a_side_too_short_to_reflect_is_refused(network: Network) -> None:
     with pytest.raises(RuntimeError, match=r"[Pp]adding size"):
-        make_net(4)(torch.rand(1, 3, 4, 32))
+        make_net(network, 4)(torch.rand(1, 3, 4, 32))

@@ -4,6 +4,7 @@ import pytest
 
 from batch_nst.pipelines import cluster
 from batch_nst.pipelines.cluster import Workers
+from batch_nst.recipe import Train
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,27 @@ def test_all_actors_that_have_work_are_asked_for_at_once(
     pool = Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=most).pool(actors, tasks)
     assert (pool.min_size, pool.max_size) == expected
     assert pool.initial_size == pool.max_size
+
+
+@pytest.mark.parametrize(
+    ("shapes", "asked", "threads"),
+    [
+        ([({"CPU": 8.0}, 2)], 2, 8),  # a node each
+        ([({"CPU": 8.0}, 2)], 1, 8),
+        ([({"CPU": 8.0}, 2)], 4, 4),
+        ([({"CPU": 8.0}, 2)], [1, 3], 4),
+        ([({"CPU": 1.0}, 1)], [1, 2], 1),
+    ],
+)
+def test_a_training_worker_reserves_what_it_computes_on_and_no_node_holds_more_than_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+    shapes: list[tuple[dict[str, float], int]],
+    asked: int | list[int],
+    threads: int,
+) -> None:
+    monkeypatch.setattr(cluster, "_node_shapes", lambda: shapes)
+    workers = cluster.choose_trainers(Train(workers=asked))
+    assert (workers.num_cpus, workers.threads) == (threads, threads)
 
 
 @pytest.mark.parametrize(

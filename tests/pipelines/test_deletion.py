@@ -229,6 +229,13 @@ def test_models_and_files_that_have_seen_it_are_told(store: Store) -> None:
         assert store.read(name) == kept[name]
 
 
+def test_the_panel_of_a_training_may_show_a_held_out_photo(store: Store) -> None:
+    store.replace(f"models/{VERSION}/training/000010.jpg", b"a picture")
+    log = f"models/{VERSION}/training"
+    assert log not in run(store, image("anna"))["files"]
+    assert log in run(store, image("held", 1))["files"]
+
+
 def test_a_report_of_a_run_that_did_not_end_may_show_it(store: Store) -> None:
     store.replace("runs/three-nightly/report.html", b"killed before it said more")
     store.replace("runs/four-nightly/report.html", b"stopped")

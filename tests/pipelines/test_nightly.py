@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -230,10 +231,51 @@ def test_a_model_is_named_by_what_decides_it_and_by_nothing_else(home, night):
         return training_version(load_recipe(home / "recipe.yaml", overrides), snapshot)
 
     assert name() == night["version"]
-    for same in ("train.workers=2", "train.checkpoint_steps=1", "train.device=cpu", "publish.margin=0.5"):
+    for same in (
+        "train.workers=[1, 2]",
+        "train.checkpoint_steps=1",
+        "train.device=cpu",
+        "publish.margin=0.5",
+    ):
         assert name(same) == night["version"]
-    for other in ("train.steps=7", "train.seed=1", "train.feature_weight=0.1", "loss.style_weight=51.0"):
+    for other in (
+        "train.steps=7",
+        "train.seed=1",
+        "train.feature_weight=0.1",
+        "train.init=model:x",
+        "loss.style_weight=51.0",
+    ):
         assert name(other) != night["version"]
+
+
+def test_a_training_leaves_a_page_a_panel_and_curves_for_tensorboard(home, night):
+    folder = models.model_object(night["version"], "training")
+    names = [name.removeprefix(f"{folder}/") for name in output(home).list(folder)]
+    assert names == [
+        *(f"{step:06}.jpg" for step in (1, 2, 3, 4, 6)),  # parts of 6 steps
+        *(f"events.out.tfevents.{step:010}.batch_nst" for step in (3, 6)),
+        *("index.html", "optimised.jpg", "photo.jpg"),
+    ]
+    page = output(home).read(f"{folder}/index.html").decode()
+    report = output(home).read(f"runs/{night['run']}/report.html").decode()
+    for text in (page, report):
+        shown = re.findall(r'alt="Panel: ([^"]*)"', text)
+        assert shown == ["photo", "optimised", *(f"step {step}" for step in (1, 2, 3, 4, 6))]
+    assert "step 6 of 6" in page
+    assert set(night["pace"]) == {"steps_per_second", "images_per_second", "busy", "waiting", "writing"}
+    assert night["pace"]["busy"] + night["pace"]["waiting"] + night["pace"]["writing"] == pytest.approx(1)
+
+
+def test_training_starts_from_no_model_of_another_architecture(home, night):
+    uri = home / "out"
+    with pytest.raises(RecipeError) as refusal:
+        commands.train(load_recipe(home / "recipe.yaml", [f"train.init=model:{uri}", "train.width=8"]))
+    assert str(refusal.value) == (
+        f"train.init: {uri}: the model's architecture is {{'name': 'johnson', 'width': 4}}; allowed: "
+        "{'name': 'johnson', 'width': 8}, as the recipe's"
+    )
+    with pytest.raises(RecipeError, match=r"train\.init: model .*/nowhere: found neither"):
+        commands.train(load_recipe(home / "recipe.yaml", ["train.init=model:nowhere"]))
 
 
 def test_training_under_another_objective_than_the_dataset_is_refused(home, night):

@@ -114,6 +114,7 @@ def given() -> dict[str, Any]:
         "run": {"command": "nightly", "seconds": 3725.0, "machine": EVIL, "phases": {"train_seconds": 90}},
         "recipe": {"output": f"s3://models/{EVIL}", "generate": {"iterations": 300}},
         "pairs": [("one.jpg", photo, made), (EVIL, photo, made)],
+        "panel": [("photo", photo), ("optimised", made), ("step 250", made), ("step 500", photo)],
     }
 
 
@@ -196,6 +197,12 @@ def test_pictures_of_twice_the_size_are_shown_where_there_are_some(report: str) 
     for kind in ("photo", "fast model"):
         assert len(page.images(f"{EVIL}: {kind} at twice the size")) == 1
         assert page.images(f"a/b.jpg: {kind} at twice the size") == []
+
+
+def test_the_panel_is_shown_column_by_column(report: str) -> None:
+    page = Page(report)
+    for name in ("photo", "optimised", "step 250", "step 500"):
+        assert len(page.images(f"Panel: {name}")) == 1
 
 
 def test_ids_are_unique_and_references_resolve(report: str) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +13,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from machines import machines
 from PIL import Image
+from safetensors.torch import load
 
 from batch_nst.data import models
 from batch_nst.data.snapshot import latest_snapshot
 from batch_nst.data.storage import Store
+from batch_nst.engine.model_files import model_bytes
+from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.train import training_version
 from batch_nst.recipe import load_recipe
 
@@ -48,11 +55,11 @@ def home(tmp_path):
     return tmp_path
 
 
-def start(home: Path, command: str, *overrides: str) -> subprocess.Popen:
+def start(home: Path, command: str, *overrides: str, address: str = "local") -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "batch_nst", command, str(home / "recipe.yaml"), *overrides],
         cwd=home,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -91,12 +98,33 @@ def resumed_from(home: Path) -> Path | None:
     return None
 
 
-def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(home):
-    killed = start(home, "train")
+def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:
     # Ray Train takes one checkpoint in two seconds and holds the training up for it, on any machine.
-    while resumed_from(home) is None:
+    before = resumed_from(home)
+    while resumed_from(home) in (None, before):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
+    """Those of Ray Train that the command has started."""
+    found = set()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.add(child)
+    return found
+
+
+def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_an_uninterrupted_one(home):
+    killed = start(home, "train")
+    wait_for_another_checkpoint(home, killed)
+    (worker,) = training_workers(killed)
+    worker.kill()
+    while not training_workers(killed) - {worker}:
         assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.01)
+    wait_for_another_checkpoint(home, killed)
     kill(killed)
     store = Store(str(home / "out"))
     name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
@@ -122,6 +150,40 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
     assert models.require_card(store, name)["training"]["history"] == history
 
 
+def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_same_weights(home):
+    version = finish(start(home, "train"))["version"]
+    store = Store(str(home / "out"))
+    alone = store.read(models.model_object(version, models.WEIGHTS))
+    for path in store.list("checkpoints") + store.list("models"):
+        store.delete(path)
+    with machines(2) as nodes:
+        running = start(home, "train", "train.workers=[1, 2]", address=nodes.cluster.address)
+        wait_for_another_checkpoint(home, running)
+        nodes.crash(nodes.nodes[1])
+        out, err = running.communicate()
+    assert running.returncode == 0, err
+    assert "1 to 2 workers" in err
+    assert re.search(r"training goes on from step \d+, workers: 1$", err, re.MULTILINE), err
+    assert json.loads(out.splitlines()[-1])["version"] == version
+    assert store.read(models.model_object(version, models.WEIGHTS)) == alone
+
+
+def test_a_training_that_starts_from_a_model_begins_with_its_weights(home):
+    store = Store(str(home / "out"))
+    first = finish(start(home, "train", "train.steps=5"))
+    # At this rate no weight changes, and without an average the last ones are the model.
+    still = ("train.steps=2", "train.learning_rate=1e-30", "train.average=0")
+    second = finish(start(home, "train", *still, f"train.init=model:out/models/{first['version']}"))
+    assert second["version"] != first["version"]
+    card = models.require_card(store, second["version"])
+    assert re.fullmatch(rf"{first['version']}@[0-9a-f]{{12}}", card["training"]["init"])
+    before, after = (
+        load(store.read(models.model_object(run["version"], models.WEIGHTS))) for run in (first, second)
+    )
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-20)
+
+
 def test_losses_do_not_depend_on_the_number_of_workers(home):
     store = Store(str(home / "out"))
     curves, weights = [], []
@@ -141,12 +203,30 @@ def test_losses_do_not_depend_on_the_number_of_workers(home):
     assert weights[0] == weights[1]
 
 
+def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
+    net = TransformerNet(width=8)
+    torch.nn.init.constant_(net.head.bias, math.nan)
+    bad = Store(str(home / "bad"))
+    bad.create(models.model_object("v", models.WEIGHTS), model_bytes(net))
+    models.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
+    process = start(home, "train", "train.init=model:bad/models/v")
+    out, err = process.communicate()
+    assert process.returncode == 1, err
+    told = json.loads(out.splitlines()[-1])["error"]
+    assert re.fullmatch(r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help", told)
+
+
 def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
     figures = finish(start(home, "nightly", f"output={s3}/night", "train.steps=10"))
     store = Store(f"{s3}/night")
     assert models.current(store)["version"] == figures["version"]
     assert store.list("checkpoints")
     assert store.exists(f"runs/{figures['run']}/report.html")
+    log = models.model_object(figures["version"], "training")
+    assert {f"{log}/{name}" for name in ("index.html", "photo.jpg", "optimised.jpg", "000010.jpg")} <= set(
+        store.list(log)
+    )
+    assert any(name.startswith(f"{log}/events.out.tfevents.") for name in store.list(log))
     in_bucket = store.read(models.model_object(figures["version"], models.WEIGHTS))
 
     on_disk = finish(start(home, "nightly", "output=out", "train.steps=10"))

@@ -1,0 +1,81 @@
+"""The ways to train that the ablation compares: each is the `train` section of a recipe, and its photos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from batch_nst.recipe import Quality, Schedule, Train
+
+_RATE = 1e-3
+_POINTS = 32
+_FILTERED, _UNFILTERED = Quality(), Quality(max_deviation=None, min_change=None)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train."""
+
+    title: str
+    train: Train
+    """How; `steps` count for nothing: an arm has so much time, and its schedules are parts of that."""
+    photos: int | None = 100
+    """How many are trained on, at the most; None: all."""
+    quality: Quality = _FILTERED
+    """Which pairs are passed over."""
+    peers: bool = False
+    """Whether it is the usual programs' loop, in place of ours."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it looks at optimised images."""
+        return any(map(_counts, (self.train.feature_weight, self.train.pixel_weight)))
+
+
+def _counts(schedule: Schedule) -> bool:
+    """Whether a weight is ever above 0."""
+    return any(point[1] for point in schedule) if isinstance(schedule, list) else schedule > 0
+
+
+def cosine(highest: float) -> list[list[float]]:
+    """A schedule from `highest` to 0, half a wave."""
+    parts = [point / _POINTS for point in range(_POINTS + 1)]
+    return [[part, highest * (1 + math.cos(math.pi * part)) / 2] for part in parts]
+
+
+def _ours(**settings: Any) -> Train:
+    """The perceptual loss alone, unless told otherwise."""
+    return Train(**{"batch_size": 4, "learning_rate": cosine(_RATE), "feature_weight": 0.0, **settings})
+
+
+_TOGETHER = _ours(feature_weight=5.0)
+
+ARMS: Mapping[str, Arm] = MappingProxyType(
+    {
+        "peers": Arm(
+            "the peers' way: perceptual loss",
+            Train(batch_size=4, precision="fp32", learning_rate=_RATE, feature_weight=0.0, average=0.0),
+            photos=None,
+            peers=True,
+        ),
+        "perceptual": Arm("perceptual loss", _ours(), photos=None),
+        "pixels": Arm("pairs, in pixels", _ours(pixel_weight=1.0, perceptual_weight=0.0)),
+        "features": Arm("pairs, in VGG features", _ours(feature_weight=5.0, perceptual_weight=0.0)),
+        "then": Arm(
+            "pairs, then perceptual loss",
+            _ours(
+                feature_weight=[[0.0, 5.0], [0.5, 5.0], [0.5, 0.0]],
+                perceptual_weight=[[0.0, 0.0], [0.5, 0.0], [0.5, 1.0]],
+            ),
+        ),
+        "together": Arm("both together", _TOGETHER),
+        "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
+        "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
+        "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),
+        "small": Arm("both, small network", _ours(feature_weight=5.0, network="small")),
+    }
+)
+"""By name, in the order in which they run."""

@@ -1,0 +1,67 @@
+"""Do pairs pay? The same network trained in several ways for the same time; see docs/training.md.
+
+python jobs/ablation.py --minutes 10 --photos 'photos/*.jpg' --styles painting.jpg
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from batch_nst.errors import BatchNSTError
+from batch_nst.pipelines.ablation import ACCOUNTS, Scale, ablate
+from batch_nst.pipelines.arms import ARMS
+
+SAMPLES = Path(__file__).parent / "samples"
+STYLES = [str(SAMPLES / "styles" / f"{name}.jpg") for name in ("van_gogh_auvers", "great_wave")]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=Scale.minutes, help="of each arm (default: %(default)g)")
+    add("--photos", default=str(SAMPLES / "content"), help="folder or glob (default: the samples)")
+    add("--styles", nargs="+", default=STYLES, metavar="FILE", help="paintings (default: two samples)")
+    add("--results", default="out/ablation.jsonl", help="measurements; those in it are not repeated")
+    add("--output", default="out/ablation", help="folder for pairs, tables, plots and pictures")
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=f"of {', '.join(ARMS)}")
+    add(
+        "--pairs", nargs="+", choices=ACCOUNTS, default=list(ACCOUNTS), help="how their cost is accounted for"
+    )
+    add("--size", type=int, default=Scale.size, help="side of the pictures (default: %(default)d)")
+    add("--iterations", type=int, default=Scale.iterations, help="of a pair (default: %(default)d)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto measures which is faster")
+    options = parser.parse_args()
+    for name, least in (("minutes", 1e-3), ("size", 32), ("iterations", 1)):
+        if not getattr(options, name) >= least:
+            parser.error(f"--{name}: given {getattr(options, name)}; allowed: {least} or more")
+    return options
+
+
+def main() -> int:
+    options = parse()
+    try:
+        found = ablate(
+            options.photos,
+            options.styles,
+            Scale(minutes=options.minutes, size=options.size, iterations=options.iterations),
+            results=options.results,
+            output=options.output,
+            arms=options.arms,
+            accounts=options.pairs,
+            device=options.device,
+            precision=options.precision,
+        )
+    except BatchNSTError as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return error.exit_code
+    print(Path(found["files"][0]).read_text(), file=sys.stderr)
+    print(json.dumps({"runs": len(found["runs"]), "files": found["files"]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Laws of a step of training: ours, where what weighs nothing need not be measured; and the peers'."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from batch_nst.data.weights import bundled_weights
+from batch_nst.engine.johnson import Weights, training_loss
+from batch_nst.engine.peers import plain_activations, train_step
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.vgg import Vgg16
+from batch_nst.recipe import Loss
+
+LOSS = Loss(content_layers={"relu2_1": 1.0}, style_layers={"relu1_1": 1.0, "relu2_1": 1.0})
+
+
+def noise(images: int, seed: int) -> Tensor:
+    chance = torch.Generator().manual_seed(seed)
+    return 255 * torch.rand(images, 3, 16, 20, dtype=torch.float64, generator=chance)
+
+
+@pytest.fixture(scope="module")
+def objective() -> PerceptualLoss:
+    vgg = Vgg16(bundled_weights(), PerceptualLoss.layers(LOSS)).at("cpu", torch.float64)
+    return PerceptualLoss.of_style(vgg, LOSS, noise(1, 0))
+
+
+@pytest.fixture
+def net() -> TransformerNet:
+    torch.manual_seed(0)
+    return TransformerNet(4).double()
+
+
+@pytest.mark.parametrize(
+    ("weights", "measured"),
+    [
+        (Weights(perceptual=1.0, feature=0.0, pixel=0.0), {"objective", "content", "style"}),
+        (Weights(perceptual=0.0, feature=5.0, pixel=0.0), {"feature"}),
+        (Weights(perceptual=0.0, feature=0.0, pixel=2.0), {"pixel"}),
+        (Weights(perceptual=1.0, feature=5.0, pixel=0.0), {"objective", "content", "style", "feature"}),
+    ],
+)
+def test_what_weighs_nothing_need_not_be_measured(
+    objective: PerceptualLoss, net: TransformerNet, weights: Weights, measured: set[str]
+) -> None:
+    pairs, parameters = (noise(2, 1), noise(2, 2)), list(net.parameters())
+    loss, parts = training_loss(net, objective, weights, *pairs)
+    lean_loss, lean_parts = training_loss(net, objective, weights, *pairs, measure_all=False)
+    assert parts.keys() == {"loss", "objective", "content", "style", "feature", "pixel"}
+    assert lean_parts.keys() == {"loss", *measured}
+    assert lean_parts == pytest.approx({name: parts[name] for name in lean_parts}, rel=1e-9)
+    wanted = torch.autograd.grad(loss, parameters)
+    for gradient, lean in zip(wanted, torch.autograd.grad(lean_loss, parameters), strict=True):
+        torch.testing.assert_close(lean, gradient, rtol=1e-6, atol=1e-12)
+
+
+def test_the_perceptual_loss_alone_looks_at_no_pair(objective: PerceptualLoss, net: TransformerNet) -> None:
+    weights, nothing = Weights(perceptual=1.0, feature=0.0, pixel=0.0), torch.full((2, 3, 16, 20), torch.nan)
+    loss, _ = training_loss(net, objective, weights, noise(2, 1), nothing, measure_all=False)
+    assert loss.isfinite()
+
+
+def test_a_step_of_the_peers_goes_along_the_mean_perceptual_loss(
+    objective: PerceptualLoss, net: TransformerNet
+) -> None:
+    photos, rate = noise(2, 1), 1e-7
+    losses = objective(net(photos / 255) * 255, objective.content_targets(photos)).total
+    parameters = list(net.parameters())
+    slopes = torch.autograd.grad(losses.mean(), parameters)
+    wanted = [weight.detach() - rate * slope for weight, slope in zip(parameters, slopes, strict=True)]
+    optimizer = torch.optim.SGD(parameters, lr=rate)
+    loss = train_step(net, objective, plain_activations(objective.vgg), optimizer, photos)
+    assert loss == pytest.approx(losses.mean().item(), rel=1e-9)
+    for weight, expected in zip(parameters, wanted, strict=True):
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-6, atol=1e-9)
+    assert max(slope.abs().max().item() for slope in slopes) * rate > 1e-6

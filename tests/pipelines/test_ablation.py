@@ -1,0 +1,289 @@
+"""Laws of the ablation: an arm is what it is called, all have the same time, and none is run twice."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from batch_nst.data.inputs import key_hash
+from batch_nst.data.pairs import Batch
+from batch_nst.data.style import StylePicture
+from batch_nst.engine.johnson import Weights
+from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.pipelines.ablation import Pairs, Scale, ablate, lesson, shuffled
+from batch_nst.pipelines.arms import ARMS, cosine
+from batch_nst.pipelines.findings import contact_sheet, tables
+from batch_nst.pipelines.objective import Objectives
+from batch_nst.pipelines.students import ours
+from batch_nst.pipelines.training import weights_at
+from batch_nst.recipe import Loss, Quality, Train, Vgg, value_at
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+NAMES = ("chelsea.png", "coffee.png", "panda.png")
+SIDE = 32
+SCALE = Scale(minutes=0.1, size=SIDE, iterations=2, best=3, looks=2)
+RUN = ("peers", "perceptual", "together", "together-25", "small")
+
+
+class Ticks:
+    """A clock by which everything that is timed takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return float(self.now)
+
+
+class Home:
+    def __init__(self, root: Path) -> None:
+        self.root, self.results = root, root / "results.jsonl"
+        (root / "photos").mkdir()
+        for name in NAMES:
+            with Image.open(SAMPLES / "content" / name.replace("png", "jpg")) as photo:
+                photo.resize((80, 64)).save(root / "photos" / name)
+        with Image.open(SAMPLES / "styles" / "great_wave.jpg") as painting:
+            painting.resize((60, 48)).save(root / "wave.png")
+
+    def ablate(self, clock: Callable[[], float], scale: Scale = SCALE, **options: Any) -> dict[str, Any]:
+        return ablate(
+            str(self.root / "photos"),
+            [str(self.root / "wave.png")],
+            scale,
+            **{"results": str(self.results), "output": str(self.root / "out"), **options},
+            precision="fp32",
+            clock=clock,
+        )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("ablation"))
+
+
+@pytest.fixture(scope="module")
+def found(home: Home) -> dict[str, Any]:
+    return home.ablate(Ticks(), arms=RUN)
+
+
+def test_arms_have_equal_time_and_pay_for_their_pairs(found: dict[str, Any]) -> None:
+    """Six seconds each; the pairs of two photos, made together, take one."""
+    assert (found["photos"], found["held_out"]) == (2, 1)
+    told = {(run["arm"], run["account"]): run for run in found["runs"]}
+    assert [*told] == [
+        ("peers", "counted"),
+        ("perceptual", "counted"),
+        *(("together", account) for account in ("counted", "free")),
+        *(("small", account) for account in ("counted", "free")),
+    ]  # two photos are the same two, whether 25 are allowed or 100
+    for (name, account), run in told.items():
+        pairs = name in ("together", "small")
+        paid = float(pairs and account == "counted")
+        assert (run["steps"], run["skipped"], run["seconds"]) == (6 - paid, 0, 6 - paid)
+        assert (run["pairs_seconds"], run["charged_seconds"]) == (float(pairs), paid)
+        assert [point["seconds"] for point in run["curve"]] == ([4, 6] if paid else [3, 6])
+        assert run["parameters"] == (469_315 if name == "small" else 1_677_635)
+        assert (run["photos"], run["left_out"], run["precision"]) == (2, 0, "fp32")
+
+
+def test_marks_are_those_of_the_held_out_photo(found: dict[str, Any]) -> None:
+    (references,) = found["references"].values()
+    assert references["photo"]["content"] == references["X"]["distance"] == 0
+    assert references["photo"]["style"] > references["X"]["style"] > 0
+    assert references["X"]["ssim"] == pytest.approx(1, abs=1e-12)
+    weights = Loss()
+    for run in found["runs"]:
+        for point in run["curve"]:
+            total = weights.content_weight * point["content"] + weights.style_weight * point["style"]
+            assert point["objective"] == pytest.approx(total, rel=1e-5)
+            assert point["distance"] > 0
+            assert -1 < point["ssim"] < 1
+    ends = [run["curve"][-1]["objective"] for run in found["runs"]]
+    assert len(set(ends)) == len(ends)
+
+
+def test_what_is_known_is_not_run_again(home: Home, found: dict[str, Any]) -> None:
+    lines = home.results.read_text().splitlines()
+    clock = Ticks()
+    again = home.ablate(clock, arms=RUN)
+    assert again | {"date": ""} == found | {"date": ""}
+    assert (clock.now, home.results.read_text().splitlines()) == (0, lines)
+    # Cut off while the last one was written: it is run again, on pairs that are kept.
+    home.results.write_text("\n".join([*lines[:-1], lines[-1][:-9]]) + "\n")
+    again = home.ablate(clock, arms=RUN)
+    assert clock.now == 2 * 6
+    assert again["runs"] == found["runs"]
+    assert json.loads(home.results.read_text().splitlines()[-1]) == json.loads(lines[-1])
+
+
+def test_an_arm_whose_pairs_take_all_its_time_is_told_and_not_run(
+    home: Home, found: dict[str, Any], tmp_path: Path
+) -> None:
+    clock, scale = Ticks(), Scale(1 / 60, SIDE, SCALE.iterations, SCALE.best, SCALE.looks)
+    shutil.copytree(home.root / "out", tmp_path / "out")
+    options = {"arms": ["together"], "accounts": ["counted"], "output": str(tmp_path / "out")}
+    (run,) = home.ablate(clock, scale, **options)["runs"]
+    assert (clock.now, run["curve"], run["picture"]) == (0, [], None)
+    assert (run["pairs_seconds"], "steps" in run) == (1.0, False)
+
+
+def test_files_for_people(found: dict[str, Any]) -> None:
+    names = [Path(file).name for file in found["files"]]
+    assert names == ["ablation.md", "ablation-counted.svg", "ablation-wave.png", "ablation-free.svg"]
+    page = Path(found["files"][0]).read_text()
+    assert page == tables(found)
+    assert page.count("### wave, ") == 2
+    with Image.open(found["files"][2]) as sheet:
+        assert sheet.size == (190 + 2 * SIDE + 4, (2 + 6) * (2 * SIDE + 4))
+
+
+def test_a_contact_sheet_is_twice_the_size_pixel_by_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 3, 3), np.uint8)
+    sheet = np.asarray(contact_sheet([("photo", pixels)]))
+    assert sheet.shape == (10, 190 + 5 * 10, 3)
+    for index in range(5):
+        square = sheet[:6, 190 + 10 * index :][:, :6]
+        np.testing.assert_array_equal(square, pixels[index].repeat(2, 0).repeat(2, 1))
+
+
+def marks(scale: float) -> dict[str, float]:
+    losses = {"objective": 8000 * scale, "content": 200 * scale, "style": 50 * scale}
+    return {**losses, "distance": 0.5, "ssim": 0.25}
+
+
+def test_a_table_by_hand() -> None:
+    def run(arm: str, account: str, curve: list[dict[str, float]], pairs: float = 0.0) -> dict[str, Any]:
+        about = {"style": "wave", "arm": arm, "title": arm.upper(), "account": account, "photos": 90}
+        return {**about, "pairs_seconds": pairs, "left_out": 2, "steps": 1234, "curve": curve}
+
+    machine = {"processor": "P", "threads": 2, "device": "cpu", "torch": "2", "engine": "E"}
+    page = tables(
+        {
+            "scale": {"minutes": 10.0, "size": 96, "iterations": 60, "best": 300},
+            "machine": machine,
+            "date": "2026-01-01",
+            "photos": 90,
+            "held_out": 5,
+            "references": {"wave": {"photo": marks(10), "X": marks(0.1)}},
+            "runs": [
+                run("peers", "counted", [marks(9), marks(1)]),
+                run("both", "counted", [marks(0.6)], pairs=90),
+                run("many", "counted", [], pairs=900),
+                run("both", "free", [marks(0.5)], pairs=90),
+            ],
+        }
+    )
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert rows[4] == "| PEERS | 90 |  |  | 1234 | 8,000 | 200 | 50 | 0.5 | 0.25 |"
+    assert rows[5] == "| BOTH | 90 | 2 | 1.5 | 1234 | 4,800 | 120 (-40 %) | 30 (-40 %) | 0.5 | 0.25 |"
+    assert rows[6] == "| MANY | 90 | 2 | 15.0 | 1234 | – | – | – | – | – |"
+    assert rows[11:] == [
+        rows[4],
+        "| BOTH | 90 | 2 | 1.5 | 1234 | 4,000 | 100 (-50 %) | 25 (-50 %) | 0.5 | 0.25 |",
+    ]
+
+
+def test_arms_are_what_they_are_called() -> None:
+    def weights(name: str, part: float) -> tuple[float, float, float]:
+        at = weights_at(ARMS[name].train, part)
+        return at.perceptual, at.feature, at.pixel
+
+    steady = {
+        **dict.fromkeys(("peers", "perceptual"), (1, 0, 0)),
+        "pixels": (0, 0, 1),
+        "features": (0, 5, 0),
+        **dict.fromkeys(("together", "unfiltered", "together-25", "together-300", "small"), (1, 5, 0)),
+    }
+    assert {*steady, "then"} == set(ARMS)
+    for name, wanted in steady.items():
+        assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}
+    assert {weights("then", part) for part in (0, 0.3, 0.5)} == {(0, 5, 0)}
+    assert {weights("then", part) for part in (0.50001, 0.8, 1)} == {(1, 0, 0)}
+    defaults = Train()
+    assert Weights(1, 5, 0) == weights_at(defaults, 0)  # what a recipe does is `together`
+    photos = {"peers": None, "perceptual": None, "together-25": 25, "together-300": 300}
+    unfiltered = Quality(max_deviation=None, min_change=None)
+    for name, arm in ARMS.items():
+        assert arm.pairs == (name not in ("peers", "perceptual"))
+        assert arm.photos == photos.get(name, 100)
+        assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
+        assert arm.peers == (name == "peers")
+        settings = arm.train
+        assert (settings.network, settings.width) == ("small" if name == "small" else "johnson", 32)
+        assert (settings.batch_size, settings.average) == (4, 0 if arm.peers else defaults.average)
+        assert settings.precision == ("fp32" if arm.peers else "auto")
+        rates = [value_at(settings.learning_rate, part) for part in (0, 0.5, 1)]
+        assert rates == pytest.approx([1e-3] * 3 if arm.peers else [1e-3, 5e-4, 0])
+
+
+def test_a_cosine_falls_to_nothing_evenly_around_its_middle() -> None:
+    schedule = cosine(0.002)
+    values = [value_at(schedule, part / 100) for part in range(101)]
+    assert (values[0], values[-1]) == (0.002, 0)
+    assert values == sorted(values, reverse=True)
+    for one, other in zip(values, reversed(values), strict=True):
+        assert one + other == pytest.approx(0.002)
+
+
+def test_the_filter_passes_over_pairs_and_a_pair_without_a_number_is_none() -> None:
+    pictures = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    losses, changes, seconds = np.array([[9, np.inf, 9, 9], [0.5, 9, 9, 9], [1, 2, 4, 8]], np.float32)
+    pairs = Pairs(pictures, pictures, losses, changes, seconds)
+    for name, kept, left_out in (("together", [2, 3], 1), ("unfiltered", [0, 2, 3], 0)):
+        for account, cost in (("counted", 15), ("free", 0)):
+            taught = lesson(ARMS[name], account, pictures, pairs)
+            assert taught.content.ravel().tolist() == taught.optimised.ravel().tolist() == kept
+            assert (taught.photos, taught.left_out, taught.cost, taught.paid) == (4, left_out, cost, 15)
+
+
+def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
+    photos = np.arange(6 * 4, dtype=np.uint8).reshape(6, 1, 4, 1)
+    stream = shuffled(photos, photos + 100, 4, seed=0)
+    shown = [next(stream) for _ in range(30)]  # 20 passes
+    content, optimised = (np.concatenate(each) for each in zip(*shown, strict=True))
+    np.testing.assert_array_equal(optimised, content + 100)
+    first = content.reshape(20, 6, 4).min(2)
+    assert (np.sort(first, axis=1) == photos.reshape(6, 4).min(1)).all()
+    assert len({tuple(order) for order in first.tolist()}) > 10
+    flipped = content[:, 0, 0, 0] > content[:, 0, -1, 0]
+    assert 30 < flipped.sum() < 90
+
+
+def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
+    """At the end of a cosine the rate is 0, whatever the number of the step."""
+    chance = np.random.default_rng(0)
+    painting = StylePicture.of_pixels(chance.integers(0, 256, (40, 40, 3), np.uint8))
+    layers = Loss(content_layers={"relu2_1": 1.0}, style_layers={"relu1_1": 1.0})
+    batch = Batch(*chance.integers(0, 256, (2, 4, 32, 32, 3), np.uint8))
+    before = torch.get_num_threads()
+    objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
+    student = ours(Train(batch_size=4, width=4, learning_rate=cosine(0.01)), objectives, 2)
+    torch.set_num_threads(before)
+
+    def moved(part: float) -> float:
+        old = [weight.detach().clone() for weight in student.net.parameters()]
+        assert student.step(batch, part)
+        new = student.net.parameters()
+        return max((one - other).abs().max().item() for one, other in zip(old, new, strict=True))
+
+    assert moved(1.0) == 0
+    assert moved(0.0) == pytest.approx(0.01 * 2 / 20, rel=0.5)  # the second step of a warm-up of 20
+    assert moved(1.0) == 0
+
+
+def test_a_wrong_call_is_refused(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no pixel; allowed: peers, perceptual, pixels"):
+        home.ablate(Ticks(), arms=["pixel"])
+    (tmp_path / "photos").mkdir()
+    lowest = min(NAMES, key=key_hash)
+    (tmp_path / "photos" / lowest).write_bytes((home.root / "photos" / lowest).read_bytes())
+    lone = str(tmp_path / "photos")
+    with pytest.raises(IncompleteError, match="good photos: 1; allowed: two or more"):
+        ablate(lone, [str(home.root / "wave.png")], SCALE, results="", output=str(tmp_path / "out"))
