@@ -9,6 +9,7 @@ from batch_nst import __version__
 from batch_nst.data import models, units
 from batch_nst.data.snapshot import Snapshot, require_snapshot, unit_pairs
 from batch_nst.data.storage import Store, fetch
+from batch_nst.data.style import MAX_BYTES
 from batch_nst.pipelines.report import Triple, render
 from batch_nst.recipe import Recipe
 
@@ -16,7 +17,6 @@ _UNITS = 200
 """Units whose losses are drawn and whose bad photos are listed; a report is no database."""
 
 _PAIRS = 8
-_MAX_STYLE_BYTES = 256 << 20
 
 
 def report_of(
@@ -36,7 +36,7 @@ def report_of(
     style_name = recipe.style.image.rsplit("/", 1)[-1]
     return render(
         title=f"{style_name.rsplit('.', 1)[0].replace('_', ' ')}, model {card['version']}",
-        style=fetch(recipe.style.image, _MAX_STYLE_BYTES),
+        style=fetch(recipe.style.image, MAX_BYTES),
         triples=triples,
         evaluation=evaluation,
         history=card["training"]["history"],

@@ -12,7 +12,7 @@ from batch_nst.data import models
 from batch_nst.data.snapshot import Snapshot, require_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
-from batch_nst.errors import IncompleteError
+from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.plan import check_recipe
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Recipe
@@ -29,12 +29,18 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
 
     Raises:
         IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on.
+        RecipeError: it has fewer pairs than a batch.
     """
     start = time.monotonic()
     settings = check_recipe(recipe, store)
     snapshot = require_snapshot(store, recipe.train.min_done)
     if not snapshot.counts["ok"]:
         raise IncompleteError(f"{store.uri}: snapshot {snapshot.number} has no pair to train on")
+    if snapshot.counts["ok"] < recipe.train.batch_size:
+        raise RecipeError(
+            f"train.batch_size: given {recipe.train.batch_size}; {store.uri}: snapshot {snapshot.number} has "
+            f"{snapshot.counts['ok']} pairs to train on; allowed: so many or fewer"
+        )
     version = training_version(recipe, snapshot)
     card = models.read_card(store, version)
     if card is not None:
