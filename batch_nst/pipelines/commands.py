@@ -126,7 +126,7 @@ def nightly(
 
 
 def _check_sealed(recipe: Recipe) -> None:
-    """Refuse an output without a sealed dataset of this recipe before a lease and a summary are left there."""
+    """Refuse an output without a sealed dataset of this recipe, before a lease is left where none is."""
     from batch_nst.data.snapshot import require_snapshot
     from batch_nst.pipelines.plan import check_recipe
 
