@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -321,18 +323,72 @@ def test_overwrite_paints_all_again_and_a_run_that_is_cut_off_leaves_no_record(
     assert files(target) == before
 
 
-def test_photos_in_a_parquet_dataset_are_painted_too(ray_cluster: None, model: str, tmp_path: Path) -> None:
-    data = []
-    for seed in range(3):
-        buffer = io.BytesIO()
-        Image.fromarray(noise(seed)).save(buffer, "png")
-        data.append(buffer.getvalue())
-    pq.write_table(pa.table({"image": data, "id": ["x", "y", "z"]}), tmp_path / "a.parquet")
-    figures = paint_all(model, tmp_path / "a.parquet", tmp_path / "out")
+def png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def parquet(home: Path, photos: dict[str, bytes]) -> Path:
+    pq.write_table(pa.table({"image": [*photos.values()], "id": [*photos]}), home / "a.parquet")
+    return home / "a.parquet"
+
+
+def tar(home: Path, photos: dict[str, bytes]) -> Path:
+    with tarfile.open(home / "a.tar", "w") as file:
+        for name, data in photos.items():
+            member = tarfile.TarInfo(f"{name}.png")
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return home / "a.tar"
+
+
+def csv(home: Path, photos: dict[str, bytes]) -> Path:
+    for name, data in photos.items():
+        (home / f"file {name}").write_bytes(data)
+    (home / "a.csv").write_text("key,uri\n" + "".join(f"{name},file {name}\n" for name in photos))
+    return home / "a.csv"
+
+
+@pytest.mark.parametrize(
+    ("pack", "name"), [(parquet, "a.parquet/{}.png"), (tar, "a.tar/{}.png"), (csv, "{}.png")]
+)
+def test_photos_in_or_named_by_a_file_are_painted_too(
+    ray_cluster: None, model: str, tmp_path: Path, pack: Callable[[Path, dict[str, bytes]], Path], name: str
+) -> None:
+    source = pack(tmp_path, {key: png(noise(seed)) for seed, key in enumerate("xyz")})
+    figures = paint_all(model, source, tmp_path / "out")
     assert (figures["found"], figures["made"]) == (3, 3)
     loaded = load_model(model, "cpu")
-    for seed, name in enumerate("xyz"):
-        assert_close(load(tmp_path / "out" / "a.parquet" / f"{name}.png"), loaded(noise(seed)))
+    for seed, key in enumerate("xyz"):
+        assert_close(load(tmp_path / "out" / name.format(key)), loaded(noise(seed)))
+
+
+@pytest.mark.slow
+def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str, tmp_path: Path) -> None:
+    home, loaded = Store(f"{s3}/apply"), load_model(model, "cpu")
+    for name in Store(model).list():
+        home.create(f"model/{name}", Store(model).read(name))
+    for seed, name in enumerate(("a.png", "deep/b.png")):
+        home.create(f"in/{name}", png(noise(seed)))
+    for source, target, counts in (
+        ("in", "out", {"found": 2, "ok": 2, "made": 2}),
+        ("in", "out", {"found": 2, "ok": 2, "made": 0}),
+        ("in/a.png", "one.png", {"found": 1, "ok": 1, "made": 1}),
+    ):
+        words = ["apply", *(home.join(name) for name in ("model", source, target)), "--precision", "fp32"]
+        ran = subprocess.run(
+            [sys.executable, "-m", "batch_nst", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout).items() >= counts.items()
+    for seed, name in enumerate(("out/a.png", "out/deep/b.png")):
+        (tmp_path / "painted.png").write_bytes(home.read(name))
+        assert_close(load(tmp_path / "painted.png"), loaded(noise(seed)))
+    assert home.read("one.png") == home.read("out/a.png")
 
 
 def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_one_reads(
