@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process.
 
     Exit codes: 0 done; 1 failed or not all done; 2 the call or the recipe is wrong; 3 the gate refused to
-    publish; 4 another run holds the lease; 143 stopped by SIGTERM. The last line on standard
-    output is one JSON object with the run's figures; everything else goes to standard error.
+    publish; 4 another run holds the lease; 143 stopped by SIGTERM. The last line on standard output is one
+    JSON object with the run's figures; everything else goes to standard error.
     """
     output = sys.stdout
     command: str | None = None
