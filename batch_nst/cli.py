@@ -17,17 +17,26 @@ from batch_nst.recipe import load_recipe
 
 Figures = dict[str, Any]
 
+_CONTINUE = {"generate", "train", "nightly", "apply", "forget"}
+"""Commands that take up where they were stopped; the others begin anew."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process.
 
     Exit codes: 0 done; 1 failed or not all done; 2 the call or the recipe is wrong; 3 the gate refused to
-    publish; 4 another run holds the lease; 143 stopped by SIGTERM, resumable. The last line on standard
-    output is one JSON object with the run's figures; everything else goes to standard error.
+    publish; 4 another run holds the lease; 143 stopped by SIGTERM. The last line on standard output is one
+    JSON object with the run's figures; everything else goes to standard error.
     """
-    signal.signal(signal.SIGTERM, _stop)
     output = sys.stdout
-    command, code, figures = None, 0, {}
+    command: str | None = None
+    code, figures = 0, {}
+
+    def stop(_signal: int, _frame: object) -> NoReturn:
+        more = "; start it again and it continues" if command in _CONTINUE else ""
+        raise Stopped(f"stopped by SIGTERM{more}")
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         options = parse(arguments)
         sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
@@ -41,10 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code, figures = 130, {"error": "interrupted"}
     print(json.dumps({"command": command, "exit_code": code, **figures}), file=output, flush=True)
     sys.exit(code)
-
-
-def _stop(_signal: int, _frame: object) -> NoReturn:
-    raise Stopped("stopped by SIGTERM; start it again and it continues")
 
 
 def _plan(options: argparse.Namespace) -> Figures:

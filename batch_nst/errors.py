@@ -66,7 +66,7 @@ class LeaseError(BatchNSTError):
 
 
 class Stopped(BaseException):
-    """SIGTERM arrived; what was finished is kept and the next start continues.
+    """SIGTERM arrived; what was finished is kept.
 
     No Exception, as KeyboardInterrupt is none: Ray and others catch those, and write of bugs in themselves.
     """

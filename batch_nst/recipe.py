@@ -40,6 +40,8 @@ Amount = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Uri = Annotated[str, Field(min_length=1)]
+License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
+"""An identifier of the Hugging Face Hub, such as cc-by-4.0."""
 Schedule = float | list[list[float]]
 """A value; or points [part of the steps, value] in order, between which it changes evenly."""
 
@@ -69,6 +71,8 @@ class Style(Section):
     """URI of the style picture."""
     size: Annotated[int, Field(ge=16, le=4096)] = 256
     """Its short side in pixels when Gram matrices are taken; aspect kept, Lanczos."""
+    license: Annotated[str, Field(min_length=1)] = "unknown"
+    """Of the painting, in words, for the README of its models."""
 
 
 class Loss(Section):
@@ -143,8 +147,8 @@ class Generate(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
     """Fewest and most actors that hold VGG-16."""
-    license: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")] = "unknown"
-    """Of the photos and so of the pairs: an identifier of the Hugging Face Hub, such as cc-by-4.0."""
+    license: License = "unknown"
+    """Of the photos and so of the pairs."""
 
     @field_validator("input", mode="before")
     @classmethod
@@ -314,6 +318,8 @@ class Publish(Section):
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """A candidate's objective must be below the current one's times (1 - margin)."""
     max_objective: Annotated[float, Field(gt=0)] | None = None
+    license: License = "unknown"
+    """Of the models' weights."""
 
 
 class Recipe(Section):

@@ -2,12 +2,15 @@
 
 Pictures of 256 px, one at a time, on all cores that torch takes; the two in alternation, in one run. First
 from pixels to pixels, then from files to files: there the loop is Pillow, the net, Pillow, and `apply` is its
-stages on Ray, timed from the first quarter of their outcomes on: starting actors is no part of it.
+stages on Ray, timed from the first quarter of their outcomes on: starting actors is no part of it. Last the
+whole command, with the start of Python, torch and Ray, against the loop without; more files would share that.
 
 python docs/apply_speed.py [FOLDER] [MODEL]
 """
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from batch_nst.data import images
+from batch_nst.data import images, models
 from batch_nst.data.images import Pixels
 from batch_nst.data.inputs import list_photos
 from batch_nst.data.look import Look
@@ -82,6 +85,27 @@ def files_to_files(model: ModelFiles, folder: Path) -> None:
             begun = len(ended) // 4
             ours.append((ended[-1] - ended[begun]) / (len(ended) - 1 - begun))
     report("files to files (JPEG)", median(loop), median(ours))
+    with TemporaryDirectory() as home:
+        address = stored(model, home)
+        command = [sys.executable, "-m", "batch_nst", "apply", address, folder, f"{home}/out"]
+        # A Ray of its own: this process holds the cores of the one above.
+        environment = os.environ | {"RAY_ADDRESS": "local"}
+        whole = seconds(
+            subprocess.run,
+            [*command, "--device", "cpu"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+    report(f"the command, {len(photos)} files", median(loop), whole / len(photos))
+
+
+def stored(model: ModelFiles, root: str) -> str:
+    """A model as `apply` takes it."""
+    store = Store(root)
+    models.write_part(store, model.version, models.WEIGHTS, model.weights)
+    models.write_card(store, model.version, model.card)
+    return store.join(f"models/{model.version}")
 
 
 def loop_over(net: TransformerNet, folder: Path, painted: Path) -> None:

@@ -344,3 +344,26 @@ def test_what_libraries_print_is_no_figure() -> None:
     ran = subprocess.run([sys.executable, "-c", LATE], env=environment, capture_output=True, text=True)
     assert json.loads(ran.stdout) == {"command": "plan", "exit_code": 0, "found": 1}
     assert ran.stderr.splitlines() == ["meanwhile", "at the end"]
+
+
+SIGTERM = """
+import os, signal, sys
+from batch_nst import cli
+name = sys.argv[1]
+run = lambda options: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
+cli._plan = cli._try = run
+cli._command = lambda name: run
+cli.main([name, "recipe.yaml", "loss.style_weight=1,2"])
+"""
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "nightly", "evaluate", "plan", "try"])
+def test_sigterm_promises_to_continue_only_what_continues(command: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", SIGTERM, command], env=environment, capture_output=True, text=True
+    )
+    continues = command in ("generate", "train", "nightly")
+    more = "; start it again and it continues" if continues else ""
+    assert ran.stderr == f"batch-nst {command}: stopped by SIGTERM{more}\n"
+    assert ran.returncode == 143

@@ -92,5 +92,5 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
             text=True,
         )
         assert done.returncode == 0, (command, done.stderr)
-    (snippet,) = blocks("python")
+    snippet, _ = blocks("python")
     subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=environment, check=True)

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from batch_nst.data.storage import Store
-from batch_nst.errors import IncompleteError, LeaseError
+from batch_nst.errors import IncompleteError, LeaseError, WeightsError
 
 CURRENT = "models/CURRENT"
-WEIGHTS, GRAPH, CARD, PREVIEW = "model.safetensors", "model.onnx", "model.json", "preview.jpg"
+WEIGHTS, GRAPH, CARD = "model.safetensors", "model.onnx", "model.json"
+PREVIEW, README = "preview.jpg", "README.md"
 TRAINING = "training"
 """The folder of a version's training log; see `pipelines.training_log`."""
 
@@ -22,11 +23,12 @@ def model_object(version: str, name: str) -> str:
 
 
 def read_card(store: Store, version: str) -> dict[str, Any] | None:
-    """A version's `model.json`, which is written last; None while there is no such version."""
-    try:
-        return dict(json.loads(store.read(model_object(version, CARD))))
-    except FileNotFoundError:
-        return None
+    """A version's `model.json`, which is written last; None while there is no such version.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    return _read(store, model_object(version, CARD))
 
 
 def require_card(store: Store, version: str) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def require_card(store: Store, version: str) -> dict[str, Any]:
 
     Raises:
         IncompleteError: there is no such version.
+        WeightsError: it is damaged.
     """
     card = read_card(store, version)
     if card is None:
@@ -54,12 +57,26 @@ def write_part(store: Store, version: str, name: str, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def current(store: Store) -> dict[str, Any] | None:
-    """What is published: `version`, `previous`, `digests`, `token`; None before the first time."""
+def read_weights(store: Store, version: str) -> bytes:
+    """A version's `model.safetensors`; whether it is the one that `model.json` means, `load_net` tells.
+
+    Raises:
+        WeightsError: it is gone.
+    """
+    name = model_object(version, WEIGHTS)
     try:
-        return dict(json.loads(store.read(CURRENT)))
-    except FileNotFoundError:
-        return None
+        return store.read(name)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{store.join(name)}: is gone, and {CARD} beside it is not") from error
+
+
+def current(store: Store) -> dict[str, Any] | None:
+    """What is published: `version`, `previous`, `digests`, `token`; None before the first time.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    return _read(store, CURRENT)
 
 
 def point(store: Store, version: str, digests: Mapping[str, str], token: int) -> dict[str, Any]:
@@ -81,3 +98,12 @@ def point(store: Store, version: str, digests: Mapping[str, str], token: int) ->
     }
     store.replace(CURRENT, (json.dumps(pointer, indent=1) + "\n").encode())
     return pointer
+
+
+def _read(store: Store, name: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(store.read(name)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{store.join(name)}: is damaged: {error}") from error

@@ -41,20 +41,18 @@ def check_settings(
     `ignore` names dotted keys that may differ.
 
     Raises:
-        RecipeError: they differ from `settings`; one line a key with the old and the new value.
+        RecipeError: they differ from `settings`; one line, with the old and the new value of each key.
     """
     old = read_settings(store)
     if old is None:
         return None
     changed = {key: values for key, values in differences(old, settings).items() if key not in ignore}
     if changed:
-        raise RecipeError(
-            "\n".join(
-                f"{key}: the dataset in {store.uri} was begun with {before!r}, the recipe says {after!r}; "
-                "choose another output"
-                for key, (before, after) in changed.items()
-            )
+        told = "; ".join(
+            f"{key}: the dataset in {store.uri} was begun with {before!r}, the recipe says {after!r}"
+            for key, (before, after) in changed.items()
         )
+        raise RecipeError(f"{told}; choose another output")
     return old
 
 

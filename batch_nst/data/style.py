@@ -10,7 +10,8 @@ from batch_nst.data.storage import fetch
 from batch_nst.errors import RecipeError, StorageError
 from batch_nst.recipe import Style
 
-_MAX_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
+"""Of a painting's file."""
 _MAX_PIXELS = 150_000_000
 _MIN_SIDE = 16
 
@@ -37,8 +38,8 @@ def read_style(style: Style) -> StylePicture:
         RecipeError: it cannot be read or is not an image.
     """
     try:
-        data = fetch(style.image, _MAX_BYTES)
-        picture = decode(data, min_side=_MIN_SIDE, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
+        data = fetch(style.image, MAX_BYTES)
+        picture = decode(data, min_side=_MIN_SIDE, max_bytes=MAX_BYTES, max_pixels=_MAX_PIXELS)
     except (OSError, ValueError, StorageError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ RECORD = "apply.json"
 """Beside painted pictures: what has made all of them."""
 
 _SHOWN = 20
+_TOLD_SECONDS = 10.0
 
 
 def apply(
@@ -52,8 +54,9 @@ def apply(
 ) -> dict[str, Any]:
     """Stylize a picture into a file, or all pictures of an input into a folder, names kept.
 
-    A picture that is in the folder already is not painted again; `apply.json` there says of which model and
-    options its pictures are, and others are refused. One picture into a file is always painted.
+    All of the input is listed before the first is painted. A picture that is in the folder already is not
+    painted again; `apply.json` there says of which model, look and precision its pictures are, and others are
+    refused. One picture into a file is always painted.
 
     Args:
         model: see `load_model`.
@@ -62,7 +65,7 @@ def apply(
         device: where to compute.
         keep_colors: see `Look`.
         strength: see `Look`.
-        precision: of the convolutions.
+        precision: of the convolutions; `auto` may mean another one on another machine.
         overwrite: paint all pictures, also those that are there, whatever they are of.
 
     Returns:
@@ -156,7 +159,8 @@ def _paint_all(
     done: _Done,
 ) -> None:
     """Find what is not there yet, and paint it."""
-    record = (json.dumps({"model": model.name, **asdict(look)}, sort_keys=True) + "\n").encode()
+    made_by = {"model": model.name, **asdict(look), "precision": precision}
+    record = (json.dumps(made_by, sort_keys=True) + "\n").encode()
     there: set[str] = set() if overwrite else set(target.list())
     if RECORD in there:
         _check_record(target, record)
@@ -190,7 +194,12 @@ def _paint_all(
 def _to_do(source: str, there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
     """Photos that are to be painted and their names below the target; the others are counted."""
     taken: set[str] = set()
+    photos, told = 0, time.monotonic()
     for batch in stream_photos(source):
+        photos += batch.num_rows
+        if time.monotonic() - told >= _TOLD_SECONDS:
+            told = time.monotonic()
+            say(f"listing: {photos:,} pictures")
         for row in batch.select(Photo._fields).to_pylist():
             photo = Photo(**row)
             name = target_name(photo.key)

@@ -83,11 +83,13 @@ def train(recipe: Recipe, wait: bool = False) -> Figures:
     """Fit the fast model to the sealed pairs, or resume."""
     from batch_nst.pipelines.train import train as step
 
+    _check_dataset(recipe, wait)
     return _run("train", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
     """Score the model on held-out photos, and write the report."""
+    _check_dataset(recipe, wait)
     return _run("evaluate", recipe.output, wait, lambda run: _evaluate(recipe, run))
 
 
@@ -95,6 +97,7 @@ def export(recipe: Recipe, wait: bool = False) -> Figures:
     """Write the ONNX graph of the model."""
     from batch_nst.pipelines.export import export as step
 
+    _check_dataset(recipe, wait)
     return _run("export", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
@@ -120,6 +123,14 @@ def nightly(
             raise GateError(str(refusal), figures) from refusal
 
     return _run("nightly", recipe.output, wait, night)
+
+
+def _check_dataset(recipe: Recipe, wait: bool) -> None:
+    """Refuse an output without a dataset of this recipe before a lease is left there."""
+    from batch_nst.pipelines.plan import check_recipe
+
+    if not wait:  # who waits may wait for this
+        check_recipe(recipe, Store(recipe.output))
 
 
 class _Run:

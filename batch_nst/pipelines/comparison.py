@@ -25,13 +25,12 @@ from batch_nst.data.images import Pixels
 from batch_nst.data.inputs import Photo, key_hash, photo_id, stream_photos, uri_of
 from batch_nst.data.reading import read_photos
 from batch_nst.data.style import StylePicture, read_style
-from batch_nst.engine.gatys import losses_of, optimise
 from batch_nst.engine.memory import choose_batch, run_in_batches
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.precision import Precision, choose_device, choose_dtype
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.objective import Objectives, load_vgg, to_pixels, to_tensor
+from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.page import ENVIRONMENT, data_uri, duration, number
 from batch_nst.pipelines.progress import Meter, meter, say
 from batch_nst.pipelines.race import geometric_mean
@@ -250,7 +249,11 @@ def _optimise(
 
     def run(part: slice) -> None:
         batch = np.stack(squares[part])
-        pictures.extend(_optimise_batch(objectives, batch, settings, lambda done: tell(done, len(batch))))
+        found = optimise_photos(objectives, batch, settings, on_iteration=lambda done: tell(done, len(batch)))
+        curves = np.minimum.accumulate(found.curve.double().cpu().numpy())
+        for index, losses in enumerate(zip(*(each.tolist() for each in found.losses), strict=True)):
+            shown = _Picture(_shown(found.pictures[index]), *losses, curves[:, index])
+            pictures.append(shown if found.good[index] else None)
 
     def tell(done: int, photos: int) -> None:
         wait_for(device)
@@ -261,27 +264,6 @@ def _optimise(
 
     run_in_batches(len(squares), choose_batch(settings.image_size, device), run, halved)
     return _Column(pictures, time.perf_counter() - start)
-
-
-def _optimise_batch(
-    objectives: Objectives, squares: Pixels, settings: Generate, on_iteration: Callable[[int], None]
-) -> list[_Picture | None]:
-    """Of photos, uint8 (B, side, side, 3); as `stylize.Stylizer`: no number is tried again in fp32."""
-    photos = to_tensor(squares, objectives.device)
-    found, curve = optimise(objectives.fast, photos, settings.iterations, settings.optimizer, on_iteration)
-    for index in (~curve.isfinite().all(0)).nonzero().flatten().tolist():
-        alone = photos[index : index + 1]
-        again = optimise(objectives.exact, alone, settings.iterations, settings.optimizer)
-        found[index], curve[:, index] = again.images[0], again.curve[:, 0]
-    stored = np.stack([images.as_stored(picture, settings.encoding) for picture in to_pixels(found)])
-    losses = losses_of(objectives.exact, to_tensor(stored, photos.device), photos)
-    finite = (curve.isfinite().all(0) & losses.total.isfinite()).tolist()
-    curves = np.minimum.accumulate(curve.double().cpu().numpy())
-    values = zip(*(part.tolist() for part in losses), strict=True)
-    return [
-        _Picture(_shown(picture), content, style, total, curves[:, index]) if finite[index] else None
-        for index, (picture, (content, style, total)) in enumerate(zip(stored, values, strict=True))
-    ]
 
 
 # Time ----------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ import numpy as np
 from batch_nst.data import models
 from batch_nst.data.images import encode
 from batch_nst.data.inputs import key_hash
+from batch_nst.data.model_readme import readme
 from batch_nst.data.snapshot import Snapshot, pairs, require_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.data.style import read_style
+from batch_nst.data.storage import Store, fetch
+from batch_nst.data.style import MAX_BYTES, read_style
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.larger import Larger, cut_larger
 from batch_nst.pipelines.plan import check_recipe
@@ -31,13 +32,17 @@ _SHORTER = 3
 
 
 def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]]:
-    """Score the model of this recipe and its latest snapshot; figures go into `model.json`. Needs the lease.
+    """Score the model of this recipe and its latest snapshot, and let its folder tell of it. Needs the lease.
+
+    Figures and licences go into `model.json`; `README.md` tells them to people, and `preview.jpg` shows it.
+    These two have the same bytes whenever the same scores are found: no times are in them.
 
     Returns:
         Figures, as they stand in `model.json` under `evaluation`, and the pictures of each photo.
 
     Raises:
         IncompleteError: there is no dataset, no model, or no held-out photo.
+        WeightsError: the model is damaged.
     """
     check_recipe(recipe, store)
     snapshot = require_snapshot(store)
@@ -49,12 +54,14 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
             f"{store.uri}: snapshot {snapshot.number} has no held-out photo; raise evaluate.holdout"
         )
 
+    from batch_nst.engine.model_files import load_net
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.score import score_photos, time_sizes
 
+    weights = models.read_weights(store, version)
+    load_net(weights, card)  # a damaged model is refused here, not in an actor
     cluster.connect()
     workers = cluster.choose_workers(recipe.generate.device)
-    weights = store.read(models.model_object(version, models.WEIGHTS))
     style = read_style(recipe.style)
     speed: dict[str, Any] | None = None
     if recipe.evaluate.sizes:
@@ -81,9 +88,18 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     if speed:
         evaluation["speed"] = speed
     triples = _triples(rows, scores, larger, enlarged)
-    sheet = contact_sheet([(triple.photo, triple.optimised, triple.model) for triple in triples[:_PREVIEWED]])
-    card["digests"][models.PREVIEW] = models.write_part(store, version, models.PREVIEW, sheet)
-    models.write_card(store, version, {**card, "evaluation": evaluation})
+    painting = fetch(recipe.style.image, MAX_BYTES)
+    shown = [(triple.photo, triple.optimised, triple.model) for triple in triples[:_PREVIEWED]]
+    sheet = contact_sheet(shown, painting=painting)
+    licenses = {
+        "weights": recipe.publish.license,
+        "style": recipe.style.license,
+        "photos": recipe.generate.license,
+    }
+    card |= {"licenses": licenses, "evaluation": evaluation}
+    for name, data in ((models.PREVIEW, sheet), (models.README, readme(card).encode())):
+        card["digests"][name] = models.write_part(store, version, name, data)
+    models.write_card(store, version, card)
     _tell(version, evaluation)
     return {"version": version, **evaluation}, triples
 

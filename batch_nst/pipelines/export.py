@@ -18,6 +18,7 @@ def export(recipe: Recipe, store: Store) -> dict[str, Any]:
     Raises:
         IncompleteError: there is no dataset or no model.
         RecipeError: the onnx extra is not installed.
+        WeightsError: the model is damaged.
     """
     check_recipe(recipe, store)
     version = training_version(recipe, require_snapshot(store))
@@ -25,7 +26,7 @@ def export(recipe: Recipe, store: Store) -> dict[str, Any]:
     if models.GRAPH not in card["digests"]:
         from batch_nst.engine.model_files import load_net, onnx_bytes
 
-        net = load_net(store.read(models.model_object(version, models.WEIGHTS)), card)
+        net = load_net(models.read_weights(store, version), card)
         card["digests"][models.GRAPH] = models.write_part(store, version, models.GRAPH, onnx_bytes(net))
         models.write_card(store, version, card)
     return {"version": version, "model": store.join(models.model_object(version, models.GRAPH))}

@@ -100,10 +100,11 @@ def read_model(uri: str) -> ModelFiles:
 
     Raises:
         RecipeError: there is no model at `uri`.
+        WeightsError: a file is gone, or `model.json` is damaged.
     """
     store, version = find_model(uri)
     card = models.require_card(store, version)
-    return ModelFiles(version, card, store.read(models.model_object(version, models.WEIGHTS)))
+    return ModelFiles(version, card, models.read_weights(store, version))
 
 
 def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles | None:

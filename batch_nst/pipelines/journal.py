@@ -9,6 +9,7 @@ from batch_nst import __version__
 from batch_nst.data import models, units
 from batch_nst.data.snapshot import Snapshot, require_snapshot, unit_pairs
 from batch_nst.data.storage import Store, fetch
+from batch_nst.data.style import MAX_BYTES
 from batch_nst.pipelines.report import Triple, render
 from batch_nst.pipelines.training_log import panel_columns
 from batch_nst.recipe import Recipe
@@ -17,7 +18,6 @@ _UNITS = 200
 """Units whose losses are drawn and whose bad photos are listed; a report is no database."""
 
 _PAIRS = 8
-_MAX_STYLE_BYTES = 256 << 20
 
 
 def report_of(
@@ -36,7 +36,7 @@ def report_of(
     good = [row for row in rows if row["status"] == "ok"]
     return render(
         title=f"{_name_of(recipe)}, model {card['version']}",
-        style=fetch(recipe.style.image, _MAX_STYLE_BYTES),
+        style=fetch(recipe.style.image, MAX_BYTES),
         triples=triples,
         evaluation=evaluation,
         history=card["training"]["history"],
@@ -61,7 +61,7 @@ def training_page(
     """The HTML of a training under way: its curves, and the panel as far as it has been painted."""
     return render(
         title=f"{_name_of(recipe)}, step {step} of {recipe.train.steps}",
-        style=fetch(recipe.style.image, _MAX_STYLE_BYTES),
+        style=fetch(recipe.style.image, MAX_BYTES),
         triples=[],
         evaluation={},
         history=history,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from batch_nst.data.images import Pixels
+from batch_nst.data.images import Pixels, as_stored
 from batch_nst.data.style import StylePicture
 from batch_nst.data.weights import read_weights
+from batch_nst.engine.gatys import losses_of, optimise
 from batch_nst.engine.memory import keep_freed_memory
-from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
 from batch_nst.engine.precision import Precision, choose_device, choose_dtype
 from batch_nst.engine.vgg import Vgg16
-from batch_nst.recipe import Loss, Vgg
+from batch_nst.recipe import Generate, Loss, Vgg
 
 
 @dataclass
@@ -62,6 +64,50 @@ class Objectives:
     def _build(self, dtype: torch.dtype) -> PerceptualLoss:
         network = load_vgg(self.vgg, PerceptualLoss.layers(self.loss)).at(self.device, dtype)
         return PerceptualLoss.of_style(network, self.loss, to_tensor(self.style.pixels[None], self.device))
+
+
+class Found(NamedTuple):
+    """What an optimisation made of photos, in their order."""
+
+    pictures: Pixels
+    """uint8 (B, H, W, 3), as a reader of the dataset will see them."""
+    losses: Losses
+    """Of these, in fp32."""
+    curve: Tensor
+    """(iterations + 1, B): the losses on the way."""
+    again: frozenset[int]
+    """Those that met no number, and were optimised once more from their photos in fp32."""
+    good: list[bool]
+    """Whether all of a photo's losses are numbers."""
+
+
+def optimise_photos(
+    objectives: Objectives,
+    photos: Pixels,
+    settings: Generate,
+    start: Tensor | None = None,
+    on_iteration: Callable[[int], None] | None = None,
+) -> Found:
+    """Optimise photos of one size together, each by itself.
+
+    Args:
+        objectives: the style's.
+        photos: uint8 (B, H, W, 3).
+        settings: iterations, optimizer and encoding are used.
+        start: see `optimise`, and so for the next.
+        on_iteration: is not told of what is optimised once more.
+    """
+    content = to_tensor(photos, objectives.device)
+    steps, optimizer = settings.iterations, settings.optimizer
+    images, curve = optimise(objectives.fast, content, steps, optimizer, on_iteration, start)
+    again = frozenset((~curve.isfinite().all(0)).nonzero().flatten().tolist())
+    for index in again:
+        alone = optimise(objectives.exact, content[index : index + 1], steps, optimizer)
+        images[index], curve[:, index] = alone.images[0], alone.curve[:, 0]
+    pictures = np.stack([as_stored(picture, settings.encoding) for picture in to_pixels(images)])
+    losses = losses_of(objectives.exact, to_tensor(pictures, content.device), content)
+    good = (curve.isfinite().all(0) & losses.total.isfinite()).tolist()
+    return Found(pictures, losses, curve, again, good)
 
 
 def load_vgg(vgg: Vgg, layers: Collection[str]) -> Vgg16:

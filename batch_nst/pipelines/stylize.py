@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,11 +14,11 @@ from torch import Tensor
 from batch_nst.data import images
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
-from batch_nst.engine.gatys import ENGINE, losses_of, optimise
+from batch_nst.engine.gatys import ENGINE
 from batch_nst.engine.memory import choose_batch, run_in_batches
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.fast_model import FastModel, ModelFiles
-from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
+from batch_nst.pipelines.objective import Objectives, optimise_photos, to_tensor
 from batch_nst.pipelines.plan import Chunk
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.rows import (
@@ -162,42 +161,20 @@ class Stylizer:
     def _stylize(self, rows: list[Row]) -> None:
         side = self._settings.image_size
         pixels = np.stack([np.frombuffer(row["content"], np.uint8).reshape(side, side, 3) for row in rows])
-        content = to_tensor(pixels, self._objectives.device)
-        found = optimise(
-            self._objectives.fast,
-            content,
-            self._settings.iterations,
-            self._settings.optimizer,
-            start=self._painted(pixels),
-        )
-        stylized, finite = found.images, found.curve.isfinite().all(0)
-        inits = [f"model:{self._model.name}" if self._model else "content"] * len(rows)
-        engines = [f"{ENGINE} {self._settings.optimizer} {self._objectives.engine}"] * len(rows)
-        for index in (~finite).nonzero().flatten().tolist():
-            again = optimise(
-                self._objectives.exact,
-                content[index : index + 1],
-                self._settings.iterations,
-                self._settings.optimizer,
-            )
-            stylized[index], finite[index] = again.images[0], again.curve.isfinite().all()
-            inits[index] = "content"
-            engines[index] = f"{ENGINE} {self._settings.optimizer} {self._objectives.device.type} fp32"
-        stored = np.stack(
-            [images.as_stored(picture, self._settings.encoding) for picture in to_pixels(stylized)]
-        )
-        losses = losses_of(self._objectives.exact, to_tensor(stored, content.device), content)
+        found = optimise_photos(self._objectives, pixels, self._settings, self._painted(pixels))
         for index, row in enumerate(rows):
-            if not (finite[index] and math.isfinite(losses.total[index])):
+            if not found.good[index]:
                 row.update(status="failed", reason="not_finite", detail="no number, in fp32 too")
                 continue
+            again = index in found.again
+            how = f"{self._objectives.device.type} fp32" if again else self._objectives.engine
             row.update(
-                stylized=stored[index].tobytes(),
-                content_loss=float(losses.content[index]),
-                style_loss=float(losses.style[index]),
-                total_loss=float(losses.total[index]),
-                init=inits[index],
-                engine=engines[index],
+                stylized=found.pictures[index].tobytes(),
+                content_loss=float(found.losses.content[index]),
+                style_loss=float(found.losses.style[index]),
+                total_loss=float(found.losses.total[index]),
+                init=f"model:{self._model.name}" if self._model and not again else "content",
+                engine=f"{ENGINE} {self._settings.optimizer} {how}",
             )
 
     def _painted(self, pixels: images.Pixels) -> Tensor | None:

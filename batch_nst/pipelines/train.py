@@ -36,13 +36,19 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     Raises:
         IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on;
             or gradients that are no numbers ended the training.
-        RecipeError: the model that training should start from is not there, or is of another architecture.
+        RecipeError: it has fewer pairs than a batch; or the model that training should start from is not
+            there, or is of another architecture.
     """
     start = time.monotonic()
     settings = check_recipe(recipe, store)
     snapshot = require_snapshot(store, recipe.train.min_done)
     if not snapshot.counts["ok"]:
         raise IncompleteError(f"{store.uri}: snapshot {snapshot.number} has no pair to train on")
+    if snapshot.counts["ok"] < recipe.train.batch_size:
+        raise RecipeError(
+            f"train.batch_size: given {recipe.train.batch_size}; {store.uri}: snapshot {snapshot.number} has "
+            f"{snapshot.counts['ok']} pairs to train on; allowed: so many or fewer"
+        )
     version = training_version(recipe, snapshot)
     card = models.read_card(store, version)
     if card is not None:

@@ -4,6 +4,10 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +32,18 @@ from batch_nst.pipelines.apply import RECORD, apply
 from batch_nst.pipelines.fast_model import load_model, read_model
 from batch_nst.pipelines.paint import chunks_of, decode_photos, target_name
 
+ROOT = Path(__file__).parents[2]
 SIZE = (44, 60)
 
 
-def publish(root: Path, seed: int) -> str:
+def publish(root: Path, seed: int, width: int = 4) -> str:
     """An untrained model; its address."""
     torch.manual_seed(seed)
-    store, net = Store(str(root)), TransformerNet(4)
+    store, net = Store(str(root)), TransformerNet(width)
     digest = models.write_part(store, "v", models.WEIGHTS, model_bytes(net))
     card = {
         "version": "v",
-        "architecture": {"name": "johnson", "width": 4},
+        "architecture": {"name": "johnson", "width": width},
         "digests": {models.WEIGHTS: digest},
     }
     models.write_card(store, "v", card)
@@ -223,7 +228,7 @@ def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
 
 
 def paint_all(model: str, source: Path, target: Path, **options: Any) -> dict[str, Any]:
-    return apply(model, str(source), str(target), "cpu", precision="fp32", **options)
+    return apply(model, str(source), str(target), "cpu", **{"precision": "fp32", **options})
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +238,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, name in enumerate(("a.png", "deep/b.webp", "deep/er/c d.png", "e.bmp")):
         save(root / name, noise(index))
     (root / "turned.JPG").write_bytes(turned(8))
+    save(root / "e.bmp.png", noise(4))  # by the name that the one before it is painted under
     (root / "broken.jpg").write_bytes(b"no picture")
     (root / "deep" / "short.png").write_bytes((root / "a.png").read_bytes()[:500])
     return root
@@ -248,7 +254,7 @@ def first(
 ) -> tuple[Path, dict[str, Any]]:
     """A target after a first run, and its figures."""
     target = tmp_path_factory.mktemp("painted") / "out"
-    with pytest.raises(IncompleteError, match="2 of 7 pictures were not painted") as ended:
+    with pytest.raises(IncompleteError, match="3 of 8 pictures were not painted") as ended:
         paint_all(model, source, target)
     return target, ended.value.figures
 
@@ -257,8 +263,8 @@ def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
     first: tuple[Path, dict[str, Any]], model: str
 ) -> None:
     target, figures = first
-    counts = {"found": 7, "ok": 5, "rejected": 2, "failed": 0, "pending": 0, "made": 5}
-    assert figures == {**counts, "reasons": {"not_an_image": 1, "truncated": 1}}
+    counts = {"found": 8, "ok": 5, "rejected": 3, "failed": 0, "pending": 0, "made": 5}
+    assert figures == {**counts, "reasons": {"not_an_image": 1, "same_name": 1, "truncated": 1}}
     assert files(target).keys() == {*PAINTED, RECORD}
     loaded = load_model(model, "cpu")
     for name, seed in PAINTED.items():
@@ -269,7 +275,7 @@ def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
     upright = images.decode(turned(8), **LIMITS)
     expected = images.as_stored(loaded(upright), "jpeg").astype(int)
     assert np.abs(load(target / "turned.JPG") - expected).mean() < 1
-    record = {"keep_colors": False, "model": read_model(model).name, "strength": 1.0}
+    record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
     assert json.loads((target / RECORD).read_text()) == record
 
 
@@ -293,7 +299,8 @@ def test_pictures_of_another_model_or_other_options_are_not_mixed_with_those_the
 ) -> None:
     before = files(first[0])
     other = publish(tmp_path / "other", seed=1)
-    for uri, options in ((other, {}), (model, {"strength": 0.5}), (model, {"keep_colors": True})):
+    changed: list[dict[str, Any]] = [{"strength": 0.5}, {"keep_colors": True}, {"precision": "bf16"}]
+    for uri, options in ((other, {}), *((model, each) for each in changed)):
         with pytest.raises(RecipeError, match=r"^OUT .*: its apply\.json says .* allowed: .*--overwrite$"):
             paint_all(uri, source, first[0], **options)
     assert files(first[0]) == before
@@ -316,18 +323,72 @@ def test_overwrite_paints_all_again_and_a_run_that_is_cut_off_leaves_no_record(
     assert files(target) == before
 
 
-def test_photos_in_a_parquet_dataset_are_painted_too(ray_cluster: None, model: str, tmp_path: Path) -> None:
-    data = []
-    for seed in range(3):
-        buffer = io.BytesIO()
-        Image.fromarray(noise(seed)).save(buffer, "png")
-        data.append(buffer.getvalue())
-    pq.write_table(pa.table({"image": data, "id": ["x", "y", "z"]}), tmp_path / "a.parquet")
-    figures = paint_all(model, tmp_path / "a.parquet", tmp_path / "out")
+def png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def parquet(home: Path, photos: dict[str, bytes]) -> Path:
+    pq.write_table(pa.table({"image": [*photos.values()], "id": [*photos]}), home / "a.parquet")
+    return home / "a.parquet"
+
+
+def tar(home: Path, photos: dict[str, bytes]) -> Path:
+    with tarfile.open(home / "a.tar", "w") as file:
+        for name, data in photos.items():
+            member = tarfile.TarInfo(f"{name}.png")
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return home / "a.tar"
+
+
+def csv(home: Path, photos: dict[str, bytes]) -> Path:
+    for name, data in photos.items():
+        (home / f"file {name}").write_bytes(data)
+    (home / "a.csv").write_text("key,uri\n" + "".join(f"{name},file {name}\n" for name in photos))
+    return home / "a.csv"
+
+
+@pytest.mark.parametrize(
+    ("pack", "name"), [(parquet, "a.parquet/{}.png"), (tar, "a.tar/{}.png"), (csv, "{}.png")]
+)
+def test_photos_in_or_named_by_a_file_are_painted_too(
+    ray_cluster: None, model: str, tmp_path: Path, pack: Callable[[Path, dict[str, bytes]], Path], name: str
+) -> None:
+    source = pack(tmp_path, {key: png(noise(seed)) for seed, key in enumerate("xyz")})
+    figures = paint_all(model, source, tmp_path / "out")
     assert (figures["found"], figures["made"]) == (3, 3)
     loaded = load_model(model, "cpu")
-    for seed, name in enumerate("xyz"):
-        assert_close(load(tmp_path / "out" / "a.parquet" / f"{name}.png"), loaded(noise(seed)))
+    for seed, key in enumerate("xyz"):
+        assert_close(load(tmp_path / "out" / name.format(key)), loaded(noise(seed)))
+
+
+@pytest.mark.slow
+def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str, tmp_path: Path) -> None:
+    home, loaded = Store(f"{s3}/apply"), load_model(model, "cpu")
+    for name in Store(model).list():
+        home.create(f"model/{name}", Store(model).read(name))
+    for seed, name in enumerate(("a.png", "deep/b.png")):
+        home.create(f"in/{name}", png(noise(seed)))
+    for source, target, counts in (
+        ("in", "out", {"found": 2, "ok": 2, "made": 2}),
+        ("in", "out", {"found": 2, "ok": 2, "made": 0}),
+        ("in/a.png", "one.png", {"found": 1, "ok": 1, "made": 1}),
+    ):
+        words = ["apply", *(home.join(name) for name in ("model", source, target)), "--precision", "fp32"]
+        ran = subprocess.run(
+            [sys.executable, "-m", "batch_nst", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout).items() >= counts.items()
+    for seed, name in enumerate(("out/a.png", "out/deep/b.png")):
+        (tmp_path / "painted.png").write_bytes(home.read(name))
+        assert_close(load(tmp_path / "painted.png"), loaded(noise(seed)))
+    assert home.read("one.png") == home.read("out/a.png")
 
 
 def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_one_reads(
@@ -338,15 +399,17 @@ def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_on
     (tmp_path / "list.txt").write_text("\n".join(lines))
     name = target_name(lines[0])
     save(tmp_path / "out" / name, noise(1))
-    record = {"keep_colors": False, "model": read_model(model).name, "strength": 1.0}
+    record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
     (tmp_path / "out" / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n")
     monkeypatch.setattr("batch_nst.pipelines.cluster.connect", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr("batch_nst.pipelines.apply._TOLD_SECONDS", 0.0)
     with pytest.raises(IncompleteError, match="25 of 26") as ended:
         paint_all(model, tmp_path / "list.txt", tmp_path / "out")
     assert ended.value.figures["reasons"] == {"same_name": 25}
     told = capsys.readouterr().err.splitlines()
-    assert [line.startswith("rejected: ") for line in told] == [False] + [True] * 20 + [False]
-    assert (told[0], told[-1]) == ("1 pictures are there already", "... and 5 more")
+    assert told[:2] == ["listing: 26 pictures", "1 pictures are there already"]
+    assert [line.startswith("rejected: ") for line in told[2:]] == [True] * 20 + [False]
+    assert told[-1] == "... and 5 more"
 
 
 @pytest.mark.parametrize("target", ["photos", "photos/painted", "photos/../photos", "photos/deep/a.png"])
@@ -364,3 +427,21 @@ def test_an_input_that_is_none_is_called_in(model: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such folder or file"):
         paint_all(model, tmp_path / "nowhere", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_forty_megapixels_are_painted_in_bounded_memory(tmp_path: Path) -> None:
+    """By the network of the default width, which at once would take 640 bytes a pixel, 24 GiB."""
+    model = publish(tmp_path / "model", seed=0, width=32)
+    with Image.open(ROOT / "jobs" / "samples" / "content" / "great_wall.jpg") as photo:
+        photo.resize((8000, 5000)).save(tmp_path / "large.jpg", quality=90)
+    command = [sys.executable, "-m", "batch_nst", "apply", model, "large.jpg", "painted.jpg"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    with Image.open(tmp_path / "painted.jpg") as painted:
+        assert painted.size == (8000, 5000)
+    assert usage.ru_maxrss * 1024 < 40_000_000 * 110 + (1 << 30)

@@ -1,6 +1,7 @@
 """The whole job on real photographs, small: what it leaves, and that a second start finds it done."""
 
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -29,7 +30,7 @@ SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 
 RECIPE = """
 output: out
-style: {image: style.png, size: 32}
+style: {image: style.png, size: 32, license: public domain}
 loss:
   content_layers: {relu1_2: 1.0}
   style_layers: {relu1_1: 1.0, relu2_1: 1.0}
@@ -39,6 +40,7 @@ generate:
 train: {steps: 6, batch_size: 4, width: 4, crop_size: 32, checkpoint_steps: 3, precision: fp32}
 evaluate:
   {holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5, baseline_photos: 1, sizes: [32, 48]}
+publish: {license: mit}
 """
 
 
@@ -73,7 +75,7 @@ def test_a_night_leaves_dataset_model_graph_preview_report_and_pointer(home, nig
     assert night["dataset"]["ok"] == 6
     assert night["dataset"]["held_out"] == 2
     names = set(output(home).list())
-    parts = (models.WEIGHTS, models.GRAPH, models.CARD, models.PREVIEW)
+    parts = (models.WEIGHTS, models.GRAPH, models.CARD, models.PREVIEW, models.README)
     assert {models.model_object(version, part) for part in parts} <= names
     assert {"dataset/dataset.json", "dataset/plan/000001.parquet", "dataset/snapshots/000001.json"} <= names
     assert {f"runs/{night['run']}/summary.json", f"runs/{night['run']}/report.html"} <= names
@@ -84,13 +86,31 @@ def test_a_night_leaves_dataset_model_graph_preview_report_and_pointer(home, nig
 
 def test_the_card_says_what_the_files_are(home, night):
     card = models.require_card(output(home), night["version"])
-    for part in (models.WEIGHTS, models.GRAPH, models.PREVIEW):
+    for part in (models.WEIGHTS, models.GRAPH, models.PREVIEW, models.README):
         data = output(home).read(models.model_object(night["version"], part))
         assert card["digests"][part] == hashlib.sha256(data).hexdigest()
     assert card["digests"]["style"] == hashlib.sha256((home / "style.png").read_bytes()).hexdigest()
     assert card["training"]["history"][-1]["step"] == 6
     assert card["recipe"]["train"]["steps"] == 6
     assert card["evaluation"]["photos"] == 2
+
+
+def test_the_folder_of_a_model_tells_of_itself(home, night):
+    store = output(home)
+    text = store.read(models.model_object(night["version"], models.README)).decode()
+    for told in (
+        f"Version `{night['version']}`",
+        "- painting: public domain, as the recipe says (`style.license`)",
+        "- weights (`model.safetensors`, `model.onnx`): mit, as the recipe says (`publish.license`)",
+        f"| **the model** | {night['model']['total']:,.0f} | ",
+        f"At 64 px, 1 photos: {night['larger']['verdict']}.",
+    ):
+        assert told in text
+    assert "chelsea" not in text
+    data = store.read(models.model_object(night["version"], models.PREVIEW))
+    with Image.open(io.BytesIO(data)) as sheet:
+        # A painting of 4:3, twice as high as each of two held-out images.
+        assert (sheet.format, sheet.size) == ("JPEG", (3 * 256 + 2 * 4, 512 + 2 * 4 + 2 * 256))
 
 
 def test_the_curve_begins_at_the_photo_and_never_rises(home, night):

@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
@@ -310,3 +311,13 @@ def test_a_contact_sheet_is_a_grid_of_squares() -> None:
     assert (sheet.format, sheet.size) == ("JPEG", (3 * 32 + 2, 2 * 32 + 1))
     assert Image.open(BytesIO(contact_sheet([[wide] * 3], side=256))).size == (3 * 256 + 8, 256)
     assert contact_sheet([[wide]], 32) == contact_sheet([[wide]], 32)
+
+
+def test_a_painting_stands_whole_above_a_contact_sheet() -> None:
+    square, tall = _picture("goldfish", shape=(32, 32)), _picture("chelsea", shape=(50, 100))
+    sheet = Image.open(BytesIO(contact_sheet([[square] * 3], side=32, painting=tall)))
+    assert sheet.size == (3 * 32 + 2, 64 + 1 + 32)  # as wide as the row, or twice as high as it
+    white = (np.asarray(sheet)[:64] > 250).all((0, 2))
+    assert white[:30].all()  # but for what JPEG makes of a border
+    assert white[-24:].all()
+    assert not white[34:64].any()

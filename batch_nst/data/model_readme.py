@@ -1,0 +1,179 @@
+"""The `README.md` of a model's folder: what `model.json` says, in words, and how to use the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+_TEMPLATE = """\
+---
+{front}---
+
+# {title}: a fast style-transfer model
+
+One pass of a small network paints a photo in the style of one painting. Version `{version}`, made by
+batch_nst {batch_nst}.
+
+![the painting, and photos with what was made of them](preview.jpg)
+
+On top the painting; below it, in each row, a photo that the model never saw, the optimisation's picture of
+it, and the model's.
+
+| file | |
+| --- | --- |
+| `model.safetensors` | the weights, float32, under PyTorch's names |
+| `model.onnx` | the same as an ONNX graph, once `batch-nst export` or `nightly` has written it |
+| `model.json` | what decided the weights, the training curve, all figures, SHA-256 of the other files |
+| `preview.jpg` | the picture above |
+
+## Use
+
+The graph (operator set 18) takes `image` and gives `stylized`: float32, NCHW, RGB in 0..1, any batch, and any
+height and width from 16 pixels on. With onnxruntime and Pillow:
+
+```python
+{example}```
+
+`python stylize.py model.onnx photo.jpg painted.png` runs it. The following does the same to a picture, a
+folder, a bucket or a dataset, in tiles where pictures are large, on GPUs where there are any:
+
+```sh
+batch-nst apply models/{version} IN OUT
+```
+
+## Figures
+
+{verdict}; on {photos} held-out images of {size} px, geometric means (of SSIM the mean):
+
+{scores}
+
+`X` is what {iterations} iterations made of the photo. The objective is {objective}, measured with VGG-16: the
+less, the better. The distance is that of VGG features, 0 if equal; SSIM is that of luminance, 1 if equal.
+{larger}How long it takes depends on the machine: `evaluation` in `model.json` tells it of one.
+
+## How it was made
+
+- The painting has the SHA-256 `{style}`, and was looked at with a short side of {style_size} px.
+- Trained on {pairs} pairs of a photo and its `X`, snapshot {snapshot} (digest `{digest}`): {steps} steps of
+  {batch_size}.
+- The network is `{architecture}` of width {width}.
+
+## Licences
+
+- weights (`model.safetensors`, `model.onnx`): {weights_license}
+- painting: {style_license}
+- photos of the pairs: {photos_license}
+- VGG-16, which measured the objective, is in none of these files{vgg_license}.
+"""
+
+EXAMPLE = """\
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+model, source, target = sys.argv[1:]
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+photo = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
+image = np.asarray(photo, np.float32).transpose(2, 0, 1)[None] / 255
+(stylized,) = session.run(["stylized"], {"image": image})
+pixels = np.rint(255 * stylized[0].transpose(1, 2, 0)).astype(np.uint8)
+Image.fromarray(pixels).save(target)
+"""
+"""A program that uses `model.onnx` without this package."""
+
+_PARTS = {
+    "total": "objective",
+    "content": "content loss",
+    "style": "style loss",
+    "distance": "distance to `X`",
+    "ssim": "SSIM to `X`",
+}
+_WHO = {"photo": "the photo itself", "optimised": "`X`", "model": "**the model**"}
+
+
+def readme(card: Mapping[str, Any]) -> str:
+    """Markdown with YAML before it, as the Hugging Face Hub takes it; without times, and names of photos.
+
+    Args:
+        card: `model.json` of a model that was evaluated.
+    """
+    evaluation, recipe, licenses = card["evaluation"], card["recipe"], card["licenses"]
+    front = {
+        "license": licenses["weights"],
+        "pipeline_tag": "image-to-image",
+        "tags": ["style-transfer", "neural-style-transfer", "onnx"],
+    }
+    bundled = recipe["vgg"]["weights"] == "bundled"
+    return _TEMPLATE.format(
+        front=yaml.safe_dump(front, sort_keys=False),
+        title=_title(recipe["style"]["image"]),
+        version=card["version"],
+        batch_nst=card["batch_nst"],
+        example=EXAMPLE,
+        verdict=_capital(evaluation["verdict"]),
+        photos=f"{evaluation['photos']:,}",
+        size=evaluation["size"],
+        scores=_table(evaluation, _PARTS),
+        iterations=recipe["generate"]["iterations"],
+        objective=_objective(card["objective"]["loss"]),
+        larger=_larger(evaluation.get("larger") or {}),
+        style=card["digests"]["style"],
+        style_size=card["objective"]["style_size"],
+        pairs=f"{card['snapshot']['counts']['ok']:,}",
+        snapshot=card["snapshot"]["number"],
+        digest=card["snapshot"]["digest"],
+        steps=f"{card['training']['steps']:,}",
+        batch_size=recipe["train"]["batch_size"],
+        architecture=card["architecture"]["name"],
+        width=card["architecture"]["width"],
+        weights_license=_license(licenses["weights"], "publish.license"),
+        style_license=_license(licenses["style"], "style.license"),
+        photos_license=_license(licenses["photos"], "generate.license"),
+        vgg_license=" (K. Simonyan and A. Zisserman, University of Oxford, CC BY 4.0)" if bundled else "",
+    )
+
+
+def _title(image: str) -> str:
+    return image.rsplit("/", 1)[-1].rsplit(".", 1)[0].replace("_", " ")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _table(figures: Mapping[str, Any], parts: Mapping[str, str]) -> str:
+    lines = [f"| | {' | '.join(parts.values())} |", f"| --- |{' ---: |' * len(parts)}"]
+    for who, name in _WHO.items():
+        if who in figures:
+            values = (_number(figures[who][part]) for part in parts)
+            lines.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _larger(figures: Mapping[str, Any]) -> str:
+    """What is told of twice the size, if there is anything; an `X` of that size was not made."""
+    if not figures.get("photos"):
+        return ""
+    parts = {part: _PARTS[part] for part in ("total", "content", "style")}
+    head = f"At {figures['size']} px, {figures['photos']:,} photos: {figures['verdict']}."
+    return f"\n{head}\n\n{_table(figures, parts)}\n\n"
+
+
+def _objective(loss: Mapping[str, Any]) -> str:
+    weights = {"content": "content_weight", "style": "style_weight", "total variation": "tv_weight"}
+    return " + ".join(f"{loss[key]:g} x {name}" for name, key in weights.items() if loss[key])
+
+
+def _license(given: str, key: str) -> str:
+    if given == "unknown":
+        return f"unknown: the recipe does not say (`{key}`)"
+    return f"{' '.join(given.split())}, as the recipe says (`{key}`)"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,211 @@
+"""What cannot be used is told by the command in one line, and nothing changes: no dataset, and no model."""
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from batch_nst.cli import main
+from batch_nst.data import models
+from batch_nst.data.snapshot import latest_snapshot, seal
+from batch_nst.data.storage import Store
+from batch_nst.data.style import read_style
+from batch_nst.engine.model_files import model_bytes
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.plan import survey
+from batch_nst.pipelines.rows import decode_unit, planned_units, write_unit
+from batch_nst.pipelines.stylize import Stylizer
+from batch_nst.pipelines.train import training_version
+from batch_nst.recipe import load_recipe
+
+RECIPE = """
+output: out
+style: {image: painting.png, size: 32}
+loss: {content_layers: {relu1_2: 1.0}, style_layers: {relu1_1: 1.0}}
+generate: {input: photos, image_size: 32, iterations: 1, min_side: 16, precision: fp32}
+train: {width: 4, batch_size: 4}
+evaluate: {holdout: 0.0, holdout_photos: [0.png]}
+"""
+
+Ended = tuple[int, str, str]
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command, in this process; its exit code and what it printed."""
+
+    def run(*words: object) -> Ended:
+        stdout, handler = sys.stdout, signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main([str(word) for word in words])
+        finally:
+            sys.stdout = stdout
+            signal.signal(signal.SIGTERM, handler)
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, a dataset of 3 pairs and one held out, sealed, and an untrained model of it."""
+    home = tmp_path_factory.mktemp("made")
+    (home / "photos").mkdir()
+    for number in range(4):
+        Image.effect_noise((40, 40), 64).convert("RGB").save(home / "photos" / f"{number}.png")
+    Image.effect_noise((40, 32), 64).convert("RGB").save(home / "painting.png")
+    (home / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(home / "recipe.yaml")
+    store = Store(recipe.output)
+    plan = survey(recipe, store).write_down(store)
+    workers = Workers("cpu", num_cpus=1, num_gpus=0, threads=torch.get_num_threads(), most=1)
+    stylizer = Stylizer(read_style(recipe.style), recipe, workers)
+    known = {}
+    for chunk in plan.chunks():
+        place = {"group": chunk.group._asdict(), "units": chunk.units}
+        for unit in planned_units(place, store, plan.settings["holdout"], str):
+            done = write_unit(stylizer(decode_unit(unit, recipe.generate)), store, recipe.generate)
+            known[done["unit"]] = json.dumps(done["summary"])
+    snapshot = seal(store, 0, plan.in_input, known)
+    assert (snapshot.counts["ok"], snapshot.counts["held_out"]) == (3, 1)
+    version, net = training_version(recipe, snapshot), TransformerNet(4)
+    digest = models.write_part(store, version, models.WEIGHTS, model_bytes(net))
+    card = {
+        "version": version,
+        "architecture": {"name": "johnson", "width": 4},
+        "digests": {models.WEIGHTS: digest},
+    }
+    models.write_card(store, version, card)
+    models.point(store, version, card["digests"], 0)
+    return home
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "home"))
+
+
+def files(home: Path) -> dict[str, bytes]:
+    """All but the log: the leases taken, and what became of each run."""
+    below = {str(path.relative_to(home)): path for path in home.rglob("*") if path.is_file()}
+    log = ("out/lease/", "out/runs/")
+    return {name: path.read_bytes() for name, path in below.items() if not name.startswith(log)}
+
+
+def assert_refused(ended: Ended, command: str, code: int, *told: str) -> None:
+    """By one line, with this exit code."""
+    assert ended[0] == code, ended
+    assert ended[2].startswith(f"batch-nst {command}: ")
+    assert ended[2].count("\n") == 1
+    for part in told:
+        assert part in ended[2]
+    assert json.loads(ended[1])["exit_code"] == code
+
+
+@pytest.mark.parametrize("command", ["plan", "generate", "train", "evaluate", "export", "nightly"])
+def test_the_dataset_of_another_recipe(home: Path, call: Call, command: str) -> None:
+    before = files(home)
+    ended = call(command, home / "recipe.yaml", "loss.style_weight=51.0", "style.size=40")
+    told = ("loss.style_weight: ", "was begun with 100.0, the recipe says 51.0", "style.size: ")
+    assert_refused(ended, command, 2, *told, "choose another output")
+    assert files(home) == before
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_a_dataset_that_is_not_sealed(home: Path, call: Call, command: str) -> None:
+    shutil.rmtree(home / "out" / "dataset" / "snapshots")
+    before = files(home)
+    ended = call(command, home / "recipe.yaml")
+    assert_refused(ended, command, 1, "no sealed dataset here; run `batch-nst generate` first")
+    assert files(home) == before
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_no_dataset_at_all(home: Path, call: Call, command: str) -> None:
+    before = files(home)
+    ended = call(command, home / "recipe.yaml", f"output={home}/nowhere")
+    assert_refused(ended, command, 1, "no dataset here; run `batch-nst generate` first")
+    assert files(home) == before
+    assert not (home / "nowhere").exists()
+
+
+def test_fewer_pairs_than_a_batch(home: Path, call: Call) -> None:
+    before = files(home)
+    ended = call("train", home / "recipe.yaml")
+    told = "train.batch_size: given 4; "
+    assert_refused(ended, "train", 2, told, "snapshot 1 has 3 pairs to train on; allowed: so many or fewer")
+    assert files(home) == before
+
+
+def _change_card(text: bytes, **changes: object) -> bytes:
+    return json.dumps({**json.loads(text), **changes}).encode()
+
+
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
+    "cut off": (models.WEIGHTS, lambda data: data[:-100], "model.safetensors: sha256 is "),
+    "a flipped bit": (
+        models.WEIGHTS,
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        "model.safetensors: sha256 is ",
+    ),
+    "gone": (models.WEIGHTS, lambda data: None, "model.safetensors: is gone"),
+    "a card cut off": (models.CARD, lambda data: data[:-20], "model.json: is damaged: "),
+    "a card of nothing": (models.CARD, lambda data: b"", "model.json: is damaged: "),
+    "another architecture": (
+        models.CARD,
+        lambda data: _change_card(data, architecture={"name": "unet", "width": 4}),
+        "model.json: architecture is {'name': 'unet', 'width': 4}; allowed: ",
+    ),
+    "another width": (
+        models.CARD,
+        lambda data: _change_card(data, architecture={"name": "johnson", "width": 8}),
+        "tensor 'down.0.0.weight' is float32 [8, 4, 3, 3], expected: float32 [16, 8, 3, 3]",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", ["apply", "evaluate", "export"])
+def test_a_model_that_is_damaged_or_of_another_architecture(
+    home: Path, call: Call, command: str, damage: str
+) -> None:
+    name, change, told = DAMAGES[damage]
+    snapshot = latest_snapshot(Store(str(home / "out")))
+    assert snapshot
+    version = training_version(load_recipe(home / "recipe.yaml"), snapshot)
+    file = home / "out" / "models" / version / name
+    data = change(file.read_bytes())
+    if data is None:
+        file.unlink()
+    else:
+        file.write_bytes(data)
+    before = files(home)
+    words = [home / "recipe.yaml"]
+    if command == "apply":
+        words = [home / "out", home / "photos" / "0.png", home / "painted.png"]
+    assert_refused(call(command, *words), command, 2, told)
+    assert files(home) == before
+
+
+def test_a_photo_smaller_than_the_network_reaches_is_a_row_with_its_reason(home: Path, call: Call) -> None:
+    Image.new("RGB", (200, 15)).save(home / "thin.png")
+    before = files(home)
+    code, out, err = call("apply", home / "out", home / "thin.png", home / "painted.png")
+    assert err.splitlines() == [
+        f"rejected: {home}/thin.png: too_small: PNG of 200 x 15 pixels; least side: 16",
+        "batch-nst apply: 1 of 1 pictures were not painted",
+    ]
+    figures = json.loads(out)
+    assert (code, figures["exit_code"], figures["reasons"]) == (1, 1, {"too_small": 1})
+    assert files(home) == before
