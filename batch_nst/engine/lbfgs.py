@@ -98,9 +98,8 @@ class Lbfgs:
             now - before for now, before in zip((x, gradient, smooth), self._previous, strict=True)
         )
         self._memory[:, :, new], self._memory[:, :, m + new] = _blocks(step), _blocks(smooth_change)
-        (with_s, s_g), (with_py, py_g) = (
-            half.unbind(1) for half in self._products(torch.stack((change, gradient), 1)).split(m, 2)
-        )
+        of_change, of_gradient = self._products(torch.stack((change, gradient), 1)).unbind(1)
+        with_s, with_py = of_change[:, :m], of_change[:, m:]
         self._sy[:, :, new] = with_s
         self._ypy[:, :, new] = self._ypy[:, new] = with_py
         curvature, size = with_s[:, new], with_py[:, new]
@@ -108,7 +107,7 @@ class Lbfgs:
         self._valid[:, new] = curvature > 1e-10 * size
         gamma = _REACH * curvature / size.clamp_min(1e-30)
         self._gamma = torch.where(self._valid[:, new], gamma, self._gamma)
-        return s_g, py_g
+        return of_gradient[:, :m], of_gradient[:, m:]
 
     def _products(self, vectors: Tensor) -> Tensor:
         """Of (B, K, N) with all that is remembered, (B, K, 2 * history), fp64."""
