@@ -150,8 +150,8 @@ def ablate(
         "references": {},
         "runs": [],
     }
-    files: dict[str, None] = {}
-    most = max((_most(arm, train) for arm in wanted.values() if arm.pairs), default=0)
+    files: list[str] = []
+    most = max((_most(arm, len(train)) for arm in wanted.values() if arm.pairs), default=0)
     for recipe, painting in zip(recipes, paintings, strict=True):
         bench = _prepare(recipe, painting, where, scale, train, held_out, most, clock)
         title = f"{bench.style} {_digest(bench.settings)} references"
@@ -166,10 +166,8 @@ def ablate(
                     continue
                 done.add(decides)
                 found["runs"].append(_run(bench, name, account, taught, decides, measured))
-                files |= dict.fromkeys(
-                    write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
-                )
-    return {**found, "files": list(files)}
+                files += write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
+    return {**found, "files": list(dict.fromkeys(files))}
 
 
 def _recipe(photos: str, style: str, scale: Scale, precision: Precision, output: str) -> Recipe:
@@ -253,7 +251,7 @@ def _run(
 ) -> Figures:
     """An arm's figures: known, measured, or that it has no time left to train."""
     arm, picture = ARMS[name], bench.folder / f"{name}-{account}-{decides}.png"
-    run = {
+    run: Figures = {
         "style": bench.style,
         "arm": name,
         "title": arm.title,
@@ -281,7 +279,8 @@ def _digest(settings: Figures) -> str:
 
 def _read(source: str, limits: Generate) -> tuple[list[Row], list[Row]]:
     """Good photos to train on and held-out ones, each by the hash of their keys; rows of `IN_FLIGHT`."""
-    train, held_out = [], []
+    train: list[Row] = []
+    held_out: list[Row] = []
     for photo in sorted(list_photos(source), key=lambda photo: key_hash(photo.key)):
         (data,) = read_photos([photo], limits.max_bytes)
         split = "held_out" if is_held_out(photo.key, _HOLDOUT) or not held_out else "train"
@@ -323,7 +322,7 @@ def _make(
             _keep(file, _optimise(unit, stylizer, generate.image_size, clock))
         with np.load(file) as kept:
             units.append(Pairs(*(kept[field] for field in Pairs._fields)))
-    return Pairs(*map(np.concatenate, zip(*units, strict=True)))
+    return Pairs(*(np.concatenate(parts) for parts in zip(*units, strict=True)))
 
 
 def _optimise(rows: list[Row], stylizer: Stylizer, side: int, clock: Clock) -> Pairs:
@@ -371,14 +370,14 @@ class Lesson(NamedTuple):
     """Seconds that its pairs took, counted or not."""
 
 
-def _most(arm: Arm, train: Sequence[object]) -> int:
-    """How many of the photos an arm is taught."""
-    return len(train) if arm.photos is None else min(arm.photos, len(train))
+def _most(arm: Arm, there: int) -> int:
+    """How many of the photos that are there an arm is taught."""
+    return there if arm.photos is None else min(arm.photos, there)
 
 
 def lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> Lesson:
     """What an arm is taught, of all photos and of the pairs of the first of them."""
-    photos = _most(arm, content)
+    photos = _most(arm, len(content))
     if not arm.pairs or pairs is None:
         return Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
     mine = Pairs(*(each[:photos] for each in pairs))
