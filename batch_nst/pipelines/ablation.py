@@ -38,7 +38,6 @@ from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.arms import ARMS, Arm
-from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.findings import write_findings
 from batch_nst.pipelines.measurements import Measurements, machine_of
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -46,7 +45,6 @@ from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.race import geometric_mean
 from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, photo_rows, unpack
 from batch_nst.pipelines.students import ours, peers
-from batch_nst.pipelines.stylize import Stylizer
 from batch_nst.recipe import Evaluate, Generate, Recipe, Style
 
 Account = Literal["counted", "free"]
@@ -108,7 +106,7 @@ def ablate(
     precision: Precision = "auto",
     clock: Clock = time.perf_counter,
 ) -> Figures:
-    """Run what `results` does not hold yet, and write tables, plots and contact sheets after each arm.
+    """Run what `results` does not hold yet, and write tables, plots and a contact sheet after each style.
 
     Args:
         photos: folder, glob or table, as `generate.input`.
@@ -166,7 +164,7 @@ def ablate(
                     continue
                 done.add(decides)
                 found["runs"].append(_run(bench, name, account, taught, decides, measured))
-                files += write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
+        files += write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
     return {**found, "files": list(dict.fromkeys(files))}
 
 
@@ -309,6 +307,10 @@ def _make(
     iterations: int,
 ) -> Pairs:
     """Pairs of photos as `generate` makes them: read where they are kept, else timed and kept."""
+    # They bring Ray along, which is not started.
+    from batch_nst.pipelines.cluster import Workers
+    from batch_nst.pipelines.stylize import Stylizer
+
     generate = recipe.generate.model_copy(update={"iterations": iterations})
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     workers = Workers(kind, num_cpus=threads, num_gpus=int(kind == "cuda"), threads=threads, most=1)
@@ -325,7 +327,7 @@ def _make(
     return Pairs(*(np.concatenate(parts) for parts in zip(*units, strict=True)))
 
 
-def _optimise(rows: list[Row], stylizer: Stylizer, side: int, clock: Clock) -> Pairs:
+def _optimise(rows: list[Row], stylizer: Callable[[Row], Row], side: int, clock: Clock) -> Pairs:
     """The pairs of photos; of one that was no number twice the loss is none, and its picture the photo."""
     start = clock()
     unit = stylizer({"unit": "ablation", "photos": pack(rows, IN_FLIGHT), "outage": ""})
