@@ -57,7 +57,7 @@ def training_loss(
     """
     stylized = net(content / 255) * 255
     each = stylized.new_zeros(len(content))
-    parts = {}
+    parts: dict[str, Tensor] = {}
     perceptual, feature = measure_all or weights.perceptual > 0, measure_all or weights.feature > 0
     if perceptual or feature:
         activations = objective.vgg(stylized)

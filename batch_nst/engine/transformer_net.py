@@ -79,11 +79,18 @@ class TransformerNet(nn.Module):
 def _conv_norm(channels_in: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """(B, channels_in, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)), normalised by image."""
     padding = kernel // 2
-    # torch would copy what is padded by nothing.
-    mode = "reflect" if padding else "zeros"
     return nn.Sequential(
-        # No bias: the normalisation would take it out again.
-        nn.Conv2d(channels_in, channels, kernel, stride, padding, padding_mode=mode, bias=False),
+        nn.Conv2d(
+            channels_in,
+            channels,
+            kernel,
+            stride,
+            padding,
+            # torch would copy what is padded by nothing.
+            padding_mode="reflect" if padding else "zeros",
+            # The normalisation would take it out again.
+            bias=False,
+        ),
         nn.InstanceNorm2d(channels, affine=True),
     )
 

@@ -38,7 +38,6 @@ from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.arms import ARMS, Arm
-from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.findings import write_findings
 from batch_nst.pipelines.measurements import Measurements, machine_of
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -46,7 +45,6 @@ from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.race import geometric_mean
 from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, photo_rows, unpack
 from batch_nst.pipelines.students import ours, peers
-from batch_nst.pipelines.stylize import Stylizer
 from batch_nst.recipe import Evaluate, Generate, Recipe, Style
 
 Account = Literal["counted", "free"]
@@ -108,7 +106,7 @@ def ablate(
     precision: Precision = "auto",
     clock: Clock = time.perf_counter,
 ) -> Figures:
-    """Run what `results` does not hold yet, and write tables, plots and contact sheets after each arm.
+    """Run what `results` does not hold yet, and write tables, plots and a contact sheet after each style.
 
     Args:
         photos: folder, glob or table, as `generate.input`.
@@ -150,8 +148,8 @@ def ablate(
         "references": {},
         "runs": [],
     }
-    files: dict[str, None] = {}
-    most = max((_most(arm, train) for arm in wanted.values() if arm.pairs), default=0)
+    files: list[str] = []
+    most = max((_most(arm, len(train)) for arm in wanted.values() if arm.pairs), default=0)
     for recipe, painting in zip(recipes, paintings, strict=True):
         bench = _prepare(recipe, painting, where, scale, train, held_out, most, clock)
         title = f"{bench.style} {_digest(bench.settings)} references"
@@ -166,10 +164,8 @@ def ablate(
                     continue
                 done.add(decides)
                 found["runs"].append(_run(bench, name, account, taught, decides, measured))
-                files |= dict.fromkeys(
-                    write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
-                )
-    return {**found, "files": list(files)}
+        files += write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
+    return {**found, "files": list(dict.fromkeys(files))}
 
 
 def _recipe(photos: str, style: str, scale: Scale, precision: Precision, output: str) -> Recipe:
@@ -253,7 +249,7 @@ def _run(
 ) -> Figures:
     """An arm's figures: known, measured, or that it has no time left to train."""
     arm, picture = ARMS[name], bench.folder / f"{name}-{account}-{decides}.png"
-    run = {
+    run: Figures = {
         "style": bench.style,
         "arm": name,
         "title": arm.title,
@@ -281,7 +277,8 @@ def _digest(settings: Figures) -> str:
 
 def _read(source: str, limits: Generate) -> tuple[list[Row], list[Row]]:
     """Good photos to train on and held-out ones, each by the hash of their keys; rows of `IN_FLIGHT`."""
-    train, held_out = [], []
+    train: list[Row] = []
+    held_out: list[Row] = []
     for photo in sorted(list_photos(source), key=lambda photo: key_hash(photo.key)):
         (data,) = read_photos([photo], limits.max_bytes)
         split = "held_out" if is_held_out(photo.key, _HOLDOUT) or not held_out else "train"
@@ -310,6 +307,10 @@ def _make(
     iterations: int,
 ) -> Pairs:
     """Pairs of photos as `generate` makes them: read where they are kept, else timed and kept."""
+    # They bring Ray along, which is not started.
+    from batch_nst.pipelines.cluster import Workers
+    from batch_nst.pipelines.stylize import Stylizer
+
     generate = recipe.generate.model_copy(update={"iterations": iterations})
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     workers = Workers(kind, num_cpus=threads, num_gpus=int(kind == "cuda"), threads=threads, most=1)
@@ -323,10 +324,10 @@ def _make(
             _keep(file, _optimise(unit, stylizer, generate.image_size, clock))
         with np.load(file) as kept:
             units.append(Pairs(*(kept[field] for field in Pairs._fields)))
-    return Pairs(*map(np.concatenate, zip(*units, strict=True)))
+    return Pairs(*(np.concatenate(parts) for parts in zip(*units, strict=True)))
 
 
-def _optimise(rows: list[Row], stylizer: Stylizer, side: int, clock: Clock) -> Pairs:
+def _optimise(rows: list[Row], stylizer: Callable[[Row], Row], side: int, clock: Clock) -> Pairs:
     """The pairs of photos; of one that was no number twice the loss is none, and its picture the photo."""
     start = clock()
     unit = stylizer({"unit": "ablation", "photos": pack(rows, IN_FLIGHT), "outage": ""})
@@ -371,14 +372,14 @@ class Lesson(NamedTuple):
     """Seconds that its pairs took, counted or not."""
 
 
-def _most(arm: Arm, train: Sequence[object]) -> int:
-    """How many of the photos an arm is taught."""
-    return len(train) if arm.photos is None else min(arm.photos, len(train))
+def _most(arm: Arm, there: int) -> int:
+    """How many of the photos that are there an arm is taught."""
+    return there if arm.photos is None else min(arm.photos, there)
 
 
 def lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> Lesson:
     """What an arm is taught, of all photos and of the pairs of the first of them."""
-    photos = _most(arm, content)
+    photos = _most(arm, len(content))
     if not arm.pairs or pairs is None:
         return Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
     mine = Pairs(*(each[:photos] for each in pairs))

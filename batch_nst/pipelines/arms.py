@@ -48,7 +48,8 @@ def cosine(highest: float) -> list[list[float]]:
 
 def _ours(**settings: Any) -> Train:
     """The perceptual loss alone, unless told otherwise."""
-    return Train(**{"batch_size": 4, "learning_rate": cosine(_RATE), "feature_weight": 0.0, **settings})
+    usual: dict[str, Any] = {"batch_size": 4, "learning_rate": cosine(_RATE), "feature_weight": 0.0}
+    return Train(**(usual | settings))
 
 
 _TOGETHER = _ours(feature_weight=5.0)

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw, ImageFont
 
 from batch_nst.data.images import Pixels
@@ -136,7 +137,7 @@ def _draw(found: Figures, account: str, file: Path) -> None:
     with mpl.style.context("default"), mpl.rc_context({"svg.hashsalt": account, "font.size": 8}):
         figure = Figure(figsize=(12, 2.9 * len(styles) + 0.7), layout="constrained")
         plots = figure.subplots(len(styles), len(_MARKS), squeeze=False)
-        lines = {}
+        lines: dict[str, Line2D] = {}
         for style, row in zip(styles, plots, strict=True):
             for (mark, told), axes in zip(_MARKS.items(), row, strict=True):
                 for run in _of(found, style, account):

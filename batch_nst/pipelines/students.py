@@ -66,7 +66,7 @@ def peers(settings: Train, objectives: Objectives, threads: int) -> Student:
         train_step(net, objectives.exact, network, optimizer, photos)
         return True
 
-    return Student(net, step, net.state_dict, threads)
+    return Student(net, step, lambda: dict(net.state_dict()), threads)
 
 
 def _net(settings: Train, objectives: Objectives) -> TransformerNet:

@@ -28,7 +28,7 @@ SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 NAMES = ("chelsea.png", "coffee.png", "panda.png")
 SIDE = 32
 SCALE = Scale(minutes=0.1, size=SIDE, iterations=2, best=3, looks=2)
-RUN = ("peers", "perceptual", "together", "together-25", "small")
+RUN = ("peers", "together", "together-25", "small")
 
 
 class Ticks:
@@ -79,7 +79,6 @@ def test_arms_have_equal_time_and_pay_for_their_pairs(found: dict[str, Any]) -> 
     told = {(run["arm"], run["account"]): run for run in found["runs"]}
     assert [*told] == [
         ("peers", "counted"),
-        ("perceptual", "counted"),
         *(("together", account) for account in ("counted", "free")),
         *(("small", account) for account in ("counted", "free")),
     ]  # two photos are the same two, whether 25 are allowed or 100
@@ -136,12 +135,12 @@ def test_an_arm_whose_pairs_take_all_its_time_is_told_and_not_run(
 
 def test_files_for_people(found: dict[str, Any]) -> None:
     names = [Path(file).name for file in found["files"]]
-    assert names == ["ablation.md", "ablation-counted.svg", "ablation-wave.png", "ablation-free.svg"]
+    assert names == ["ablation.md", "ablation-counted.svg", "ablation-free.svg", "ablation-wave.png"]
     page = Path(found["files"][0]).read_text()
     assert page == tables(found)
     assert page.count("### wave, ") == 2
-    with Image.open(found["files"][2]) as sheet:
-        assert sheet.size == (190 + 2 * SIDE + 4, (2 + 6) * (2 * SIDE + 4))
+    with Image.open(found["files"][3]) as sheet:
+        assert sheet.size == (190 + 2 * SIDE + 4, (2 + 5) * (2 * SIDE + 4))
 
 
 def test_a_contact_sheet_is_twice_the_size_pixel_by_pixel() -> None:
