@@ -252,7 +252,7 @@ def _optimise(
         found = optimise_photos(objectives, batch, settings, on_iteration=lambda done: tell(done, len(batch)))
         curves = np.minimum.accumulate(found.curve.double().cpu().numpy())
         for index, losses in enumerate(zip(*(each.tolist() for each in found.losses), strict=True)):
-            shown = _Picture(_shown(found.pictures[index]), *losses, curves[:, index])
+            shown = _Picture._make((_shown(found.pictures[index]), *losses, curves[:, index]))
             pictures.append(shown if found.good[index] else None)
 
     def tell(done: int, photos: int) -> None:
