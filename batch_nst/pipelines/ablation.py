@@ -382,7 +382,7 @@ def lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> 
     photos = _most(arm, len(content))
     if not arm.pairs or pairs is None:
         return Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
-    mine = Pairs(*(each[:photos] for each in pairs))
+    mine = Pairs._make(each[:photos] for each in pairs)
     masks, _ = judge(mine.loss, mine.change, arm.quality)
     good = np.isfinite(mine.loss)
     kept = good & ~np.any(list(masks.values()), axis=0)
