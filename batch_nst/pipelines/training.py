@@ -99,7 +99,7 @@ class Training:
         weighted = partial(self._piece, weights_at(self._settings, part), measure_all)
         content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
         if self._pool:
-            pieces = self._pool.map(weighted, content.split(1), optimised.split(1))
+            pieces = self._pool.map(weighted, content.chunk(len(content)), optimised.chunk(len(optimised)))
         else:
             pieces = map(weighted, [content], [optimised])
         gradient, parts = _mean(pieces)

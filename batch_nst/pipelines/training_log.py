@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
@@ -47,7 +48,7 @@ class Panel:
 
 def read_panel(store: Store, snapshot: Snapshot) -> Panel:
     """One image of each of the first units with held-out ones; no photo twice, and none where none is ok."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for unit in snapshot.units:
         if unit["held_out"] and len(rows) < _PHOTOS:
             for row in unit_pairs(store, snapshot, unit["unit"], "held_out"):

@@ -21,12 +21,12 @@ from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.training import Training, rate_at, take_step, weights_at
 from batch_nst.recipe import Loss, Train, Vgg
 
-SIDE, STEPS, BATCH = 32, 7, 3
+SIDE, STEPS, BATCH = 40, 7, 3
 SETTINGS = Train(
     steps=STEPS,
     batch_size=BATCH,
     width=4,
-    crop_size=24,
+    crop_size=32,
     learning_rate=[[0, 1e-2], [1, 1e-3]],
     feature_weight=[[0, 5], [1, 0]],
 )
