@@ -152,12 +152,14 @@ def test_the_usual_optimiser_begins_at_the_same_photo_and_goes_as_far(home, nigh
 def test_what_costs_time_beside_the_scores_can_be_switched_off(home, night):
     off = ["evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0"]
     store = output(home)
-    card = models.model_object(night["version"], models.CARD)
-    before = store.read(card)
+    told = [models.model_object(night["version"], part) for part in (models.CARD, models.README)]
+    before = {name: store.read(name) for name in told}
     figures = commands.evaluate(load_recipe(home / "recipe.yaml", off))
-    assert {"speed", "baseline", "larger"} & {*figures, *json.loads(store.read(card))["evaluation"]} == set()
+    card = models.require_card(store, night["version"])
+    assert {"speed", "baseline", "larger"} & {*figures, *card["evaluation"]} == set()
     assert figures["model"]["total"] == pytest.approx(night["model"]["total"])
-    store.replace(card, before)
+    for name, data in before.items():
+        store.replace(name, data)
 
 
 def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, night):
