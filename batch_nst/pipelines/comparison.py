@@ -251,8 +251,9 @@ def _optimise(
         batch = np.stack(squares[part])
         found = optimise_photos(objectives, batch, settings, on_iteration=lambda done: tell(done, len(batch)))
         curves = np.minimum.accumulate(found.curve.double().cpu().numpy())
-        for index, losses in enumerate(zip(*(each.tolist() for each in found.losses), strict=True)):
-            shown = _Picture._make((_shown(found.pictures[index]), *losses, curves[:, index]))
+        values = zip(*(each.tolist() for each in found.losses), strict=True)
+        for index, (content, style, total) in enumerate(values):
+            shown = _Picture(_shown(found.pictures[index]), content, style, total, curves[:, index])
             pictures.append(shown if found.good[index] else None)
 
     def tell(done: int, photos: int) -> None:

@@ -427,21 +427,3 @@ def test_an_input_that_is_none_is_called_in(model: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such folder or file"):
         paint_all(model, tmp_path / "nowhere", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_forty_megapixels_are_painted_in_bounded_memory(tmp_path: Path) -> None:
-    """By the network of the default width, which at once would take 640 bytes a pixel, 24 GiB."""
-    model = publish(tmp_path / "model", seed=0, width=32)
-    with Image.open(ROOT / "jobs" / "samples" / "content" / "great_wall.jpg") as photo:
-        photo.resize((8000, 5000)).save(tmp_path / "large.jpg", quality=90)
-    command = [sys.executable, "-m", "batch_nst", "apply", model, "large.jpg", "painted.jpg"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    with Image.open(tmp_path / "painted.jpg") as painted:
-        assert painted.size == (8000, 5000)
-    assert usage.ru_maxrss * 1024 < 40_000_000 * 110 + (1 << 30)
