@@ -87,13 +87,12 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
         IncompleteError: there was no number in the gradients of many steps one after the other.
     """
     settings, workers = task.recipe.train, task.workers
-    fewest, most = settings.worker_range
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _work,
         train_loop_config={"task": replace(task, board=board)},
         scaling_config=ScalingConfig(
-            num_workers=most if fewest == most else (fewest, most),
+            num_workers=settings.workers,
             use_gpu=workers.device == "cuda",
             resources_per_worker={"CPU": workers.num_cpus, **({"GPU": 1} if workers.num_gpus else {})},
         ),
@@ -142,8 +141,8 @@ def _work(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             state, history = _load(Path(folder))
     net = _first_net(task)
-    # As many threads for an image however many workers are left.
-    threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
+    # As many threads for an image from one worker as from each of several that share a node.
+    threads = max(1, task.workers.threads // -(-settings.batch_size // settings.workers))
     objectives = _objectives(task, threads, state)
     training = Training(settings, objectives, net, threads, max(1, task.workers.threads // threads))
     if state:

@@ -64,10 +64,9 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     cluster.connect()
     cluster.check_output_is_shared(store)
     workers = cluster.choose_trainers(recipe.train)
-    fewest, most = recipe.train.worker_range
     say(
         f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "
-        f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
+        f"{recipe.train.batch_size}, {recipe.train.workers} workers on "
         f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )
     page = models.model_object(version, PAGE)

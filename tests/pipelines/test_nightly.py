@@ -254,7 +254,7 @@ def test_a_model_is_named_by_what_decides_it_and_by_nothing_else(home, night):
 
     assert name() == night["version"]
     for same in (
-        "train.workers=[1, 2]",
+        "train.workers=2",
         "train.checkpoint_steps=1",
         "train.device=cpu",
         "publish.margin=0.5",

@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from machines import machines
 from PIL import Image
 from safetensors.torch import load
 
@@ -148,24 +147,6 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
     finish(start(home, "train"))
     assert store.read(models.model_object(name, models.WEIGHTS)) == weights
     assert models.require_card(store, name)["training"]["history"] == history
-
-
-def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_same_weights(home):
-    version = finish(start(home, "train"))["version"]
-    store = Store(str(home / "out"))
-    alone = store.read(models.model_object(version, models.WEIGHTS))
-    for path in store.list("checkpoints") + store.list("models"):
-        store.delete(path)
-    with machines(2) as nodes:
-        running = start(home, "train", "train.workers=[1, 2]", address=nodes.cluster.address)
-        wait_for_another_checkpoint(home, running)
-        nodes.crash(nodes.nodes[1])
-        out, err = running.communicate()
-    assert running.returncode == 0, err
-    assert "1 to 2 workers" in err
-    assert re.search(r"training goes on from step \d+, workers: 1$", err, re.MULTILINE), err
-    assert json.loads(out.splitlines()[-1])["version"] == version
-    assert store.read(models.model_object(version, models.WEIGHTS)) == alone
 
 
 def test_a_training_that_starts_from_a_model_begins_with_its_weights(home):
