@@ -189,7 +189,7 @@ def test_a_tilde_is_the_home_folder(write: Write, monkeypatch: pytest.MonkeyPatc
         ("train.learning_rate=1", 1.0),
         ("generate.actors=[3, 4]", [3, 4]),
         ("generate.optimizer=adam", "adam"),
-        ("style={image: s3://b/a=b.jpg}", {"image": "s3://b/a=b.jpg", "size": 256}),
+        ("style={image: s3://b/a=b.jpg}", {"image": "s3://b/a=b.jpg", "size": 256, "license": "unknown"}),
     ],
 )
 def test_an_overrides_value_is_yaml(write: Write, override: str, value: object) -> None:
@@ -398,7 +398,8 @@ def test_an_unknown_or_missing_key_is_named(write: Write, text: str, line: str) 
 
 
 def test_unknown_keys_are_answered_with_every_key_of_their_section(write: Write) -> None:
-    assert fault(write(MINIMAL + "publish: {margins: 1}\n")).endswith("allowed here: margin, max_objective")
+    told = fault(write(MINIMAL + "publish: {margins: 1}\n"))
+    assert told.endswith("allowed here: margin, max_objective, license")
 
 
 def test_every_fault_has_its_line(write: Write) -> None:

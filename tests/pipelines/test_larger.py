@@ -44,9 +44,9 @@ def planned(recipe) -> dict[tuple[str, int], str]:
 
 
 def test_the_centres_of_photos_that_are_large_enough(home, recipe):
+    (home / "photos" / "broken.png").write_bytes(b"no picture")
     ids = planned(recipe)
     (home / "photos" / "gone.png").unlink()
-    (home / "photos" / "broken.png").write_bytes(b"no picture")
     larger = cut_larger(Store(recipe.output), list(ids.values()), 99, recipe.generate)
     assert larger.size == 64
     assert larger.left_out == {"not_an_image": 1, "too_small": 1, "vanished": 1}

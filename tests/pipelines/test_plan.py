@@ -284,10 +284,10 @@ def test_other_settings_than_the_dataset_s_are_refused(
     project.write_down()
     with pytest.raises(RecipeError) as refused:
         project.survey(**sections)
-    lines = str(refused.value).splitlines()
-    told = f"was begun with {old}, the recipe says {new}; choose another output"
-    assert any(line.startswith(f"{key}: ") and line.endswith(told) for line in lines)
-    assert project.store.uri in lines[0]
+    line = str(refused.value)
+    assert f"{key}: the dataset in {project.store.uri} was begun with {old}, the recipe says {new};" in line
+    assert line.endswith("; choose another output")
+    assert "\n" not in line
 
 
 def test_another_painting_under_the_same_name_is_refused(project: Project) -> None:
