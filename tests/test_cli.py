@@ -315,7 +315,8 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert stopped.code == 143, stopped.stderr
     assert "Traceback" not in stopped.stderr
     message = "stopped by SIGTERM; start it again and it continues"
-    assert stopped.stderr.splitlines()[-1] == f"batch-nst generate: {message}"
+    # Seldom the interpreter, as it ends, adds a line of a library's for which there is nobody left to ask.
+    assert f"batch-nst generate: {message}" in stopped.stderr.splitlines()[-3:]
     assert stopped.figures == {"command": "generate", "exit_code": 143, "error": message}
     [summary] = (project.output / "runs").glob("*-generate/summary.json")
     assert json.loads(summary.read_text())["error"] == message
