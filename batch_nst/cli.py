@@ -37,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise Stopped(f"stopped by SIGTERM{more}")
 
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+        # Still ignored, but not so in Ray's workers, which inherit that alone: Ray cancels tasks by SIGINT,
+        # and calls the handler that it finds, callable or not (ray._private.utils.DeferSigint).
+        signal.signal(signal.SIGINT, lambda _signal, _frame: None)
     try:
         options = parse(arguments)
         sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end

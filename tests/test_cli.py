@@ -315,8 +315,7 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert stopped.code == 143, stopped.stderr
     assert "Traceback" not in stopped.stderr
     message = "stopped by SIGTERM; start it again and it continues"
-    # Seldom the interpreter, as it ends, adds a line of a library's for which there is nobody left to ask.
-    assert f"batch-nst generate: {message}" in stopped.stderr.splitlines()[-3:]
+    assert stopped.stderr.splitlines()[-1] == f"batch-nst generate: {message}"
     assert stopped.figures == {"command": "generate", "exit_code": 143, "error": message}
     [summary] = (project.output / "runs").glob("*-generate/summary.json")
     assert json.loads(summary.read_text())["error"] == message
@@ -368,3 +367,23 @@ def test_sigterm_promises_to_continue_only_what_continues(command: str) -> None:
     more = "; start it again and it continues" if continues else ""
     assert ran.stderr == f"batch-nst {command}: stopped by SIGTERM{more}\n"
     assert ran.returncode == 143
+
+
+SIGINT = """
+import os, signal, subprocess, sys
+from batch_nst import cli
+def run(options):
+    os.kill(os.getpid(), signal.SIGINT)
+    child = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    subprocess.run([sys.executable, "-c", child], stdout=sys.stderr, check=True)
+    return {}
+cli._plan = run
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+cli.main(["plan", "recipe.yaml"])
+"""
+
+
+def test_in_the_background_ctrl_c_is_ignored_by_the_command_and_not_by_its_workers() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", SIGINT], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "True\n")
