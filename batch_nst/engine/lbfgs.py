@@ -14,9 +14,8 @@ four times, a vector at a time; what lies between is a matter of matrices of the
 is cut into blocks, and a product is that of each block by itself, so that no neighbour changes a bit of it.
 
 Departure from the usual: gamma is twice s'y / y'Py of the newest pair. That ratio weighs directions by the
-square of their curvature, so it suits the stiff ones, and the steps fall short: by the slopes at both of its
-ends the minimum along one lies 1.3 times as far. With twice the ratio it lies where a step ends, and as good
-a loss takes some 12 % fewer iterations (docs/engine.md).
+square of their curvature, so it suits the stiff ones, and steps fall short of the minimum along them; nobody
+searches for it here. docs/engine.md says what it is worth.
 """
 
 from __future__ import annotations
