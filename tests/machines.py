@@ -23,11 +23,11 @@ TESTS = Path(__file__).parent
 STORE = 100 << 20
 
 
-def shipped_health_checks() -> dict[str, str]:
-    """What the head of `cluster.yaml` is told about lost nodes, as environment."""
+def shipped_settings() -> dict[str, str]:
+    """What the head of `cluster.yaml` tells Ray about lost nodes and idle workers, as environment."""
     commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["head_start_ray_commands"]
-    found = dict(re.findall(r"\b(RAY_health_check_\w+)=(\d+)", " ".join(commands)))
-    assert found
+    found = dict(re.findall(r"\b(RAY_[a-z_]+)=(\d+)", " ".join(commands)))
+    assert "RAY_health_check_period_ms" in found
     return found
 
 
@@ -75,11 +75,11 @@ class Machines:
 
 @contextlib.contextmanager
 def machines(workers: int) -> Iterator[Machines]:
-    """Nodes whose workers find the tests, with the health checks that `cluster.yaml` ships."""
+    """Nodes whose workers find the tests, with the settings that `cluster.yaml` ships."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        for name, value in shipped_health_checks().items():
+        for name, value in shipped_settings().items():
             patch.setenv(name, value)
         found = Machines(workers)
         try:

@@ -49,9 +49,12 @@ class Workers:
 def connect() -> None:
     """Join the cluster of `RAY_ADDRESS`, of the submitted job, or of this machine; else start one inside."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray runs its workers at nice 15. A loop of torch waits for its slowest thread, so that every wake-up of
-    # a process of normal priority beside it would stop them all. Read by a Ray that is started here.
+    # Two settings for a Ray that is started here. It runs its workers at nice 15: a loop of torch waits for
+    # its slowest thread, so that every wake-up of a process of normal priority beside it would stop them all.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # And it ends workers that are idle for a second, to start others for the next unit, two seconds of
+    # imports each. `cluster.yaml` says the same.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():

@@ -125,6 +125,7 @@ def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     with machines(3) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
         wait_until_busy(3, command)
+        wait_until_done(recipe, UNITS * 8 / 3, command)
         crashed = time.time()
         replacement = cluster.replace(cluster.nodes[0])
         there = time.time()
