@@ -19,6 +19,9 @@ MOMENTS = ("before", "half", "after")
 """The store has not heard of the request; it has half the body of what was to be written; it has done what
 was asked, and the job does not know."""
 
+_OUTPUTS = itertools.count()
+"""Tests kill at the same requests."""
+
 
 class Clean(NamedTuple):
     """A run that nothing befell, through the proxy."""
@@ -44,7 +47,7 @@ def go(bucket: Bucket, proxy: Proxy, output: str, **generate: Any) -> Clean:
 def kill_at(number: int, moment: str, bucket: Bucket, proxy: Proxy, clean: Clean) -> None:
     """Kill a job at one request and run it again: the laws."""
     told = f"{moment} request {number}, {' '.join(clean.requests[number - 1][1:])}"
-    recipe = bucket.recipe(f"killed-{moment}-{number}")
+    recipe = bucket.recipe(f"killed-{next(_OUTPUTS)}")
     store = Store(recipe["output"])
     started: Future[Job] = Future()
 
