@@ -32,14 +32,20 @@ class Workers:
     threads: int
     most: int
 
-    def pool(self, actors: list[int], tasks: int) -> ray.data.ActorPoolStrategy:
+    def pool(self, actors: list[int], tasks: int, calls: int = 1) -> ray.data.ActorPoolStrategy:
         """The recipe's [fewest, most], bounded by what the cluster can hold and by the tasks that there are.
 
         All of them are asked for at once: Ray Data would add one at a time, half a minute apart. It lets go
-        of those that have no work.
+        of those that have no work. So many `calls` may be under way in one of them.
         """
         most = max(1, min(self.at_once(actors), tasks))
-        return ray.data.ActorPoolStrategy(min_size=min(actors[0], most), max_size=most, initial_size=most)
+        return ray.data.ActorPoolStrategy(
+            min_size=min(actors[0], most),
+            max_size=most,
+            initial_size=most,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=True,
+        )
 
     def at_once(self, actors: list[int]) -> int:
         """How many actors can work at the same time, of the recipe's [fewest, most]."""

@@ -1,9 +1,10 @@
-"""decode -> stylize -> encode and write: one sentence of Ray Data, a row a unit, and its callables."""
+"""decode -> stylize, and write beside it: one sentence of Ray Data, a row a unit, and its callables."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +36,7 @@ from batch_nst.pipelines.rows import (
     unpack,
     write_unit,
 )
-from batch_nst.recipe import Recipe
+from batch_nst.recipe import Generate, Recipe
 
 
 def stylize_units(
@@ -76,15 +77,42 @@ def stylize_units(
         .repartition(target_num_rows_per_block=1)
         .map(decode_unit, fn_args=(limits, closed, attempt), num_cpus=0.25)
         .map(
-            stylizer or Stylizer,
-            fn_constructor_args=(style, recipe, workers, model, closed, attempt),
-            compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in chunks)),
+            Device,
+            fn_constructor_args=(
+                stylizer or Stylizer,
+                (style, recipe, workers, model, closed, attempt),
+                store,
+                limits,
+            ),
+            compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in chunks), calls=2),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )
-        .map(write_unit, fn_args=(store, limits), num_cpus=0.25)
         .iter_rows()
     )
+
+
+class Device:
+    """An actor that writes a unit while it stylizes the next one.
+
+    Not in a stage of its own: what is made and not written yet would pile up wherever stores or CPUs are
+    slower than devices, and be lost with the driver. Here it is one unit an actor.
+    """
+
+    def __init__(
+        self, stylizer: type[Stylizer], arguments: tuple[Any, ...], store: Store, settings: Generate
+    ) -> None:
+        """`arguments` are the stylizer's, `settings` those of `write_unit`."""
+        self._stylizer = stylizer(*arguments)
+        self._store, self._settings = store, settings
+        # Ray calls from two threads. Each would get an OpenMP team of its own, and of more threads than cores
+        # OpenMP puts the idle to sleep at every loop; so all that computes is done by one.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    def __call__(self, unit: Row) -> Row:
+        """What `write_unit` returns. Two calls may be under way."""
+        made = self._thread.submit(self._stylizer, unit).result()
+        return write_unit(made, self._store, self._settings)
 
 
 class Stylizer:
@@ -106,9 +134,7 @@ class Stylizer:
 
     @cached_property
     def _objectives(self) -> Objectives:
-        # Made in the first call, not in the constructor: Ray Data runs the two in different threads, each
-        # would get an OpenMP team of its own, and of more threads than cores OpenMP puts the idle to sleep
-        # at every loop.
+        # Made in the first call, not in the constructor, which another thread runs: see `Device`.
         return Objectives.on(
             self._style,
             self._recipe.loss,
