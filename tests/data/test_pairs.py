@@ -1,7 +1,7 @@
 """Laws of the order in which training sees the pairs."""
 
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_portions_end_where_windows_do_and_hold_what_a_training_has_left(dataset
     edges = [portion["first"] for portion in places] + [26]
     assert [portion["end"] for portion in places] == edges[1:]
     assert edges[0] == 2 * start
-    assert all(end - begin >= least for begin, end in zip(edges[:-2], edges[1:-1], strict=True))
+    assert all(end - begin >= least for begin, end in pairwise(edges[:-1]))
     assert (len(places) == 1) == (least == 1000)
     assert first(dataset, 13 - start, seed=2, start=start) == whole[start:]
 

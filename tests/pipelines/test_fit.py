@@ -4,50 +4,28 @@ from __future__ import annotations
 
 from itertools import islice
 
-import numpy as np
 import pytest
 import ray
-from drawing import drawn
+from drawing import Dataset, drawn, noise, same
 
-from batch_nst.data import pairs, units
-from batch_nst.data.images import encode
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data import pairs
 from batch_nst.pipelines import fit
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.recipe import Train
 
-SIDE, UNITS, STEPS = 40, 40, 70
+STEPS = 70
 SETTINGS = Train(steps=STEPS, batch_size=5, crop_size=32, seed=4)
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Snapshot]:
-    """Three pairs of noise in each of more units than a window has."""
-    store = Store(str(tmp_path_factory.mktemp("pairs")))
-    rng = np.random.default_rng(0)
-    entries = []
-    for unit in range(UNITS):
-        rows = []
-        for number in range(3):
-            content, stylized = (
-                {"bytes": encode(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8), "webp"), "path": None}
-                for _ in range(2)
-            )
-            row = {"id": bytes([unit, number]) * 8, "uri": f"{unit}-{number}.png", "split": "train"}
-            rows.append({**row, "status": "ok", "content": content, "stylized": stylized})
-        entries.append({**units.commit_unit(store, f"{unit:032x}", rows, digest=""), "left_out": 0})
-    return store, Snapshot(1, 1, "", {"ok": 3 * UNITS}, entries, [])
-
-
-def same(one: pairs.Batch, other: pairs.Batch) -> bool:
-    return all(np.array_equal(left, right) for left, right in zip(one, other, strict=True))
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return noise(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.mark.parametrize(("rank", "world", "start", "decoders"), [(0, 1, 0, 3), (1, 2, 9, 1)])
 def test_a_worker_gets_its_pairs_in_their_order_whoever_decodes_them(
     ray_cluster: None,
-    dataset: tuple[Store, Snapshot],
+    dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     rank: int,
     world: int,
@@ -63,9 +41,7 @@ def test_a_worker_gets_its_pairs_in_their_order_whoever_decodes_them(
     assert all(map(same, got, wanted))
 
 
-def test_pairs_come_where_trainers_have_reserved_all_cpus(
-    ray_cluster: None, dataset: tuple[Store, Snapshot]
-) -> None:
+def test_pairs_come_where_trainers_have_reserved_all_cpus(ray_cluster: None, dataset: Dataset) -> None:
     share = pairs.Share(SETTINGS.seed, SETTINGS.batch_size)
     reserved = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     ray.get(reserved.ready())
