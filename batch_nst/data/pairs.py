@@ -1,12 +1,18 @@
-"""The pairs of a sealed snapshot as batches, in an order that is a pure function of seed and snapshot."""
+"""The pairs of a sealed snapshot in an order that is a pure function of seed and snapshot.
+
+A pair has a position: its number among all that a training sees, pass after pass, from 0. Every pass takes
+the units in a new order, and shuffles their pairs within windows of `WINDOW_UNITS` units, so that it reads
+every unit once. Step n, from 0 on, trains on the `batch_size` positions from n * batch_size on, over all
+workers: on what, depends neither on their number nor on where training was cut off.
+"""
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +22,15 @@ from batch_nst.data.snapshot import Snapshot, unit_pairs
 from batch_nst.data.storage import Store
 
 WINDOW_UNITS = 32
-"""Units that are shuffled together; as many again are read ahead."""
+"""Units that are shuffled together."""
+PORTION = 256
+"""Pairs in a portion, at least; so many are several windows of a small dataset."""
 
+_PORTIONS = 1000
+"""Of a long training, at most, about."""
 _READERS = 8
-_DECODERS = min(8, os.cpu_count() or 1)
-_BATCHES_AHEAD = 2
+
+_Row: TypeAlias = dict[str, Any]
 
 _Order: TypeAlias = npt.NDArray[np.int64]
 """Places of pairs in a window, the first one first."""
@@ -33,71 +43,72 @@ class Batch(NamedTuple):
     optimised: Pixels
 
 
-class _Encoded(NamedTuple):
-    content: bytes
-    optimised: bytes
+@dataclass(frozen=True)
+class Share:
+    """What one worker gets of every global batch of a training."""
+
+    seed: int
+    """Of order and augmentation."""
+    batch_size: int
+    """Pairs in a step over all workers, shared among them as evenly as it goes."""
+    rank: int = 0
+    """Of this worker, 0 to world - 1."""
+    world: int = 1
+    """How many workers there are."""
+
+    @property
+    def places(self) -> range:
+        """Of its pairs in a global batch."""
+        first, end = (number * self.batch_size // self.world for number in (self.rank, self.rank + 1))
+        return range(first, end)
 
 
-def batches(
-    store: Store,
-    snapshot: Snapshot,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    crop_size: int | None = None,
-) -> Iterator[Batch]:
-    """Endless batches from step `start` on: this worker's share of each global batch.
+def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[_Row]:
+    """What steps `start` to `steps` - 1 train on, in pieces to read: positions `first` to `end` - 1."""
+    position, last = start * share.batch_size, steps * share.batch_size
+    least = max(PORTION, (last - position) // _PORTIONS)
+    found, first = [], position
+    for _, order in _windows(snapshot, share.seed, position):
+        position = min(position + len(order), last)
+        if position == last or position - first >= least:
+            found.append({"first": first, "end": position})
+            first = position
+        if position == last:
+            break
+    return found
 
-    Every pass over the data takes the units in a new order, and shuffles their pairs within windows of
-    `WINDOW_UNITS` units, so that a pass reads every unit once. What a global batch holds depends neither
-    on `world` nor on where training was cut off.
+
+def read_portion(portion: _Row, store: Store, snapshot: Snapshot, share: Share) -> Iterator[_Row]:
+    """This worker's pairs in a portion, in their order: `position`, `content` and `optimised` as stored."""
+    position, end = portion["first"], portion["end"]
+    for units, order in _windows(snapshot, share.seed, position):
+        with ThreadPoolExecutor(_READERS) as pool:
+            pairs = [pair for read in pool.map(partial(_read, store, snapshot), units) for pair in read]
+        for index in order[: end - position]:
+            if position % share.batch_size in share.places:
+                content, optimised = pairs[index]
+                yield {"position": position, "content": content, "optimised": optimised}
+            position += 1
+        if position == end:
+            break
+
+
+def decode_pair(pair: _Row, seed: int, crop_size: int | None) -> dict[str, Pixels]:
+    """Decode a pair of `read_portion`; the same random crop and flip for both.
 
     Args:
-        store: the output.
-        snapshot: what to read.
-        batch_size: pairs in a step over all workers, shared among them as evenly as it goes.
-        seed: of order and augmentation.
-        start: the first step, from 0.
-        rank: of this worker, 0 to world - 1.
-        world: how many workers there are.
-        crop_size: side of a random crop; none takes the whole picture. Flips at random in any case.
+        pair: of `read_portion`.
+        seed: of the training.
+        crop_size: side of the crop; none takes the whole picture. Flips at random in any case.
     """
-    position = start * batch_size
-    encoded = _stream(store, snapshot, seed, position)
-    with ThreadPoolExecutor(_DECODERS) as pool:
-
-        def prepare() -> list[Future[tuple[Pixels, Pixels]]]:
-            nonlocal position
-            members = [(position + index, next(encoded)) for index in range(batch_size)]
-            position += batch_size
-            mine = members[rank * batch_size // world : (rank + 1) * batch_size // world]
-            return [pool.submit(_augment, pair, (seed, where), crop_size) for where, pair in mine]
-
-        ahead = deque(prepare() for _ in range(_BATCHES_AHEAD))
-        while True:
-            pairs = [future.result() for future in ahead.popleft()]
-            ahead.append(prepare())
-            yield Batch(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
-
-
-def _stream(store: Store, snapshot: Snapshot, seed: int, position: int) -> Iterator[_Encoded]:
-    """Pairs from a global position on, passes without end; a window is read while another is handed out."""
-    windows = _windows(snapshot, seed, position)
-    with ThreadPoolExecutor(_READERS) as pool:
-
-        def read() -> tuple[list[Future[list[_Encoded]]], _Order]:
-            units, order = next(windows)
-            return [pool.submit(_read, store, snapshot, unit) for unit in units], order
-
-        ahead = read()
-        while True:
-            (reading, order), ahead = ahead, read()
-            pairs = [pair for future in reading for pair in future.result()]
-            for index in order:
-                yield pairs[index]
+    chance = np.random.default_rng((seed, pair["position"]))
+    content, optimised = decode_stored(pair["content"]), decode_stored(pair["optimised"])
+    height, width = content.shape[:2]
+    side = min(crop_size or max(height, width), height, width)
+    top, left = chance.integers(0, height - side + 1), chance.integers(0, width - side + 1)
+    flip = -1 if chance.integers(2) else 1
+    window = (slice(top, top + side), slice(left, left + side))
+    return {"content": content[window][:, ::flip], "optimised": optimised[window][:, ::flip]}
 
 
 def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], _Order]]:
@@ -119,18 +130,6 @@ def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[lis
         epoch += 1
 
 
-def _read(store: Store, snapshot: Snapshot, unit: str) -> list[_Encoded]:
+def _read(store: Store, snapshot: Snapshot, unit: str) -> list[tuple[bytes, bytes]]:
     rows = unit_pairs(store, snapshot, unit, "train")
-    return [_Encoded(row["content"]["bytes"], row["stylized"]["bytes"]) for row in rows]
-
-
-def _augment(pair: _Encoded, seed: tuple[int, int], crop_size: int | None) -> tuple[Pixels, Pixels]:
-    """Decode a pair; the same random crop and flip for both."""
-    chance = np.random.default_rng(seed)
-    content, optimised = decode_stored(pair.content), decode_stored(pair.optimised)
-    height, width = content.shape[:2]
-    side = min(crop_size or max(height, width), height, width)
-    top, left = chance.integers(0, height - side + 1), chance.integers(0, width - side + 1)
-    flip = -1 if chance.integers(2) else 1
-    window = (slice(top, top + side), slice(left, left + side))
-    return content[window][:, ::flip], optimised[window][:, ::flip]
+    return [(row["content"]["bytes"], row["stylized"]["bytes"]) for row in rows]

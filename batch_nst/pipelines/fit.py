@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import pyarrow.fs
 import ray
+import ray.data
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
-from batch_nst.data.pairs import batches
+from batch_nst.data.pairs import Batch, Share, decode_pair, portions, read_portion
 from batch_nst.data.snapshot import Snapshot
 from batch_nst.data.storage import Store, open_filesystem
 from batch_nst.data.style import StylePicture
@@ -33,7 +34,7 @@ from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.progress import Clock, Meter, meter, say
 from batch_nst.pipelines.training import History, Training, rate_at
 from batch_nst.pipelines.training_log import TrainingLog, panel_steps, read_panel
-from batch_nst.recipe import Recipe
+from batch_nst.recipe import Recipe, Train
 
 CHECKPOINTS = "checkpoints"
 """Below the output: what a training run that was cut off resumes from."""
@@ -42,6 +43,13 @@ _STATE = "state.pt"
 _HISTORY = "history.json"
 _MAX_FAILURES = 10
 """Lost workers that a training outlives; a bug is told after as many starts."""
+_READERS = 2
+"""Portions of pairs that are read at the same time: one is, while another is handed out."""
+_MOST_DECODERS = 16
+_BLOCK = 4 << 20
+"""Bytes of encoded pairs that are decoded in one task, about."""
+_AHEAD = 512 << 20
+"""Bytes of pairs that are read and decoded ahead of a worker, about."""
 
 
 class Fitted(NamedTuple):
@@ -153,16 +161,8 @@ def _work(config: dict[str, Any]) -> None:
     }
     shown = _Shown(task, training, world) if rank == 0 else None
     first, clock = training.step, Clock("busy", "waiting", "writing")
-    reading = batches(
-        task.store,
-        task.snapshot,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        start=first,
-        rank=rank,
-        world=world,
-        crop_size=settings.crop_size,
-    )
+    share = Share(settings.seed, settings.batch_size, rank, world)
+    reading = draw(task.store, task.snapshot, settings, share, first, _decoders(task.workers, world))
     while training.step < settings.steps:
         with clock.spends("waiting"):
             batch = next(reading)
@@ -182,6 +182,45 @@ def _work(config: dict[str, Any]) -> None:
             if keep:
                 metrics = {"step": step, **parts, "pace": pace}
                 _report({**training.state(), **lasting}, training.history, metrics, rank)
+
+
+def draw(
+    store: Store, snapshot: Snapshot, settings: Train, share: Share, start: int, decoders: int
+) -> Iterator[Batch]:
+    """A worker's share of every global batch from step `start` on, to the last one.
+
+    A sentence of Ray Data of this worker's own: the cluster reads and decodes. Its tasks ask for no CPU, so
+    that they run where trainers have reserved all that there are, and in what number is said here.
+    """
+    places = portions(snapshot, share, start, settings.steps)
+    dataset = (
+        ray.data.from_items(places, override_num_blocks=len(places))
+        .flat_map(
+            read_portion,
+            fn_args=(store, snapshot, share),
+            compute=ray.data.TaskPoolStrategy(_READERS),
+            num_cpus=0,
+        )
+        .map(
+            decode_pair,
+            fn_args=(settings.seed, settings.crop_size),
+            compute=ray.data.TaskPoolStrategy(decoders),
+            num_cpus=0,
+        )
+    )
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=_AHEAD)
+    dataset.context.target_max_block_size = _BLOCK
+    for pairs in dataset.iter_batches(batch_size=len(share.places), prefetch_batches=2):
+        yield Batch(pairs["content"], pairs["optimised"])
+
+
+def _decoders(workers: Workers, world: int) -> int:
+    """How many tasks decode for each of the workers: as many as there are CPUs beside them, or one."""
+    beside = ray.cluster_resources().get("CPU", 0) / world - workers.num_cpus
+    # Tasks of two stages that may be equally many would be made one, and read a portion while they decode.
+    return min(int(beside), _MOST_DECODERS) if beside >= _READERS + 1 else 1
 
 
 def _first_net(task: Task) -> TransformerNet:

@@ -1,10 +1,11 @@
 """Laws of the order in which training sees the pairs."""
 
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
+from drawing import drawn
 
 from batch_nst.data import pairs, units
 from batch_nst.data.images import encode
@@ -57,8 +58,9 @@ def numbers(batch: pairs.Batch) -> list[int]:
     return batch.content[:, 0, 0, 0].tolist()
 
 
-def first(dataset, count: int, **options) -> list[list[int]]:
-    return [numbers(batch) for batch in islice(pairs.batches(*dataset, batch_size=2, **options), count)]
+def first(dataset, count: int, seed: int, start: int = 0, **worker: int) -> list[list[int]]:
+    share = pairs.Share(seed, 2, **worker)
+    return [numbers(batch) for batch in drawn(*dataset, share, start + count, start)]
 
 
 def test_a_pass_holds_every_training_pair_once_and_no_other(dataset):
@@ -92,6 +94,21 @@ def test_a_resumed_order_is_the_rest_of_the_uninterrupted_one(dataset, start):
     assert first(dataset, 6, seed=3, start=start) == first(dataset, start + 6, seed=3)[start:]
 
 
+@pytest.mark.parametrize("least", [1, 4, 7, 1000])
+@pytest.mark.parametrize("start", [0, 3])
+def test_portions_end_where_windows_do_and_hold_what_a_training_has_left(dataset, monkeypatch, least, start):
+    whole = first(dataset, 13, seed=2)
+    monkeypatch.setattr(pairs, "PORTION", least)
+    _, snapshot = dataset
+    places = pairs.portions(snapshot, pairs.Share(2, 2), start, 13)
+    edges = [portion["first"] for portion in places] + [26]
+    assert [portion["end"] for portion in places] == edges[1:]
+    assert edges[0] == 2 * start
+    assert all(end - begin >= least for begin, end in pairwise(edges[:-1]))
+    assert (len(places) == 1) == (least == 1000)
+    assert first(dataset, 13 - start, seed=2, start=start) == whole[start:]
+
+
 def test_a_global_batch_does_not_depend_on_the_number_of_workers(dataset):
     alone = first(dataset, 7, seed=0)
     shares = [first(dataset, 7, seed=0, rank=rank, world=2) for rank in range(2)]
@@ -101,7 +118,7 @@ def test_a_global_batch_does_not_depend_on_the_number_of_workers(dataset):
 @pytest.mark.parametrize("world", [2, 3, 4, 5])
 def test_shares_are_even_to_a_pair_and_make_up_the_global_batch(dataset, world):
     def share(rank: int, world: int) -> list[int]:
-        return numbers(next(pairs.batches(*dataset, batch_size=5, seed=0, rank=rank, world=world)))
+        return numbers(next(drawn(*dataset, pairs.Share(0, 5, rank, world), 1)))
 
     shares = [share(rank, world) for rank in range(world)]
     assert list(chain.from_iterable(shares)) == share(0, 1)
@@ -115,14 +132,14 @@ def test_crop_and_flip_are_the_same_for_both_pictures_and_depend_on_the_position
     store = Store(str(tmp_path))
     summary = units.commit_unit(store, "0" * 32, [{**row(1), "content": both, "stylized": both}], digest="")
     snapshot = Snapshot(1, 1, "", {"ok": 1}, [{**summary, "left_out": 0}], [])
-    options = {"batch_size": 1, "seed": 0, "crop_size": 5}
-    drawn = list(islice(pairs.batches(store, snapshot, **options), 12))
-    again = list(islice(pairs.batches(store, snapshot, start=4, **options), 8))
+    share = pairs.Share(0, 1)
+    whole = list(drawn(store, snapshot, share, 12, crop_size=5))
+    again = list(drawn(store, snapshot, share, 12, start=4, crop_size=5))
     windows = [pixels[y : y + 5, x : x + 5] for y in range(4) for x in range(4)]
     allowed = {window.tobytes() for window in windows} | {window[:, ::-1].tobytes() for window in windows}
-    for batch in drawn:
+    for batch in whole:
         assert (batch.content == batch.optimised).all()
         assert batch.content[0].tobytes() in allowed
-    assert len({batch.content.tobytes() for batch in drawn}) > 4
-    for one, other in zip(drawn[4:], again, strict=True):
+    assert len({batch.content.tobytes() for batch in whole}) > 4
+    for one, other in zip(whole[4:], again, strict=True):
         assert (one.content == other.content).all()

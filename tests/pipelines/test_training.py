@@ -3,15 +3,15 @@
 import io
 import math
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from drawing import drawn
 
 from batch_nst.data import units
 from batch_nst.data.images import encode
-from batch_nst.data.pairs import Batch, batches
+from batch_nst.data.pairs import Batch, Share
 from batch_nst.data.snapshot import Snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
@@ -108,8 +108,8 @@ def begun(objectives: Objectives, seed: int = 0, settings: Train = SETTINGS) -> 
     return Training(settings, objectives, TransformerNet(settings.width), threads=1, at_once=2)
 
 
-def drawn(dataset: tuple[Store, Snapshot], start: int = 0) -> Iterator[Batch]:
-    return batches(*dataset, batch_size=BATCH, seed=0, start=start, crop_size=SETTINGS.crop_size)
+def batches(dataset: tuple[Store, Snapshot], steps: int, start: int = 0) -> Iterator[Batch]:
+    return drawn(*dataset, Share(0, BATCH), steps, start, SETTINGS.crop_size)
 
 
 def stored(training: Training) -> bytes:
@@ -143,14 +143,14 @@ def test_a_training_that_was_cut_off_after_any_step_ends_to_the_bit_as_an_uninte
 ) -> None:
     whole = begun(objectives)
     checkpoints = []
-    for batch in islice(drawn(dataset), STEPS):
+    for batch in batches(dataset, STEPS):
         checkpoints.append((stored(whole), list(whole.history)))
         whole.advance(batch)
     assert [point["step"] for point in whole.history] == list(range(1, STEPS + 1))
     for cut, (state, history) in enumerate(checkpoints):
         resumed = begun(objectives, seed=99)  # the weights it is made with are of no account
         resumed.restore(torch.load(io.BytesIO(state), weights_only=True), history)
-        for batch in islice(drawn(dataset, start=cut), STEPS - cut):
+        for batch in batches(dataset, STEPS, cut):
             resumed.advance(batch)
         assert_same(resumed, whole)
 
@@ -159,7 +159,7 @@ def test_a_skipped_step_counts_as_a_step_and_survives_a_checkpoint(
     dataset: tuple[Store, Snapshot], objectives: Objectives
 ) -> None:
     training = begun(objectives)
-    batch = next(drawn(dataset))
+    batch = next(batches(dataset, 1))
     training.advance(batch)
     before = training.net.head.bias.detach().clone()
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_a_skipped_step_counts_as_a_step_and_survives_a_checkpoint(
 def test_painting_the_panel_changes_nothing(dataset: tuple[Store, Snapshot], objectives: Objectives) -> None:
     plain, shown = begun(objectives), begun(objectives)
     photos = [np.full((SIDE, SIDE, 3), number, np.uint8) for number in (50, 200)]
-    for batch in islice(drawn(dataset), 3):
+    for batch in batches(dataset, 3):
         plain.advance(batch)
         shown.advance(batch)
         pictures = shown.paint(photos)

@@ -1,0 +1,61 @@
+"""What a training sees, read and decoded in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from batch_nst.data import pairs, units
+from batch_nst.data.images import encode
+from batch_nst.data.snapshot import Snapshot
+from batch_nst.data.storage import Store
+
+Dataset: TypeAlias = tuple[Store, Snapshot]
+SIDE, UNITS = 40, 40
+
+
+def drawn(
+    store: Store,
+    snapshot: Snapshot,
+    share: pairs.Share,
+    steps: int,
+    start: int = 0,
+    crop_size: int | None = None,
+) -> Iterator[pairs.Batch]:
+    """A worker's share of the global batches of steps `start` to `steps` - 1."""
+    members = [
+        pairs.decode_pair(pair, share.seed, crop_size)
+        for portion in pairs.portions(snapshot, share, start, steps)
+        for pair in pairs.read_portion(portion, store, snapshot, share)
+    ]
+    size = len(share.places)
+    assert len(members) == size * (steps - start)
+    for first in range(0, len(members), size):
+        batch = members[first : first + size]
+        yield pairs.Batch(*(np.stack([pair[name] for pair in batch]) for name in ("content", "optimised")))
+
+
+def noise(folder: Path) -> Dataset:
+    """Three pairs of noise in each of more units than a window has."""
+    store = Store(str(folder))
+    rng = np.random.default_rng(0)
+    entries = []
+    for unit in range(UNITS):
+        rows = []
+        for number in range(3):
+            content, stylized = (
+                {"bytes": encode(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8), "webp"), "path": None}
+                for _ in range(2)
+            )
+            row = {"id": bytes([unit, number]) * 8, "uri": f"{unit}-{number}.png", "split": "train"}
+            rows.append({**row, "status": "ok", "content": content, "stylized": stylized})
+        entries.append({**units.commit_unit(store, f"{unit:032x}", rows, digest=""), "left_out": 0})
+    return store, Snapshot(1, 1, "", {"ok": 3 * UNITS}, entries, [])
+
+
+def same(one: pairs.Batch, other: pairs.Batch) -> bool:
+    """Whether all pixels are."""
+    return all(np.array_equal(left, right) for left, right in zip(one, other, strict=True))
