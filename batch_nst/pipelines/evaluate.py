@@ -98,7 +98,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
         "style": recipe.style.license,
         "photos": recipe.generate.license,
     }
-    card |= {"licenses": licenses, "evaluation": without_times(evaluation)}
+    card |= {"licenses": licenses, "evaluation": _without_times(evaluation)}
     for name, data in ((models.PREVIEW, sheet), (models.README, readme(card).encode())):
         card["digests"][name] = models.write_part(store, version, name, data)
     models.write_card(store, version, card)
@@ -106,10 +106,10 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     return {"version": version, **evaluation}, triples
 
 
-def without_times(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _without_times(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The figures that another run finds again."""
     return {
-        name: without_times(value) if isinstance(value, dict) else value
+        name: _without_times(value) if isinstance(value, dict) else value
         for name, value in evaluation.items()
         if name not in _TIMES
     }
