@@ -40,9 +40,9 @@ CPU = torch.device("cpu")
 
 
 def plain(net: TransformerNet, photo: Pixels) -> Pixels:
-    """What anyone would write."""
+    """What anyone would write; without `.contiguous()`, which makes it slower."""
     with torch.no_grad():
-        tensor = torch.from_numpy(photo).permute(2, 0, 1).contiguous()[None].float() / 255
+        tensor = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
         painted: Pixels = (net(tensor)[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
     return painted
 
