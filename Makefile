@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow chaos overhead planning lint install clean
+.PHONY: demo test test-slow chaos overhead planning megapixels lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -27,6 +27,9 @@ lint: .venv/test.stamp
 
 planning: .venv/test.stamp  ## what planning 10 million photos costs
 	$(BIN)/python tests/planning.py
+
+megapixels: .venv/test.stamp  ## what painting a picture of 40 megapixels takes of memory
+	MEGAPIXELS=40 $(BIN)/python -m pytest tests/pipelines/test_apply.py -k megapixels -m slow -s
 
 install: .venv/demo.stamp
 

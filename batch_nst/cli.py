@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from batch_nst import __version__
@@ -17,8 +18,8 @@ from batch_nst.recipe import load_recipe
 
 Figures = dict[str, Any]
 
-_CONTINUE = {"generate", "train", "nightly", "apply", "forget"}
-"""Commands that take up where they were stopped; the others begin anew."""
+_CONTINUE = {"generate", "train", "nightly", "forget"}
+"""Commands that always take up where they were stopped; `apply` does at times, the others begin anew."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -30,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     output = sys.stdout
     command: str | None = None
+    continues = False
     code, figures = 0, {}
 
     def stop(_signal: int, _frame: object) -> NoReturn:
-        more = "; start it again and it continues" if command in _CONTINUE else ""
+        more = "; start it again and it continues" if continues else ""
         raise Stopped(f"stopped by SIGTERM{more}")
 
     signal.signal(signal.SIGTERM, stop)
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         options = parse(arguments)
         sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
-        command = options.command
+        command, continues = options.command, _continues(options)
         figures = options.run(options)
     except (BatchNSTError, Stopped) as error:
         code = error.exit_code
@@ -54,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code, figures = 130, {"error": "interrupted"}
     print(json.dumps({"command": command, "exit_code": code, **figures}), file=output, flush=True)
     sys.exit(code)
+
+
+def _continues(options: argparse.Namespace) -> bool:
+    """Whether the command takes up where it was stopped when it is started again."""
+    if options.command == "apply":
+        from batch_nst.pipelines.paint import ENCODINGS
+
+        one = PurePosixPath(options.target).suffix.lower() in ENCODINGS
+        return not (one or options.overwrite)
+    return options.command in _CONTINUE
 
 
 def _plan(options: argparse.Namespace) -> Figures:

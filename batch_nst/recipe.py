@@ -292,7 +292,7 @@ class Evaluate(Section):
     larger_photos: Amount = 8
     """Photos that are scored at twice `generate.image_size` as well, beside a third of the iterations."""
     sizes: list[Annotated[int, Field(ge=32, le=4096)]] = [256, 512, 1024]
-    """Sides, in pixels, at which model and optimisation are timed, once a version and machine; none: not."""
+    """Sides, in pixels, at which model and optimisation are timed; none: not."""
 
 
 class Publish(Section):

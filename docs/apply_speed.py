@@ -1,13 +1,16 @@
-"""Time `apply` against a plain PyTorch loop in fp32 over the same network; print Markdown tables.
+"""Time `apply` against a plain PyTorch loop in fp32 over the same network; print a Markdown table.
 
-Pictures of 256 px, one at a time, on all cores that torch takes; the two in alternation, in one run. First
-from pixels to pixels, then from files to files: there the loop is Pillow, the net, Pillow, and `apply` is its
-stages on Ray, timed from the first quarter of their outcomes on: starting actors is no part of it. Last the
-whole command, with the start of Python, torch and Ray, against the loop without; more files would share that.
+Pictures of 256 px, one at a time, on all cores; the two in alternation, in one run, and the medians. First
+from pixels to pixels. Then from files to files: there the loop is Pillow, the net, Pillow, in a process that
+is warm, and `apply` is the command itself, on a quarter of the files and on all of them: the difference is
+what the others took, all stages counted, and the start of Python, torch and Ray is no part of it. Last the
+command on all of them with its start; more files would share that.
 
-python docs/apply_speed.py [FOLDER] [MODEL]
+python docs/apply_speed.py [--photos FOLDER] [--model MODEL] [--files N] [--rounds N] [--precision P]
 """
 
+import argparse
+import datetime
 import os
 import shutil
 import subprocess
@@ -24,22 +27,20 @@ from PIL import Image
 
 from batch_nst.data import images, models
 from batch_nst.data.images import Pixels
-from batch_nst.data.inputs import list_photos
-from batch_nst.data.look import Look
 from batch_nst.data.storage import Store
 from batch_nst.engine.model_files import model_bytes
-from batch_nst.engine.precision import choose_device
+from batch_nst.engine.precision import Precision, choose_device
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines import cluster
 from batch_nst.pipelines.fast_model import ModelFiles, read_model
-from batch_nst.pipelines.paint import chunks_of
-from batch_nst.pipelines.painting import paint_photos
+from batch_nst.pipelines.measurements import machine_of
+from batch_nst.pipelines.progress import say
 
-SIZE, ROUNDS, FILES = 256, 5, 192
+SIZE = 256
+CPU = torch.device("cpu")
 
 
 def plain(net: TransformerNet, photo: Pixels) -> Pixels:
-    """What anyone would write."""
+    """What anyone would write; without `.contiguous()`, which makes it slower."""
     with torch.no_grad():
         tensor = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
         painted: Pixels = (net(tensor)[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
@@ -53,63 +54,57 @@ def seconds(action: Callable[..., object], *arguments: object) -> float:
     return perf_counter() - start
 
 
-def pixels_to_pixels(model: ModelFiles, photos: list[Pixels]) -> None:
+def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, precision: Precision) -> None:
     """The median of all pictures and rounds."""
-    net, painter = model.on(torch.device("cpu")).net, model.painter(choose_device("cpu"))
+    net, painter = model.on(CPU).net, model.painter(choose_device("cpu"), precision)
     loop, ours = [], []
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
+        say(f"pixels to pixels: round {turn} of {rounds}, {len(photos)} pictures")
         for photo in photos:
             times = seconds(plain, net, photo), seconds(painter, photo)
-            if turn:  # in the first round kernels are chosen
+            if turn:  # in the first one kernels are chosen
                 loop.append(times[0])
                 ours.append(times[1])
-    report(f"pixels to pixels, {str(painter.dtype).removeprefix('torch.')}", median(loop), median(ours))
+    row(f"pixels to pixels, {str(painter.dtype).removeprefix('torch.')}", median(loop), median(ours))
 
 
-def files_to_files(model: ModelFiles, folder: Path) -> None:
-    """A picture's share of the time that all take, the median of three turns."""
-    net = model.on(torch.device("cpu")).net
-    cluster.connect()
-    workers = cluster.choose_workers("cpu")
-    photos = [(photo, photo.key) for photo in list_photos(str(folder))]
-    loop, ours = [], []
-    for _ in range(3):
-        with TemporaryDirectory() as painted:
-            loop.append(seconds(loop_over, net, folder, Path(painted)) / len(photos))
-        with TemporaryDirectory() as painted:
-            ended = []
-            for _ in paint_photos(
-                model, chunks_of(photos), Store(painted), Look(), "auto", workers, overwrite=False
-            ):
-                ended.append(perf_counter())
-            begun = len(ended) // 4
-            ours.append((ended[-1] - ended[begun]) / (len(ended) - 1 - begun))
-    report("files to files (JPEG)", median(loop), median(ours))
-    with TemporaryDirectory() as home:
-        address = stored(model, home)
-        command = [sys.executable, "-m", "batch_nst", "apply", address, folder, f"{home}/out"]
-        # A Ray of its own: this process holds the cores of the one above.
-        environment = os.environ | {"RAY_ADDRESS": "local"}
-        whole = seconds(
-            subprocess.run,
-            [*command, "--device", "cpu"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-    report(f"the command, {len(photos)} files", median(loop), whole / len(photos))
+def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: int, precision: str) -> None:
+    """A picture's share of the time that many take, the median of the rounds."""
+    net = model.on(CPU).net
+    loop, ours, whole = [], [], []
+    with TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        few = stored_photos(photos, files // 4, home / "few")
+        many = stored_photos(photos, files, home / "many")
+        address = stored_model(model, home / "model")
+        for turn in range(1, rounds + 1):
+            say(f"files to files: round {turn} of {rounds}: the loop, {files // 4} files")
+            loop.append(seconds(loop_over, net, few, home / f"loop-{turn}") / (files // 4))
+            times = []
+            for source in (few, many):
+                say(f"files to files: round {turn} of {rounds}: apply, {source.name}")
+                target = home / f"{source.name}-{turn}"
+                times.append(seconds(command, address, source, target, precision))
+            ours.append((times[1] - times[0]) / (files - files // 4))
+            whole.append(times[1] / files)
+    row(f"files to files (JPEG), the last {files - files // 4} of {files}", median(loop), median(ours))
+    row(f"the same, {files} files and the start of the command", median(loop), median(whole))
 
 
-def stored(model: ModelFiles, root: str) -> str:
-    """A model as `apply` takes it."""
-    store = Store(root)
-    models.write_part(store, model.version, models.WEIGHTS, model.weights)
-    models.write_card(store, model.version, model.card)
-    return store.join(f"models/{model.version}")
+def command(model: str, source: Path, target: Path, precision: str) -> None:
+    """As anyone calls it, in a Ray of its own."""
+    words = ["apply", model, str(source), str(target), "--device", "cpu", "--precision", precision]
+    subprocess.run(
+        [sys.executable, "-m", "batch_nst", *words],
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
 
 
 def loop_over(net: TransformerNet, folder: Path, painted: Path) -> None:
     """Pillow, the net, Pillow."""
+    painted.mkdir()
     for path in sorted(folder.iterdir()):
         with Image.open(path) as photo:
             Image.fromarray(plain(net, np.array(photo.convert("RGB")))).save(
@@ -117,36 +112,59 @@ def loop_over(net: TransformerNet, folder: Path, painted: Path) -> None:
             )
 
 
-def report(what: str, loop: float, ours: float) -> None:
-    """A row of the table."""
+def stored_photos(photos: list[Pixels], files: int, folder: Path) -> Path:
+    """The photos as so many files, again and again."""
+    folder.mkdir()
+    for index, photo in enumerate(photos[:files]):
+        (folder / f"{index:06}.jpg").write_bytes(images.encode(photo, "jpeg"))
+    for index in range(len(photos), files):
+        shutil.copy(folder / f"{index % len(photos):06}.jpg", folder / f"{index:06}.jpg")
+    return folder
+
+
+def stored_model(model: ModelFiles, root: Path) -> str:
+    """A model as `apply` takes it."""
+    store = Store(str(root))
+    models.write_part(store, model.version, models.WEIGHTS, model.weights)
+    models.write_card(store, model.version, model.card)
+    return store.join(f"models/{model.version}")
+
+
+def row(what: str, loop: float, ours: float) -> None:
+    """Of the table."""
     print(f"| {what} | {1000 * loop:.1f} | {1000 * ours:.1f} | {loop / ours:.2f} |", flush=True)
 
 
 def untrained() -> ModelFiles:
     """Weights do not decide the time."""
     card = {"version": "untrained", "architecture": {"name": "johnson", "width": 32}}
-    return ModelFiles("untrained", card, model_bytes(TransformerNet(32)))
+    return ModelFiles("untrained", card, model_bytes(TransformerNet(32)), "")
 
 
-def main(folder: str, model: ModelFiles) -> None:
+def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description="apply against a plain loop; 3 to 8 minutes on 2 cores")
+    parser.add_argument("--photos", metavar="FOLDER", default="jobs/samples/content", help="JPEG files")
+    parser.add_argument("--model", default="", help="of this address; else an untrained one of width 32")
+    parser.add_argument("--files", type=int, default=512, help="that the command paints, 4 or more (512)")
+    parser.add_argument("--rounds", type=int, default=3, help="1 or more (3)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of apply")
+    options = parser.parse_args()
+    if options.files < 4 or options.rounds < 1:
+        parser.error("--files: 4 or more; --rounds: 1 or more")
+    model = read_model(options.model) if options.model else untrained()
     limits = {"min_side": 64, "max_bytes": 64 << 20, "max_pixels": 100_000_000}
-    decoded = [images.decode(path.read_bytes(), **limits) for path in sorted(Path(folder).glob("*.jpg"))]
+    decoded = [
+        images.decode(path.read_bytes(), **limits) for path in sorted(Path(options.photos).glob("*.jpg"))
+    ]
     photos = [images.crop(picture, SIZE) for picture in decoded]
-    print(f"| {SIZE} px, {torch.get_num_threads()} threads | ms, plain loop in fp32 | ms, apply | ratio |")
-    print("| --- | --- | --- | --- |")
-    pixels_to_pixels(model, photos)
-    with TemporaryDirectory() as temporary:
-        many = Path(temporary)
-        for index, photo in enumerate(photos):
-            (many / f"{index:03}.jpg").write_bytes(images.encode(photo, "jpeg"))
-        for index in range(len(photos), FILES):
-            shutil.copy(many / f"{index % len(photos):03}.jpg", many / f"{index:03}.jpg")
-        files_to_files(model, many)
+    machine = machine_of(CPU, SIZE)
+    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}", end=", ")
+    print(f"{datetime.date.today()}\n\n| {SIZE} px | ms, plain loop in fp32 | ms, apply | ratio |")
+    print("| --- | --- | --- | --- |", flush=True)
+    pixels_to_pixels(model, photos, options.rounds, options.precision)
+    files_to_files(model, photos, options.files, options.rounds, options.precision)
 
 
 if __name__ == "__main__":
-    main(
-        sys.argv[1] if len(sys.argv) > 1 else "jobs/samples/content",
-        read_model(sys.argv[2]) if len(sys.argv) > 2 else untrained(),
-    )
+    main()

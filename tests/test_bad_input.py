@@ -167,6 +167,11 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
         lambda data: _change_card(data, architecture={"name": "unet", "width": 4}),
         "model.json: architecture is {'name': 'unet', 'width': 4}; allowed: ",
     ),
+    "another digest": (
+        models.CARD,
+        lambda data: _change_card(data, digests={models.WEIGHTS: "0" * 64}),
+        f"but model.json says {'0' * 64}",
+    ),
     "another width": (
         models.CARD,
         lambda data: _change_card(data, architecture={"name": "johnson", "width": 8}),
@@ -195,6 +200,27 @@ def test_a_model_that_is_damaged_or_of_another_architecture(
     if command == "apply":
         words = [home / "out", home / "photos" / "0.png", home / "painted.png"]
     assert_refused(call(command, *words), command, 2, told)
+    assert files(home) == before
+
+
+@pytest.mark.parametrize("bytes_left", [0, 1, 100, -2])
+def test_a_pointer_that_is_half_written(home: Path, call: Call, bytes_left: int) -> None:
+    pointer = home / "out" / models.CURRENT
+    pointer.write_bytes(pointer.read_bytes()[:bytes_left])
+    before = files(home)
+    for source, target in (("photos/0.png", "painted.png"), ("photos", "painted")):
+        ended = call("apply", home / "out", home / source, home / target)
+        assert_refused(ended, "apply", 2, f"{pointer}: is damaged: ")
+    assert files(home) == before
+
+
+def test_the_object_that_is_damaged_is_named_in_full(home: Path, call: Call) -> None:
+    [weights] = (home / "out" / "models").glob("*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[::-1])
+    before = files(home)
+    for source, target in (("photos/0.png", "painted.png"), ("photos", "painted")):
+        ended = call("apply", home / "out", home / source, home / target)
+        assert_refused(ended, "apply", 2, f"{weights}: sha256 is ")
     assert files(home) == before
 
 

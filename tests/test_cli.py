@@ -349,23 +349,31 @@ def test_what_libraries_print_is_no_figure() -> None:
 SIGTERM = """
 import os, signal, sys
 from batch_nst import cli
-name = sys.argv[1]
 run = lambda options: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
-cli._plan = cli._try = run
+cli._plan = cli._try = cli._apply = run
 cli._command = lambda name: run
-cli.main([name, "recipe.yaml", "loss.style_weight=1,2"])
+cli.main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("command", ["generate", "train", "nightly", "evaluate", "plan", "try"])
-def test_sigterm_promises_to_continue_only_what_continues(command: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "continues"),
+    [
+        *(([command, "recipe.yaml"], True) for command in ("generate", "train", "nightly")),
+        *(([command, "recipe.yaml"], False) for command in ("evaluate", "plan")),
+        (["try", "recipe.yaml", "loss.style_weight=1,2"], False),
+        (["apply", "model", "in", "out"], True),
+        (["apply", "model", "in", "out", "--overwrite"], False),
+        (["apply", "model", "in.png", "out.PNG"], False),
+    ],
+)
+def test_sigterm_promises_to_continue_only_what_continues(words: list[str], continues: bool) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
-        [sys.executable, "-c", SIGTERM, command], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", SIGTERM, *words], env=environment, capture_output=True, text=True
     )
-    continues = command in ("generate", "train", "nightly")
     more = "; start it again and it continues" if continues else ""
-    assert ran.stderr == f"batch-nst {command}: stopped by SIGTERM{more}\n"
+    assert ran.stderr == f"batch-nst {words[0]}: stopped by SIGTERM{more}\n"
     assert ran.returncode == 143
 
 

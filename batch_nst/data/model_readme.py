@@ -45,18 +45,18 @@ batch-nst apply models/{version} IN OUT
 
 ## Figures
 
-{verdict}; on {photos} held-out images of {size} px, geometric means (of SSIM the mean):
+{verdict}; on {photos} of {size} px, geometric means (of SSIM the mean):
 
 {scores}
 
-`X` is what {iterations} iterations made of the photo. The objective is {objective}, measured with VGG-16: the
+`X` is what {iterations} made of the photo. The objective is {objective}, measured with VGG-16: the
 less, the better. The distance is that of VGG features, 0 if equal; SSIM is that of luminance, 1 if equal.
-{larger}How long it takes depends on the machine: `evaluation` in `model.json` tells it of one.
+{larger}How long it takes depends on the machine: `report.html` of the run that evaluated it tells it of one.
 
 ## How it was made
 
 - The painting has the SHA-256 `{style}`, and was looked at with a short side of {style_size} px.
-- Trained on {pairs} pairs of a photo and its `X`, snapshot {snapshot} (digest `{digest}`): {steps} steps of
+- Trained on {pairs} of a photo and its `X`, snapshot {snapshot} (digest `{digest}`): {steps} of
   {batch_size}.
 - The network is `{architecture}` of width {width}.
 
@@ -116,18 +116,18 @@ def readme(card: Mapping[str, Any]) -> str:
         batch_nst=card["batch_nst"],
         example=EXAMPLE,
         verdict=_capital(evaluation["verdict"]),
-        photos=f"{evaluation['photos']:,}",
+        photos=_count(evaluation["photos"], "held-out image"),
         size=evaluation["size"],
         scores=_table(evaluation, _PARTS),
-        iterations=recipe["generate"]["iterations"],
+        iterations=_count(recipe["generate"]["iterations"], "iteration"),
         objective=_objective(card["objective"]["loss"]),
         larger=_larger(evaluation.get("larger") or {}),
         style=card["digests"]["style"],
         style_size=card["objective"]["style_size"],
-        pairs=f"{card['snapshot']['counts']['ok']:,}",
+        pairs=_count(card["snapshot"]["counts"]["ok"], "pair"),
         snapshot=card["snapshot"]["number"],
         digest=card["snapshot"]["digest"],
-        steps=f"{card['training']['steps']:,}",
+        steps=_count(card["training"]["steps"], "step"),
         batch_size=recipe["train"]["batch_size"],
         architecture=card["architecture"]["name"],
         width=card["architecture"]["width"],
@@ -160,7 +160,7 @@ def _larger(figures: Mapping[str, Any]) -> str:
     if not figures.get("photos"):
         return ""
     parts = {part: _PARTS[part] for part in ("total", "content", "style")}
-    head = f"At {figures['size']} px, {figures['photos']:,} photos: {figures['verdict']}."
+    head = f"At {figures['size']} px, {_count(figures['photos'], 'photo')}: {figures['verdict']}."
     return f"\n{head}\n\n{_table(figures, parts)}\n\n"
 
 
@@ -173,6 +173,10 @@ def _license(given: str, key: str) -> str:
     if given == "unknown":
         return f"unknown: the recipe does not say (`{key}`)"
     return f"{' '.join(given.split())}, as the recipe says (`{key}`)"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _number(value: float) -> str:

@@ -29,16 +29,19 @@ _PREVIEWED = 8
 """Photos on a model's contact sheet."""
 _SHORTER = 3
 """By how much the curve is shorter where an iteration costs four times as much."""
+_TIMES = {"seconds_per_image", "speed"}
+"""Figures that differ from run to run."""
 
 
 def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]]:
     """Score the model of this recipe and its latest snapshot, and let its folder tell of it. Needs the lease.
 
     Figures and licences go into `model.json`; `README.md` tells them to people, and `preview.jpg` shows it.
-    These two have the same bytes whenever the same scores are found: no times are in them.
+    All three have the same bytes whenever the same scores are found: no times are in them.
 
     Returns:
-        Figures, as they stand in `model.json` under `evaluation`, and the pictures of each photo.
+        Figures, as they stand in `model.json` under `evaluation`, and times besides; and the pictures of each
+        photo.
 
     Raises:
         IncompleteError: there is no dataset, no model, or no held-out photo.
@@ -66,8 +69,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     speed: dict[str, Any] | None = None
     if recipe.evaluate.sizes:
         say(f"timing at {', '.join(map(str, recipe.evaluate.sizes))} px on {workers.device}")
-        known = card.get("evaluation", {}).get("speed")
-        speed = time_sizes(known, rows[0]["content"], weights, card, style, recipe, workers)
+        speed = time_sizes(rows[0]["content"], weights, card, style, recipe, workers)
     larger: Larger | None = None
     work = rows
     if recipe.evaluate.larger_photos:
@@ -96,12 +98,21 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
         "style": recipe.style.license,
         "photos": recipe.generate.license,
     }
-    card |= {"licenses": licenses, "evaluation": evaluation}
+    card |= {"licenses": licenses, "evaluation": _without_times(evaluation)}
     for name, data in ((models.PREVIEW, sheet), (models.README, readme(card).encode())):
         card["digests"][name] = models.write_part(store, version, name, data)
     models.write_card(store, version, card)
     _tell(version, evaluation)
     return {"version": version, **evaluation}, triples
+
+
+def _without_times(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures that another run finds again."""
+    return {
+        name: _without_times(value) if isinstance(value, dict) else value
+        for name, value in evaluation.items()
+        if name not in _TIMES
+    }
 
 
 def milestones(curve: Sequence[float]) -> dict[int, float]:

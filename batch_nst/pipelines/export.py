@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from batch_nst.data import models
 from batch_nst.data.snapshot import require_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.pipelines.plan import check_recipe
+from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.train import training_version
 from batch_nst.recipe import Recipe
 
 
 def export(recipe: Recipe, store: Store) -> dict[str, Any]:
-    """Write `model.onnx` of this recipe's model; a graph that is there already is kept. Needs the lease.
+    """Write `model.onnx` of this recipe's model; one that is there and whole is kept. Needs the lease.
 
     Raises:
         IncompleteError: there is no dataset or no model.
@@ -23,10 +25,22 @@ def export(recipe: Recipe, store: Store) -> dict[str, Any]:
     check_recipe(recipe, store)
     version = training_version(recipe, require_snapshot(store))
     card = models.require_card(store, version)
-    if models.GRAPH not in card["digests"]:
+    name = models.model_object(version, models.GRAPH)
+    expected = card["digests"].get(models.GRAPH)
+    if expected is None or _digest(store, name) != expected:
+        if expected is not None:
+            say(f"{store.join(name)}: is gone, or not what {models.CARD} says; it is written again")
         from batch_nst.engine.model_files import load_net, onnx_bytes
 
         net = load_net(models.read_weights(store, version), card)
         card["digests"][models.GRAPH] = models.write_part(store, version, models.GRAPH, onnx_bytes(net))
         models.write_card(store, version, card)
-    return {"version": version, "model": store.join(models.model_object(version, models.GRAPH))}
+    return {"version": version, "model": store.join(name)}
+
+
+def _digest(store: Store, name: str) -> str | None:
+    """Of an object; None where there is none."""
+    try:
+        return hashlib.sha256(store.read(name)).hexdigest()
+    except FileNotFoundError:
+        return None

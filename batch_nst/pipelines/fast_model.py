@@ -21,7 +21,7 @@ from batch_nst.engine.model_files import load_net, one_at_a_time, stylize_image
 from batch_nst.engine.precision import Device, Precision, choose_device, choose_dtype
 from batch_nst.engine.tiles import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.errors import RecipeError
+from batch_nst.errors import RecipeError, WeightsError
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Loss, Vgg
@@ -61,6 +61,8 @@ class ModelFiles:
     """`model.json`."""
     weights: bytes
     """`model.safetensors`."""
+    home: str
+    """The folder that both were read from."""
 
     @cached_property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class ModelFiles:
         Raises:
             WeightsError: the files do not belong together.
         """
-        return FastModel(load_net(self.weights, self.card).to(device), self.card, device)
+        return FastModel(self._net().to(device), self.card, device)
 
     def painter(self, device: torch.device, precision: Precision = "auto") -> FastModel:
         """The model, ready to paint as fast as it can; its pictures are those of `on` but for rounding.
@@ -81,8 +83,14 @@ class ModelFiles:
         Raises:
             WeightsError: the files do not belong together.
         """
-        net = one_at_a_time(load_net(self.weights, self.card)).to(device)
+        net = one_at_a_time(self._net()).to(device)
         return FastModel(net, self.card, device, choose_dtype(device, precision))
+
+    def _net(self) -> TransformerNet:
+        try:
+            return load_net(self.weights, self.card)
+        except WeightsError as error:
+            raise WeightsError(f"{self.home}/{error}") from error
 
 
 def load_model(uri: str, device: Device = "auto") -> FastModel:
@@ -104,7 +112,7 @@ def read_model(uri: str) -> ModelFiles:
     """
     store, version = find_model(uri)
     card = models.require_card(store, version)
-    return ModelFiles(version, card, models.read_weights(store, version))
+    return ModelFiles(version, card, models.read_weights(store, version), store.join(f"models/{version}"))
 
 
 def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles | None:

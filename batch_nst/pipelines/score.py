@@ -70,7 +70,6 @@ def score_photos(
 
 
 def time_sizes(
-    known: dict[str, Any] | None,
     picture: bytes,
     weights: bytes,
     card: dict[str, Any],
@@ -81,14 +80,12 @@ def time_sizes(
     """`measure_speed` on a worker, at `evaluate.sizes`; `picture` is an encoded photo."""
     # One call: its process ends with it, and gives back the device before the scoring begins.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_time_sizes)
-    speed: dict[str, Any] = ray.get(
-        trial.remote(known, picture, Scorer(weights, card, style, recipe, workers))
-    )
+    speed: dict[str, Any] = ray.get(trial.remote(picture, Scorer(weights, card, style, recipe, workers)))
     return speed
 
 
-def _time_sizes(known: dict[str, Any] | None, picture: bytes, scorer: Scorer) -> dict[str, Any]:
-    return scorer.speed(decode_stored(picture), known)
+def _time_sizes(picture: bytes, scorer: Scorer) -> dict[str, Any]:
+    return scorer.speed(decode_stored(picture))
 
 
 class Scorer:
@@ -116,9 +113,9 @@ class Scorer:
     def _net(self) -> TransformerNet:
         return load_net(self._weights, self._card).to(self._objectives.device)
 
-    def speed(self, picture: Pixels, known: dict[str, Any] | None) -> dict[str, Any]:
+    def speed(self, picture: Pixels) -> dict[str, Any]:
         """See `measure_speed`."""
-        return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes, known)
+        return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes)
 
     def __call__(self, row: Row) -> Row:
         """Score one photo; `figures` are JSON, since those of one differ from those of another."""

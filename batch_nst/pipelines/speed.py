@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,7 @@ _WARM_UP, _TIMED, _PASSES = 2, 5, 3
 
 
 def measure_speed(
-    objectives: Objectives,
-    net: TransformerNet,
-    picture: Pixels,
-    sizes: Sequence[int],
-    known: Mapping[str, Any] | None = None,
+    objectives: Objectives, net: TransformerNet, picture: Pixels, sizes: Sequence[int]
 ) -> dict[str, Any]:
     """How long both ways take by size, one image at a time.
 
@@ -38,7 +34,6 @@ def measure_speed(
         net: the fast model, on the same device.
         picture: uint8 (H, W, 3).
         sizes: sides in pixels.
-        known: an earlier measurement, returned as it is where machine, precision and sizes are the same.
 
     Returns:
         `machine`, `precision`, how many were `timed_iterations`, which numbers of `iterations` are told of;
@@ -48,15 +43,13 @@ def measure_speed(
     """
     machine = machine_of(objectives.device, 0)
     del machine["size"]
-    about = {
+    return {
         "machine": machine,
         "precision": objectives.engine,
         "timed_iterations": _TIMED,
         "iterations": [*COUNTS],
+        "sizes": [_row(objectives, net, picture, size) for size in sizes],
     }
-    if known and {**known, "sizes": [row["size"] for row in known["sizes"]]} == {**about, "sizes": [*sizes]}:
-        return dict(known)
-    return {**about, "sizes": [_row(objectives, net, picture, size) for size in sizes]}
 
 
 def _row(objectives: Objectives, net: TransformerNet, picture: Pixels, size: int) -> dict[str, Any]:

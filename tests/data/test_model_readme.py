@@ -35,7 +35,6 @@ CARD: dict[str, Any] = {
         "photo": {**LOSSES, "distance": 1.5, "ssim": 0.4},
         "optimised": {**LOSSES, "distance": 0.0, "ssim": 1.0},
         "model": {**LOSSES, "distance": 0.125, "ssim": 0.75},
-        "seconds_per_image": {"model": 0.123, "optimised": 45.6, "ratio": 370.0},
         "larger": {"photos": 0, "size": 512},
     },
 }
@@ -86,6 +85,22 @@ def test_what_is_known_of_twice_the_size_is_told() -> None:
     text = readme(card)
     assert "\n\nAt 512 px, 8 photos: worse than the photo.\n\n| | objective |" in text
     assert "| **the model** | 7 | 0.25 | 120 |\n\nHow long" in text
+
+
+def test_one_is_singular() -> None:
+    card = copy.deepcopy(CARD)
+    card["recipe"]["generate"]["iterations"] = card["training"]["steps"] = 1
+    card["snapshot"]["counts"]["ok"] = card["evaluation"]["photos"] = 1
+    card["evaluation"]["larger"] = {**card["evaluation"], "photos": 1, "size": 512}
+    text = readme(card)
+    for line in (
+        "; on 1 held-out image of 256 px",
+        "`X` is what 1 iteration made of",
+        "Trained on 1 pair of a photo",
+        ": 1 step of\n  8.",
+        "\nAt 512 px, 1 photo: ",
+    ):
+        assert line in text, line
 
 
 @pytest.mark.parametrize("name", ["seconds_per_image", "speed", "worth_interval"])

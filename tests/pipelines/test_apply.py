@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -141,6 +142,44 @@ def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
     monkeypatch.setattr(fast_model, "MAX_WHOLE", 1)
     paint_one(model, source, target)
     assert_close(load(target), whole)
+
+
+MEGAPIXELS = int(os.environ.get("MEGAPIXELS", "10"))
+
+PEAK = """
+import sys
+from pathlib import Path
+from batch_nst.pipelines.apply import apply
+apply(*sys.argv[1:], device="cpu")
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+"""Paints, and prints the most KiB that its process held; `getrusage` would count its parent's as well."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_so_many_megapixels_take_120_bytes_each(tmp_path: Path) -> None:
+    """By the network of the default width, which at once takes 640; `make megapixels` does it with 40."""
+    model = publish(tmp_path / "model", seed=0, width=32)
+    sizes, peaks = [(2500, 1800), (8000, 125 * MEGAPIXELS)], []
+    with Image.open(ROOT / "jobs" / "samples" / "content" / "great_wall.jpg") as photo:
+        for size in sizes:
+            assert math.prod(size) > fast_model.MAX_WHOLE
+            photo.resize(size).save(tmp_path / "large.jpg")
+            ran = subprocess.run(
+                [sys.executable, "-c", PEAK, model, tmp_path / "large.jpg", tmp_path / "painted.jpg"],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+            )
+            assert ran.returncode == 0, ran.stderr
+            with Image.open(tmp_path / "painted.jpg") as painted:
+                assert painted.size == size
+            peaks.append(1024 * int(ran.stdout))
+    pixels = [math.prod(size) for size in sizes]
+    print(f"{pixels} pixels: {peaks} bytes")
+    assert peaks[1] - peaks[0] < 120 * (pixels[1] - pixels[0])
 
 
 def test_a_picture_that_the_net_cannot_reach_across_says_so(
@@ -389,6 +428,28 @@ def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str,
         (tmp_path / "painted.png").write_bytes(home.read(name))
         assert_close(load(tmp_path / "painted.png"), loaded(noise(seed)))
     assert home.read("one.png") == home.read("out/a.png")
+
+
+@pytest.mark.slow
+def test_how_fast_it_is_can_be_measured(tmp_path: Path) -> None:
+    """What it finds depends on the machine; that there are three rows, and each tells its ratio, does not."""
+    save(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    words = ["docs/apply_speed.py", "--photos", tmp_path, "--files", "32", "--rounds", "1"]
+    ran = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = [line.strip("| ").split(" | ") for line in ran.stdout.splitlines() if line.startswith("| ")][2:]
+    told = [name.split(",")[0] for name, *_ in rows]
+    assert told == ["pixels to pixels", "files to files (JPEG)", "the same"]
+    for _, *figures in rows:
+        loop, ours, ratio = map(float, figures)
+        assert loop > 0
+        assert ratio == pytest.approx(loop / ours, rel=0.05, abs=0.01)
 
 
 def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_one_reads(

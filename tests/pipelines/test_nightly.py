@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_the_folder_of_a_model_tells_of_itself(home, night):
         "- painting: public domain, as the recipe says (`style.license`)",
         "- weights (`model.safetensors`, `model.onnx`): mit, as the recipe says (`publish.license`)",
         f"| **the model** | {night['model']['total']:,.0f} | ",
-        f"At 64 px, 1 photos: {night['larger']['verdict']}.",
+        f"At 64 px, 1 photo: {night['larger']['verdict']}.",
     ):
         assert told in text
     assert "chelsea" not in text
@@ -173,17 +174,41 @@ def test_a_second_night_makes_nothing_and_keeps_every_byte_of_the_model(home, ni
     store = output(home)
     kept = [name for name in store.list() if name.startswith(("dataset/", "models/"))]
     before = {name: store.read(name) for name in kept}
-    card = models.model_object(night["version"], models.CARD)
     again = commands.nightly(load_recipe(home / "recipe.yaml"))
     assert again["version"] == night["version"]
     assert again["dataset"]["made"] == 0
     for name in kept:
-        if not name.endswith(models.CARD):  # evaluation times differ
-            assert store.read(name) == before[name], name
-    first, second = (json.loads(data)["evaluation"] for data in (before[card], store.read(card)))
-    assert [row["size"] for row in first["speed"]["sizes"]] == [32, 48]
-    assert second["speed"] == first["speed"]  # measured once a version and machine
-    assert second["worth_interval"] == first["worth_interval"]
+        assert store.read(name) == before[name], name
+
+
+def test_times_are_told_by_the_run_and_not_by_the_model(home, night):
+    summary = json.loads(output(home).read(f"runs/{night['run']}/summary.json"))
+    for figures in (night, summary):
+        assert [row["size"] for row in figures["speed"]["sizes"]] == [32, 48]
+        timed = (figures, figures["larger"], figures["baseline"]["lbfgs"], figures["baseline"]["engine"])
+        assert all("seconds_per_image" in each for each in timed)
+    report = " ".join(output(home).read(f"runs/{night['run']}/report.html").decode().split())
+    assert "It takes" in report
+    assert "Table 1 of Johnson" in report
+    card = output(home).read(models.model_object(night["version"], models.CARD)).decode()
+    for name in ("seconds_per_image", "speed"):
+        assert name not in card
+
+
+def test_a_graph_that_is_damaged_or_gone_is_written_again_and_no_other(home, night, capsys):
+    store, recipe = output(home), load_recipe(home / "recipe.yaml")
+    name, card = (models.model_object(night["version"], part) for part in (models.GRAPH, models.CARD))
+    whole = {each: store.read(each) for each in (name, card)}
+    damaged = whole[name][:-1] + bytes([whole[name][-1] ^ 1])
+    for change in (partial(store.replace, name, damaged), partial(store.delete, name)):
+        change()
+        assert commands.export(recipe)["model"] == store.join(name)
+        assert f"{store.join(name)}: is gone, or not what model.json says; it is" in capsys.readouterr().err
+        assert {each: store.read(each) for each in whole} == whole
+    times = Path(store.join(name)).stat().st_mtime_ns
+    commands.export(recipe)
+    assert Path(store.join(name)).stat().st_mtime_ns == times
+    assert "written again" not in capsys.readouterr().err
 
 
 def test_a_plan_estimates_from_what_images_took_and_guesses_nothing_before(home, night):

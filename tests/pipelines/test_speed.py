@@ -35,15 +35,3 @@ def test_what_is_extrapolated_is_as_many_iterations_and_the_ratio_is_to_the_mode
         for count in COUNTS:
             assert row["optimisation"][str(count)] == pytest.approx(count * row["iteration"])
             assert row["speedup"][str(count)] == pytest.approx(count * row["iteration"] / row["model"])
-
-
-def test_a_machine_is_measured_once(objectives, net):
-    known = measure_speed(objectives, net, PICTURE, [32])
-    known["sizes"][0]["model"] = -1.0  # no machine's
-    assert measure_speed(objectives, net, PICTURE, [32], known) == known
-    for other, sizes in (
-        (known, [48]),
-        ({**known, "precision": "cpu bf16"}, [32]),
-        ({**known, "machine": {**known["machine"], "processor": "another"}}, [32]),
-    ):
-        assert measure_speed(objectives, net, PICTURE, sizes, other)["sizes"][0]["model"] > 0
