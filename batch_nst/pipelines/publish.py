@@ -1,7 +1,7 @@
 """The gate: a candidate becomes `models/CURRENT` only if it is better than what is there.
 
-What it decides follows from two models' cards, the pointer and the recipe alone. So it can be asked at any time
-whether a refusal still stands, and nothing is trained or scored for that.
+What it decides follows from two models' cards, the pointer and the recipe alone. So it can be asked at any
+time whether a refusal still stands, and nothing is trained or scored for that.
 """
 
 from __future__ import annotations
