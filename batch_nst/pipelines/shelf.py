@@ -83,9 +83,7 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> dict[str, Any
         raise RecipeError(f"OUTPUT {store.uri}: no model is published here")
     before = now["previous"]
     if to is None and (before is None or before in now.get("withdrawn", ())):
-        told = (
-            f"{before}, published before {now['version']}, is withdrawn" if before else "none was before it"
-        )
+        told = f"{before}, which was before, is withdrawn" if before else "none was published before"
         raise RecipeError(f"no model to go back to: {told}; --to publishes any that was not refused")
     version = to or before
     if version == now["version"]:
