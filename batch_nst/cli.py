@@ -124,6 +124,24 @@ def _inspect(options: argparse.Namespace) -> Figures:
     return inspect(options.output, options.out)
 
 
+def _models(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.shelf import list_models
+
+    return list_models(options.output)
+
+
+def _rollback(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.commands import rollback
+
+    return rollback(options.output, options.to, wait=options.wait)
+
+
+def _prune(options: argparse.Namespace) -> Figures:
+    from batch_nst.pipelines.commands import prune
+
+    return prune(options.output, options.keep, options.yes, wait=options.wait)
+
+
 def _benchmark(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.benchmark import benchmark
 
@@ -306,6 +324,31 @@ def _parser() -> argparse.ArgumentParser:
         help="of an image (column id, in hex), or its first 8 digits or more; its photo goes, with all crops",
     )
     forget.add_argument("--wait", action="store_true", help="wait for another run's lease")
+    shelf = add(
+        "models",
+        "list the models of an output: figures, which is published, which refused",
+        "batch-nst models out/demo",
+        _models,
+    )
+    back = add(
+        "rollback",
+        "publish an earlier model again, and withdraw the published one",
+        "batch-nst rollback out/demo",
+        _rollback,
+    )
+    back.add_argument("--to", metavar="VERSION", help="which; else the one that was published before")
+    prune = add(
+        "prune",
+        "delete old models; without --yes only tell which",
+        "batch-nst prune out/demo --keep 5 --yes",
+        _prune,
+    )
+    prune.add_argument("--keep", type=_count, default=10, metavar="N", help="the newest that stay (10)")
+    prune.add_argument("--yes", action="store_true", help="delete them")
+    for command in (shelf, back, prune):
+        command.add_argument("output", metavar="OUTPUT", help="a recipe's output")
+    for command in (back, prune):
+        command.add_argument("--wait", action="store_true", help="wait for another run's lease")
     measure = add(
         "benchmark",
         "the engine's figures on this machine, beside the peers' way",

@@ -21,7 +21,10 @@ from batch_nst.data.units import DATA
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "jobs" / "samples"
-PROMISED = {"plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"}
+PROMISED = {
+    *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"),
+    *("models", "rollback", "prune"),
+}
 
 
 class Ended(NamedTuple):
@@ -135,6 +138,7 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
         (["apply", "model"], "IN, OUT"),
         (["inspect"], "OUTPUT"),
         (["forget", "out"], "ID"),
+        (["prune", "out", "--keep", "0"], "--keep: given '0'; allowed: a whole number, 1 or more"),
         (["plan", "recipe.yaml", "--quick"], "--quick"),
         (["apply", "model", "in", "out", "more"], "more"),
         (["try"], "RECIPE"),
@@ -283,7 +287,16 @@ def test_steps_that_lack_what_they_work_on_say_which_step_is_missing(project: Pr
     assert ended.figures["error"] == told
 
 
-@pytest.mark.parametrize(("command", "more"), [("inspect", []), ("forget", ["0123456789abcdef"])])
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("inspect", []),
+        ("forget", ["0123456789abcdef"]),
+        ("models", []),
+        ("rollback", []),
+        ("prune", ["--yes"]),
+    ],
+)
 def test_an_output_without_a_dataset_is_refused_and_nothing_is_left_there(
     tmp_path: Path, command: str, more: list[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,26 @@ PREVIEW, README = "preview.jpg", "README.md"
 TRAINING = "training"
 """The folder of a version's training log; see `pipelines.training_log`."""
 
+_VERSION = re.compile(r"(?:models|checkpoints)/((\d{6,})-[0-9a-f]+)/")
+
 
 def model_object(version: str, name: str) -> str:
     """Where a version's object lies below the output."""
     return f"models/{version}/{name}"
+
+
+def versions(store: Store) -> dict[str, list[str]]:
+    """Names of the objects of each version, finished or not; its checkpoints are among them."""
+    found: dict[str, list[str]] = {}
+    for name in [*store.list("models"), *store.list("checkpoints")]:
+        if match := _VERSION.match(name):
+            found.setdefault(match[1], []).append(name)
+    return dict(sorted(found.items()))
+
+
+def snapshot_of(version: str) -> int:
+    """The number of the snapshot that a version was fitted to."""
+    return int(version.partition("-")[0])
 
 
 def read_card(store: Store, version: str) -> dict[str, Any] | None:
@@ -63,15 +80,30 @@ def read_weights(store: Store, version: str) -> bytes:
     Raises:
         WeightsError: it is gone.
     """
-    name = model_object(version, WEIGHTS)
-    try:
-        return store.read(name)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{store.join(name)}: is gone, and {CARD} beside it is not") from error
+    return _read_part(store, version, WEIGHTS)
+
+
+def check_parts(store: Store, version: str, card: Mapping[str, Any]) -> None:
+    """Return if weights and graph are those that `model.json` means.
+
+    Raises:
+        WeightsError: one is gone, or another.
+    """
+    for name in (WEIGHTS, GRAPH):
+        if name in card["digests"]:
+            digest = hashlib.sha256(_read_part(store, version, name)).hexdigest()
+            if digest != card["digests"][name]:
+                raise WeightsError(
+                    f"{store.join(model_object(version, name))}: sha256 is {digest}, but {CARD} says "
+                    f"{card['digests'][name]}"
+                )
 
 
 def current(store: Store) -> dict[str, Any] | None:
     """What is published: `version`, `previous`, `digests`, `token`; None before the first time.
+
+    And `withdrawn`: versions that were published, and that no night publishes again. Pointers of version
+    0.1.0 have no such list.
 
     Raises:
         WeightsError: it is damaged.
@@ -79,8 +111,17 @@ def current(store: Store) -> dict[str, Any] | None:
     return _read(store, CURRENT)
 
 
-def point(store: Store, version: str, digests: Mapping[str, str], token: int) -> dict[str, Any]:
+def point(
+    store: Store, version: str, digests: Mapping[str, str], token: int, withdraw: bool = False
+) -> dict[str, Any]:
     """Make a version the published one, in one write.
+
+    Args:
+        store: the output.
+        version: that is published from then on.
+        digests: of its objects.
+        token: of the lease held.
+        withdraw: the one that was published until then.
 
     Raises:
         LeaseError: a run with a later lease has published meanwhile.
@@ -90,14 +131,26 @@ def point(store: Store, version: str, digests: Mapping[str, str], token: int) ->
         raise LeaseError(
             f"{before['version']} was published under lease {before['token']}, later than ours {token}"
         )
+    withdrawn = set(before.get("withdrawn", ())) if before else set()
+    if before and withdraw:
+        withdrawn.add(before["version"])
     pointer = {
         "version": version,
         "previous": before["version"] if before else None,
+        "withdrawn": sorted(withdrawn - {version}),
         "digests": dict(digests),
         "token": token,
     }
     store.replace(CURRENT, (json.dumps(pointer, indent=1) + "\n").encode())
     return pointer
+
+
+def _read_part(store: Store, version: str, name: str) -> bytes:
+    part = model_object(version, name)
+    try:
+        return store.read(part)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{store.join(part)}: is gone, and {CARD} beside it is not") from error
 
 
 def _read(store: Store, name: str) -> dict[str, Any] | None:

@@ -104,6 +104,17 @@ def seal(
     return snapshot
 
 
+def is_sealed(store: Store, latest: Snapshot, planned: pa.Table, quality: Quality) -> bool:
+    """Whether `seal` would write nothing: its latest snapshot says it all, and nothing is to be forgotten.
+
+    Raises:
+        AuditError: as `seal` does.
+    """
+    outcomes = settle(store, planned, {}, forgotten.forgotten_ids(store), quality)
+    same = _says_the_same(latest, _snapshot(outcomes, latest.number, latest.token))
+    return same and outcomes.gathered and not outcomes.to_forget
+
+
 def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
     for unit in outcomes.units:

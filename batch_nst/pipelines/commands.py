@@ -104,14 +104,22 @@ def export(recipe: Recipe, wait: bool = False) -> Figures:
 def nightly(
     recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
 ) -> Figures:
-    """Generate, train, evaluate, export, and publish what is better than what is published."""
+    """Generate, train, evaluate, export, and publish what is better than what is published.
+
+    Where there is nothing to do, nothing is written, and neither torch nor Ray is imported.
+    """
     from batch_nst.pipelines.export import export as write_graph
     from batch_nst.pipelines.generate import generate as make_pairs
+    from batch_nst.pipelines.nothing_new import find_finished
     from batch_nst.pipelines.publish import publish
     from batch_nst.pipelines.train import train as fit_model
 
     def night(run: _Run) -> Figures:
-        made = make_pairs(recipe, run.store, run.lease, retry, max_device_hours)
+        finished, surveyed = find_finished(recipe, run.store, retry)
+        if finished:
+            run.leaves_figures = False
+            return finished
+        made = make_pairs(recipe, run.store, run.lease, retry, max_device_hours, surveyed)
         figures: Figures = {"dataset": made}
         figures |= fit_model(recipe, run.store)
         figures |= write_graph(recipe, run.store)
@@ -120,7 +128,7 @@ def nightly(
         try:
             return figures | publish(figures["version"], recipe.publish, run.store, run.lease.token)
         except GateError as refusal:
-            raise GateError(str(refusal), figures) from refusal
+            raise GateError(str(refusal), figures | refusal.figures) from refusal
 
     return _run("nightly", recipe.output, wait, night)
 
@@ -138,6 +146,7 @@ class _Run:
 
     def __init__(self, command: str, store: Store, lease: Lease) -> None:
         self.store, self.lease, self.command = store, lease, command
+        self.leaves_figures = True
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{lease.token:06}-{command}"
 
@@ -158,8 +167,26 @@ def forget(output: str, ids: Sequence[str], wait: bool = False) -> Figures:
     return _run("forget", output, wait, lambda run: step(run.store, run.lease, ids))
 
 
+def rollback(output: str, to: str | None = None, wait: bool = False) -> Figures:
+    """Publish the version before the published one, or another one."""
+    from batch_nst.pipelines.shelf import rollback as step
+
+    require_settings(Store(output))
+    return _run("rollback", output, wait, lambda run: step(run.store, run.lease, to))
+
+
+def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figures:
+    """Delete old models; without `yes` only tell which, which needs no lease."""
+    from batch_nst.pipelines.shelf import prune as step
+
+    require_settings(Store(output))
+    if not yes:
+        return step(Store(output), keep)
+    return _run("prune", output, wait, lambda run: step(run.store, keep, run.lease))
+
+
 def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures]) -> Figures:
-    """Take the lease, take the step, and leave `summary.json` however it ended."""
+    """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take."""
     store = Store(output)
     if _JOB_COPY in store.uri:
         say(
@@ -175,9 +202,11 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
             figures = {**getattr(error, "figures", {}), "error": str(error)}
             raise
         finally:
-            figures = {"run": run.name, "output": store.uri, "seconds": run.seconds} | figures
-            summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
-            run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+            figures = {"output": store.uri, "seconds": run.seconds} | figures
+            if run.leaves_figures:
+                figures = {"run": run.name} | figures
+                summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
+                run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return figures | {"seconds": run.seconds}
 
 

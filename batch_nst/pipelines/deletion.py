@@ -22,8 +22,6 @@ from batch_nst.errors import RecipeError
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Quality
 
-_VERSION = re.compile(r"(?:models|checkpoints)/((\d{6,})-[0-9a-f]+)/")
-
 _SEEN = {
     "train": "was trained",
     "held_out": "was scored",
@@ -135,8 +133,7 @@ def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
 
 def _models(store: Store, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Models, finished or not, whose snapshot held one of the pairs, and on which side of the split."""
-    names = [*store.list("models"), *store.list("checkpoints")]
-    numbers = {match[1]: int(match[2]) for name in names if (match := _VERSION.match(name))}
+    numbers = {version: models.snapshot_of(version) for version in models.versions(store)}
     published = models.current(store)
     seen = []
     for number in sorted(set(numbers.values())):

@@ -33,7 +33,12 @@ _SUSPICIOUS = 3
 
 
 def generate(
-    recipe: Recipe, store: Store, lease: Lease, retry: bool = False, max_device_hours: float = math.inf
+    recipe: Recipe,
+    store: Store,
+    lease: Lease,
+    retry: bool = False,
+    max_device_hours: float = math.inf,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Make or continue the dataset, and seal it. Nothing to do starts neither torch nor Ray.
 
@@ -43,6 +48,7 @@ def generate(
         lease: held on it.
         retry: try failed images once more.
         max_device_hours: a budget; when devices have worked for so long in all, no further unit begins.
+        plan: of `survey`, where that has been made already.
 
     Returns:
         Figures: counts by status; what this run tried and made, and what that took (`rates.rates_of` reads
@@ -54,7 +60,7 @@ def generate(
         StorageError: a disk is full, or units may not be written.
     """
     start = time.monotonic()
-    plan = survey(recipe, store, retry)
+    plan = plan or survey(recipe, store, retry)
     counts = plan.counts()
     say(
         f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "

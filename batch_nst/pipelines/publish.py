@@ -1,4 +1,8 @@
-"""The gate: a candidate becomes `models/CURRENT` only if it is better than what is there."""
+"""The gate: a candidate becomes `models/CURRENT` only if it is better than what is there.
+
+What it decides follows from two models' cards, the pointer and the recipe alone. So it can be asked at any
+time whether a refusal still stands, and nothing is trained or scored for that.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +14,108 @@ from batch_nst.data.storage import Store
 from batch_nst.errors import GateError
 from batch_nst.recipe import Publish
 
+Figures = dict[str, Any]
 
-def publish(version: str, settings: Publish, store: Store, token: int) -> dict[str, Any]:
-    """Publish an evaluated version, or refuse it. Needs the lease, whose token the pointer carries.
+REFUSED = "refused"
+"""The key of `model.json` that marks a refused candidate, with the reason and the figures."""
+
+
+def publish(version: str, settings: Publish, store: Store, token: int) -> Figures:
+    """Publish an evaluated version, or refuse and mark it. Needs the lease, whose token the pointer carries.
 
     Returns:
         Figures: what is published now, and what before.
 
     Raises:
-        GateError: not better than the published one by the margin, or above `max_objective`; with figures.
+        GateError: a photo's objective is no number, the whole is above `max_objective`, not better than the
+            published one by the margin, or was withdrawn by `rollback`; with figures.
     """
     now = models.current(store)
     if now and now["version"] == version:
-        return {"version": version, "published": True, "previous": now["previous"]}
+        return _published(now)
     card = models.require_card(store, version)
-    objective = card["evaluation"]["model"]["total"]
-    if not math.isfinite(objective):
-        raise GateError(f"{version}: its objective on held-out photos is {objective}; not published")
+    mark, refusal = card.pop(REFUSED, None), _refusal(card, now, settings, store)
+    if refusal:
+        if not _is_withdrawn(version, now):
+            models.write_card(store, version, {**card, REFUSED: refusal})
+        raise GateError(refusal["why"], _refused(version, refusal))
+    if mark:  # before the pointer moves: what is published is never marked
+        models.write_card(store, version, card)
+    return _published(models.point(store, version, card["digests"], token))
+
+
+def decided(version: str, settings: Publish, store: Store) -> Figures | None:
+    """What `publish` has come to, and would again; None where something is left to do for this version.
+
+    That is: it is not trained, scored and exported, it has not met the gate, or the gate would say otherwise
+    now, as its limits, the published model or the scores have changed.
+    """
+    card = models.read_card(store, version)
+    if card is None or "evaluation" not in card or models.GRAPH not in card["digests"]:
+        return None
+    now = models.current(store)
+    if now and now["version"] == version:
+        return _published(now)
+    refusal = _refusal(card, now, settings, store)
+    if refusal and (refusal == card.get(REFUSED) or _is_withdrawn(version, now)):
+        return _refused(version, refusal)
+    return None
+
+
+def _published(pointer: Figures) -> Figures:
+    return {"version": pointer["version"], "published": True, "previous": pointer["previous"]}
+
+
+def _refused(version: str, refusal: Figures) -> Figures:
+    return {"version": version, "published": False, REFUSED: refusal}
+
+
+def _is_withdrawn(version: str, now: Figures | None) -> bool:
+    """By the pointer, which says it alone: in the card it would have to be undone."""
+    return now is not None and version in now.get("withdrawn", ())
+
+
+def _refusal(card: Figures, now: Figures | None, settings: Publish, store: Store) -> Figures | None:
+    """`why` the gate refuses a candidate, and the figures; None: it lets it through."""
+    version, evaluation = card["version"], card["evaluation"]
+    objective, objectives = evaluation["model"]["total"], evaluation["objectives"]
+    if _is_withdrawn(version, now):
+        return {"why": f"{version}: was withdrawn by `batch-nst rollback`; not published"}
+    broken = [value for value in objectives.values() if not 0 < value < math.inf]
+    if broken:
+        return {
+            "why": f"{version}: its objective is {broken[0]} on {len(broken)} of {len(objectives)} held-out "
+            "photos; not published",
+            "photos": len(broken),
+        }
     if settings.max_objective is not None and objective > settings.max_objective:
-        raise GateError(
-            f"{version}: objective {objective:,.0f} on held-out photos; publish.max_objective allows "
-            f"{settings.max_objective:,.0f}; not published"
-        )
-    if now:
-        before = models.require_card(store, now["version"])
-        objective, published = _on_common_photos(card["evaluation"], before["evaluation"])
-        if not objective < published * (1 - settings.margin):
-            raise GateError(
-                f"{version}: objective {objective:,.0f} on held-out photos; published {now['version']} has "
-                f"{published:,.0f}, publish.margin {settings.margin:g}; not published"
-            )
-    pointer = models.point(store, version, card["digests"], token)
-    return {"version": version, "published": True, "previous": pointer["previous"]}
-
-
-def _on_common_photos(candidate: dict[str, Any], published: dict[str, Any]) -> tuple[float, float]:
-    """Geometric means of both models' objectives over the held-out photos that both were scored on."""
-    common = sorted(candidate["objectives"].keys() & published["objectives"].keys())
+        return {
+            "why": f"{version}: objective {objective:,.0f} on held-out photos; publish.max_objective allows "
+            f"{settings.max_objective:,.0f}; not published",
+            "objective": objective,
+            "max_objective": settings.max_objective,
+        }
+    if now is None:
+        return None
+    theirs = models.require_card(store, now["version"])["evaluation"]["objectives"]
+    common = sorted(objectives.keys() & theirs.keys())
     if not common:
-        raise GateError("candidate and published model were scored on no photo in common; not published")
-    means = (
-        math.exp(sum(math.log(evaluation["objectives"][photo]) for photo in common) / len(common))
-        for evaluation in (candidate, published)
+        return {
+            "why": f"{version}: was scored on no photo that the published {now['version']} was scored on; "
+            "not published",
+            "photos": 0,
+        }
+    mine, published = (
+        math.exp(sum(math.log(scored[photo]) for photo in common) / len(common))
+        for scored in (objectives, theirs)
     )
-    return next(means), next(means)
+    if mine < published * (1 - settings.margin):
+        return None
+    return {
+        "why": f"{version}: objective {mine:,.0f} on held-out photos; published {now['version']} has "
+        f"{published:,.0f}, publish.margin {settings.margin:g}; not published",
+        "objective": mine,
+        "published": {"version": now["version"], "objective": published},
+        "margin": settings.margin,
+        "photos": len(common),
+    }

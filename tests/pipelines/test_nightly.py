@@ -170,15 +170,33 @@ def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, n
     assert "objectives" not in night
 
 
-def test_a_second_night_makes_nothing_and_keeps_every_byte_of_the_model(home, night):
+def everything(home) -> dict:
     store = output(home)
-    kept = [name for name in store.list() if name.startswith(("dataset/", "models/"))]
-    before = {name: store.read(name) for name in kept}
+    return {name: store.read(name) for name in store.list() if not name.startswith("lease/")}
+
+
+def test_a_second_night_finds_nothing_new_and_writes_nothing(home, night):
+    before = everything(home)
+    again = commands.nightly(load_recipe(home / "recipe.yaml"))
+    assert everything(home) == before
+    assert (again["nothing_new"], again["version"], again["published"]) == (True, night["version"], True)
+    counted = ("photos", "found", "ok", "held_out", "rejected", "pending", "snapshot", "digest")
+    assert {name: again["dataset"][name] for name in counted} == {
+        name: night["dataset"][name] for name in counted
+    }
+
+
+def test_a_night_that_was_killed_before_the_gate_keeps_every_byte_of_the_model(home, night):
+    store = output(home)
+    store.delete("models/CURRENT")
+    before = {
+        name: data for name, data in everything(home).items() if name.startswith(("dataset/", "models/"))
+    }
     again = commands.nightly(load_recipe(home / "recipe.yaml"))
     assert again["version"] == night["version"]
     assert again["dataset"]["made"] == 0
-    for name in kept:
-        assert store.read(name) == before[name], name
+    for name, data in before.items():
+        assert store.read(name) == data, name
 
 
 def test_times_are_told_by_the_run_and_not_by_the_model(home, night):
@@ -386,6 +404,11 @@ def test_a_refused_night_tells_the_figures_that_refused_it(home, night):
     assert store.read("models/CURRENT") == before
     summary = json.loads(store.read(store.list("runs")[-1]))
     assert summary["model"] == figures["model"]
+    assert models.require_card(store, figures["version"])["refused"] == figures["refused"]
+    kept = everything(home)
+    again = commands.nightly(recipe)  # neither trained nor scored again, and no failure
+    assert (again["version"], again["refused"]) == (figures["version"], figures["refused"])
+    assert everything(home) == kept
 
 
 def score(total: float, curve: list[float]) -> dict:
