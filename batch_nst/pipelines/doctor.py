@@ -110,8 +110,8 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
     joined = _check(
         "cluster",
         _join,
-        "RAY_ADDRESS is HOST:PORT of a head that runs, or unset; where it asks for a token, RAY_AUTH_MODE=token "
-        "and its ~/.ray/auth_token here; from outside of it: batch-nst submit RECIPE --command doctor",
+        "RAY_ADDRESS is HOST:PORT of a head that runs, or unset; where it asks for a token, RAY_AUTH_MODE=token"
+        " and its ~/.ray/auth_token here; from outside: batch-nst submit RECIPE --command doctor",
     )
     yield joined
     if joined.state == "ok":
@@ -135,10 +135,10 @@ def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
     )
     # Who did not answer is asked no more.
     there = [index for index, answer in enumerate(told) if not isinstance(answer, Exception)]
-    nodes, names = ([items[index] for index in there] for items in (nodes, names))
+    nodes, names = [nodes[index] for index in there], [names[index] for index in there]
     yield _check(
         "stores",
-        lambda: _stores(names, cluster.answers(cluster.ask(nodes, _reach, recipe), _ANSWER_SECONDS), store),
+        lambda: _stores(recipe, store, nodes, names),
         "give every node the credentials and the network that this machine has; a local output must lie on a "
         "disk that all nodes share",
     )
@@ -260,17 +260,18 @@ def _reach(recipe: Recipe) -> None:
     _output(Store(recipe.output))
 
 
-def _stores(names: Sequence[str], reached: Sequence[Any], store: Store) -> str:
+def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     from batch_nst.pipelines import cluster
 
+    cluster.check_output_is_shared(store)  # a node that does not see it must not make another one
+    reached = cluster.answers(cluster.ask(nodes, _reach, recipe), _ANSWER_SECONDS)
     faults = [
-        f"{name}: {_line(error)}"
-        for name, error in zip(names, reached, strict=True)
-        if isinstance(error, Exception)
+        f"{name}: {_line(found)}"
+        for name, found in zip(names, reached, strict=True)
+        if isinstance(found, Exception)
     ]
     if faults:
         raise StorageError("; ".join(faults))
-    cluster.check_output_is_shared(store)
     return f"input and output reached from {len(names)} nodes"
 
 
