@@ -110,8 +110,8 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
     joined = _check(
         "cluster",
         _join,
-        "RAY_ADDRESS is HOST:PORT of a head that runs, or unset; where it asks for a token, RAY_AUTH_MODE=token"
-        " and its ~/.ray/auth_token here; from outside: batch-nst submit RECIPE --command doctor",
+        "RAY_ADDRESS is HOST:PORT of a head that runs, or unset; where it asks for a token, RAY_AUTH_MODE is "
+        "token, and ~/.ray/auth_token its; from outside: batch-nst submit RECIPE --command doctor",
     )
     yield joined
     if joined.state == "ok":
@@ -212,8 +212,6 @@ def _probe(store: Store) -> Iterator[str]:
 
 
 def _join() -> str:
-    from batch_nst.pipelines import cluster
-
     address = os.environ.get("RAY_ADDRESS", "")
     # Ray itself would try for minutes.
     if found := re.fullmatch(r"\[?([^/\[\]]+)\]?:(\d+)", address):
@@ -221,6 +219,9 @@ def _join() -> str:
             socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
         except OSError as error:
             raise ConnectionError(f"RAY_ADDRESS {address}: {error}") from error
+
+    from batch_nst.pipelines import cluster
+
     cluster.connect()
     nodes = cluster.living_nodes()
     total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}

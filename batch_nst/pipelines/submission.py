@@ -155,8 +155,8 @@ def _check_paths(recipe: Recipe) -> None:
         for uri in filter(None, uris):
             if not is_remote(uri):
                 raise RecipeError(
-                    f"{key}: {uri} is a path of this machine; allowed: a URI; or, with --shared, a path under "
-                    "which all nodes of the cluster see the same files"
+                    f"{key}: {uri} is a path of this machine; allowed: a URI; or, with --shared, a path "
+                    "under which all nodes of the cluster see the same files"
                 )
 
 
