@@ -1,4 +1,4 @@
-"""Laws of `batch-nst doctor`: every check finds what it is there for, says how to mend it, and hides secrets."""
+"""Laws of `batch-nst doctor`: each check finds what it is for, says how to mend it, and hides secrets."""
 
 import json
 import os
@@ -67,16 +67,22 @@ def nobody(monkeypatch: pytest.MonkeyPatch, free_ports: Any) -> str:
     return address
 
 
+AND_TELL = """
+import sys
+from batch_nst import cli
+try:
+    cli.main(["doctor", sys.argv[1]])
+finally:
+    print("ray" in sys.modules, file=sys.stderr)
+"""
+
+
 def test_a_cluster_out_of_reach_is_named_and_what_needs_it_is_skipped(recipe: Recipe, nobody: str) -> None:
     """Neither is Ray imported before it is reached."""
     path = Path(recipe.output).parent / "recipe.yaml"
     path.write_text(recipe.model_dump_json())
-    code = (
-        "import sys\nfrom batch_nst import cli\n"
-        "try:\n    cli.main(['doctor', sys.argv[1]])\nfinally:\n    print('ray' in sys.modules, file=sys.stderr)"
-    )
     ran = subprocess.run(
-        [sys.executable, "-c", code, path],
+        [sys.executable, "-c", AND_TELL, path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
