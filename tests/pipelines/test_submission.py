@@ -177,8 +177,14 @@ class Submitter:
             "output": "out",
             "style": {"image": "painting.png", "size": 32},
             "generate": {
-                **{"input": "photos", "image_size": 64, "iterations": 40, "unit_images": 1, "crops": 2},
-                **{"precision": "fp32", "device": "cpu", "actors": [2, 2]},
+                "input": "photos",
+                "image_size": 64,
+                "iterations": 40,
+                "unit_images": 1,
+                "crops": 2,
+                "precision": "fp32",
+                "device": "cpu",
+                "actors": [2, 2],
             },
         }
         (folder / "recipe.yaml").write_text(json.dumps(document))
