@@ -80,7 +80,7 @@ class Machines:
 
 @contextlib.contextmanager
 def machines(workers: int, **head: Any) -> Iterator[Machines]:
-    """Nodes whose workers find the tests, with the settings that `cluster.yaml` ships, on a `head` with options."""
+    """Nodes whose workers find the tests, with the settings that `cluster.yaml` ships; `head` are options."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
