@@ -258,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
             )
     examine = add(
         "doctor",
-        "check stores, weights, clocks and the cluster, each with a remedy",
+        "check stores, weights, clocks and the cluster; tell remedies",
         "batch-nst doctor jobs/recipes/demo.yaml",
         _doctor,
     )
@@ -268,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     send = add(
         "submit",
-        "run a command as a job on a Ray cluster, with its log and exit code",
+        "run a command as a job on a Ray cluster, and wait for it",
         "batch-nst submit auvers.yaml --address http://127.0.0.1:8265",
         _submit,
     )

@@ -110,7 +110,7 @@ def test_nobody_comes_in_and_nobody_is_root() -> None:
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
-    user = (MANIFESTS / "Containerfile").read_text().rpartition("USER ")[2].strip()
+    (user,) = re.findall(r"^USER (\d+)$", (MANIFESTS / "Containerfile").read_text(), re.MULTILINE)
     for pod in pods(cluster).values():
         assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": int(user)}
     for path in MANIFESTS.iterdir():
