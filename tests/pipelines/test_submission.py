@@ -159,7 +159,7 @@ def test_a_job_server_out_of_reach_is_named(free_ports: Callable[[int], list[int
 class _Unauthorized(BaseHTTPRequestHandler):
     """A job server whose token one does not have."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.send_response(401)
         self.end_headers()
         self.wfile.write(b"Unauthorized: Missing authentication token")
