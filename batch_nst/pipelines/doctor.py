@@ -170,14 +170,14 @@ def _input(recipe: Recipe) -> str:
     batches = stream_photos(source if isinstance(source, str) else source[:_PHOTOS])
     batch = next(batch for batch in batches if batch.num_rows)
     photos = [Photo(**row) for row in batch.select(Photo._fields).slice(0, _PHOTOS).to_pylist()]
-    found = list(zip(photos, read_photos(photos, recipe.generate.max_bytes), strict=True))
-    for photo, data in found:
+    faults = []
+    for photo, data in zip(photos, read_photos(photos, recipe.generate.max_bytes), strict=True):
         if isinstance(data, TooLarge):
             return f"{uri_of(photo)}: {data.size:,} bytes"
         if not isinstance(data, Exception):
             return f"{uri_of(photo)}: {len(data):,} bytes"
-    photo, error = found[0]
-    raise StorageError(f"{uri_of(photo)}: cannot be read: {error}")
+        faults.append(f"{uri_of(photo)}: cannot be read: {data}")
+    raise StorageError("; ".join(faults))
 
 
 def _output(store: Store) -> str:

@@ -204,7 +204,7 @@ class Submitter:
             "generate": {
                 "input": "photos",
                 "image_size": 64,
-                "iterations": 100,
+                "iterations": 40,
                 "unit_images": 1,
                 "crops": 1,
                 "precision": "fp32",
