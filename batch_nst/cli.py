@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ Figures = dict[str, Any]
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
 """Commands that always take up where they were stopped; `apply` does at times, the others begin anew."""
+
+_JOBS = ("nightly", "generate", "train", "evaluate", "export", "plan", "doctor")
+"""Commands that run as jobs: those of a recipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -85,6 +89,26 @@ def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
         return command(load_recipe(options.recipe, options.overrides), **keys)
 
     return run
+
+
+def _doctor(options: argparse.Namespace) -> Figures:
+    recipe = load_recipe(options.recipe, options.overrides)
+
+    from batch_nst.pipelines.doctor import doctor
+
+    return doctor(recipe)
+
+
+def _submit(options: argparse.Namespace) -> Figures:
+    recipe = load_recipe(options.recipe, options.overrides)
+
+    from batch_nst.pipelines import submission
+
+    if options.then in ("stop", "status"):
+        step: Callable[..., Figures] = getattr(submission, options.then)
+        return step(recipe, options.address)
+    detach = options.then == "detach"
+    return submission.submit(recipe, options.job, options.address, options.shared, detach)
 
 
 def _try(options: argparse.Namespace) -> Figures:
@@ -262,6 +286,48 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="H",
                 help="begin no further unit when devices have worked for so long in all",
             )
+    examine = add(
+        "doctor",
+        "check stores, weights, clocks and the cluster; tell remedies",
+        "batch-nst doctor jobs/recipes/demo.yaml",
+        _doctor,
+    )
+    examine.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    examine.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
+    )
+    send = add(
+        "submit",
+        "run a command as a job on a Ray cluster, and wait for it",
+        "batch-nst submit auvers.yaml --address http://127.0.0.1:8265",
+        _submit,
+    )
+    send.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file; it and a painting on this machine are sent"
+    )
+    send.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
+    )
+    send.add_argument(
+        "--address",
+        metavar="URL",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
+        help="of the job server (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+    )
+    which = send.add_mutually_exclusive_group()
+    which.add_argument("--nightly", dest="job", action="store_const", const="nightly", help="the default")
+    which.add_argument("--command", dest="job", choices=_JOBS, metavar="NAME", help=f"or {', '.join(_JOBS)}")
+    send.set_defaults(job="nightly")
+    send.add_argument(
+        "--shared", action="store_true", help="the recipe's local paths are the same files on all nodes"
+    )
+    then = send.add_mutually_exclusive_group()
+    for word, text in (
+        ("detach", "do not wait"),
+        ("stop", "stop the output's job, and wait for its end"),
+        ("status", "tell how the output's latest job is"),
+    ):
+        then.add_argument(f"--{word}", dest="then", action="store_const", const=word, help=text)
     trial = add(
         "try",
         "optimise a few photos for each of several values, side by side on one page",

@@ -65,6 +65,15 @@ class LeaseError(BatchNSTError):
     exit_code = 4
 
 
+class JobError(BatchNSTError):
+    """A submitted job did not succeed; the command ends with the job's own exit code."""
+
+    def __init__(self, message: str, exit_code: int, figures: Mapping[str, Any] | None = None) -> None:
+        """`exit_code` is not 0."""
+        super().__init__(message, figures)
+        self.exit_code = exit_code
+
+
 class Stopped(BaseException):
     """SIGTERM arrived; what was finished is kept.
 

@@ -34,11 +34,16 @@ def shipped_settings() -> dict[str, str]:
 class Machines:
     """A head that runs no tasks, and workers that hold one actor each."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, head: Mapping[str, Any]) -> None:
         """For `machines`."""
         self.cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
+            head_node_args={
+                "num_cpus": 0,
+                "object_store_memory": STORE,
+                "include_dashboard": False,
+                **head,
+            },
         )
         self.nodes = [self.add() for _ in range(workers)]
 
@@ -74,14 +79,14 @@ class Machines:
 
 
 @contextlib.contextmanager
-def machines(workers: int) -> Iterator[Machines]:
-    """Nodes whose workers find the tests, with the settings that `cluster.yaml` ships."""
+def machines(workers: int, **head: Any) -> Iterator[Machines]:
+    """Nodes whose workers find the tests, with the settings that `cluster.yaml` ships; `head` are options."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         for name, value in shipped_settings().items():
             patch.setenv(name, value)
-        found = Machines(workers)
+        found = Machines(workers, head)
         try:
             yield found
         finally:

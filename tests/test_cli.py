@@ -24,6 +24,7 @@ SAMPLES = ROOT / "jobs" / "samples"
 PROMISED = {
     *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"),
     *("models", "rollback", "prune"),
+    *("doctor", "submit"),
 }
 
 
@@ -142,6 +143,11 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
         (["plan", "recipe.yaml", "--quick"], "--quick"),
         (["apply", "model", "in", "out", "more"], "more"),
         (["try"], "RECIPE"),
+        (["doctor"], "RECIPE"),
+        (["submit"], "RECIPE"),
+        (["submit", "recipe.yaml", "--stop", "--detach"], "--detach: not allowed with argument --stop"),
+        (["submit", "recipe.yaml", "--nightly", "--command", "train"], "not allowed with argument --nightly"),
+        (["submit", "recipe.yaml", "--command", "apply"], "invalid choice: 'apply'"),
         (["try", "recipe.yaml", "--photos", "0"], "--photos: given '0'; allowed: a whole number, 1 or more"),
         (["apply", "model", "in", "out", "--strength", "1.5"], "given '1.5'; allowed: a number from 0 to 1"),
         (["apply", "model", "in", "out", "--strength", "nan"], "given 'nan'; allowed: a number from 0 to 1"),
@@ -156,7 +162,9 @@ def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     assert_refused(call("generate", path), "generate", f"recipe {path}: cannot be read: No such file")
 
 
-@pytest.mark.parametrize("command", ["plan", "generate", "train", "evaluate", "export", "nightly"])
+@pytest.mark.parametrize(
+    "command", ["plan", "generate", "train", "evaluate", "export", "nightly", "doctor", "submit"]
+)
 def test_a_typo_in_an_override_is_refused_by_every_command(project: Project, command: str) -> None:
     ended = call(command, project.recipe, "generate.iteration=5")
     assert_refused(ended, command, "generate.iteration: unknown key; allowed here: ", "iterations")

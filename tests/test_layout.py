@@ -25,6 +25,7 @@ KNOW_RAY = {
         "painting",
         "score",
         "stylize",
+        "submission",
         "valve",
         "warm_start",
     )

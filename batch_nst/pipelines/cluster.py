@@ -7,7 +7,9 @@ import math
 import os
 import signal
 import threading
+import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -137,20 +139,13 @@ def check_output_is_shared(store: Store) -> None:
     Raises:
         RecipeError: names the node.
     """
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != _this_node()]
+    others = [node for node in living_nodes() if node["NodeID"] != _this_node()]
     if store.local_path is None or not others:
         return
     marker = f".tmp/seen-{uuid.uuid4().hex}"
     store.create(marker, b"")
     try:
-        look = ray.remote(num_cpus=0)(_exists)
-        looks = [
-            look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(store.uri, marker)
-            for node in others
-        ]
-        for node, seen in zip(others, ray.get(looks), strict=True):
+        for node, seen in zip(others, ray.get(ask(others, _exists, store.uri, marker)), strict=True):
             if not seen:
                 raise RecipeError(
                     f"output {store.uri}: is local, and node {node['NodeManagerAddress']} does not see it; "
@@ -158,6 +153,30 @@ def check_output_is_shared(store: Store) -> None:
                 )
     finally:
         store.delete(marker)
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes that are up, as `ray.nodes()` tells of them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def ask(nodes: Sequence[dict[str, Any]], question: Callable[..., object], *arguments: object) -> list[Any]:
+    """References to what a function answers on each of these nodes; it reserves nothing there."""
+    task = ray.remote(num_cpus=0)(question)
+    places = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes)
+    return [task.options(scheduling_strategy=place).remote(*arguments) for place in places]
+
+
+def answers(asked: Sequence[Any], seconds: float) -> list[Any]:
+    """What has been asked, or the exception that came instead; a node that takes longer has none."""
+    until = time.monotonic() + seconds
+    found: list[Any] = []
+    for reference in asked:
+        try:
+            found.append(ray.get(reference, timeout=max(0.1, until - time.monotonic())))
+        except Exception as error:
+            found.append(error)
+    return found
 
 
 def _exists(uri: str, name: str) -> bool:

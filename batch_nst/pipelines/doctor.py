@@ -1,0 +1,368 @@
+"""Whether stores, weights, clocks and machines are as a recipe needs them, before a night is lost to one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Literal
+
+from batch_nst import __version__
+from batch_nst.data.inputs import Photo, stream_photos, uri_of
+from batch_nst.data.lease import CLOCK_SKEW
+from batch_nst.data.reading import read_photos
+from batch_nst.data.storage import Store, TooLarge, open_filesystem, with_retries
+from batch_nst.data.style import read_style
+from batch_nst.data.weights import weights_digest
+from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
+from batch_nst.pipelines.generate import check_weights
+from batch_nst.pipelines.progress import say
+from batch_nst.recipe import Recipe
+
+_PHOTOS = 3
+"""Photos of which one must be readable: the others may be bad ones."""
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 120.0
+"""For all nodes to answer, the start of their workers included."""
+_TOLD = 400
+"""Most characters of what is told of a check."""
+
+_SECRET = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|SIGNATURE|SAS|KEY)", re.IGNORECASE)
+_PLACE = re.compile(r"(PATH|FILE|URI|URL|MODE|DIR)$", re.IGNORECASE)
+"""What variables of such names hold is where a secret lies, and no secret."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, and what was found."""
+
+    name: str
+    state: Literal["ok", "failed", "skipped"]
+    told: str
+    """In one line, without secrets."""
+    remedy: str = ""
+    """What to do where it failed."""
+
+
+def doctor(recipe: Recipe) -> dict[str, Any]:
+    """Look at all that a recipe needs, tell it line by line, and leave nothing behind.
+
+    Starts torch for the weights, and Ray for what comes after them.
+
+    Returns:
+        Figures: `checks`, and how many are `ok`, `failed` and `skipped`.
+
+    Raises:
+        IncompleteError: a check failed.
+    """
+    checks: list[Check] = []
+    for check in _examine(recipe, Store(recipe.output)):
+        say(f"{check.state:<9}{check.name:<10}{check.told}")
+        if check.remedy:
+            say(f"{'':<19}remedy: {check.remedy}")
+        checks.append(check)
+    counts = Counter(check.state for check in checks)
+    figures = {
+        **{state: counts[state] for state in ("ok", "failed", "skipped")},
+        "checks": [asdict(check) for check in checks],
+    }
+    if failed := [check.name for check in checks if check.state == "failed"]:
+        raise IncompleteError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", figures)
+    return figures
+
+
+def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
+    yield _check(
+        "painting",
+        partial(_painting, recipe),
+        "name a picture in style.image that this machine may read",
+    )
+    yield _check(
+        "weights",
+        partial(_weights, recipe),
+        "reinstall batch_nst for the bundled file, or name a readable safetensors file in vgg.weights",
+    )
+    yield _check(
+        "input",
+        partial(_input, recipe),
+        "mend generate.input, or let these credentials list and read it",
+    )
+    output = _check(
+        "output",
+        partial(_output, store),
+        "let these credentials write, read, list and delete there; the store must refuse a second "
+        "If-None-Match (AWS, Google and Azure do), a disk must know hard links",
+    )
+    yield output
+    if output.state == "ok":
+        yield _check("clock", partial(_clock, store), "synchronise this machine's clock (NTP)")
+    else:
+        yield Check("clock", "skipped", "needs an output to compare with")
+    joined = _check(
+        "cluster",
+        _join,
+        "RAY_ADDRESS is HOST:PORT of a head that runs, or unset; where it asks for a token, RAY_AUTH_MODE is "
+        "token, and ~/.ray/auth_token its; from outside: batch-nst submit RECIPE --command doctor",
+    )
+    yield joined
+    if joined.state == "ok":
+        yield from _examine_nodes(recipe, store)
+    else:
+        for name in ("nodes", "stores", "clocks", "device"):
+            yield Check(name, "skipped", "no cluster was reached")
+
+
+def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
+    """What the nodes say; on a Ray inside this process, that is this machine."""
+    from batch_nst.pipelines import cluster
+
+    nodes = cluster.living_nodes()
+    names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in nodes]
+    told = cluster.answers(cluster.ask(nodes, versions), _ANSWER_SECONDS)
+    yield _check(
+        "nodes",
+        lambda: _equal(names, told, versions()),
+        "install the same batch_nst, ray, torch and python on every node, as cluster.yaml does",
+    )
+    # Who did not answer is asked no more.
+    there = [index for index, answer in enumerate(told) if not isinstance(answer, Exception)]
+    nodes, names = [nodes[index] for index in there], [names[index] for index in there]
+    yield _check(
+        "stores",
+        lambda: _stores(recipe, store, nodes, names),
+        "give every node the credentials and the network that this machine has; a local output must lie on a "
+        "disk that all nodes share",
+    )
+    yield _check("clocks", lambda: _clocks(nodes, names), "synchronise the clocks of all nodes (NTP)")
+    yield _check(
+        "device",
+        lambda: _device(recipe, nodes, names),
+        "install NVIDIA's driver and a torch that fits it where Ray sees a GPU; or set generate.device and "
+        "train.device to auto or cpu",
+    )
+
+
+# --- what is looked at: each returns what it found, and raises what is wrong
+
+
+def _painting(recipe: Recipe) -> str:
+    height, width, _ = read_style(recipe.style).pixels.shape
+    return f"{recipe.style.image}: {width} x {height} pixels"
+
+
+def _weights(recipe: Recipe) -> str:
+    check_weights(recipe)
+    return f"{recipe.vgg.weights}: sha256 {weights_digest(recipe.vgg)}"
+
+
+def _input(recipe: Recipe) -> str:
+    source = recipe.generate.input
+    # A list is looked at photo by photo.
+    batches = stream_photos(source if isinstance(source, str) else source[:_PHOTOS])
+    batch = next(batch for batch in batches if batch.num_rows)
+    photos = [Photo(**row) for row in batch.select(Photo._fields).slice(0, _PHOTOS).to_pylist()]
+    faults = []
+    for photo, data in zip(photos, read_photos(photos, recipe.generate.max_bytes), strict=True):
+        if isinstance(data, TooLarge):
+            return f"{uri_of(photo)}: {data.size:,} bytes"
+        if not isinstance(data, Exception):
+            return f"{uri_of(photo)}: {len(data):,} bytes"
+        faults.append(f"{uri_of(photo)}: cannot be read: {data}")
+    raise StorageError("; ".join(faults))
+
+
+def _output(store: Store) -> str:
+    with _probe(store) as name:
+        if store.create(name, b"second") or store.read(name) != b"first":
+            raise StorageError(f"{store.uri}: exclusive create does not work: a second writer was let in")
+    if store.exists(name):
+        raise StorageError(f"{store.join(name)}: was deleted, and is there")
+    return f"{store.uri}: created, refused to a second writer, deleted"
+
+
+def _clock(store: Store) -> str:
+    before = time.time()
+    with _probe(store) as name:
+        after = time.time()
+        filesystem, path = open_filesystem(store.join(name))
+        written = with_retries(f"look at {store.join(name)}", lambda: filesystem.modified(path))
+    # Stores tell whole seconds.
+    return _within(_apart(written.timestamp(), before - 1, after), f"clock of {store.uri}")
+
+
+@contextlib.contextmanager
+def _probe(store: Store) -> Iterator[str]:
+    """The name of an object that is there for a moment, and holds `first`."""
+    name = f".tmp/doctor-{uuid.uuid4().hex}"
+    if not store.establish(name, b"first"):
+        raise StorageError(f"{store.join(name)}: holds something else than was written")
+    try:
+        yield name
+    finally:
+        store.delete(name)
+
+
+def _join() -> str:
+    address = os.environ.get("RAY_ADDRESS", "")
+    # Ray itself would try for minutes.
+    if found := re.fullmatch(r"\[?([^/\[\]]+)\]?:(\d+)", address):
+        try:
+            socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ConnectionError(f"RAY_ADDRESS {address}: {error}") from error
+
+    from batch_nst.pipelines import cluster
+
+    cluster.connect()
+    nodes = cluster.living_nodes()
+    total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    place = f"RAY_ADDRESS {address}" if address else "no RAY_ADDRESS"
+    return f"{place}: {len(nodes)} nodes up, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
+
+
+def versions() -> dict[str, str]:
+    """What must be equal on all nodes; of torch without the CUDA that it was built for."""
+    return {
+        "batch_nst": __version__,
+        "ray": version("ray"),
+        "torch": version("torch").partition("+")[0],
+        "python": platform.python_version(),
+    }
+
+
+def _equal(names: Sequence[str], told: Sequence[Any], here: dict[str, str]) -> str:
+    faults = []
+    for name, found in zip(names, told, strict=True):
+        if isinstance(found, Exception):
+            faults.append(f"{name}: {_line(found)}")
+            continue
+        faults += [
+            f"{name}: {library} {found.get(library)}, here {wanted}"
+            for library, wanted in here.items()
+            if found.get(library) != wanted
+        ]
+    if faults:
+        raise IncompleteError("; ".join(faults))
+    return f"{len(names)} with {', '.join(f'{library} {number}' for library, number in here.items())}"
+
+
+def _reach(recipe: Recipe) -> None:
+    """On a node: read a photo and write the output as this machine has done."""
+    _input(recipe)
+    _output(Store(recipe.output))
+
+
+def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    from batch_nst.pipelines import cluster
+
+    cluster.check_output_is_shared(store)  # a node that does not see it must not make another one
+    reached = cluster.answers(cluster.ask(nodes, _reach, recipe), _ANSWER_SECONDS)
+    faults = [
+        f"{name}: {_line(found)}"
+        for name, found in zip(names, reached, strict=True)
+        if isinstance(found, Exception)
+    ]
+    if faults:
+        raise StorageError("; ".join(faults))
+    return f"input and output reached from {len(names)} nodes"
+
+
+def _clocks(nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    from batch_nst.pipelines import cluster
+
+    widest = 0.0
+    for node, name in zip(nodes, names, strict=True):
+        before = time.time()
+        (answer,) = cluster.answers(cluster.ask([node], _now), _ANSWER_SECONDS)
+        if isinstance(answer, Exception):
+            raise answer
+        apart = _apart(answer, before, time.time())
+        _within(apart, f"clock of node {name}")
+        widest = max(widest, abs(apart))
+    return f"{len(nodes)} nodes, {widest:.1f} s from this machine's at most"
+
+
+def _now() -> float:
+    """On a node: what its clock says."""
+    return time.time()
+
+
+def _device(recipe: Recipe, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    from batch_nst.pipelines import cluster
+
+    chosen = [cluster.choose_workers(recipe.generate.device), cluster.choose_trainers(recipe.train)]
+    expected = [(node, name) for node, name in zip(nodes, names, strict=True) if node["Resources"].get("GPU")]
+    seen = cluster.answers(cluster.ask([node for node, _ in expected], _gpus), _ANSWER_SECONDS)
+    if any(workers.device == "cuda" for workers in chosen):
+        for (node, name), found in zip(expected, seen, strict=True):
+            if isinstance(found, Exception):
+                raise found
+            if len(found) < node["Resources"]["GPU"]:
+                raise IncompleteError(
+                    f"{name}: Ray has {node['Resources']['GPU']:g} GPUs there, torch sees {len(found)}"
+                )
+    generate, train = (workers.device for workers in chosen)
+    kinds = ", ".join(
+        f"{count} x {kind}" for kind, count in Counter(kind for found in seen for kind in found).items()
+    )
+    return (
+        f"generate on {generate}, up to {chosen[0].at_once(recipe.generate.actors)} actors of "
+        f"{chosen[0].threads} threads; train on {train}; GPUs that are up: {kinds or 'none'}"
+    )
+
+
+def _gpus() -> list[str]:
+    """On a node: the names of the GPUs that torch can use."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _apart(moment: float, earliest: float, latest: float) -> float:
+    """Seconds by which a clock that said `moment` between two of ours is ahead at least, or behind (< 0)."""
+    return min(0.0, moment - earliest) + max(0.0, moment - latest)
+
+
+def _within(apart: float, whose: str) -> str:
+    if abs(apart) > CLOCK_SKEW:
+        way = "ahead of" if apart > 0 else "behind"
+        raise StorageError(f"{whose}: {abs(apart):.1f} s {way} this machine's; allowed: {CLOCK_SKEW:g} s")
+    return f"{whose}: {abs(apart):.1f} s from this machine's; allowed: {CLOCK_SKEW:g} s"
+
+
+# --- what is told
+
+
+def _check(name: str, look: Callable[[], str], remedy: str) -> Check:
+    """One check; whatever it ends with is a finding, and the next one is made."""
+    try:
+        return Check(name, "ok", _discreet(look()))
+    except Exception as error:
+        return Check(name, "failed", _discreet(_line(error)), remedy)
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; what was raised on a node without Ray's traceback."""
+    error = getattr(error, "cause", None) or error
+    kind = "" if isinstance(error, BatchNSTError) else f"{type(error).__name__}: "
+    return f"{kind}{error}"
+
+
+def _discreet(text: str) -> str:
+    """A line without what may be secret: passwords and queries in URIs, and values of the environment."""
+    text = " ".join(text.split())
+    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
+    text = re.sub(r"(://[^\s?]+)\?\S+", r"\1?***", text)
+    for name, value in os.environ.items():
+        if len(value) >= 6 and _SECRET.search(name) and not _PLACE.search(name):
+            text = text.replace(value, "***")
+    return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."
