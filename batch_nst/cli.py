@@ -218,6 +218,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _takes_recipe(command: argparse.ArgumentParser, more: str = "") -> None:
+    command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file{more}")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="batch-nst",
@@ -261,10 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, (text, example) in recipes.items():
         command = add(name, text, example, _plan if name == "plan" else _command(name))
-        command.add_argument("recipe", metavar="RECIPE", help="a YAML file")
-        command.add_argument(
-            "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
-        )
+        _takes_recipe(command)
         if name == "plan":
             command.add_argument(
                 "--calibrate",
@@ -292,22 +296,14 @@ def _parser() -> argparse.ArgumentParser:
         "batch-nst doctor jobs/recipes/demo.yaml",
         _doctor,
     )
-    examine.add_argument("recipe", metavar="RECIPE", help="a YAML file")
-    examine.add_argument(
-        "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
-    )
+    _takes_recipe(examine)
     send = add(
         "submit",
         "run a command as a job on a Ray cluster, and wait for it",
         "batch-nst submit auvers.yaml --address http://127.0.0.1:8265",
         _submit,
     )
-    send.add_argument(
-        "recipe", metavar="RECIPE", help="a YAML file; it and a painting on this machine are sent"
-    )
-    send.add_argument(
-        "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
-    )
+    _takes_recipe(send, "; it and a painting on this machine are sent")
     send.add_argument(
         "--address",
         metavar="URL",
