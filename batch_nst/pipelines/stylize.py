@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray.data
 from torch import Tensor
 
@@ -37,6 +38,9 @@ from batch_nst.pipelines.rows import (
     write_unit,
 )
 from batch_nst.recipe import Generate, Recipe
+
+_PLANNED = pa.schema({"unit": pa.string(), "photos": pa.binary(), "outage": pa.string()})
+"""Of what `planned_units` returns."""
 
 
 def stylize_units(
@@ -73,7 +77,15 @@ def stylize_units(
     places = [{"group": chunk.group._asdict(), "units": chunk.units} for chunk in chunks]
     return iter(
         ray.data.from_items(places)
-        .flat_map(planned_units, fn_args=(store, holdout, closed), num_cpus=0.25)
+        # One operator with the repartition, which Ray fuses with batches of a fixed size only. Each operator
+        # costs a task a unit, and a record of it that Ray keeps in the driver to the end.
+        .map_batches(
+            _planned,
+            fn_args=(store, holdout, closed),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0.25,
+        )
         .repartition(target_num_rows_per_block=1)
         .map(decode_unit, fn_args=(limits, closed, attempt), num_cpus=0.25)
         .map(
@@ -90,6 +102,12 @@ def stylize_units(
         )
         .iter_rows()
     )
+
+
+def _planned(chunk: pa.Table, store: Store, holdout: Row, closed: Closed) -> pa.Table:
+    """`planned_units` of a batch that is one chunk."""
+    [row] = chunk.to_pylist()
+    return pa.Table.from_pylist(planned_units(row, store, holdout, closed), schema=_PLANNED)
 
 
 class Device:
