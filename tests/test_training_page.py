@@ -1,5 +1,6 @@
 """docs/training.md says what the ablation does, and the shipped recipes are recipes."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,11 +11,28 @@ from batch_nst.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text()
+MEASURED = [json.loads(line) for line in (ROOT / "docs" / "ablation.jsonl").read_text().splitlines()]
 
 
 def test_every_arm_is_in_the_table_in_its_order() -> None:
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
     assert re.findall(r"`([\w-]+)`", " ".join(rows)) == list(ARMS)
+
+
+def test_the_page_has_the_figures_that_were_measured() -> None:
+    arms = {m["name"].split()[1]: m["value"] for m in MEASURED if "curve" in m["value"]}
+    base = arms["peers"]["curve"][-1]
+    for name, value in arms.items():
+        (row,) = re.findall(rf"^\| {re.escape(ARMS[name].title)} \|(.*)", PAGE, re.MULTILINE)
+        _, _, steps, *cells = (cell.split("(")[0].strip() for cell in row.split("|")[:-1])
+        assert steps == str(value["steps"])
+        last = value["curve"][-1]
+        marks = [last[mark] for mark in ("objective", "content", "style", "distance", "ssim")]
+        assert cells == [f"{mark:,.0f}" if mark >= 100 else f"{mark:.3g}" for mark in marks]
+        told = [int(percent) for percent in re.findall(r"\(([+-]\d+) %\)", row)]
+        if name != "peers":
+            compared = ("content", "style", "distance")
+            assert told == [round(100 * (last[mark] / base[mark] - 1)) for mark in compared]
 
 
 @pytest.mark.parametrize(
