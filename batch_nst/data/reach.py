@@ -43,9 +43,10 @@ class Reach:
     def judge(self, uris: pa.Array) -> pa.Array:
         """For each URI or absolute path the version with which it is refused; null where it may be read."""
         stores = pc.struct_field(pc.extract_regex(uris, _STORE), "store")
-        others = [store for store in pc.unique(stores).to_pylist() if store and self._is_outside(store)]
+        found = pc.unique(stores).to_pylist()
+        others = [store for store in found if store and _store_of(store) not in {*self._stores, ""}]
         outside = pc.is_in(stores, value_set=pa.array(others, pa.string()))
-        if "/" not in self._folders:
+        if "/" not in self._folders and not all(store and _store_of(store) for store in found):
             outside = pa.array(
                 [
                     lies_outside or (not _store_of(uri) and not self._holds(uri))
@@ -55,10 +56,6 @@ class Reach:
             )
         versions = pc.if_else(outside, _OUTSIDE, pa.scalar(None, pa.string()))
         return pc.if_else(pc.match_substring_regex(uris, PATTERN), _SECRET, versions)
-
-    def _is_outside(self, store: str) -> bool:
-        known = _store_of(f"{store}/")
-        return bool(known) and known not in self._stores
 
     def _holds(self, path: str) -> bool:
         path = os.path.normpath(re.sub(r"^(?i:file|local)://", "", path))

@@ -355,7 +355,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         options |= kind._get_kwargs_from_urls(uri)  # a host, for ftp:// and others
     try:
         filesystem = kind(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, OSError) as error:
         raise RecipeError(f"{protocol}://: cannot be opened: {_text(error)}") from error
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1

@@ -23,7 +23,7 @@ import yaml
 from markupsafe import Markup
 
 from batch_nst.data import summaries, units
-from batch_nst.data.documents import read_document
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.forgotten import forgotten_ids
 from batch_nst.data.quality import RULES, figures_of, quantiles
 from batch_nst.data.settings import require_settings
@@ -205,20 +205,21 @@ def _runs(store: Store) -> list[_Run]:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda name: read_document(store, name), names))
     runs = []
-    for summary in found:
-        figures = summary.get("dataset", summary)
-        if figures.get("made"):
-            runs.append(
-                _Run(
-                    summary["run"],
-                    datetime.fromisoformat(summary["started"]),
-                    figures["made"],
-                    figures["span_seconds"],
-                    figures["device_seconds"],
-                    figures["device"],
-                    figures["devices"],
+    for name, summary in zip(names, found, strict=True):
+        with intact(store, name):
+            figures = summary.get("dataset", summary)
+            if figures.get("made"):
+                runs.append(
+                    _Run(
+                        summary["run"],
+                        datetime.fromisoformat(summary["started"]),
+                        figures["made"],
+                        figures["span_seconds"],
+                        figures["device_seconds"],
+                        figures["device"],
+                        figures["devices"],
+                    )
                 )
-            )
     return runs
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batch_nst.data.documents import read_document
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.storage import Store
 
 
@@ -35,7 +35,8 @@ def last_rates(store: Store) -> Rates | None:
     for name in reversed(store.list("runs")):
         if name.endswith(("-generate/summary.json", "-nightly/summary.json")):
             summary = read_document(store, name)
-            rates = rates_of(f"run {summary['run']}", summary.get("dataset", summary))
+            with intact(store, name):
+                rates = rates_of(f"run {summary['run']}", summary.get("dataset", summary))
             if rates is not None:
                 return rates
     return None
