@@ -1,9 +1,12 @@
 """Files and documents that were good once."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
+
+T = TypeVar("T")
 
 SCALARS = (
     st.none()
@@ -11,9 +14,8 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(
-        ["..", "../../x", "a" * 32, "2026-01-01T00:00:00", "9999-12-31T23:59:59Z", "s3://a/b", "{"]
-    )
+    | st.sampled_from(["..", "../../x", "a" * 32, "s3://a/b", "{"])
+    | st.sampled_from(["2026-01-01T00:00:00", "9999-12-31T23:59:59Z"])
 )
 JSON = st.recursive(
     SCALARS,
@@ -22,9 +24,17 @@ JSON = st.recursive(
 )
 
 
+def outcome(call: Callable[[], T], kind: type[Exception]) -> tuple[T | None, str]:
+    """What a call gives, or the text of the only kind of error that it may raise."""
+    try:
+        return call(), ""
+    except kind as error:
+        return None, str(error) or "no text"
+
+
 @st.composite
 def damaged(draw: st.DrawFn, files: list[bytes]) -> bytes:
-    """One of these files, after one to five edits of bytes: many of them near its beginning or end."""
+    """One of these files after one to five edits, many of them near its beginning or end."""
     data = bytearray(draw(st.sampled_from(files)))
     for _ in range(draw(st.integers(1, 5))):
         size = len(data)

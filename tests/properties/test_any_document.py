@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
-from mutations import damaged, texts
+from mutations import damaged, outcome, texts
 from nights import begin, make_model, make_pairs
 
 from batch_nst.data import forgotten, lease, models, segments, summaries, units
 from batch_nst.data.settings import SETTINGS, read_settings
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, unit_pairs
+from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.errors import BatchNSTError
 from batch_nst.pipelines.inspection import _runs
@@ -23,15 +23,9 @@ RUN = "runs/20261122T0200Z-000001-generate/summary.json"
 FIGURES = {
     "run": "r",
     "started": "2026-11-22T02:00:00Z",
-    "made": 3,
-    "tried": 3,
-    "photos_read": 3,
-    "devices": 1,
     "device": "cpu",
-    "device_seconds": 1.0,
-    "span_seconds": 1.0,
-    "bytes_read": 9,
-    "bytes_written": 9,
+    **dict.fromkeys(("made", "tried", "photos_read", "devices", "bytes_read", "bytes_written"), 3),
+    **dict.fromkeys(("device_seconds", "span_seconds"), 1.5),
 }
 
 
@@ -58,25 +52,29 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 Read = Callable[[Home], object]
 
+
+def check(home: Home, name: str, data: bytes, read: Read) -> None:
+    """Put it there, and read it: no error, or one that names it."""
+    home.store.replace(name, data)
+    _, told = outcome(lambda: read(home), BatchNSTError)
+    assert not told or told.startswith(home.store.join(name))
+    assert "\n" not in told
+
+
+def _lease(home: Home) -> object:
+    held = lease._read(home.store, 1)
+    return held and (held.is_free(), str(held.owner))
+
+
 DOCUMENTS: dict[str, Read] = {
     SETTINGS: lambda home: read_settings(home.store),
     f"{SNAPSHOTS}/000001.json": lambda home: latest_snapshot(home.store),
     models.CURRENT: lambda home: models.current(home.store),
     models.model_object(VERSION, models.CARD): lambda home: models.read_card(home.store, VERSION),
     f"{forgotten.FORGOTTEN}/000001.json": lambda home: forgotten.forgotten_ids(home.store),
-    "lease/000001.json": lambda home: (held := lease._read(home.store, 1)) and held.is_free(),
+    "lease/000001.json": _lease,
     RUN: lambda home: (last_rates(home.store), _runs(home.store)),
 }
-
-
-def check(home: Home, name: str, data: bytes, read: Read) -> None:
-    """Put it there, and read it: no error, or one that names it."""
-    home.store.replace(name, data)
-    try:
-        read(home)
-    except BatchNSTError as error:
-        assert str(error).startswith(home.store.join(name))
-        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -97,28 +95,24 @@ def _plan(home: Home) -> object:
     return [segments.read_group(home.store, group) for group in written.groups]
 
 
-def test_a_table_is_whole_or_named(home: Home) -> None:
-    tables: dict[str, Read] = {
-        "dataset/plan/000001.parquet": _plan,
-        units.unit_object(home.unit): lambda home: (
-            units.read_summary(home.store, home.unit),
-            units.read_unit(home.store, home.unit),
-        ),
-        summaries.SUMMARIES: lambda home: summaries.read(home.store),
-    }
-    for name, read in tables.items():
-        good = home.store.read(name)
-        read(home)
-
-        @given(data=damaged([good]))
-        def tried(data: bytes, name: str = name, read: Read = read) -> None:
-            check(home, name, data, read)
-
-        tried()
-        home.store.replace(name, good)
+def _unit(home: Home) -> object:
+    ways = (units.read_summary, units.read_unit, units.read_rows)
+    return [read(home.store, home.unit) for read in ways]
 
 
-def rows_of(store: Store) -> list[dict[str, Any]]:
-    snapshot = latest_snapshot(store)
-    assert snapshot
-    return [row for unit in snapshot.units for row in unit_pairs(store, snapshot, unit["unit"], "train")]
+TABLES: dict[str, Read] = {"plan": _plan, "unit": _unit, "summaries": lambda home: summaries.read(home.store)}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_is_whole_or_named(home: Home, kind: str) -> None:
+    plan, unit = "dataset/plan/000001.parquet", units.unit_object(home.unit)
+    name = {"plan": plan, "unit": unit, "summaries": summaries.SUMMARIES}[kind]
+    good = home.store.read(name)
+    TABLES[kind](home)
+
+    @given(data=damaged([good]))
+    def tried(data: bytes) -> None:
+        check(home, name, data, TABLES[kind])
+
+    tried()
+    home.store.replace(name, good)

@@ -22,9 +22,9 @@ FULL = Recipe.model_validate(
 ).model_dump()
 SECTIONS = [*FULL, "loss.tv_weight", "generate.input", "train.init", "nothing", ""]
 KEYS = st.sampled_from([*FULL, *(key for value in FULL.values() if isinstance(value, dict) for key in value)])
-NESTED = st.dictionaries(
-    KEYS | st.text(max_size=5), st.dictionaries(KEYS, JSON, max_size=5) | JSON, max_size=8
-)
+SECTION = st.dictionaries(KEYS, JSON, max_size=5)
+NESTED = st.dictionaries(KEYS | st.text(max_size=5), SECTION | JSON, max_size=8)
+OVERRIDES = st.tuples(st.sampled_from(SECTIONS), JSON).map(lambda pair: f"{pair[0]}={pair[1]}")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,6 @@ def test_a_recipe_in_which_one_value_is_another(file: Path, document: dict[str, 
     assert all(f"recipe {file}: {wrong[0]}" in line for line in told.splitlines())
 
 
-@given(
-    override=st.text(max_size=40)
-    | st.tuples(st.sampled_from(SECTIONS), JSON).map(lambda pair: f"{pair[0]}={pair[1]}")
-)
+@given(override=st.text(max_size=40) | OVERRIDES)
 def test_any_override(file: Path, override: str) -> None:
     check(file, DEMO, [override])
