@@ -12,7 +12,10 @@ import pyarrow as pa
 from batch_nst.data.storage import Store
 from batch_nst.errors import StorageError
 
-_FAULTS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, pa.ArrowException)
+_FAULTS = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError),
+    pa.ArrowException,
+)
 
 
 @contextmanager

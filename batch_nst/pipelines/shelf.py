@@ -202,7 +202,8 @@ def _dates(store: Store) -> dict[str, str]:
     names = [name for name in store.list("runs") if name.endswith(_TRAININGS)]
     dates: dict[str, str] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        for name, summary in zip(names, pool.map(lambda name: read_document(store, name), names), strict=True):
+        found = pool.map(lambda name: read_document(store, name), names)
+        for name, summary in zip(names, found, strict=True):
             with intact(store, name):
                 dates.setdefault(summary.get("version", ""), summary["started"])
     return dates
