@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from batch_nst.data.storage import Store
 from batch_nst.errors import StorageError
@@ -30,8 +31,15 @@ def intact(store: Store, name: str) -> Iterator[None]:
         # Arrow says OSError, without a number, of broken pages.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise StorageError(f"{store.join(name)}: is damaged: {told}") from error
+        raise StorageError(f"{store.join(name)}: is damaged: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    """In one line, and not all of what may be long."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def read_document(store: Store, name: str) -> dict[str, Any]:

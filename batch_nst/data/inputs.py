@@ -327,9 +327,11 @@ def _look_at(uris: Iterable[str], reach: Reach | None = None) -> Iterator[Photo]
     def look(uri: str) -> Photo:
         if _kind(uri) in CONTAINERS:
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
-        refused = reach.judge(pa.array([uri])) if reach else pa.nulls(1, pa.string())
-        version, length = _look((uri, refused[0].as_py()))
-        shown = without_credentials(pa.array([uri]), refused)[0].as_py()
+        version, shown = None, uri
+        if reach:
+            judged = reach.judge(pa.array([uri]))
+            version, shown = judged[0].as_py(), without_credentials(pa.array([uri]), judged)[0].as_py()
+        version, length = _look((uri, version))
         return Photo(shown, shown, version, length=length)
 
     return _map_ahead(look, uris)

@@ -93,10 +93,17 @@ def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
     """
     if summary["unit"] != unit:
         raise ValueError(f"it is the unit {summary['unit']}")
-    _table([summary])
+    outcomes = summary["outcomes"]
     counts = [summary[name] for name in OUTCOMES]
-    if counts != [summary["outcomes"].count(letter) for letter in LETTERS]:
-        raise ValueError(f"it counts {counts}, and its outcomes are {summary['outcomes']}")
+    if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
+        raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
+    numbers = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
+    if (
+        numbers != [4 * len(outcomes)] * 2
+        or len(summary["reasons"]) != summary["rejected"] + summary["failed"]
+    ):
+        raise ValueError(f"it has {len(outcomes)} outcomes, and not as many losses, changes or reasons")
+    _table([summary])
 
 
 def changes_of(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[bytes, float]:
