@@ -97,11 +97,9 @@ def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
     counts = [summary[name] for name in OUTCOMES]
     if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
         raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
-    numbers = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
-    if (
-        numbers != [4 * len(outcomes)] * 2
-        or len(summary["reasons"]) != summary["rejected"] + summary["failed"]
-    ):
+    sizes = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
+    bad = summary["rejected"] + summary["failed"]
+    if sizes != [4 * len(outcomes)] * 2 or len(summary["reasons"]) != bad:
         raise ValueError(f"it has {len(outcomes)} outcomes, and not as many losses, changes or reasons")
     _table([summary])
 
