@@ -17,7 +17,7 @@ settings.register_profile(
     "fuzz",
     deadline=None,
     database=None,
-    max_examples=int(os.environ.get("EXAMPLES", "5000")),
+    max_examples=int(os.environ.get("EXAMPLES", "2000")),
     suppress_health_check=_SLOW,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
