@@ -327,6 +327,7 @@ def _look_at(uris: Iterable[str], reach: Reach | None = None) -> Iterator[Photo]
     def look(uri: str) -> Photo:
         if _kind(uri) in CONTAINERS:
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
+        version: str | None
         version, shown = None, uri
         if reach:
             judged = reach.judge(pa.array([uri]))

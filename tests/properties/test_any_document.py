@@ -30,13 +30,6 @@ FIGURES = {
 }
 
 
-class Home(NamedTuple):
-    """An output with one of everything."""
-
-    store: Store
-    unit: str
-
-
 PLAN = "dataset/plan/000001.parquet"
 
 
