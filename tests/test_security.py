@@ -353,7 +353,7 @@ def test_no_secret_is_told_or_written(named: Path, tmp_path: Path) -> None:
             2,
             "generate.init: given",
         ),
-        (["plan", "{recipe}", "planted=s3://key:planted-x@bucket"], 2, "unknown key"),
+        (["plan", "{recipe}", "nothing=s3://key:planted-x@bucket"], 2, "unknown key"),
         (["inspect", "s3://key:planted-x@bucket/out"], 2, "output s3://key:***@bucket/out"),
         (["models", "s3://key:planted-x@bucket/out"], 2, "output s3://key:***@bucket/out"),
         (["plan", "{recipe}", "generate.input=s3://bucket/photos"], 1, "cannot list s3://bucket/photos"),
@@ -363,7 +363,6 @@ def test_no_secret_is_told_or_written(named: Path, tmp_path: Path) -> None:
 def test_no_error_tells_a_secret(named: Path, words: list[str], code: int, said: str) -> None:
     given = [word.replace("{recipe}", str(named)) for word in words]
     ended, told = command(*given)
-    told = told.replace("planted: unknown key", "").replace("planted=", "")
     assert (ended, said in told) == (code, True), told
     assert "Traceback" not in told
     assert_untold(told)
