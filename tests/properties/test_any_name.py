@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mutations import damaged, outcome
 
 from batch_nst.credentials import holds_credentials, redacted
+from batch_nst.data import storage
 from batch_nst.data.inputs import LISTED, Photo, list_photos, photo_id, photo_ids, uri_of
 from batch_nst.data.reach import Reach, refused, without_credentials
 from batch_nst.data.storage import Store, fetch, is_remote, open_filesystem
@@ -45,7 +46,10 @@ def test_an_output_is_a_store_or_refused(uri: str) -> None:
 
 
 @given(names=st.lists(PATHS, min_size=1, max_size=3))
-def test_no_name_leads_out_of_a_store(tmp_path: Path, names: list[str]) -> None:
+def test_no_name_leads_out_of_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    monkeypatch.setattr(storage, "MAX_DELAY", 0.0)
     store, beside = Store(str(tmp_path / "store" / "root")), tmp_path / "beside"
     beside.write_text("beside")
     for name in names:
