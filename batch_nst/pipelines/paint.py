@@ -94,7 +94,7 @@ def target_name(key: str) -> str:
 
     Never one above or beside the target: the names in a list or a tar may begin with `/` and hold `..`.
     """
-    name = "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
+    name = "/".join(part for part in key.split("/") if part not in ("", ".", "..")) or "_"
     return name if PurePosixPath(name).suffix.lower() in ENCODINGS else f"{name}.png"
 
 
