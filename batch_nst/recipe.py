@@ -171,7 +171,7 @@ class Generate(Section):
         if not items or not all(isinstance(item, str) and item for item in items):
             raise ValueError("allowed: a file, a folder, a glob, or a list of URIs")
         for item in items:
-            _without_credentials(item)
+            _without_credentials(str(item))
         return value
 
     @field_validator("stores")

@@ -66,8 +66,8 @@ def _groups(photos: Iterable[Photo], max_bytes: int) -> Iterator[list[Photo]]:
 
 
 def _read(photo: Photo, max_bytes: int) -> bytes | Exception:
-    if error := refused(photo.version):
-        return error
+    if bad := refused(photo.version):
+        return bad
     try:
         if photo.offset is not None and photo.length is not None:
             return read_member(photo.source, photo.offset, photo.length, photo.version, max_bytes)
