@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow chaos overhead planning megapixels lint install clean
+.PHONY: demo test test-slow chaos overhead planning megapixels fuzz lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -30,6 +30,9 @@ planning: .venv/test.stamp  ## what planning 10 million photos costs
 
 megapixels: .venv/test.stamp  ## what painting a picture of 40 megapixels takes of memory
 	MEGAPIXELS=40 $(BIN)/python -m pytest tests/pipelines/test_apply.py -k megapixels -m slow -s
+
+fuzz: .venv/test.stamp  ## the property tests with 2,000 new inputs each; EXAMPLES=50000 for more
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/properties -s
 
 install: .venv/demo.stamp
 

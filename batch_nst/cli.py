@@ -133,6 +133,7 @@ def _apply(options: argparse.Namespace) -> Figures:
         strength=options.strength,
         precision=options.precision,
         overwrite=options.overwrite,
+        stores=options.stores,
     )
 
 
@@ -361,6 +362,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     apply.add_argument(
         "--overwrite", action="store_true", help="paint what is there already, of whatever model it is"
+    )
+    apply.add_argument(
+        "--store",
+        dest="stores",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="a bucket, host or folder where a table or list may name photos beside its own; repeatable",
     )
     apply.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batch_nst.credentials import redacted
+
 
 class BatchNSTError(Exception):
-    """Base of every error raised on purpose. Its text is one line that names the culprit.
+    """Base of every error raised on purpose. Its text is one line that names the culprit, and no credentials.
 
     `figures` are the run's, as far as it came.
     """
@@ -19,7 +21,7 @@ class BatchNSTError(Exception):
 
     def __init__(self, message: str, figures: Mapping[str, Any] | None = None) -> None:
         """`message` is one line."""
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.figures = dict(figures or {})
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from batch_nst.credentials import holds_credentials, redacted
 from batch_nst.errors import RecipeError
 
 VGG_LAYERS = tuple(
@@ -39,7 +41,15 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Uri = Annotated[str, Field(min_length=1)]
+
+
+def _without_credentials(uri: str) -> str:
+    if holds_credentials(uri):
+        raise ValueError("allowed: no password and no signature, which come from the environment")
+    return uri
+
+
+Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 """An identifier of the Hugging Face Hub, such as cc-by-4.0."""
 Schedule = float | list[list[float]]
@@ -51,6 +61,7 @@ _MODEL = "model:"
 def _check_init(init: object, other: str) -> object:
     if init != other and not (isinstance(init, str) and re.match(f"{_MODEL}.", init)):
         raise ValueError(f"allowed: {other}, or model:URI of an output or of a folder models/VERSION")
+    _without_credentials(str(init))
     return init
 
 
@@ -120,6 +131,9 @@ class Generate(Section):
     input: str | list[str]
     """Photos: a folder, a glob or a single file of them; of tars or Parquet files that hold them; of Parquet
     or CSV tables that name them; a text file of URIs, one a line; or a list of URIs."""
+    stores: list[Uri] = []
+    """Where a table or text file may name photos beside the store that it lies in itself: buckets or hosts,
+    such as s3://photos, and folders of the disk."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the square pictures that are optimised, in pixels."""
     crops: Count = 1
@@ -156,7 +170,16 @@ class Generate(Section):
         items = value if isinstance(value, list) else [value]
         if not items or not all(isinstance(item, str) and item for item in items):
             raise ValueError("allowed: a file, a folder, a glob, or a list of URIs")
+        for item in items:
+            _without_credentials(str(item))
         return value
+
+    @field_validator("stores")
+    @classmethod
+    def _whole_stores(cls, stores: list[str]) -> list[str]:
+        if not all(re.match(r"/|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+/?$", store) for store in stores):
+            raise ValueError("allowed: buckets and hosts, such as s3://photos, and folders of the disk")
+        return stores
 
     @field_validator("init", mode="before")
     @classmethod
@@ -401,6 +424,7 @@ _PATHS = (
     ("style", "image"),
     ("vgg", "weights"),
     ("generate", "input"),
+    ("generate", "stores"),
     ("generate", "init"),
     ("train", "init"),
 )
@@ -481,7 +505,7 @@ _LIMITED.maxstring = _LIMITED.maxother = _LIMITED.maxlong = 1000
 
 
 def _short(value: object) -> str:
-    text = _LIMITED.repr(value)
+    text = redacted(_LIMITED.repr(value))
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

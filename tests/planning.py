@@ -30,7 +30,7 @@ DONE = 0.99
 RECIPE = {
     "output": "out",
     "style": {"image": str(ROOT / "jobs" / "samples" / "styles" / "great_wave.jpg")},
-    "generate": {"input": "photos.parquet", "unit_images": UNIT_IMAGES},
+    "generate": {"input": "photos.parquet", "stores": ["s3://photos"], "unit_images": UNIT_IMAGES},
 }
 
 WRITE_DOWN = """

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "batch_nst"
 FILES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"batch_nst", "batch_nst.errors", "batch_nst.recipe"}
+GROUND = {"batch_nst", "batch_nst.credentials", "batch_nst.errors", "batch_nst.recipe"}
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"
     for name in (
@@ -114,6 +114,7 @@ def test_imports_go_downwards(name: str, may_import: set[str]) -> None:
 def test_the_ground_imports_the_ground_and_only_the_package_itself_hands_out_pipelines_on_use() -> None:
     assert {module: wings_below(module) - {"ground"} for module in GROUND} == {
         "batch_nst": {"pipelines"},
+        "batch_nst.credentials": set(),
         "batch_nst.errors": set(),
         "batch_nst.recipe": set(),
     }

@@ -30,6 +30,7 @@ import numpy as np
 
 from batch_nst.data import images
 from batch_nst.data.images import BadImage, Pixels
+from batch_nst.errors import StorageError
 
 _TRIES: Final = 2
 _WALL: Final = 10
@@ -38,6 +39,9 @@ _NO_MEMORY: Final = errno.ENOMEM
 """The child's exit code when it met its limit."""
 _READY, _PART, _DONE, _BAD, _BUG = b"r", b"p", b"d", b"b", b"x"
 """How an answer of the child begins. It is no pickle: who has read a photo is not to be trusted."""
+
+_INHERITED = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "HOME", "TMPDIR", "MALLOC_", "GLIBC_")
+"""How names of the environment begin that the child gets: credentials are not among them."""
 
 _Wanted = tuple[int, Sequence[tuple[int, bytes]]] | None
 """What is wanted of a photo: side of the squares, number and seed of each; None: the whole."""
@@ -57,6 +61,10 @@ class Limits:
     def memory(self) -> int:
         """Bytes of address space beside the interpreter's: enough for any picture of `max_pixels`."""
         return (512 << 20) + 4 * self.max_bytes + 32 * self.max_pixels
+
+
+STORED: Final = Limits(min_side=1, max_bytes=256 << 20, max_pixels=178_000_000, max_seconds=60)
+"""What a picture of an output may be."""
 
 
 class Decoder:
@@ -137,6 +145,18 @@ def decoder_for(limits: Limits) -> Decoder:
     return Decoder(limits)
 
 
+def stored_picture(data: bytes) -> Pixels:
+    """A picture of an output, for the process of a command itself, which decodes none. Read-only.
+
+    Raises:
+        StorageError: it is damaged, or larger than any that is written.
+    """
+    try:
+        return decoder_for(STORED).picture(data)
+    except BadImage as error:
+        raise StorageError(f"a picture cannot be read: {error}") from error
+
+
 class _Child:
     """The process and the connection to it. What ends one ends the other."""
 
@@ -144,11 +164,12 @@ class _Child:
         """Start it and wait until it can decode: what goes wrong before is no photo's fault."""
         connection, theirs = Pipe()
         command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), json.dumps(asdict(limits))]
+        inherited = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
         with theirs:
             process = subprocess.Popen(
                 command,
                 # A worker's path is not only what its environment says. Threads of numpy's would cost memory.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+                env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batch_nst.data import units
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.lease import is_latest
 from batch_nst.data.storage import Store
 from batch_nst.data.summaries import changes_of
@@ -22,12 +23,20 @@ FORGOTTEN = "dataset/forgotten"
 
 def read_requests(store: Store) -> list[dict[str, Any]]:
     """What was asked to be forgotten, oldest first: `ids` (hex) and the `pairs` that there were."""
-    return [json.loads(store.read(name)) for name in store.numbered(FORGOTTEN, ".json").values()]
+    return [_read(store, name) for name in store.numbered(FORGOTTEN, ".json").values()]
 
 
 def forgotten_ids(store: Store) -> set[bytes]:
     """Ids of all crops, versions and attempts of forgotten photos."""
     return {bytes.fromhex(identity) for request in read_requests(store) for identity in request["ids"]}
+
+
+def _read(store: Store, name: str) -> dict[str, Any]:
+    request = read_document(store, name)
+    with intact(store, name):
+        for identity in request["ids"]:
+            bytes.fromhex(identity)
+    return request
 
 
 def write_request(store: Store, request: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8, (H, W, 3), 0..255, sRGB."""
 
 REASONS: Final[dict[str, str]] = {
+    "outside_stores": "a table or list names it where generate.stores does not reach",
+    "holds_credentials": "a table or list names it by a URI with a password or a signature",
     "empty": "the file has no bytes",
     "too_many_bytes": "the file is larger than generate.max_bytes",
     "not_an_image": "the first bytes are those of no picture format",
@@ -43,7 +45,7 @@ REASONS: Final[dict[str, str]] = {
 }
 """Every reason for which a photo is refused, and what it means to people. The codes never change.
 
-The last three are given by `decoder.Decoder` alone.
+The first two are given by `reach`, the last three by `decoder.Decoder` alone.
 """
 
 
@@ -195,6 +197,10 @@ def as_stored(image: Pixels, encoding: Literal["webp", "png", "jpeg"]) -> Pixels
     return decode_stored(encode(image, encoding)) if encoding == "jpeg" else image
 
 
+_MOST_STORED: Final = 8192 * 8192
+"""Pixels: twice the side of the largest pairs."""
+
+
 def decode_stored(data: bytes) -> Pixels:
     """The picture in bytes that `encode` made.
 
@@ -204,8 +210,13 @@ def decode_stored(data: bytes) -> Pixels:
     Raises:
         OSError: the bytes were damaged since; of our own files that is an error, no property of a photo.
     """
-    image = Image.open(BytesIO(data), formats=("WEBP", "PNG", "JPEG"))
-    return np.array(image.convert("RGB"))
+    try:
+        image = Image.open(BytesIO(data), formats=("WEBP", "PNG", "JPEG"))
+        if image.width * image.height > _MOST_STORED:
+            raise OSError(f"{image.width} x {image.height} pixels; allowed: {_MOST_STORED}")
+        return np.array(image.convert("RGB"))
+    except (*_FAULTS, Image.DecompressionBombError) as error:
+        raise OSError(f"a stored picture is damaged: {error}") from error
 
 
 # What the file is ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from batch_nst.data.listing import File, content_of, is_hidden, list_files
 from batch_nst.data.parquet_images import row_names
+from batch_nst.data.reach import Reach, without_credentials
 from batch_nst.data.storage import fetch
 from batch_nst.data.tables import Columns, image_column, read_schema, read_table, refused, uri_columns
 from batch_nst.data.tars import list_members
@@ -70,13 +71,13 @@ class Photo(NamedTuple):
     not that of its store: a table, or nobody, has told it."""
 
 
-def list_photos(source: str | list[str]) -> list[Photo]:
+def list_photos(source: str | list[str], stores: Collection[str] = ()) -> list[Photo]:
     """All photos of an input, sorted by key; see `stream_photos`. For inputs that fit in memory."""
-    batches = [batch.select(Photo._fields).to_pydict().values() for batch in stream_photos(source)]
+    batches = [batch.select(Photo._fields).to_pydict().values() for batch in stream_photos(source, stores)]
     return sorted({Photo(*row) for columns in batches for row in zip(*columns, strict=True)})
 
 
-def stream_photos(source: str | list[str]) -> Iterator[pa.RecordBatch]:
+def stream_photos(source: str | list[str], stores: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """All photos of an input, `LISTED`, at most `BATCH` in a batch; the same order every time.
 
     Memory is bounded, but for what `listing` says of stores other than S3, and the names in one Parquet file
@@ -87,13 +88,15 @@ def stream_photos(source: str | list[str]) -> Iterator[pa.RecordBatch]:
             line, relative ones to its folder); or a list of URIs; on any file system that fsspec knows. A
             listed URI that does not exist is kept, and will fail as a row. Hidden files, and what lies in
             hidden folders, are passed over. A photo that is named twice comes twice.
+        stores: where a table or text file may name photos beside its own store; see `reach`. Those that it
+            names elsewhere are listed, and will be rejected.
 
     Raises:
         RecipeError: there is no such folder, no photo in it, more than one kind of input, or a file that is
             not what its name says.
     """
     empty = True
-    for batch in _stream(source):
+    for batch in _stream(source, stores):
         empty = empty and not batch.num_rows
         yield batch
     if empty:
@@ -194,11 +197,11 @@ def is_held_out(key: str, holdout: float, always: Collection[str] = ()) -> bool:
     return key in always or key_hash(key) < holdout
 
 
-def _stream(source: str | list[str]) -> Iterator[pa.RecordBatch]:
+def _stream(source: str | list[str], stores: Collection[str]) -> Iterator[pa.RecordBatch]:
     if not isinstance(source, str):
         return _batches(_look_at(source))
     if is_uri_list(source):
-        return _batches(_look_at(_read_text(source)))
+        return _batches(_look_at(_read_text(source), Reach(source, stores)))
     files = _one_kind(source)
     first = next(files, None)
     if first is None:
@@ -210,7 +213,7 @@ def _stream(source: str | list[str]) -> Iterator[pa.RecordBatch]:
     containers = [first, *files]
     if is_tar(first):
         return chain.from_iterable(_map_ahead(_list_tar, containers))
-    return _list_tables(containers)
+    return _list_tables(containers, Reach(source, stores))
 
 
 def _one_kind(root: str) -> Iterator[File]:
@@ -245,7 +248,7 @@ def _list_tar(file: File) -> list[pa.RecordBatch]:
         return list(_batches(members))
 
 
-def _list_tables(files: Iterable[File]) -> Iterator[pa.RecordBatch]:
+def _list_tables(files: Iterable[File], reach: Reach) -> Iterator[pa.RecordBatch]:
     """Photos of Parquet files that hold them, or of tables that name them."""
     first: tuple[File, str] | None = None
     for file in files:
@@ -259,7 +262,7 @@ def _list_tables(files: Iterable[File]) -> Iterator[pa.RecordBatch]:
             raise RecipeError(
                 f"generate.input: {first[0].uri} {first[1]}, {file.uri} {does}; allowed: files of one kind"
             )
-        yield from _list_rows(file) if columns is None else _list_named(file, columns)
+        yield from _list_rows(file) if columns is None else _list_named(file, columns, reach)
 
 
 def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
@@ -270,15 +273,21 @@ def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
         yield _batch(keys, pa.repeat(file.uri, len(keys)), pa.repeat(file.version, len(keys)), numbers)
 
 
-def _list_named(file: File, columns: Columns) -> Iterator[pa.RecordBatch]:
-    for batch in read_table(file, columns):
-        sources = batch["source"]
+def _list_named(file: File, columns: Columns, reach: Reach) -> Iterator[pa.RecordBatch]:
+    for batch in read_table(file, columns, reach):
         if columns.version:
-            yield _batch(batch["key"], sources, batch["version"])
+            yield _batch(batch["key"], batch["source"], batch["version"])
         else:
-            found = list(_map_ahead(content_of, sources.to_pylist()))
-            versions, sizes = ([content[field] for content in found] for field in (0, 1))
-            yield _batch(batch["key"], sources, versions, lengths=sizes)
+            named = zip(batch["source"].to_pylist(), batch["version"].to_pylist(), strict=True)
+            found = list(_map_ahead(_look, named))
+            versions, lengths = ([content[field] for content in found] for field in (0, 1))
+            yield _batch(batch["key"], batch["source"], versions, lengths=lengths)
+
+
+def _look(named: tuple[str, str | None]) -> tuple[str, int | None]:
+    """Version and length of a photo; those that have a version already are not looked at."""
+    uri, version = named
+    return content_of(uri) if version is None else (version, None)
 
 
 def _columns(file: File) -> Columns | None:
@@ -314,12 +323,17 @@ def _read_text(source: str) -> Iterator[str]:
             yield uri if "://" in uri else os.path.join(folder, uri)
 
 
-def _look_at(uris: Iterable[str]) -> Iterator[Photo]:
+def _look_at(uris: Iterable[str], reach: Reach | None = None) -> Iterator[Photo]:
     def look(uri: str) -> Photo:
         if _kind(uri) in CONTAINERS:
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
-        found = content_of(uri)
-        return Photo(uri, uri, found.version, length=found.size)
+        version: str | None
+        version, shown = None, uri
+        if reach:
+            judged = reach.judge(pa.array([uri]))
+            version, shown = judged[0].as_py(), without_credentials(pa.array([uri]), judged)[0].as_py()
+        version, length = _look((uri, version))
+        return Photo(shown, shown, version, length=length)
 
     return _map_ahead(look, uris)
 

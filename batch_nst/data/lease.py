@@ -23,8 +23,9 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from batch_nst.data.storage import Store
 from batch_nst.errors import LeaseError, StorageError
@@ -51,7 +52,7 @@ class Owner(BaseModel):
     boot_id: str
     pid_namespace: str
     """Containers share host name and boot id; a pid means something only within its namespace."""
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
     start_time: int
     """Of the process, in clock ticks since boot: a pid alone is used again."""
     user: str
@@ -97,14 +98,14 @@ class Record(BaseModel):
     id: str
     """Drawn for each taking: tells a holder its own lease after a lost answer."""
     owner: Owner
-    acquired: datetime
+    acquired: AwareDatetime
     """UTC, as is `expires`."""
-    expires: datetime
+    expires: AwareDatetime
     released: bool = False
 
     def is_free(self) -> bool:
         """Whether another command may take the output now."""
-        expired = datetime.now(UTC) > self.expires + timedelta(seconds=CLOCK_SKEW)
+        expired = datetime.now(UTC) - timedelta(seconds=CLOCK_SKEW) > self.expires
         return self.released or expired or self.owner.is_dead()
 
 

@@ -6,16 +6,41 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field
+
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.storage import Store
-from batch_nst.errors import IncompleteError, LeaseError, WeightsError
+from batch_nst.errors import IncompleteError, LeaseError, StorageError, WeightsError
 
 CURRENT = "models/CURRENT"
 WEIGHTS, GRAPH, CARD = "model.safetensors", "model.onnx", "model.json"
 PREVIEW, README = "preview.jpg", "README.md"
 TRAINING = "training"
 """The folder of a version's training log; see `pipelines.training_log`."""
+
+_Version = Annotated[str, Field(pattern=r"^[\w-]+$")]
+"""A folder's name, and no way out of it."""
+
+
+class _Card(BaseModel):
+    """What is read of a `model.json` by name."""
+
+    digests: dict[str, str] = {}
+    evaluation: dict[str, Any] = {}
+    refused: dict[str, Any] = {}
+
+
+class _Pointer(BaseModel):
+    """Likewise of `models/CURRENT`."""
+
+    version: _Version
+    previous: _Version | None
+    withdrawn: list[_Version] = []
+    digests: dict[str, str]
+    token: int
+
 
 _VERSION = re.compile(r"(?:models|checkpoints)/((\d{6,})-[0-9a-f]+)/")
 
@@ -45,7 +70,7 @@ def read_card(store: Store, version: str) -> dict[str, Any] | None:
     Raises:
         WeightsError: it is damaged.
     """
-    return _read(store, model_object(version, CARD))
+    return _read(store, model_object(version, CARD), _Card)
 
 
 def require_card(store: Store, version: str) -> dict[str, Any]:
@@ -108,7 +133,7 @@ def current(store: Store) -> dict[str, Any] | None:
     Raises:
         WeightsError: it is damaged.
     """
-    return _read(store, CURRENT)
+    return _read(store, CURRENT, _Pointer)
 
 
 def point(
@@ -153,10 +178,15 @@ def _read_part(store: Store, version: str, name: str) -> bytes:
         raise WeightsError(f"{store.join(part)}: is gone, and {CARD} beside it is not") from error
 
 
-def _read(store: Store, name: str) -> dict[str, Any] | None:
+def _read(store: Store, name: str, shape: type[BaseModel]) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(store.read(name)))
+        document = read_document(store, name)
+        with intact(store, name):
+            shape.model_validate(document, strict=True)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{store.join(name)}: is damaged: {error}") from error
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError):  # of the store
+            raise
+        raise WeightsError(str(error)) from error
+    return document

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from batch_nst.data.inputs import Photo
 from batch_nst.data.parquet_images import read_rows
+from batch_nst.data.reach import refused
 from batch_nst.data.storage import TooLarge, fetch
 from batch_nst.data.tars import read_member
 from batch_nst.data.versions import Content
@@ -29,8 +30,8 @@ def read_each(photos: Sequence[Photo], max_bytes: int) -> Iterator[tuple[Photo, 
     A photo that is an object or a member of a tar is one read; those of a Parquet file are read together.
     However many there are, no more bytes wait to be taken than 8 photos of the largest size have, or 8 rows.
     Passing faults are retried. What comes instead of bytes is a FileNotFoundError (also where a photo is
-    another one than was listed), PermissionError, TooLarge (more than `max_bytes`) or StorageError (an outage
-    that outlasts the retries).
+    another one than was listed), PermissionError, TooLarge (more than `max_bytes`), BadImage (out of reach,
+    see `reach`) or StorageError (an outage that outlasts the retries).
     """
     files: dict[tuple[str, str], list[Photo]] = {}
     for photo in filter(_is_row, photos):
@@ -65,6 +66,8 @@ def _groups(photos: Iterable[Photo], max_bytes: int) -> Iterator[list[Photo]]:
 
 
 def _read(photo: Photo, max_bytes: int) -> bytes | Exception:
+    if bad := refused(photo.version):
+        return bad
     try:
         if photo.offset is not None and photo.length is not None:
             return read_member(photo.source, photo.offset, photo.length, photo.version, max_bytes)

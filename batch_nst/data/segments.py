@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch_nst.data.documents import intact
 from batch_nst.data.ids import joined
 from batch_nst.data.storage import Store
 from batch_nst.errors import LeaseError
@@ -176,20 +177,26 @@ def read_group(
     store: Store, group: Group, units: Collection[str] | None = None, columns: list[str] | None = None
 ) -> pa.Table:
     """The rows of a group, or of some of its units. Of a bucket only the group's part is transferred."""
-    table = store.view(
-        group.segment,
-        lambda file: pq.ParquetFile(file, pre_buffer=True).read_row_group(group.number, columns=columns),
-    )
+    columns = columns or PLAN_SCHEMA.names
+    with intact(store, group.segment):
+        table = store.view(
+            group.segment,
+            lambda file: pq.ParquetFile(file, pre_buffer=True).read_row_group(group.number, columns=columns),
+        )
+        table = table.select(columns).cast(pa.schema([PLAN_SCHEMA.field(name) for name in columns]))
     if units is None:
         return table
     return table.filter(pc.is_in(table["unit"], value_set=pa.array(units, pa.string())))
 
 
 def _read_outline(store: Store, name: str) -> tuple[pa.Table, list[int], str]:
-    file = pq.ParquetFile(io.BytesIO(store.read(name)), read_dictionary=["unit"])
-    about = file.metadata.metadata.get(_METADATA.encode())
-    sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-    return _outline(file.read(columns=_OUTLINE.names)), sizes, json.loads(about)["listing"] if about else ""
+    data = store.read(name)
+    with intact(store, name):
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=["unit"])
+        about = (file.metadata.metadata or {}).get(_METADATA.encode())
+        sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+        listing = str(json.loads(about)["listing"]) if about else ""
+        return _outline(file.read(columns=_OUTLINE.names)), sizes, listing
 
 
 def _outline(rows: pa.Table) -> pa.Table:

@@ -6,6 +6,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.inputs import is_held_out
 from batch_nst.data.storage import Store
 from batch_nst.errors import RecipeError
@@ -13,12 +16,32 @@ from batch_nst.errors import RecipeError
 SETTINGS = "dataset/dataset.json"
 
 
+class _Holdout(BaseModel):
+    fraction: float
+    photos: list[str]
+    at_least: list[str]
+
+
+class _Settings(BaseModel):
+    """What is read of them by name; the rest is compared."""
+
+    style: dict[str, Any]
+    holdout: _Holdout
+
+
 def read_settings(store: Store) -> dict[str, Any] | None:
-    """The dataset's settings, or None where no dataset has been begun."""
+    """The dataset's settings, or None where no dataset has been begun.
+
+    Raises:
+        StorageError: they are damaged.
+    """
     try:
-        return dict(json.loads(store.read(SETTINGS)))
+        settings = read_document(store, SETTINGS)
     except FileNotFoundError:
         return None
+    with intact(store, SETTINGS):
+        _Settings.model_validate(settings)
+    return settings
 
 
 def require_settings(store: Store) -> dict[str, Any]:

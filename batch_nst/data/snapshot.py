@@ -10,11 +10,13 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from batch_nst.data import forgotten, summaries, units
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.outcomes import COUNTED, Outcomes, settle
 from batch_nst.data.storage import Store
-from batch_nst.errors import IncompleteError, LeaseError
+from batch_nst.errors import IncompleteError, LeaseError, StorageError
 from batch_nst.recipe import Quality
 
 SNAPSHOTS = "dataset/snapshots"
@@ -51,6 +53,11 @@ class Snapshot:
         filtered = self.quality.get("left_out", {}).values()
         named = (self.left_out, self.forgotten, *filtered)
         return frozenset(bytes.fromhex(identity) for ids in named for identity in ids)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of each unit, by its name."""
+        return {unit["unit"]: unit["digest"] for unit in self.units}
 
     @property
     def done(self) -> float:
@@ -116,17 +123,10 @@ def is_sealed(store: Store, latest: Snapshot, planned: pa.Table, quality: Qualit
 
 
 def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
-    digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
-    for unit in outcomes.units:
-        digest.update(unit["digest"].encode())
-    digest.update(json.dumps(outcomes.gone).encode())
-    filtered = sorted(identity for ids in outcomes.quality["left_out"].values() for identity in ids)
-    if filtered:
-        digest.update(json.dumps(filtered).encode())
     return Snapshot(
         number=number,
         token=token,
-        digest=digest.hexdigest(),
+        digest=_digest(outcomes.units, outcomes.gone, outcomes.quality),
         counts=outcomes.counts,
         units=outcomes.units,
         left_out=outcomes.gone,
@@ -134,6 +134,17 @@ def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
         forgotten=sorted(identity.hex() for ids in outcomes.to_forget.values() for identity in ids),
         audit=outcomes.audit,
     )
+
+
+def _digest(units: list[dict[str, Any]], left_out: list[str], quality: Mapping[str, Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
+    for unit in units:
+        digest.update(unit["digest"].encode())
+    digest.update(json.dumps(left_out).encode())
+    filtered = sorted(identity for ids in quality.get("left_out", {}).values() for identity in ids)
+    if filtered:
+        digest.update(json.dumps(filtered).encode())
+    return digest.hexdigest()
 
 
 def _says_the_same(latest: Snapshot, snapshot: Snapshot) -> bool:
@@ -145,10 +156,18 @@ def _says_the_same(latest: Snapshot, snapshot: Snapshot) -> bool:
     )
 
 
+_SHAPE = TypeAdapter(Snapshot)
+
+
 def _read(store: Store, name: str) -> Snapshot:
-    fields = json.loads(store.read(name))
-    fields["counts"] = {**dict.fromkeys(COUNTED, 0), **fields["counts"]}  # version 0.1.0 knew fewer
-    return Snapshot(**fields)
+    fields = read_document(store, name)
+    with intact(store, name):
+        fields["counts"] = {**dict.fromkeys(COUNTED, 0), **fields["counts"]}  # version 0.1.0 knew fewer
+        snapshot = _SHAPE.validate_python(fields)
+        digest = _digest(snapshot.units, snapshot.left_out, snapshot.quality)
+        if digest != snapshot.digest:
+            raise ValueError(f"the digest of what it lists is {digest}, but it says {snapshot.digest}")
+    return snapshot
 
 
 def _text(snapshot: Snapshot) -> bytes:
@@ -160,7 +179,11 @@ def _text(snapshot: Snapshot) -> bytes:
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
-    """The newest sealed snapshot, or None."""
+    """The newest sealed snapshot, or None.
+
+    Raises:
+        StorageError: it is damaged, or its digest is another one.
+    """
     names = store.numbered(SNAPSHOTS, ".json")
     return _read(store, names[max(names)]) if names else None
 
@@ -202,7 +225,20 @@ def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
 
 
 def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[dict[str, Any]]:
-    """The ok rows of a unit on one side of the split: as many as the snapshot's counts say."""
-    for row in units.read_unit(store, unit):
+    """The ok rows of a unit on one side of the split: as many as the snapshot's counts say.
+
+    Raises:
+        StorageError: the unit is damaged, or another one than the snapshot lists.
+    """
+    rows, digest = units.read_rows(store, unit)
+    expected = snapshot.digests[unit]
+    # Rows that were forgotten since, or are going to be, have changed the digest.
+    forgets = snapshot.forgotten or any(row["status"] == "forgotten" for row in rows)
+    if digest != expected and not forgets:
+        raise StorageError(
+            f"{store.join(units.unit_object(unit))}: its digest is {digest}, but snapshot {snapshot.number} "
+            f"says {expected}"
+        )
+    for row in rows:
         if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.passed_over:
             yield row

@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol, TypeVar
 import fsspec
 from fsspec.asyn import sync
 
+from batch_nst.credentials import holds_credentials
 from batch_nst.data import versions
 from batch_nst.data.versions import Content
 from batch_nst.errors import OutageError, RecipeError, StorageError
@@ -90,9 +91,9 @@ class TooLarge(ValueError):  # noqa: N818 - it says what the object is
 class Store:
     """An output root: a folder on disk, or a prefix in a bucket. Pickled by its uri; any number may be open.
 
-    Names are relative to the root and use `/`. Transient faults are retried. What cannot be done raises
-    StorageError, OutageError where it may pass; a root of another kind raises RecipeError when the Store is
-    made.
+    Names are relative to the root, use `/`, and do not lead out of it. Transient faults are retried. What
+    cannot be done raises StorageError, OutageError where it may pass; a root of another kind, or with
+    credentials, raises RecipeError when the Store is made.
     """
 
     uri: str
@@ -100,6 +101,8 @@ class Store:
 
     def __post_init__(self) -> None:
         """Check the protocol and make a local root absolute."""
+        if holds_credentials(self.uri):
+            raise RecipeError(f"output {self.uri}: allowed: credentials from the environment alone")
         protocol, path = _split(self.uri)
         if protocol == "file":
             uri = str(Path(path).absolute())
@@ -178,6 +181,8 @@ class Store:
 
     def _attempt(self, verb: str, name: str, action: Callable[[], T]) -> T:
         what = f"{verb} {self.join(name)}"
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StorageError(f"cannot {what}: the name leads out of {self.uri}")
         try:
             return with_retries(what, action)
         except OSError as error:
@@ -350,7 +355,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         options |= kind._get_kwargs_from_urls(uri)  # a host, for ftp:// and others
     try:
         filesystem = kind(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, OSError) as error:
         raise RecipeError(f"{protocol}://: cannot be opened: {_text(error)}") from error
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from batch_nst.data.images import Pixels, decode, resize_short_side
+from batch_nst.data.decoder import Limits, decoder_for
+from batch_nst.data.images import Pixels, resize_short_side
 from batch_nst.data.storage import fetch
 from batch_nst.errors import RecipeError, StorageError
 from batch_nst.recipe import Style
 
 MAX_BYTES = 256 << 20
 """Of a painting's file."""
-_MAX_PIXELS = 150_000_000
-_MIN_SIDE = 16
+_LIMITS = Limits(min_side=16, max_bytes=MAX_BYTES, max_pixels=150_000_000, max_seconds=60)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_style(style: Style) -> StylePicture:
     """
     try:
         data = fetch(style.image, MAX_BYTES)
-        picture = decode(data, min_side=_MIN_SIDE, max_bytes=MAX_BYTES, max_pixels=_MAX_PIXELS)
+        picture = decoder_for(_LIMITS).picture(data)
     except (OSError, ValueError, StorageError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError(

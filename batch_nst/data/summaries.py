@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch_nst.data.documents import intact
 from batch_nst.data.storage import Store
 
 SUMMARIES = "dataset/summaries.parquet"
@@ -82,6 +83,25 @@ def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict
         "loss": _hex(row.get("total_loss") for row in rows),
         "change": _hex(row.get("change") for row in rows),
     }
+
+
+def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
+    """Return if this can be what `summarise` made for a unit.
+
+    Raises:
+        ValueError, TypeError or LookupError: it cannot.
+    """
+    if summary["unit"] != unit:
+        raise ValueError(f"it is the unit {summary['unit']}")
+    outcomes = summary["outcomes"]
+    counts = [summary[name] for name in OUTCOMES]
+    if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
+        raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
+    sizes = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
+    bad = summary["rejected"] + summary["failed"]
+    if sizes != [4 * len(outcomes)] * 2 or len(summary["reasons"]) != bad:
+        raise ValueError(f"it has {len(outcomes)} outcomes, and not as many losses, changes or reasons")
+    _table([summary])
 
 
 def changes_of(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[bytes, float]:
@@ -152,10 +172,16 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
 
 
 def read(store: Store, columns: list[str] | None = None) -> pa.Table:
-    """What is gathered, `SCHEMA` or some columns of it."""
+    """What is gathered, `SCHEMA` or some columns of it.
+
+    Raises:
+        StorageError: it is damaged; without it, it is gathered anew.
+    """
     columns = columns or SCHEMA.names
     try:
-        return pq.read_table(io.BytesIO(store.read(SUMMARIES)), columns=columns)
+        with intact(store, SUMMARIES):
+            table = pq.read_table(io.BytesIO(store.read(SUMMARIES)), columns=columns)
+            return table.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
     except FileNotFoundError:
         return SCHEMA.empty_table().select(columns)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_nst.data.listing import File
+from batch_nst.data.reach import Reach, without_credentials
 from batch_nst.data.storage import open_filesystem, open_object
 from batch_nst.errors import RecipeError
 
@@ -86,8 +87,10 @@ def uri_columns(file: File, schema: pa.Schema) -> Columns:
     return columns
 
 
-def read_table(file: File, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """`key`, `source` and, where the table has them, `version` of its rows, at most `ROWS` in a batch.
+def read_table(file: File, columns: Columns, reach: Reach) -> Iterator[pa.RecordBatch]:
+    """`key`, `source` and `version` of its rows, at most `ROWS` in a batch; null: to be looked up.
+
+    Photos that are out of reach have a version that says so, and no credentials in key and source.
 
     Raises:
         RecipeError: the file cannot be read, a value is missing or neither text nor a number, or the protocol
@@ -101,14 +104,17 @@ def read_table(file: File, columns: Columns) -> Iterator[pa.RecordBatch]:
             values = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
             first += batch.num_rows
             source = _absolute(values[columns.uri], folder)
-            for protocol in set(_protocols(source)) - protocols:
+            version = reach.judge(source)
+            for protocol in set(_protocols(source.filter(version.is_null()))) - protocols:
                 open_filesystem(f"{protocol}://")
                 protocols.add(protocol)
-            found = {"key": values[columns.key] if columns.key else source, "source": source}
+            key = without_credentials(values[columns.key] if columns.key else source, version)
+            source = without_credentials(source, version)
             if columns.version:
                 parts = [values[name] for name in columns.version]
-                found["version"] = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
-            yield pa.RecordBatch.from_pydict(found)
+                told = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
+                version = pc.coalesce(version, told)
+            yield pa.RecordBatch.from_pydict({"key": key, "source": source, "version": version})
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_nst.data.images import decode_stored
+from batch_nst.data.decoder import stored_picture
+from batch_nst.data.documents import intact
 from batch_nst.data.quality import change
 from batch_nst.data.storage import Store
-from batch_nst.data.summaries import summarise
+from batch_nst.data.summaries import check_summary, summarise
 
 DATA = "dataset/data"
 
@@ -126,19 +127,43 @@ def read_summary(store: Store, unit: str) -> dict[str, Any]:
     """The summary that a committed unit carries in its metadata, see `summarise`.
 
     Units of version 0.1.0 carry less; theirs is made from their rows and pictures.
+
+    Raises:
+        StorageError: the unit is damaged, or another one.
     """
     data = store.read(unit_object(unit))
-    summary = dict(json.loads(pq.read_schema(io.BytesIO(data)).metadata[_METADATA]))
-    if "outcomes" in summary:
-        return summary
-    rows = pq.read_table(io.BytesIO(data)).to_pylist()
-    return summarise(unit, summary["digest"], [{**row, "change": _change(row)} for row in rows])
+    with intact(store, unit_object(unit)):
+        summary = dict(json.loads(pq.read_schema(io.BytesIO(data)).metadata[_METADATA]))
+        if "outcomes" not in summary:
+            rows = _table(data, UNIT_SCHEMA.names).to_pylist()
+            return summarise(unit, summary["digest"], [{**row, "change": _change(row)} for row in rows])
+        check_summary(unit, summary)
+    return summary
 
 
 def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a committed unit."""
-    table = pq.read_table(io.BytesIO(store.read(unit_object(unit))), columns=columns)
-    return list(table.to_pylist())
+    """The rows of a committed unit.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    data = store.read(unit_object(unit))
+    with intact(store, unit_object(unit)):
+        return list(_table(data, columns or UNIT_SCHEMA.names).to_pylist())
+
+
+def read_rows(store: Store, unit: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a committed unit, and the digest that it carries; raises what `read_unit` does."""
+    data = store.read(unit_object(unit))
+    with intact(store, unit_object(unit)):
+        table = _table(data, UNIT_SCHEMA.names)
+        return list(table.to_pylist()), str(json.loads((table.schema.metadata or {})[_METADATA])["digest"])
+
+
+def _table(data: bytes, columns: list[str]) -> pa.Table:
+    table = pq.read_table(io.BytesIO(data), columns=columns, page_checksum_verification=True)
+    schema = pa.schema([UNIT_SCHEMA.field(name) for name in columns], table.schema.metadata)
+    return table.select(columns).cast(schema)
 
 
 def bad_rows(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -161,10 +186,10 @@ def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> s
 def _change(row: dict[str, Any]) -> float | None:
     if row["content"] is None or row["stylized"] is None:
         return None
-    return change(*(decode_stored(row[name]["bytes"]) for name in ("content", "stylized")))
+    return change(*(stored_picture(row[name]["bytes"]) for name in ("content", "stylized")))
 
 
 def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", store_schema=True)
+    pq.write_table(table, buffer, compression="zstd", store_schema=True, write_page_checksum=True)
     return buffer.getvalue()

@@ -22,6 +22,8 @@ from batch_nst.recipe import NETWORKS
 OPSET = 18
 """ONNX operator set of the graphs: the oldest that torch's exporter writes, so old runtimes read them."""
 
+_MOST_WIDTH = 1024
+
 
 def model_bytes(net: TransformerNet) -> bytes:
     """Weights as the bytes of a safetensors file: float32, PyTorch's names; the same weights, the same bytes.
@@ -51,13 +53,13 @@ def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
 
     architecture = card.get("architecture")
     match architecture:
-        case {"name": name, "width": int(width)} if name in NETWORKS and width > 0:
+        case {"name": name, "width": int(width)} if name in NETWORKS and 0 < width <= _MOST_WIDTH:
             with torch.device("meta"):  # shapes only
                 net = TransformerNet(width, name)
         case _:
             raise WeightsError(
                 f"model.json: architecture is {architecture!r}; "
-                f"allowed: name {' or '.join(map(repr, NETWORKS))}, and a width above 0"
+                f"allowed: name {' or '.join(map(repr, NETWORKS))}, and a width from 1 to {_MOST_WIDTH}"
             )
 
     try:

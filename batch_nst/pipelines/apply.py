@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ def apply(
     strength: float = 1.0,
     precision: Precision = "auto",
     overwrite: bool = False,
+    stores: Collection[str] = (),
 ) -> dict[str, Any]:
     """Stylize a picture into a file, or all pictures of an input into a folder, names kept.
 
@@ -67,6 +68,7 @@ def apply(
         strength: see `Look`.
         precision: of the convolutions; `auto` may mean another one on another machine.
         overwrite: paint all pictures, also those that are there, whatever they are of.
+        stores: see `stream_photos`.
 
     Returns:
         Figures: found = ok + rejected + failed + pending; how many of those ok were `made` by this run; and
@@ -96,7 +98,7 @@ def apply(
                 done.add(write_painting(paint(row, painter, look), Store(folder or "."), overwrite=True))
     else:
         files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
-        _paint_all(files, source, Store(target), device, look, precision, overwrite, done)
+        _paint_all(files, source, stores, Store(target), device, look, precision, overwrite, done)
     return done.figures()
 
 
@@ -151,6 +153,7 @@ class _Done:
 def _paint_all(
     model: ModelFiles,
     source: str,
+    stores: Collection[str],
     target: Store,
     device: Device,
     look: Look,
@@ -165,7 +168,7 @@ def _paint_all(
     if RECORD in there:
         _check_record(target, record)
     try:
-        chunks = chunks_of(_to_do(source, there, done))
+        chunks = chunks_of(_to_do(source, stores, there, done))
     except RecipeError as error:  # of an input, which recipes call so
         raise RecipeError(str(error).replace("generate.input", "IN", 1)) from error
     if done.counts["ok"]:
@@ -191,11 +194,11 @@ def _paint_all(
         target.replace(RECORD, record)
 
 
-def _to_do(source: str, there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
+def _to_do(source: str, stores: Collection[str], there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
     """Photos that are to be painted and their names below the target; the others are counted."""
     taken: set[str] = set()
     photos, told = 0, time.monotonic()
-    for batch in stream_photos(source):
+    for batch in stream_photos(source, stores):
         photos += batch.num_rows
         if time.monotonic() - told >= _TOLD_SECONDS:
             told = time.monotonic()

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from batch_nst.data import images
+from batch_nst.data.decoder import Limits, decoder_for
+from batch_nst.data.images import Pixels, crop
 from batch_nst.data.inputs import Photo, list_photos
 from batch_nst.data.storage import fetch
 from batch_nst.data.style import read_style
@@ -45,8 +46,7 @@ Figures = dict[str, Any]
 
 _METHODS = ("free", "engine", "warm", "lbfgs_wolfe", "adam")
 _ITERATIONS = int(Generate.model_fields["iterations"].default)
-_MAX_BYTES = 64 << 20
-_MAX_PIXELS = 100_000_000
+_LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,14 @@ def _name(photo: Photo) -> str:
     return photo.source.rsplit("/", 1)[-1]
 
 
-def _read(photo: Photo, side: int) -> images.Pixels:
+def _read(photo: Photo, side: int) -> Pixels:
     """A square of a photo."""
     try:
-        data = fetch(photo.source, _MAX_BYTES)
-        pixels = images.decode(data, min_side=16, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS)
+        data = fetch(photo.source, _LIMITS.max_bytes)
+        pixels = decoder_for(_LIMITS).picture(data)
     except ValueError as error:
         raise RecipeError(f"{photo.source}: {error}; allowed: a folder or glob of pictures") from error
-    return images.crop(pixels, side)
+    return crop(pixels, side)
 
 
 def _check_fits(fast: FastModel, model: str, paintings: Collection[str]) -> None:

@@ -136,7 +136,7 @@ def _choose(recipe: Recipe, sides: Sequence[int], count: int) -> list[_Content]:
     named = frozenset(recipe.evaluate.holdout_photos)
     candidates = heapq.nsmallest(
         _SPARE * count,
-        _listed(recipe.generate.input),
+        _listed(recipe.generate),
         key=lambda photo: (photo.key not in named, key_hash(photo.key)),
     )
     chosen: list[_Content] = []
@@ -155,8 +155,8 @@ def _choose(recipe: Recipe, sides: Sequence[int], count: int) -> list[_Content]:
     return chosen
 
 
-def _listed(source: str | list[str]) -> Iterator[Photo]:
-    for batch in stream_photos(source):
+def _listed(generate: Generate) -> Iterator[Photo]:
+    for batch in stream_photos(generate.input, generate.stores):
         for row in zip(*batch.select(Photo._fields).to_pydict().values(), strict=True):
             yield Photo(*row)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from batch_nst.data import forgotten, models, segments, units
 from batch_nst.data.card import write_card
+from batch_nst.data.documents import read_document
 from batch_nst.data.ids import halves
 from batch_nst.data.lease import Lease
 from batch_nst.data.segments import Written
@@ -180,7 +180,7 @@ def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list
         folder, _, file = name.rpartition("/")
         if file == "report.html":
             try:
-                shown = json.loads(store.read(f"{folder}/summary.json")).get("version")
+                shown = read_document(store, f"{folder}/summary.json").get("version")
             except FileNotFoundError:  # killed before it was written
                 shown = None
             if shown in versions or (versions and shown is None):

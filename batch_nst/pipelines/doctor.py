@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from batch_nst import __version__
+from batch_nst.credentials import redacted
 from batch_nst.data.inputs import Photo, stream_photos, uri_of
 from batch_nst.data.lease import CLOCK_SKEW
 from batch_nst.data.reading import read_photos
@@ -167,7 +168,7 @@ def _weights(recipe: Recipe) -> str:
 def _input(recipe: Recipe) -> str:
     source = recipe.generate.input
     # A list is looked at photo by photo.
-    batches = stream_photos(source if isinstance(source, str) else source[:_PHOTOS])
+    batches = stream_photos(source if isinstance(source, str) else source[:_PHOTOS], recipe.generate.stores)
     batch = next(batch for batch in batches if batch.num_rows)
     photos = [Photo(**row) for row in batch.select(Photo._fields).slice(0, _PHOTOS).to_pylist()]
     faults = []
@@ -359,9 +360,7 @@ def _line(error: Exception) -> str:
 
 def _discreet(text: str) -> str:
     """A line without what may be secret: passwords and queries in URIs, and values of the environment."""
-    text = " ".join(text.split())
-    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
-    text = re.sub(r"(://[^\s?]+)\?\S+", r"\1?***", text)
+    text = redacted(" ".join(text.split()))
     for name, value in os.environ.items():
         if len(value) >= 6 and _SECRET.search(name) and not _PLACE.search(name):
             text = text.replace(value, "***")

@@ -59,7 +59,7 @@ def write_findings(folder: Path, found: Figures, style: str, content: Pixels, op
     runs = [run for run in found["runs"] if run["style"] == style and run["picture"]]
     rows = [("photo", content), (f"X, {found['scale']['best']} iterations", optimised)]
     for run in runs:
-        with Image.open(run["picture"]) as strip:
+        with Image.open(run["picture"], formats=("PNG",)) as strip:
             pixels = np.asarray(strip.convert("RGB"))
         named = f"{run['title']} ({run['account']})" if run["pairs_seconds"] else run["title"]
         rows.append((named, np.stack(np.split(pixels, len(content), axis=1))))

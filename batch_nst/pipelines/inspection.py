@@ -5,7 +5,6 @@ Needs no lease and writes nothing into the output. However large the dataset is,
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ import yaml
 from markupsafe import Markup
 
 from batch_nst.data import summaries, units
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.forgotten import forgotten_ids
 from batch_nst.data.quality import RULES, figures_of, quantiles
 from batch_nst.data.settings import require_settings
@@ -203,22 +203,23 @@ def _runs(store: Store) -> list[_Run]:
     endings = ("-generate/summary.json", "-nightly/summary.json")
     names = [name for name in store.list("runs") if name.endswith(endings)][-_RUNS:]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda name: json.loads(store.read(name)), names))
+        found = list(pool.map(lambda name: read_document(store, name), names))
     runs = []
-    for summary in found:
-        figures = summary.get("dataset", summary)
-        if figures.get("made"):
-            runs.append(
-                _Run(
-                    summary["run"],
-                    datetime.fromisoformat(summary["started"]),
-                    figures["made"],
-                    figures["span_seconds"],
-                    figures["device_seconds"],
-                    figures["device"],
-                    figures["devices"],
+    for name, summary in zip(names, found, strict=True):
+        with intact(store, name):
+            figures = summary.get("dataset", summary)
+            if figures.get("made"):
+                runs.append(
+                    _Run(
+                        summary["run"],
+                        datetime.fromisoformat(summary["started"]),
+                        figures["made"],
+                        figures["span_seconds"],
+                        figures["device_seconds"],
+                        figures["device"],
+                        figures["devices"],
+                    )
                 )
-            )
     return runs
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from batch_nst.data import models
 from batch_nst.data.snapshot import is_sealed, latest_snapshot
 from batch_nst.data.storage import Store
+from batch_nst.errors import WeightsError
 from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.publish import decided
@@ -23,7 +25,7 @@ def find_finished(
     Returns:
         Figures, of the shape of a night's, or None: images are to be made or sealed, there are more rejected
         ones than `generate.max_rejected` allows, or the model of this recipe and the latest snapshot is not
-        finished or not decided on.
+        finished, not decided on, or damaged.
 
     Raises:
         RecipeError: as `survey` does.
@@ -31,7 +33,7 @@ def find_finished(
     """
     snapshot = latest_snapshot(store)
     decision = decided(training_version(recipe, snapshot), recipe.publish, store) if snapshot else None
-    if not snapshot or not decision:
+    if not snapshot or not decision or not _is_whole(store, decision["version"]):
         return None, None
     plan = survey(recipe, store, retry)
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
@@ -48,3 +50,13 @@ def find_finished(
         "digest": snapshot.digest,
     }
     return {"nothing_new": True, "dataset": dataset, **decision}, plan
+
+
+def _is_whole(store: Store, version: str) -> bool:
+    """Whether weights and graph are what `model.json` means: two reads of some 7 MB."""
+    try:
+        models.check_parts(store, version, models.require_card(store, version))
+    except WeightsError as error:
+        say(f"not finished: {error}")
+        return False
+    return True

@@ -16,12 +16,12 @@ from typing import Final
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from PIL import Image
 
-from batch_nst.data import images
+from batch_nst.data.decoder import stored_picture
 
 
 def picture(data: bytes) -> Image.Image:
     """An encoded picture of any size, upright and in sRGB."""
-    return Image.fromarray(images.decode(data, min_side=1, max_bytes=len(data), max_pixels=178_000_000))
+    return Image.fromarray(stored_picture(data))
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -80,6 +80,8 @@ def write_painting(row: Row, target: Store, overwrite: bool) -> Row:
             target.replace(row["name"], encoded)
         else:
             target.create(row["name"], encoded)  # where another run was first, its picture is the same
+    except FileNotFoundError as error:  # no disk can have such a name
+        return outcome | {"status": "rejected", "reason": "unusable_name", "detail": str(error)}
     except OutageError as error:
         return outcome | {"status": "pending", "detail": str(error)}
     except StorageError as error:
@@ -92,7 +94,7 @@ def target_name(key: str) -> str:
 
     Never one above or beside the target: the names in a list or a tar may begin with `/` and hold `..`.
     """
-    name = "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
+    name = "/".join(part for part in key.split("/") if part not in ("", ".", "..")) or "_"
     return name if PurePosixPath(name).suffix.lower() in ENCODINGS else f"{name}.png"
 
 

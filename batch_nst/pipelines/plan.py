@@ -199,7 +199,7 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
     else:
         watch = _Watch(settings["holdout"])
         found, present, new = take_census(
-            watch.over(stream_photos(generate.input)), generate.crops, written.rows["id"]
+            watch.over(stream_photos(generate.input, generate.stores)), generate.crops, written.rows["id"]
         )
         if begun is None and not watch.held_out:
             settings["holdout"]["at_least"] = [watch.lowest[1]]
@@ -261,7 +261,8 @@ def _listing_digest(recipe: Recipe) -> str:
     version = input_version(recipe.generate.input)
     if version is None:
         return ""
-    parts = json.dumps([recipe.generate.input, version, recipe.generate.crops])
+    generate = recipe.generate
+    parts = json.dumps([generate.input, version, generate.crops, *generate.stores])
     return hashlib.blake2b(parts.encode(), digest_size=16, person=b"batch_nst list").hexdigest()
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from batch_nst.credentials import redacted
+
 _LOG_SECONDS = 10.0
 
 
@@ -98,5 +100,5 @@ class Clock:
 
 
 def say(line: str) -> None:
-    """One line for people."""
-    print(line, file=sys.stderr, flush=True)
+    """One line for people, without credentials."""
+    print(redacted(line), file=sys.stderr, flush=True)

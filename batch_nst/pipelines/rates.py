@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.storage import Store
 
 
@@ -34,8 +34,9 @@ def last_rates(store: Store) -> Rates | None:
     """The rates of the last run in an output that made images, or None."""
     for name in reversed(store.list("runs")):
         if name.endswith(("-generate/summary.json", "-nightly/summary.json")):
-            summary = json.loads(store.read(name))
-            rates = rates_of(f"run {summary['run']}", summary.get("dataset", summary))
+            summary = read_document(store, name)
+            with intact(store, name):
+                rates = rates_of(f"run {summary['run']}", summary.get("dataset", summary))
             if rates is not None:
                 return rates
     return None

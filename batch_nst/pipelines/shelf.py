@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from batch_nst.data import models, units
+from batch_nst.data.documents import intact, read_document
 from batch_nst.data.lease import Lease
 from batch_nst.data.settings import require_settings
 from batch_nst.data.snapshot import SNAPSHOTS
@@ -202,8 +202,10 @@ def _dates(store: Store) -> dict[str, str]:
     names = [name for name in store.list("runs") if name.endswith(_TRAININGS)]
     dates: dict[str, str] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        for summary in map(json.loads, pool.map(store.read, names)):
-            dates.setdefault(summary.get("version", ""), summary["started"])
+        found = pool.map(lambda name: read_document(store, name), names)
+        for name, summary in zip(names, found, strict=True):
+            with intact(store, name):
+                dates.setdefault(summary.get("version", ""), summary["started"])
     return dates
 
 

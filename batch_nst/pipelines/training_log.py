@@ -106,7 +106,7 @@ class TrainingLog:
         """The panel as it is painted after a step."""
         column = _column(pictures)
         self._write(f"{step:06}.jpg", column)
-        with Image.open(BytesIO(column)) as image:
+        with Image.open(BytesIO(column), formats=("JPEG",)) as image:
             width, height = image.size
         shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=column)
         values = [Summary.Value(tag="panel", image=shown)]

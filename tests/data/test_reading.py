@@ -450,7 +450,7 @@ def test_many_rows_come_in_bounded_batches(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"url": uris, "size": range(count), "mtime": range(count)}), tmp_path / "a.parquet"
     )
-    batches = list(stream_photos(str(tmp_path / "a.parquet")))
+    batches = list(stream_photos(str(tmp_path / "a.parquet"), ["s3://b"]))
     assert [batch.num_rows for batch in batches] == [BATCH, BATCH, 5]
     assert batches[2].to_pylist()[4] == {
         "key": f"s3://b/{count - 1}",

@@ -11,12 +11,13 @@ from batch_nst.data.inputs import list_photos
 from batch_nst.errors import RecipeError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+STORES = ["s3://a", "s3://b", "ftpp://c", 's3://a b,\n"c".jpg', "s3://日本.jpg"]
 PHOTO = pa.array([{"bytes": b"x", "path": "a.jpg"}], IMAGE)
 
 
 def versions(path: Path, columns: dict[str, object]) -> list[tuple[str, str]]:
     pq.write_table(pa.table(columns), path)
-    return [(photo.key, photo.version) for photo in list_photos(str(path))]
+    return [(photo.key, photo.version) for photo in list_photos(str(path), STORES)]
 
 
 def test_columns_are_taken_by_their_names(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
 def test_a_csv_file_is_text_as_it_stands(tmp_path: Path) -> None:
     text = '\ufeffid,uri,etag\n007,"s3://a b,\n""c"".jpg",1e5\n"é",s3://日本.jpg,NA\n'
     (tmp_path / "a.csv").write_bytes(text.encode())
-    assert [tuple(photo)[:3] for photo in list_photos(str(tmp_path / "a.csv"))] == [
+    assert [tuple(photo)[:3] for photo in list_photos(str(tmp_path / "a.csv"), STORES)] == [
         ("007", 's3://a b,\n"c".jpg', "1e5"),
         ("é", "s3://日本.jpg", "NA"),
     ]

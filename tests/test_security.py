@@ -1,0 +1,475 @@
+"""What SECURITY.md says: what runs code, what is decoded where, who may come in, and what nobody is told."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from nights import begin, finish, make_pairs, objects
+from photos import JPEG, LIMITS
+from PIL import Image
+from units_job import Order, as_words
+
+from batch_nst.data import models, units
+from batch_nst.data.decoder import Decoder, Limits
+from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, unit_pairs
+from batch_nst.data.storage import Store
+from batch_nst.errors import RecipeError, StorageError
+from batch_nst.pipelines.nothing_new import find_finished
+from batch_nst.pipelines.publish import publish
+from batch_nst.recipe import load_recipe
+
+ROOT = Path(__file__).parent.parent
+CODE = [*(ROOT / "batch_nst").rglob("*.py"), *(ROOT / "jobs").glob("*.py"), *(ROOT / "docs").glob("*.py")]
+
+
+def calls(path: Path) -> Iterator[tuple[str, set[str]]]:
+    """Every call in a file: what is called, as it is written, and the keywords as they are given."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {ast.unparse(keyword) for keyword in node.keywords}
+
+
+def calls_of(*names: str) -> list[tuple[str, str, set[str]]]:
+    """The calls of all files whose name ends so."""
+    return [
+        (path.relative_to(ROOT).as_posix(), name, keywords)
+        for path in CODE
+        for name, keywords in calls(path)
+        if name.split(".")[-1] in names
+    ]
+
+
+# --- what runs code
+
+
+def test_nothing_that_is_loaded_can_run_code() -> None:
+    named = calls_of(
+        "load", "loads", "load_module", "read_pickle", "unsafe_load", "full_load", "from_pretrained"
+    )
+    allowed = {
+        ("json.loads", frozenset()),
+        ("np.load", frozenset()),  # without allow_pickle: refuses objects
+        ("yaml.load", frozenset()),  # of `_Yaml`, see below
+        ("safetensors.torch.load", frozenset()),
+        ("load", frozenset()),  # safetensors', in engine/model_files.py
+        ("image.load", frozenset()),
+        ("objectives.load", frozenset()),
+        ("self._objectives.load", frozenset()),
+        ("torch.load", frozenset({"map_location='cpu'", "weights_only=True"})),
+    }
+    assert {(name, frozenset(keywords)) for _, name, keywords in named} <= allowed
+    assert {path for path, name, _ in named if name == "yaml.load"} == {"batch_nst/recipe.py"}
+    assert {path for path, name, _ in named if name == "load"} == {"batch_nst/engine/model_files.py"}
+    assert (
+        "from safetensors.torch import load, save" in (ROOT / "batch_nst/engine/model_files.py").read_text()
+    )
+    assert "class _Yaml(yaml.SafeLoader)" in (ROOT / "batch_nst/recipe.py").read_text()
+
+
+def test_nothing_is_evaluated_and_no_shell_is_asked() -> None:
+    forbidden = {"eval", "exec", "compile", "__import__", "importlib.import_module", "os.system", "os.popen"}
+    assert {name for path in CODE for name, _ in calls(path)} & forbidden == set()
+    for name in ("run", "Popen", "check_output"):
+        assert not any("shell=True" in keywords for _, _, keywords in calls_of(name))
+    forbidden = (
+        r"trust_remote_code|allow_pickle|weights_only=False|\b(import|from) (pickle|dill|joblib|marshal)\b"
+    )
+    assert [path for path in CODE if re.search(forbidden, path.read_text())] == []
+
+
+# --- what is decoded where
+
+
+def test_photos_are_decoded_by_the_decoder_alone() -> None:
+    found = {path for path, _, _ in calls_of("decode") if "images.decode" in (ROOT / path).read_text()}
+    timed = {"docs/apply_speed.py", "docs/decoder_cost.py"}  # on one's own photos, to tell what it costs
+    assert found - timed == {"batch_nst/data/decoder.py"}
+    imported = [path for path in CODE if re.search(r"images import .*\bdecode\b", path.read_text())]
+    assert imported == []
+
+
+def test_every_other_picture_is_opened_as_one_of_few_formats() -> None:
+    opened = calls_of("open")
+    pictures = [(path, keywords) for path, name, keywords in opened if name == "Image.open"]
+    pictures = [(path, keywords) for path, keywords in pictures if path.startswith("batch_nst/")]
+    assert len(pictures) >= 4
+    for path, keywords in pictures:
+        assert any(keyword.startswith("formats=") for keyword in keywords), path
+
+
+def test_the_process_of_a_command_decodes_no_stored_picture() -> None:
+    workers = {"data/images", "data/pairs", "pipelines/score", "pipelines/training_log"}
+    found = {path for path, _, _ in calls_of("decode_stored")}
+    assert found == {f"batch_nst/{name}.py" for name in workers}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_decoder_gets_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "RAY_AUTH_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.setenv(name, "planted")
+    with closing(Decoder(Limits(**LIMITS, max_seconds=10))) as decoder:
+        assert decoder.crops(JPEG, 8, [(0, b"")])
+        environment = Path(f"/proc/{decoder.pid}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"planted" not in environment
+
+
+# --- what was tampered with
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return begin(tmp_path)
+
+
+def edit(store: Store, name: str, change: Callable[[Any], None]) -> None:
+    document = json.loads(store.read(name))
+    change(document)
+    store.replace(name, json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["units"][0].update(digest="0" * 32),
+        lambda document: document["units"].pop(),
+        lambda document: document["left_out"].append("00" * 16),
+        lambda document: document["quality"]["left_out"]["blew_up"].append("00" * 16),
+        lambda document: document.update(digest="0" * 32),
+    ],
+)
+def test_a_snapshot_that_lists_something_else_is_refused_by_name(
+    file: Path, change: Callable[[Any], None]
+) -> None:
+    recipe = load_recipe(file)
+    store = Store(recipe.output)
+    make_pairs(recipe)
+    assert latest_snapshot(store)
+    edit(store, f"{SNAPSHOTS}/000001.json", change)
+    with pytest.raises(
+        StorageError, match=r"snapshots/000001\.json: is damaged: the digest of what it lists is"
+    ):
+        latest_snapshot(store)
+
+
+def test_a_unit_in_the_place_of_another_is_refused_by_name(file: Path) -> None:
+    recipe = load_recipe(file)
+    store = Store(recipe.output)
+    snapshot = make_pairs(recipe)
+    first, second = (unit["unit"] for unit in snapshot.units)
+    store.replace(units.unit_object(first), store.read(units.unit_object(second)))
+    with pytest.raises(StorageError, match=rf"{first}\.parquet: its digest is .* but snapshot 1 says"):
+        list(unit_pairs(store, snapshot, first, "train"))
+    with pytest.raises(StorageError, match=rf"{first}\.parquet: is damaged: it is the unit {second}"):
+        units.read_summary(store, first)
+
+
+def test_a_changed_byte_of_a_pair_is_refused_by_name(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    picture = {"bytes": os.urandom(500), "path": None}
+    rows = [
+        {
+            "id": bytes([number]) * 16,
+            "status": "ok",
+            "split": "train",
+            "content": picture,
+            "stylized": picture,
+        }
+        for number in range(3)
+    ]
+    units.commit_unit(store, "ab", rows, "0" * 32)
+    good, read = store.read(units.unit_object("ab")), units.read_unit(store, "ab")
+    at = good.index(picture["bytes"][:200])
+    for place in range(at, at + 200, 20):
+        data = bytearray(good)
+        data[place] ^= 1
+        store.replace(units.unit_object("ab"), bytes(data))
+        with pytest.raises(StorageError, match=r"ab/ab\.parquet: is damaged: .*(CRC|checksum)"):
+            units.read_unit(store, "ab")
+    store.replace(units.unit_object("ab"), good)
+    assert units.read_unit(store, "ab") == read
+
+
+@pytest.mark.parametrize("name", [models.GRAPH, models.WEIGHTS])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_night_is_not_quiet_over_a_damaged_model(
+    file: Path, name: str, gone: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, store, version = finish(file, {"0": 60.0})
+    publish(version, recipe.publish, store, 0)
+    assert find_finished(recipe, store)[0]
+    part, before = models.model_object(version, name), objects(store)
+    store.delete(part) if gone else store.replace(part, store.read(part) + b"!")
+    assert find_finished(recipe, store) == (None, None)
+    assert f"not finished: {store.join(part)}: " in capsys.readouterr().err
+    assert objects(store).keys() == before.keys() - ({part} if gone else set())
+
+
+@pytest.mark.parametrize("version", ["../../elsewhere", "..", "/etc", "a/b", ""])
+def test_a_pointer_leads_to_no_other_folder(tmp_path: Path, version: str) -> None:
+    store = Store(str(tmp_path / "out"))
+    pointer = {"version": version, "previous": None, "digests": {}, "token": 1}
+    store.replace(models.CURRENT, json.dumps(pointer).encode())
+    with pytest.raises(models.WeightsError, match=r"models/CURRENT: is damaged: "):
+        models.current(store)
+
+
+def test_a_plan_leads_to_no_other_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    store = Store(str(tmp_path / "out"))
+    for name in ("../secret", "a/../../secret", str(tmp_path / "secret")):
+        for touch in (store.read, store.exists, store.delete, lambda name: store.replace(name, b"")):
+            with pytest.raises(StorageError, match="the name leads out of"):
+                touch(name)
+    assert (tmp_path / "secret").read_text() == "x"
+
+
+# --- what is told to nobody
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "known",
+    "AWS_SECRET_ACCESS_KEY": "planted-key",
+    "AWS_SESSION_TOKEN": "planted-session",
+    "AWS_ENDPOINT_URL": "http://user:planted-endpoint@127.0.0.1:1",
+    "HF_TOKEN": "planted-hf",
+    "RAY_AUTH_TOKEN": f"planted{'0' * 57}",
+}
+SIGNED = "https://127.0.0.1:1/a.jpg?X-Amz-Signature=planted-signature&X-Amz-Date=1"
+WITH_PASSWORD = "https://user:planted-password@127.0.0.1:1/b.jpg"
+PROGRAM = """
+import sys
+from botocore.retries.standard import ExponentialBackoff
+from batch_nst import cli
+from batch_nst.data import storage
+storage.MAX_DELAY = 0.01
+ExponentialBackoff.delay_amount = lambda *_: 0.01
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """A recipe of two good photos and two with credentials, named by a table beside it."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name in ("1.png", "2.png", "painting.png"):
+        Image.effect_noise((80, 80), 64).convert("RGB").save(folder / name)
+    (folder / "photos.csv").write_text(f"uri\n1.png\n2.png\n{SIGNED}\n{WITH_PASSWORD}\n")
+    document = {
+        "output": str(tmp_path / "out"),
+        "style": {"image": "painting.png", "size": 32},
+        "generate": {
+            "input": "photos.csv",
+            "stores": ["https://127.0.0.1:1"],
+            "image_size": 32,
+            "unit_images": 2,
+            "max_rejected": 1.0,
+            "iterations": 2,
+        },
+        "loss": {"content_layers": {"relu1_1": 1.0}, "style_layers": {"relu1_1": 1.0}},
+        "evaluate": {"holdout": 0.0},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return folder / "recipe.yaml"
+
+
+def run(words: list[str], **environment: str) -> tuple[int, str]:
+    ran = subprocess.run(
+        words,
+        env={**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def command(*words: object, **environment: str) -> tuple[int, str]:
+    return run([sys.executable, "-c", PROGRAM, *map(str, words)], **environment)
+
+
+def written(folder: Path) -> dict[str, str]:
+    """All that lies in a folder, Parquet as its rows and metadata as well."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found[str(path)] = f"{path} {path.read_bytes().decode(errors='replace')}"
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            found[str(path)] += (
+                f"{table.to_pylist()} {table.schema.metadata} {pq.read_metadata(path).metadata}"
+            )
+    return found
+
+
+def assert_untold(*texts: str) -> None:
+    for text in texts:
+        places = [text[max(0, each.start() - 200) : each.end() + 50] for each in re.finditer("planted", text)]
+        assert places == []
+
+
+def test_no_secret_is_told_or_written(named: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, told = command("plan", named)
+    assert code == 0, told
+    assert '"found": 4' in told
+    assert_untold(told)
+    given = load_recipe(named).model_dump()
+    code, told = run(as_words(Order(given)), AWS_ENDPOINT_URL="")
+    assert code == 0, told
+    assert json.loads(told.splitlines()[-1])["rejected"] == 2, told
+    code, page = command("inspect", out, "--out", tmp_path / "out" / "inspect.html")
+    assert code == 0, page
+    for command_name in ("models", "prune"):
+        assert_untold(command(command_name, out)[1])
+    files = written(out)
+    assert sum(path.endswith(".parquet") for path in files) >= 3
+    assert "127.0.0.1:1/a.jpg?***" in "".join(files.values())
+    assert "https://user:***@127.0.0.1:1/b.jpg" in "".join(files.values())
+    assert_untold(told, page, *files.values())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"generate.input=[{SIGNED!r}]",
+        f"generate.input={WITH_PASSWORD}",
+        "generate.stores=[https://planted-x@127.0.0.1]",
+        "generate.init=model:s3://key:planted-x@bucket/out",
+        "output=s3://key:planted-x@bucket/out",
+        "style.image=https://127.0.0.1:1/a.jpg?sig=planted-x",
+        "vgg.weights=https://planted-x@127.0.0.1/w",
+    ],
+)
+def test_a_recipe_with_credentials_is_refused_without_telling_them(named: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{override.partition('=')[0]}.*: given .*\*\*\*") as refused:
+        load_recipe(named, [override])
+    assert_untold(str(refused.value))
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(named, [f"nothing={override}", override])
+    assert_untold(str(refused.value))
+
+
+def test_an_output_with_credentials_is_refused_without_telling_them() -> None:
+    with pytest.raises(RecipeError, match=r"^output s3://key:\*\*\*@bucket/out: allowed: ") as refused:
+        Store("s3://key:planted-x@bucket/out")
+    assert_untold(str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "said"),
+    [
+        (f"generate.input=[{SIGNED!r}]", 2, "generate.input: given"),
+        ("generate.input=s3://bucket/photos", 1, "cannot list s3://bucket/photos"),
+        ("output=s3://bucket/out", 1, "cannot read s3://bucket/out/"),
+    ],
+)
+def test_no_command_tells_a_secret_when_it_fails(named: Path, override: str, code: int, said: str) -> None:
+    ended, told = command("plan", named, override)
+    assert (ended, said in told) == (code, True), told
+    assert "Traceback" not in told
+    assert_untold(told)
+
+
+def test_no_secret_is_told_where_a_store_refuses(named: Path, s3: str) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    known = {"AWS_ACCESS_KEY_ID": "tests", "AWS_ENDPOINT_URL": endpoint}
+    ended, told = command("plan", named, f"generate.input={s3}/none", **known)
+    assert ended in (1, 2), told
+    assert_untold(told)
+    reader = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": endpoint}
+    words = as_words(Order({**load_recipe(named).model_dump(), "output": f"{s3}/refused"}))
+    ended, told = run(words, **reader, AWS_SESSION_TOKEN="")
+    assert "refused" in told
+    assert_untold(told)
+
+
+@pytest.mark.slow
+def test_no_secret_is_told_by_a_run_on_ray_or_by_its_logs(named: Path, tmp_path: Path) -> None:
+    # Not pytest's folder: the paths of Ray's sockets are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        code, told = command(
+            "generate", named, RAY_TMPDIR=folder, RAY_ADDRESS="local", RAY_AUTH_MODE="token", HOME=folder
+        )
+        logs = written(Path(folder))
+        assert code == 0, told
+        assert any(path.endswith(".log") for path in logs)
+        assert_untold(told, *logs.values(), *written(tmp_path / "out").values())
+
+
+# --- who may come in
+
+
+def test_every_ray_that_is_started_has_no_dashboard() -> None:
+    started = [keywords for _, name, keywords in calls_of("init") if name == "ray.init"]
+    assert len(started) == 2
+    assert all("include_dashboard=False" in keywords for keywords in started)
+
+
+def test_no_page_shows_a_ray_without_its_token() -> None:
+    pages = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]
+    shown = 0
+    for page in pages:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            if "ray start" in block:
+                shown += 1
+                assert "RAY_AUTH_MODE=token" in block.partition("ray start")[0], page
+            assert not re.search(r"dashboard-host[= ](?!127\.0\.0\.1)", block), page
+            assert "RAY_AUTH_MODE=disabled" not in block
+    assert shown
+
+
+WHO = """
+import json, os
+from batch_nst.pipelines import cluster
+cluster.connect()
+import ray
+print(json.dumps([os.environ["RAY_AUTH_MODE"], ray.get_runtime_context().gcs_address]), flush=True)
+input()
+"""
+STRANGER = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes())"
+
+
+@pytest.mark.slow
+def test_a_ray_inside_a_command_asks_for_the_token() -> None:
+    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment |= {"HOME": folder, "RAY_TMPDIR": folder, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(
+            [sys.executable, "-c", WHO],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as owner:
+            assert owner.stdout
+            mode, address = json.loads(owner.stdout.readline())
+            assert mode == "token"
+            for stranger in (
+                {"RAY_AUTH_MODE": "disabled"},
+                {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+            ):
+                del environment["RAY_ADDRESS"]
+                ran = subprocess.run(
+                    [sys.executable, "-c", STRANGER, address],
+                    env={**environment, **stranger},
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+                environment["RAY_ADDRESS"] = "local"
+                assert ran.returncode != 0
+                assert re.search("(?i)unauthenticated|authenticat|token", ran.stderr), ran.stderr
+            owner.communicate("\n")
+            assert owner.returncode == 0
