@@ -36,14 +36,15 @@ def publish(version: str, settings: Publish, store: Store, token: int) -> Figure
         return _published(now)
     card = models.require_card(store, version)
     mark, compared = card.pop(REFUSED, None), _comparison(card, now, settings, store)
-    refusal, more = _refusal(card, now, settings, compared), {"compared": compared} if compared else {}
+    refusal = _refusal(card, now, settings, compared)
     if refusal:
         if not _is_withdrawn(version, now):
             models.write_card(store, version, {**card, REFUSED: refusal})
-        raise GateError(refusal["why"], _refused(version, refusal) | more)
+        raise GateError(refusal["why"], _refused(version, refusal, compared))
     if mark:  # before the pointer moves: what is published is never marked
         models.write_card(store, version, card)
-    return _published(models.point(store, version, card["digests"], token)) | more
+    figures = _published(models.point(store, version, card["digests"], token))
+    return figures | _told(compared)
 
 
 def decided(version: str, settings: Publish, store: Store) -> Figures | None:
@@ -58,9 +59,10 @@ def decided(version: str, settings: Publish, store: Store) -> Figures | None:
     now = models.current(store)
     if now and now["version"] == version:
         return _published(now)
-    refusal = _refusal(card, now, settings, _comparison(card, now, settings, store))
+    compared = _comparison(card, now, settings, store)
+    refusal = _refusal(card, now, settings, compared)
     if refusal and (refusal == card.get(REFUSED) or _is_withdrawn(version, now)):
-        return _refused(version, refusal)
+        return _refused(version, refusal, compared)
     return None
 
 
@@ -68,8 +70,12 @@ def _published(pointer: Figures) -> Figures:
     return {"version": pointer["version"], "published": True, "previous": pointer["previous"]}
 
 
-def _refused(version: str, refusal: Figures) -> Figures:
-    return {"version": version, "published": False, REFUSED: refusal}
+def _refused(version: str, refusal: Figures, compared: Figures | None) -> Figures:
+    return {"version": version, "published": False, REFUSED: refusal} | _told(compared)
+
+
+def _told(compared: Figures | None) -> Figures:
+    return {"compared": compared} if compared else {}
 
 
 def _is_withdrawn(version: str, now: Figures | None) -> bool:
