@@ -417,7 +417,7 @@ def test_a_refused_night_has_a_report_with_both_models_and_a_link_to_the_first(h
     assert "publish.max_objective allows 1.\n" in text
     assert f"than the {exact(figures['compared']['published']['objective'])} of the published model" in text
     assert text.count(': published model"') == 2  # of both held-out images
-    links = re.findall(r'href="([^"]*)"', text)
+    links = re.findall(r'<a href="([^"]*)"', text)
     assert f"../{night['run']}/report.html" in links
     assert all((report.parent / link).resolve().is_file() for link in links)
     check_look(browser.look(report, 390))
