@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import browser as chromium
 import fsspec
 import pytest
 from store_proxy import Proxy, serve
@@ -75,6 +76,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
             for part in parts:
                 with contextlib.suppress(FileNotFoundError):  # the server's, and it has no option for them
                     Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock").unlink()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    """A real one, without a window."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    with chromium.start(program, tmp_path_factory.mktemp("chromium")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from batch_nst.recipe import Recipe
 if TYPE_CHECKING:
     from batch_nst.pipelines.plan import Plan
     from batch_nst.pipelines.rates import Rates
+    from batch_nst.pipelines.report import Triple
 
 Figures = dict[str, Any]
 
@@ -90,7 +91,14 @@ def train(recipe: Recipe, wait: bool = False) -> Figures:
 def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
     """Score the model on held-out photos, and write the report."""
     _check_dataset(recipe, wait)
-    return _run("evaluate", recipe.output, wait, lambda run: _evaluate(recipe, run))
+    from batch_nst.pipelines.evaluate import evaluate as score
+    from batch_nst.pipelines.evaluate import outline
+
+    def step(run: _Run) -> Figures:
+        evaluation, triples = score(recipe, run.store)
+        return {**outline(evaluation), "report": _report(recipe, run, evaluation, triples)}
+
+    return _run("evaluate", recipe.output, wait, step)
 
 
 def export(recipe: Recipe, wait: bool = False) -> Figures:
@@ -111,6 +119,7 @@ def nightly(
     from batch_nst.pipelines.export import export as write_graph
     from batch_nst.pipelines.generate import generate as make_pairs
     from batch_nst.pipelines.nothing_new import find_finished
+    from batch_nst.pipelines.plan import survey
     from batch_nst.pipelines.publish import publish
     from batch_nst.pipelines.train import train as fit_model
 
@@ -119,16 +128,35 @@ def nightly(
         if finished:
             run.leaves_figures = False
             return finished
+        from batch_nst.pipelines.evaluate import evaluate as score
+        from batch_nst.pipelines.evaluate import outline
+        from batch_nst.pipelines.night import cost_of
+        from batch_nst.pipelines.work import work_of
+
+        surveyed = surveyed or survey(recipe, run.store, retry)
+        traffic = work_of(surveyed, run.store, recipe).traffic
         made = make_pairs(recipe, run.store, run.lease, retry, max_device_hours, surveyed)
+        run.took("pairs")
         figures: Figures = {"dataset": made}
         figures |= fit_model(recipe, run.store)
+        run.took("training")
         figures |= write_graph(recipe, run.store)
-        figures |= _evaluate(recipe, run)
+        run.took("graph")
+        evaluation, triples = score(recipe, run.store)
+        figures |= outline(evaluation)
+        run.took("scoring")
         run.lease.check()
+        refusal = None
         try:
-            return figures | publish(figures["version"], recipe.publish, run.store, run.lease.token)
-        except GateError as refusal:
-            raise GateError(str(refusal), figures | refusal.figures) from refusal
+            figures |= publish(figures["version"], recipe.publish, run.store, run.lease.token)
+        except GateError as error:
+            refusal = error
+            figures |= error.figures
+        figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.workers)
+        figures["report"] = _report(recipe, run, evaluation, triples, figures)
+        if refusal:
+            raise GateError(str(refusal), figures) from refusal
+        return figures
 
     return _run("nightly", recipe.output, wait, night)
 
@@ -147,12 +175,17 @@ class _Run:
     def __init__(self, command: str, store: Store, lease: Lease) -> None:
         self.store, self.lease, self.command = store, lease, command
         self.leaves_figures = True
+        self.step_seconds: dict[str, float] = {}
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{lease.token:06}-{command}"
 
     @property
     def seconds(self) -> float:
         return round(time.monotonic() - self._clock, 1)
+
+    def took(self, step: str) -> None:
+        """A step has ended, which began when the one before it ended."""
+        self.step_seconds[step] = round(self.seconds - sum(self.step_seconds.values()), 1)
 
     def write(self, name: str, data: bytes) -> str:
         self.store.replace(f"runs/{self.name}/{name}", data)
@@ -210,14 +243,14 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
         return figures | {"seconds": run.seconds}
 
 
-def _evaluate(recipe: Recipe, run: _Run) -> Figures:
-    """Score the model and write the report; the figures of the command line."""
-    from batch_nst.pipelines.evaluate import evaluate as score
-    from batch_nst.pipelines.evaluate import outline
+def _report(
+    recipe: Recipe, run: _Run, evaluation: Figures, triples: Sequence[Triple], night: Figures | None = None
+) -> str:
+    """Write the report, of a night with its figures; where it is."""
     from batch_nst.pipelines.journal import report_of
 
-    evaluation, triples = score(recipe, run.store)
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
-    report = run.write("report.html", report_of(recipe, run.store, evaluation, triples, about).encode())
+    page = report_of(recipe, run.store, evaluation, triples, about, night)
+    report = run.write("report.html", page.encode())
     say(f"report: {report}")
-    return {**outline(evaluation), "report": report}
+    return report

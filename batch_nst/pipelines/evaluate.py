@@ -285,6 +285,7 @@ def _triples(
             _painted(score),
             {who: score[who] for who in ("photo", "optimised", "model")},
             large.get(score["id"]),
+            id=score["id"],
         )
         for score in scores
     ]

@@ -10,6 +10,7 @@ from batch_nst.data import models, units
 from batch_nst.data.snapshot import Snapshot, require_snapshot, unit_pairs
 from batch_nst.data.storage import Store, fetch
 from batch_nst.data.style import MAX_BYTES
+from batch_nst.pipelines.night import beside_published, earlier_nights, started
 from batch_nst.pipelines.report import Triple, render
 from batch_nst.pipelines.training_log import panel_columns
 from batch_nst.recipe import Recipe
@@ -26,16 +27,19 @@ def report_of(
     evaluation: Mapping[str, Any],
     triples: Sequence[Triple],
     run: Mapping[str, Any],
+    night: Mapping[str, Any] | None = None,
 ) -> str:
-    """The HTML of an evaluated model's report."""
+    """The HTML of an evaluated model's report; of a night that has met the gate, with that one's figures."""
     snapshot = require_snapshot(store)
+    if night and night.get("compared"):
+        triples = beside_published(triples, store, night["compared"]["published"]["version"])
     card = models.require_card(store, evaluation["version"])
     some = snapshot.units[:: max(1, len(snapshot.units) // _UNITS)]
     columns = ["uri", "status", "reason", "detail", "total_loss", "engine"]
     rows = [row for unit in some for row in units.read_unit(store, unit["unit"], columns)]
     good = [row for row in rows if row["status"] == "ok"]
     return render(
-        title=f"{_name_of(recipe)}, model {card['version']}",
+        title=_name_of(recipe) if night else f"{_name_of(recipe)}, model {card['version']}",
         style=fetch(recipe.style.image, MAX_BYTES),
         triples=triples,
         evaluation=evaluation,
@@ -52,6 +56,8 @@ def report_of(
         recipe=recipe.model_dump(),
         pairs=_pairs(store, snapshot),
         panel=panel_columns(store, card["version"]),
+        night=night and {**night, "started": started(run["run"]), "rival": _rival(night, store)},
+        earlier=earlier_nights(store, run["run"]),
     )
 
 
@@ -70,6 +76,14 @@ def training_page(
         recipe=recipe.model_dump(),
         panel=panel_columns(store, version),
     )
+
+
+def _rival(night: Mapping[str, Any], store: Store) -> Mapping[str, Any]:
+    """The evaluation of the model that the gate compared with, as its card tells it; empty: none."""
+    compared = night.get("compared")
+    if not compared:
+        return {}
+    return dict(models.require_card(store, compared["published"]["version"])["evaluation"])
 
 
 def _name_of(recipe: Recipe) -> str:

@@ -32,10 +32,12 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def data_uri(data: bytes, side: int) -> str:
-    """A picture that is at most `side` pixels long, as a URI that every browser shows."""
+    """A picture that is at most `side` pixels long, as a URI that every browser shows, WebP."""
     image = picture(data)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return f"data:image/jpeg;base64,{b64encode(jpeg(image)).decode()}"
+    file = BytesIO()
+    image.save(file, "WEBP", quality=85)
+    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
 
 
 _UNITS: Final = {3: "k", 6: "M", 9: "G", 12: "T"}
@@ -55,6 +57,11 @@ def number(value: object) -> str:
 def count(value: object) -> str:
     """A whole number with all its digits, in groups of three."""
     return f"{int(value):,}".replace(",", "\u202f") if isinstance(value, Integral) else number(value)
+
+
+def exact(value: float) -> str:
+    """A number as a whole one where it is large, so that figures that differ little can be told apart."""
+    return count(round(value)) if math.isfinite(value) and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def duration(seconds: object) -> str:
@@ -89,4 +96,10 @@ ENVIRONMENT: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"number": number, "count": count, "duration": duration, "plain": plain}
+ENVIRONMENT.filters |= {
+    "number": number,
+    "count": count,
+    "exact": exact,
+    "duration": duration,
+    "plain": plain,
+}

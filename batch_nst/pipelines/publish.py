@@ -24,7 +24,8 @@ def publish(version: str, settings: Publish, store: Store, token: int) -> Figure
     """Publish an evaluated version, or refuse and mark it. Needs the lease, whose token the pointer carries.
 
     Returns:
-        Figures: what is published now, and what before.
+        Figures: what is published now, and what before; and, where there was one before, what the gate
+        `compared`, see `_comparison`.
 
     Raises:
         GateError: a photo's objective is no number, the whole is above `max_objective`, not better than the
@@ -34,14 +35,16 @@ def publish(version: str, settings: Publish, store: Store, token: int) -> Figure
     if now and now["version"] == version:
         return _published(now)
     card = models.require_card(store, version)
-    mark, refusal = card.pop(REFUSED, None), _refusal(card, now, settings, store)
+    mark, compared = card.pop(REFUSED, None), _comparison(card, now, settings, store)
+    refusal = _refusal(card, now, settings, compared)
     if refusal:
         if not _is_withdrawn(version, now):
             models.write_card(store, version, {**card, REFUSED: refusal})
-        raise GateError(refusal["why"], _refused(version, refusal))
+        raise GateError(refusal["why"], _refused(version, refusal, compared))
     if mark:  # before the pointer moves: what is published is never marked
         models.write_card(store, version, card)
-    return _published(models.point(store, version, card["digests"], token))
+    figures = _published(models.point(store, version, card["digests"], token))
+    return figures | _told(compared)
 
 
 def decided(version: str, settings: Publish, store: Store) -> Figures | None:
@@ -56,9 +59,10 @@ def decided(version: str, settings: Publish, store: Store) -> Figures | None:
     now = models.current(store)
     if now and now["version"] == version:
         return _published(now)
-    refusal = _refusal(card, now, settings, store)
+    compared = _comparison(card, now, settings, store)
+    refusal = _refusal(card, now, settings, compared)
     if refusal and (refusal == card.get(REFUSED) or _is_withdrawn(version, now)):
-        return _refused(version, refusal)
+        return _refused(version, refusal, compared)
     return None
 
 
@@ -66,8 +70,12 @@ def _published(pointer: Figures) -> Figures:
     return {"version": pointer["version"], "published": True, "previous": pointer["previous"]}
 
 
-def _refused(version: str, refusal: Figures) -> Figures:
-    return {"version": version, "published": False, REFUSED: refusal}
+def _refused(version: str, refusal: Figures, compared: Figures | None) -> Figures:
+    return {"version": version, "published": False, REFUSED: refusal} | _told(compared)
+
+
+def _told(compared: Figures | None) -> Figures:
+    return {"compared": compared} if compared else {}
 
 
 def _is_withdrawn(version: str, now: Figures | None) -> bool:
@@ -75,14 +83,45 @@ def _is_withdrawn(version: str, now: Figures | None) -> bool:
     return now is not None and version in now.get("withdrawn", ())
 
 
-def _refusal(card: Figures, now: Figures | None, settings: Publish, store: Store) -> Figures | None:
+def _comparison(card: Figures, now: Figures | None, settings: Publish, store: Store) -> Figures | None:
+    """What the gate weighs; None: nothing is published, or the candidate is broken.
+
+    Returns:
+        Figures: how many `photos` both were scored on; if any, the geometric means of the candidate's
+        `objective` and of the `published` one's on them, with its `version`; and the `margin`.
+    """
+    objectives = card["evaluation"]["objectives"]
+    if now is None or _broken(objectives):
+        return None
+    theirs = models.require_card(store, now["version"])["evaluation"]["objectives"]
+    common = sorted(objectives.keys() & theirs.keys())
+    if not common:
+        return {"published": {"version": now["version"]}, "photos": 0}
+    mine, published = (
+        math.exp(sum(math.log(scored[photo]) for photo in common) / len(common))
+        for scored in (objectives, theirs)
+    )
+    return {
+        "objective": mine,
+        "published": {"version": now["version"], "objective": published},
+        "margin": settings.margin,
+        "photos": len(common),
+    }
+
+
+def _broken(objectives: dict[str, float]) -> list[float]:
+    return [value for value in objectives.values() if not 0 < value < math.inf]
+
+
+def _refusal(
+    card: Figures, now: Figures | None, settings: Publish, compared: Figures | None
+) -> Figures | None:
     """`why` the gate refuses a candidate, and the figures; None: it lets it through."""
     version, evaluation = card["version"], card["evaluation"]
     objective, objectives = evaluation["model"]["total"], evaluation["objectives"]
     if _is_withdrawn(version, now):
         return {"why": f"{version}: was withdrawn by `batch-nst rollback`; not published"}
-    broken = [value for value in objectives.values() if not 0 < value < math.inf]
-    if broken:
+    if broken := _broken(objectives):
         return {
             "why": f"{version}: its objective is {broken[0]} on {len(broken)} of {len(objectives)} held-out "
             "photos; not published",
@@ -95,27 +134,20 @@ def _refusal(card: Figures, now: Figures | None, settings: Publish, store: Store
             "objective": objective,
             "max_objective": settings.max_objective,
         }
-    if now is None:
+    if compared is None:
         return None
-    theirs = models.require_card(store, now["version"])["evaluation"]["objectives"]
-    common = sorted(objectives.keys() & theirs.keys())
-    if not common:
+    published = compared["published"]
+    if not compared["photos"]:
         return {
-            "why": f"{version}: was scored on no photo that the published {now['version']} was scored on; "
-            "not published",
+            "why": f"{version}: was scored on no photo that the published {published['version']} was scored "
+            "on; not published",
             "photos": 0,
         }
-    mine, published = (
-        math.exp(sum(math.log(scored[photo]) for photo in common) / len(common))
-        for scored in (objectives, theirs)
-    )
-    if mine < published * (1 - settings.margin):
+    if compared["objective"] < published["objective"] * (1 - settings.margin):
         return None
     return {
-        "why": f"{version}: objective {mine:,.0f} on held-out photos; published {now['version']} has "
-        f"{published:,.0f}, publish.margin {settings.margin:g}; not published",
-        "objective": mine,
-        "published": {"version": now["version"], "objective": published},
-        "margin": settings.margin,
-        "photos": len(common),
+        "why": f"{version}: objective {compared['objective']:,.0f} on held-out photos; published "
+        f"{published['version']} has {published['objective']:,.0f}, publish.margin {settings.margin:g}; "
+        "not published",
+        **compared,
     }

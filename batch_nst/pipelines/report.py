@@ -47,9 +47,11 @@ class Triple:
         photo: an encoded picture (JPEG, PNG, WebP, ...), and so are the next two.
         optimised: the photo after the optimisation.
         model: the photo after the fast model.
-        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style`, and `distance` and
-            `ssim` to the optimised picture. Missing ones are left out.
+        losses: for each of `photo`, `optimised`, `published`, `model` its `total`, `content`, `style`, and
+            `distance` and `ssim` to the optimised picture. Missing ones are left out.
         larger: the photo at twice the size, and after the fast model, where they were made.
+        id: of the image, hex.
+        published: the photo after the model that the gate compared with, where there was one.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Triple:
     model: bytes
     losses: Mapping[str, Mapping[str, float]]
     larger: tuple[bytes, bytes] | None = None
+    id: str = ""
+    published: bytes | None = None
 
 
 def render(
@@ -72,13 +76,15 @@ def render(
     recipe: Mapping[str, Any],
     pairs: Sequence[tuple[str, bytes, bytes]] = (),
     panel: Sequence[tuple[str, bytes]] = (),
+    night: Mapping[str, Any] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The report as the text of an HTML file. What is empty or missing is left out; NaN and None become –.
 
     Args:
         title: of the page, as plain text.
         style: the painting, an encoded picture of any size.
-        triples: held-out photos, shown side by side with both results.
+        triples: held-out photos, of which the first `SHOWN` are shown side by side with the results.
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
             means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
             after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
@@ -93,6 +99,10 @@ def render(
         recipe: the recipe's plain values, shown as YAML.
         pairs: name, photo and optimised picture of some training pairs.
         panel: a name and a column of pictures for the photos, the optimised pictures, and steps of training.
+        night: of one that has met the gate `started`; the figures of `publish`, or of its refusal; `dataset`,
+            those of `generate`; `cost`, see `night.cost_of`; and `rival`, the evaluation of the model that
+            the gate compared with, as it stands in its `model.json`.
+        earlier: see `night.earlier_nights`.
     """
     with mpl.style.context(["default", STYLE]):
         plots = {
@@ -106,19 +116,26 @@ def render(
         }
     return _TEMPLATE.render(
         title=title,
-        style=data_uri(style, 1024),
+        style=data_uri(style, 800),
         triples=[
             {
                 "name": triple.name,
                 "views": [
-                    (kind, label, data_uri(getattr(triple, kind), 512), triple.losses.get(kind, {}))
+                    (
+                        kind,
+                        _NEW if triple.published and kind == "model" else label,
+                        data_uri(getattr(triple, kind), _SIDE),
+                        triple.losses.get(kind, {}),
+                    )
                     for kind, label in _KINDS.items()
+                    if getattr(triple, kind)
                 ],
             }
-            for triple in triples
+            for triple in triples[:SHOWN]
         ],
+        photos=len(triples),
         larger=[
-            (triple.name, *(data_uri(each, 1024) for each in triple.larger))
+            (triple.name, *(data_uri(each, 2 * _SIDE) for each in triple.larger))
             for triple in triples
             if triple.larger
         ][:_LARGER],
@@ -128,8 +145,11 @@ def render(
         dataset=dataset,
         run=run,
         recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True) if recipe else "",
-        pairs=[(name, data_uri(photo, 256), data_uri(made, 256)) for name, photo, made in pairs],
-        panel=[(name, data_uri(column, 1100)) for name, column in panel],
+        pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in pairs],
+        panel=[(name, data_uri(column, 800)) for name, column in panel],
+        night=night,
+        wins=_wins(evaluation, night["rival"]) if night else 0,
+        earlier=earlier,
         **plots,
     )
 
@@ -161,15 +181,34 @@ def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256, painting: by
 
 _TOLD: Final = "Objective of the optimisation over iterations, and of the fast model"
 
-_LARGER: Final = 3
+SHOWN: Final = 8
+"""Held-out photos that are shown, so that a report stays a file of 3 MB at most."""
+
+_LARGER: Final = 2
 """Photos that are shown at twice the size."""
 
-_KINDS: Final = {"photo": "Photo", "optimised": "Optimised", "model": "Fast model"}
+_SIDE: Final = 384
+"""Most pixels of a picture's side; a phone shows two in a row, with two or three for a CSS pixel."""
+
+_KINDS: Final = {
+    "photo": "Photo",
+    "optimised": "Optimised",
+    "published": "Published model",
+    "model": "Fast model",
+}
+_NEW: Final = "New model"
+"""Where the one that was published before is beside it."""
 
 
 def _speedup(seconds: Mapping[str, Any]) -> float:
     model, optimised = floats([seconds.get("model"), seconds.get("optimised")])
     return float(optimised / model) if model > 0 else math.nan
+
+
+def _wins(evaluation: Mapping[str, Any], rival: Mapping[str, Any]) -> int:
+    """Photos on which the first objective is the lower one."""
+    mine, theirs = (each.get("objectives", {}) for each in (evaluation, rival))
+    return sum(mine[photo] < theirs[photo] for photo in mine.keys() & theirs.keys())
 
 
 _TEMPLATE: Final = ENVIRONMENT.get_template("report.html.j2")

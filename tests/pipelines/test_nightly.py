@@ -23,6 +23,7 @@ from batch_nst.errors import GateError, IncompleteError, RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.apply import apply
 from batch_nst.pipelines.evaluate import baseline_figures, milestones, summarise
+from batch_nst.pipelines.page import exact
 from batch_nst.pipelines.publish import publish
 from batch_nst.pipelines.train import training_version
 from batch_nst.recipe import Publish, load_recipe
@@ -373,11 +374,9 @@ def test_the_gate_lets_only_the_better_through(home, night):
     with pytest.raises(GateError, match="nan"):
         publish(candidate("broken", float("nan")), Publish(), store, 99)
     assert models.current(store)["version"] == night["version"]
-    assert publish("good", Publish(margin=0.1), store, 99) == {
-        "version": "good",
-        "published": True,
-        "previous": night["version"],
-    }
+    figures = publish("good", Publish(margin=0.1), store, 99)
+    assert (figures["version"], figures["previous"]) == ("good", night["version"])
+    assert figures["compared"]["objective"] == pytest.approx(objective * 0.5)
     assert models.current(store)["version"] == "good"
     models.point(store, night["version"], card["digests"], 99)
 
@@ -390,6 +389,38 @@ def test_an_image_without_a_number_for_its_loss_is_a_failed_row_and_no_pair(home
     assert figures["reasons"] == {"not_finite": 4}
     with pytest.raises(IncompleteError, match="no pair to train on"):
         commands.train(load_recipe(home / "recipe.yaml", overrides))
+
+
+def test_the_report_of_a_first_night_tells_what_was_new_and_what_it_cost(home, night, browser):
+    assert night["report"] == output(home).join(f"runs/{night['run']}/report.html")
+    summary = json.loads(output(home).read(f"runs/{night['run']}/summary.json"))
+    assert set(summary["cost"]["step_seconds"]) == {"pairs", "training", "graph", "scoring"}
+    text = Path(night["report"]).read_text()
+    assert "<h1>The first model</h1>" in text
+    assert "Old against new" not in text
+    check_look(browser.look(Path(night["report"]), 390))
+
+
+def check_look(look) -> None:
+    assert (look.width, look.undecoded, look.troubles, look.requests) == (390, [], [], [])
+    assert look.pictures > 0
+
+
+def test_a_refused_night_has_a_report_with_both_models_and_a_link_to_the_first(home, night, browser):
+    recipe = load_recipe(home / "recipe.yaml", ["train.steps=2", "publish.max_objective=1.0"])
+    with pytest.raises(GateError) as refusal:
+        commands.nightly(recipe)
+    figures = refusal.value.figures
+    report = Path(figures["report"])
+    text = report.read_text()
+    assert "<h1>No new model</h1>" in text
+    assert "publish.max_objective allows 1.\n" in text
+    assert f"than the {exact(figures['compared']['published']['objective'])} of the published model" in text
+    assert text.count(': published model"') == 2  # of both held-out images
+    links = re.findall(r'<a href="([^"]*)"', text)
+    assert f"../{night['run']}/report.html" in links
+    assert all((report.parent / link).resolve().is_file() for link in links)
+    check_look(browser.look(report, 390))
 
 
 def test_a_refused_night_tells_the_figures_that_refused_it(home, night):

@@ -70,7 +70,27 @@ def test_the_first_model_needs_no_comparison_but_a_limit_may_forbid_it(tmp_path:
 
 def test_only_photos_that_both_were_scored_on_count(store: Store) -> None:
     make_model(store, NEW, {"a": 90.0, "b": 400.0, "c": 1e9})
-    assert publish(NEW, FREE, store, 1)["previous"] == OLD
+    assert publish(NEW, FREE, store, 1) == {
+        "version": NEW,
+        "published": True,
+        "previous": OLD,
+        "compared": {
+            "objective": pytest.approx(36_000**0.5),
+            "published": {"version": OLD, "objective": pytest.approx(200.0)},
+            "margin": 0.0,
+            "photos": 2,
+        },
+    }
+
+
+def test_a_refusal_tells_what_was_compared_whatever_the_reason(store: Store) -> None:
+    make_model(store, NEW, {"a": 90.0, "b": 400.0})
+    with pytest.raises(GateError) as error:
+        publish(NEW, Publish(max_objective=10.0), store, 1)
+    figures = error.value.figures
+    assert (figures["refused"]["max_objective"], figures["compared"]["photos"]) == (10.0, 2)
+    assert figures["compared"]["published"] == {"version": OLD, "objective": pytest.approx(200.0)}
+    assert mark_of(store, NEW) == figures["refused"]
 
 
 def test_a_refused_candidate_is_kept_and_marked_with_the_figures(store: Store) -> None:

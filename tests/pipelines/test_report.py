@@ -2,6 +2,8 @@
 
 import math
 import re
+from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import Browser
 from PIL import Image, ImageOps
 
 from batch_nst.pipelines.report import Triple, contact_sheet, render
@@ -162,8 +165,174 @@ def test_it_fetches_nothing_and_runs_nothing(report: str) -> None:
         for name, value in attrs.items():
             assert not name.startswith("on")
             if name in {"src", "href", "xlink:href"}:
-                assert str(value).startswith(("data:image/jpeg;base64,", "#"))
+                assert str(value).startswith(("data:image/webp;base64,", "#"))
     assert not re.search(r"https?://|@import|url\((?!#)", report)
+
+
+NIGHT = {
+    "started": datetime(2026, 11, 25, 22, 50),
+    "version": "000002-bbbbbbbbbbbb",
+    "published": True,
+    "previous": "000001-aaaaaaaaaaaa",
+    "compared": {
+        "objective": 26_123.0,
+        "published": {"version": "000001-aaaaaaaaaaaa", "objective": 31_000.0},
+        "margin": 0.02,
+        "photos": 2,
+    },
+    "rival": {"model": _losses(31e3, distance=0.6, ssim=0.3), "objectives": {"a": 30e3, "b": 32e3, "c": 1.0}},
+    "dataset": {
+        "photos": 19,
+        "found": 76,
+        "tried": 12,
+        "made": 9,
+        "ok": 70,
+        "held_out": 2,
+        "rejected": 3,
+        "failed": 1,
+        "pending": 0,
+        "gone": 5,
+        "reasons": {"not_an_image": 2, "<i>": 1},
+    },
+    "cost": {
+        "device_hours": {"pairs": 1.5, "training": 0.25},
+        "requests": {"reads": 1100, "writes": 80, "lists": 54},
+        "bytes_read": 12_300_000,
+        "bytes_written": 4_560_000_000,
+        "step_seconds": {"pairs": 2700.0, "training": 900.0, "graph": 3.1, "scoring": 121.9},
+    },
+}
+REFUSAL = "000002-bbbbbbbbbbbb: objective <b>99</b> & more; not published"
+EARLIER = [
+    {
+        "link": "../20261124T220000Z-000004-nightly/report.html",
+        "started": datetime(2026, 11, 24, 22),
+        "published": False,
+        "objective": 60e3,
+    },
+    {"link": "../20261123T220000Z-000001-nightly/report.html", "started": datetime(2026, 11, 23, 22)},
+]
+
+
+def _night(given: dict[str, Any], **changes: Any) -> str:
+    """A report of a night, with pictures of the model that was published before."""
+    triples = [
+        replace(
+            triple, published=_picture("goldfish"), losses={**triple.losses, "published": {"total": 31e3}}
+        )
+        for triple in given["triples"]
+    ]
+    evaluation = given["evaluation"] | {"objectives": {"a": 26e3, "b": 33e3, "d": 1.0}}
+    changed = {
+        "triples": triples,
+        "evaluation": evaluation,
+        "night": {**NIGHT, **changes},
+        "earlier": EARLIER,
+    }
+    return render(**given | changed)
+
+
+def _text(report: str) -> str:
+    return " ".join(Page(report).text.split())
+
+
+def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_before(
+    given: dict[str, Any],
+) -> None:
+    report = _night(given)
+    text = _text(report)
+    for told in (
+        "night of 25 November 2026, 22:50 UTC A better model Model 000002-bbbbbbbbbbbb is "
+        "published. On 2 held-out photos its objective is 26 123, "
+        "15.7 % less than the 31 000 of the published model; the gate asks for 2 % less.",
+        "found76 tried tonight12 new pairs9 done in all72 rejected4 pending0 gone5",
+        "Rejected or failed tonight: 2 not an image, 1 <i>.",
+        "time1 h 2 min device-hours1.75 requests1 234 read12.3 MB written4.56 GB",
+        "pairs 45 min 0 s training 15 min 0 s graph 3.1 s scoring 2 min 2 s",
+        "24 Nov, 22:00 refused, 60 k 23 Nov, 22:00 cut off",
+        "The new model is the better one on 1.",
+        "Published31 0006.2 k3100.60.3 Needed30 380 New26 123",
+    ):
+        assert told in text.replace("\u202f", " ")
+    links = [attrs["href"] for tag, attrs in Page(report).tags if tag == "a"]
+    assert links == [each["link"] for each in EARLIER]
+    assert not re.search(r"https?://|<script|javascript:", report)
+
+
+def test_a_refused_night_begins_with_the_reason(given: dict[str, Any]) -> None:
+    refused = {"why": REFUSAL, "max_objective": 1.0}
+    text = _text(_night(given, published=False, previous=None, refused=refused))
+    assert "No new model Model 000002-bbbbbbbbbbbb is refused. On 2 held-out photos its objective" in text
+    assert "The reason: objective <b>99</b> & more." in text
+    text = _text(_night(given, refused={"why": REFUSAL}, compared=None, rival={}))
+    assert "is refused. The reason: objective <b>99</b> & more." in text
+    assert "Old against new" not in text
+
+
+def test_a_first_night_compares_with_nothing(given: dict[str, Any]) -> None:
+    first = {**NIGHT, "previous": None, "compared": None, "rival": {}}
+    text = _text(render(**given, night=first))
+    assert "is published. On 2 photos that it has never seen, it is worth 23 iterations" in text
+    assert "Old against new" not in text
+    assert "Earlier nights" not in text
+
+
+def test_each_photo_is_shown_after_the_old_and_the_new_model(given: dict[str, Any]) -> None:
+    page = Page(_night(given))
+    for triple in given["triples"]:
+        for kind in ("photo", "published model", "new model"):
+            assert page.images(f"{triple.name}: {kind}")
+
+
+def test_a_report_of_large_pictures_is_a_file_of_three_megabytes_at_most(given: dict[str, Any]) -> None:
+    names = ("coffee", "moose", "chelsea", "rocket", "perch", "panda", "windmill", "crocodile")
+    photos = [_picture(name, shape=(512, 512)) for name in names] * 2
+    triples = [
+        Triple(f"{number}.jpg", photo, photo, photo, {}, (photo, photo), published=photo)
+        for number, photo in enumerate(photos)
+    ]
+    column = contact_sheet([[photo] for photo in photos[:4]])
+    report = render(
+        **given
+        | {
+            "triples": triples,
+            "pairs": [("x.jpg", photo, photo) for photo in photos[:8]],
+            "panel": [(str(number), column) for number in range(9)],
+        },
+        night=NIGHT,
+    )
+    assert len(report) < 3_000_000
+    page = Page(report)
+    assert [bool(page.images(f"{number}.jpg: photo")) for number in range(16)] == [True] * 8 + [False] * 8
+    assert "Shown are 8 of 16." in " ".join(page.text.split())
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (320, False), (1280, False)])
+def test_a_browser_shows_all_of_it_without_scrolling_sideways(
+    given: dict[str, Any], browser: Browser, tmp_path: Path, width: int, dark: bool
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(_night(given, refused={"why": REFUSAL}))
+    look = browser.look(page, width, dark=dark)
+    assert width - 20 < look.width <= width  # beside it the bar that scrolls
+    assert look.undecoded == []
+    assert look.troubles == []
+    assert look.requests == []
+    assert look.pictures == page.read_text().count("<img ")
+
+
+def test_the_browser_tells_of_what_would_be_wrong(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<meta name="viewport" content="width=device-width"><div style="width: 700px">x</div>'
+        '<img alt="torn" src="data:image/webp;base64,AAAA"><img alt="gone" src="gone.png">'
+        "<script>console.error('oh')</script>"
+    )
+    look = browser.look(page, 390)
+    assert look.width > 390
+    assert look.undecoded == ["torn", "gone"]
+    assert look.requests == [(tmp_path / "gone.png").as_uri()]
+    assert len(look.troubles) >= 2
 
 
 def test_every_name_is_shown_as_it_is(report: str) -> None:

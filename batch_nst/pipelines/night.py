@@ -1,0 +1,109 @@
+"""What the report of a night tells beside its model: its cost, the published model, earlier nights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Any, Final
+
+from batch_nst.data import models
+from batch_nst.data.images import decode_stored, encode
+from batch_nst.data.storage import Store
+from batch_nst.errors import WeightsError
+from batch_nst.pipelines.progress import say
+from batch_nst.pipelines.report import SHOWN, Triple
+from batch_nst.pipelines.store_requests import Traffic, generate_requests
+
+Figures = Mapping[str, Any]
+
+_REPORT: Final = re.compile(r"runs/(\d{8}T\d{6}Z-\d{6,}-nightly)/report\.html")
+_EARLIER: Final = 14
+"""Nights that are linked, at most."""
+
+
+def cost_of(made: Figures, traffic: Traffic, seconds: Mapping[str, float], workers: int) -> dict[str, Any]:
+    """What a night took.
+
+    Args:
+        made: figures of `generate`.
+        traffic: of its plan, before it began.
+        seconds: of each step, `training` among them.
+        workers: that trained, with a device each.
+
+    Returns:
+        Figures: `device_hours`, of `pairs` while devices were busy, of `training` while they were held;
+        `requests` to object stores for pairs, by the formula of `plan`; bytes of photos read and units
+        written; `step_seconds`.
+    """
+    return {
+        "device_hours": {
+            "pairs": made["device_seconds"] / 3600,
+            "training": seconds["training"] * workers / 3600,
+        },
+        "requests": asdict(generate_requests(traffic, max(1, made["devices"]), made["seconds"])),
+        "bytes_read": made["bytes_read"],
+        "bytes_written": made["bytes_written"],
+        "step_seconds": dict(seconds),
+    }
+
+
+def earlier_nights(store: Store, run: str) -> list[dict[str, Any]]:
+    """The last nights that left a report before this run, the latest first.
+
+    Returns:
+        For each `link`, relative to the folder of a run; `started`, a date and time of UTC; and of its
+        summary, if it was not killed before that, `published` and the model's `objective`.
+    """
+    found = [match for name in store.list("runs") if (match := _REPORT.fullmatch(name)) and match[1] < run]
+    return [
+        {
+            "link": f"../{match[1]}/report.html",
+            "started": started(match[1]),
+            **_outcome(store, match[1]),
+        }
+        for match in reversed(found[-_EARLIER:])
+    ]
+
+
+def started(run: str) -> datetime:
+    """When a run began, UTC, from its name."""
+    return datetime.strptime(run.partition("-")[0], "%Y%m%dT%H%M%SZ")
+
+
+def _outcome(store: Store, run: str) -> dict[str, Any]:
+    try:
+        summary = json.loads(store.read(f"runs/{run}/summary.json"))
+    except FileNotFoundError:
+        return {}
+    return {"published": summary.get("published"), "objective": summary.get("model", {}).get("total")}
+
+
+def beside_published(triples: Sequence[Triple], store: Store, version: str) -> list[Triple]:
+    """The first `SHOWN` of them with the published model's picture, and its objective as its card tells it.
+
+    A model that is damaged is told and shows nothing: the night has met the gate without its weights.
+    """
+    import torch
+
+    from batch_nst.engine.model_files import load_net, stylize_image
+
+    card = models.require_card(store, version)
+    try:
+        net = load_net(models.read_weights(store, version), card)
+    except WeightsError as error:
+        say(f"published {version}: {error}; the report shows none of its pictures")
+        return list(triples)
+    objectives = card["evaluation"]["objectives"]
+    return [
+        replace(
+            triple,
+            published=encode(
+                stylize_image(net, torch.from_numpy(decode_stored(triple.photo))).numpy(), "webp"
+            ),
+            losses={**triple.losses, "published": {"total": objectives.get(triple.id)}},
+        )
+        for triple in triples[:SHOWN]
+    ]

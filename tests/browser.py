@@ -1,0 +1,149 @@
+"""Headless Chromium, spoken to through a pipe (its DevTools protocol): pages as people see them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from base64 import b64decode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_MEASURE = """({
+  width: document.documentElement.scrollWidth,
+  undecoded: [...document.images].filter(image => !image.naturalWidth).map(image => image.alt),
+  pictures: document.images.length,
+})"""
+
+
+class Look(NamedTuple):
+    """A page in a window."""
+
+    width: int
+    """Of the document, in CSS pixels: more than the window's means that one must scroll sideways."""
+    pictures: int
+    undecoded: list[str]
+    """Names of pictures that are not shown."""
+    troubles: list[str]
+    """What the console tells, of scripts, of the page's own policy, or of requests."""
+    requests: list[str]
+    """Addresses of what the page fetched, without itself and what is in it."""
+    screenshot: bytes
+    """PNG, of the whole page."""
+
+
+class Browser:
+    """One process of Chromium with one page."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        """`profile` is a folder that it may write to."""
+        its_input, self._to = os.pipe()
+        self._from, its_output = os.pipe()
+        self._rest = b""
+        self._number = 0
+        self._events: list[dict[str, Any]] = []
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+        self._process = subprocess.Popen(
+            [
+                *("bash", "-c", f'exec "$@" 3<&{its_input} 4>&{its_output}', "bash"),
+                *(program, *options, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"),
+            ],
+            pass_fds=(its_input, its_output),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(its_input)
+        os.close(its_output)
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
+
+    def close(self) -> None:
+        """End the process."""
+        self._call("Browser.close")
+        self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
+
+    def look(self, page: Path, width: int, height: int = 844, scale: float = 1, dark: bool = False) -> Look:
+        """Open a file in a window of so many CSS pixels, below 600 as a phone does.
+
+        Args:
+            page: an HTML file.
+            width: of the window.
+            height: of the window.
+            scale: pixels of the screenshot for a CSS pixel.
+            dark: as people who prefer it see it.
+        """
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[feature])
+        self._events.clear()
+        self._call("Page.navigate", url=page.resolve().as_uri())
+        while "Page.loadEventFired" not in {event["method"] for event in self._events}:
+            self._events.append(self._receive())
+        found = self._call("Runtime.evaluate", expression=_MEASURE, returnByValue=True)["result"]["value"]
+        shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
+        told = (
+            "Runtime.exceptionThrown",
+            "Runtime.consoleAPICalled",
+            "Log.entryAdded",
+            "Network.loadingFailed",
+        )
+        urls = [
+            event["params"]["request"]["url"]
+            for event in self._events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return Look(
+            width=found["width"],
+            pictures=found["pictures"],
+            undecoded=found["undecoded"],
+            troubles=[json.dumps(event) for event in self._events if event["method"] in told],
+            requests=[url for url in urls[1:] if not url.startswith("data:")],
+            screenshot=b64decode(shot["data"]),
+        )
+
+    def _call(self, method: str, **parameters: Any) -> Any:
+        """Ask, and wait for the answer."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if hasattr(self, "_session") and not method.startswith("Browser."):
+            message["sessionId"] = self._session
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._to, data) :]
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+            self._events.append(answer)
+
+    def _receive(self) -> dict[str, Any]:
+        parts = [self._rest]
+        while b"\0" not in parts[-1]:
+            part = os.read(self._from, 1 << 20)
+            assert part, f"the browser has ended with {self._process.wait()}"
+            parts.append(part)
+        message, _, self._rest = b"".join(parts).partition(b"\0")
+        return dict(json.loads(message))
+
+
+@contextlib.contextmanager
+def start(program: str, profile: Path) -> Iterator[Browser]:
+    """A browser that ends with the block."""
+    browser = Browser(program, profile)
+    try:
+        yield browser
+    finally:
+        browser.close()
