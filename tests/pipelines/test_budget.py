@@ -93,7 +93,7 @@ def test_a_moment_may_have_passed(word: str) -> None:
 )
 def test_a_deadline_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(
-        ArgumentTypeError, match="given '.*'; allowed: a time of day, such as 06:00, or a date"
+        ArgumentTypeError, match=r"given '.*'; allowed: a time of day, such as 06:00, or a date"
     ):
         _deadline(word)
 

@@ -24,7 +24,7 @@ RECIPE = f"""
 output: out
 style: {{image: style.png, size: 32}}
 loss: {{content_layers: {{relu1_2: 1.0}}, style_layers: {{relu1_1: 1.0, relu2_1: 1.0}}}}
-generate: {{input: photos, image_size: 40, iterations: 60, unit_images: 1, min_side: 16, precision: fp32}}
+generate: {{input: photos, image_size: 40, iterations: 200, unit_images: 1, min_side: 16, precision: fp32}}
 train: {{steps: {STEPS}, batch_size: 4, width: 8, crop_size: 32, checkpoint_steps: 3, precision: fp32}}
 evaluate: {{holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5, sizes: [], larger_photos: 0}}
 """
