@@ -419,7 +419,7 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
     snapshot = latest_snapshot(Store(given.output))
     assert snapshot is not None
     assert snapshot.audit == {"planned": found, "done": found - pending, "pending": pending, "gone": 0}
-    assert snapshot.done == 1 - pending / found
+    assert snapshot.done == (found - pending) / found
 
     with pytest.raises(IncompleteError) as ended:  # nor does it begin one at another start
         run_within(given, budget, min_done=0.99)
