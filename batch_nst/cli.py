@@ -29,7 +29,6 @@ _CONTINUE = {"generate", "train", "nightly", "forget"}
 _JOBS = ("nightly", "generate", "train", "evaluate", "export", "plan", "doctor")
 """Commands that run as jobs: those of a recipe."""
 
-
 _NOTIFY = "BATCH_NST_NOTIFY"
 """Of the environment, instead of `--notify`."""
 
@@ -93,6 +92,8 @@ def _hide_url(options: argparse.Namespace) -> str | None:
         elif not (word.startswith("--n") and word.endswith(f"={url}")):
             words.append(word)
     if url and len(words) < len(sys.orig_argv) - 1:
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was; handlers do not outlive this, that does
         os.execve(sys.executable, [sys.executable, *words], {**os.environ, _NOTIFY: url})
     return url
 

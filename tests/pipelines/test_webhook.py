@@ -193,6 +193,31 @@ def test_a_night_posts_what_it_prints_and_nobody_sees_where(hook: Hook, finished
     assert hook.words == []
 
 
+IGNORED = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+ran = subprocess.Popen([sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
+sys.exit(ran.wait())
+"""
+SIGINT = """
+import os, signal
+from batch_nst import cli
+cli.load_recipe = lambda *_: os.kill(os.getpid(), signal.SIGINT) or {}["outlived"]
+cli.main()
+"""
+
+
+def test_a_command_that_starts_itself_anew_in_the_background_ignores_ctrl_c_as_before(hook: Hook) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", IGNORED, SIGINT, "nightly", "recipe.yaml", "--notify", hook.url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert "KeyError: 'outlived'" in ran.stderr
+
+
 def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
     hook: Hook, finished: tuple[str, Store]
 ) -> None:
