@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from batch_nst import __version__
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped
@@ -25,6 +29,9 @@ _CONTINUE = {"generate", "train", "nightly", "forget"}
 _JOBS = ("nightly", "generate", "train", "evaluate", "export", "plan", "doctor")
 """Commands that run as jobs: those of a recipe."""
 
+_NOTIFY = "BATCH_NST_NOTIFY"
+"""Of the environment, instead of `--notify`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave the process.
@@ -35,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     output = sys.stdout
     command: str | None = None
+    url: str | None = None
     continues = False
     code, figures = 0, {}
 
@@ -50,16 +58,55 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         options = parse(arguments)
         sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
-        command, continues = options.command, _continues(options)
+        command, continues, url = options.command, _continues(options), _hide_url(options)
         figures = options.run(options)
     except (BatchNSTError, Stopped) as error:
         code = error.exit_code
-        figures = {"error": str(error), **getattr(error, "figures", {})}
+        figures = {"error": str(error), **error.figures}
         print(f"batch-nst{f' {command}' if command else ''}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
-    print(json.dumps({"command": command, "exit_code": code, **figures}), file=output, flush=True)
+    except Exception as bug:  # shows its traceback, of which nothing goes elsewhere
+        _notify(
+            url, json.dumps({"command": command, "exit_code": 1, "error": f"a bug: {type(bug).__name__}"})
+        )
+        raise
+    told = json.dumps({"command": command, "exit_code": code, **figures})
+    print(told, file=output, flush=True)
+    _notify(url, told)
     sys.exit(code)
+
+
+def _hide_url(options: argparse.Namespace) -> str | None:
+    """The URL of `--notify`, a secret, taken away from where it would be seen.
+
+    The words of a command are seen by everybody on its machine, and stand in Ray's list of drivers: so one
+    that was started with it starts itself anew without. The environment is what Ray's processes inherit.
+    """
+    os.environ.pop(_NOTIFY, None)
+    url: str | None = getattr(options, "notify", None)
+    words: list[str] = []
+    for word in sys.orig_argv[1:] if url else ():
+        if word == url and words[-1].startswith("--n"):
+            words.pop()
+        elif not (word.startswith("--n") and word.endswith(f"={url}")):
+            words.append(word)
+    if url and len(words) < len(sys.orig_argv) - 1:
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was; handlers do not outlive this, that does
+        os.execve(sys.executable, [sys.executable, *words], {**os.environ, _NOTIFY: url})
+    return url
+
+
+def _notify(url: str | None, told: str) -> None:
+    """Post what a command has come to, if somebody wants it. The command is over: SIGTERM changes nothing."""
+    if url is None:
+        return
+    from batch_nst.pipelines.webhook import post
+
+    on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    post(url, told)
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _continues(options: argparse.Namespace) -> bool:
@@ -83,7 +130,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
     def run(options: argparse.Namespace) -> Figures:
         from batch_nst.pipelines import commands
 
-        named = ("wait", "retry", "max_device_hours")
+        named = ("wait", "retry", "max_device_hours", "deadline")
         keys = {key: value for key, value in vars(options).items() if key in named}
         command: Callable[..., Figures] = getattr(commands, name)
         return command(load_recipe(options.recipe, options.overrides), **keys)
@@ -108,7 +155,22 @@ def _submit(options: argparse.Namespace) -> Figures:
         step: Callable[..., Figures] = getattr(submission, options.then)
         return step(recipe, options.address)
     detach = options.then == "detach"
-    return submission.submit(recipe, options.job, options.address, options.shared, detach)
+    words = _words(options)
+    return submission.submit(recipe, options.job, options.address, options.shared, detach, words)
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The options of `submit` that are those of the job's command; one that it does not take is refused."""
+    words = [f"--{name}" for name in ("wait", "retry") if getattr(options, name)]
+    if options.max_device_hours < math.inf:
+        words += ["--max-device-hours", repr(options.max_device_hours)]
+    if options.deadline:  # a moment: clocks there may show another time of day
+        words += ["--deadline", options.deadline.isoformat()]
+    try:
+        parse([options.job, "RECIPE", *words])
+    except RecipeError as error:
+        raise RecipeError(f"--command {options.job}: {error}") from error
+    return words
 
 
 def _try(options: argparse.Namespace) -> Figures:
@@ -207,6 +269,37 @@ def _count(word: str) -> int:
     return int(word)
 
 
+def _deadline(word: str) -> datetime:
+    """The next time that a local clock shows HH:MM; or a date and time with a zone, past or not."""
+    with contextlib.suppress(ValueError):
+        if match := re.fullmatch(r"(\d\d?):(\d\d)", word):
+            return _next(int(match[1]), int(match[2]), datetime.now())
+        moment = datetime.fromisoformat(word)
+        if moment.tzinfo:
+            return moment
+    raise argparse.ArgumentTypeError(
+        f"given {word!r}; allowed: a time of day, such as 06:00, or a date and time with a zone, such as "
+        "2027-01-31T06:00+01:00"
+    )
+
+
+def _next(hour: int, minute: int, now: datetime) -> datetime:
+    """The first such time after `now`, which is local and without a zone; with its zone."""
+    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    moment = today.astimezone()
+    return moment if moment > now.astimezone() else (today + timedelta(days=1)).astimezone()
+
+
+def _webhook(word: str) -> str:
+    """An http or https URL. What is wrong is not shown: it may be a secret with a slip in it."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(word)
+        _ = parts.port
+        if parts.scheme in ("http", "https") and parts.hostname and word.isprintable() and " " not in word:
+            return word
+    raise argparse.ArgumentTypeError("allowed: an http or https URL; what was given is not shown")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The words of a call as options; `run` among them takes the step. Wrong ones raise RecipeError."""
     parser = _parser()
@@ -223,6 +316,23 @@ def _takes_recipe(command: argparse.ArgumentParser, more: str = "") -> None:
     command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file{more}")
     command.add_argument(
         "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
+    )
+
+
+def _takes_budget(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--retry", action="store_true", help="try failed images once more")
+    command.add_argument(
+        "--max-device-hours",
+        type=_amount,
+        default=math.inf,
+        metavar="H",
+        help="begin no further unit when devices have worked for so long in all",
+    )
+    command.add_argument(
+        "--deadline",
+        type=_deadline,
+        metavar="HH:MM",
+        help="begin no further unit from then on (local time, or ISO with a zone); a night trains after it",
     )
 
 
@@ -283,13 +393,14 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--wait", action="store_true", help="wait for another run's lease")
         if name in ("generate", "nightly"):
-            command.add_argument("--retry", action="store_true", help="try failed images once more")
+            _takes_budget(command)
+        if name == "nightly":
             command.add_argument(
-                "--max-device-hours",
-                type=_amount,
-                default=math.inf,
-                metavar="H",
-                help="begin no further unit when devices have worked for so long in all",
+                "--notify",
+                type=_webhook,
+                default=os.environ.get(_NOTIFY) or None,
+                metavar="URL",
+                help=f"post the figures there, however it ends; or {_NOTIFY}",
             )
     examine = add(
         "doctor",
@@ -311,6 +422,8 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
         help="of the job server (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
+    send.add_argument("--wait", action="store_true", help="the job waits for another run's lease")
+    _takes_budget(send)
     which = send.add_mutually_exclusive_group()
     which.add_argument("--nightly", dest="job", action="store_const", const="nightly", help="the default")
     which.add_argument("--command", dest="job", choices=_JOBS, metavar="NAME", help=f"or {', '.join(_JOBS)}")

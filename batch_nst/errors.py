@@ -77,9 +77,14 @@ class JobError(BatchNSTError):
 
 
 class Stopped(BaseException):
-    """SIGTERM arrived; what was finished is kept.
+    """SIGTERM arrived; what was finished is kept. `figures` are as those of `BatchNSTError`.
 
     No Exception, as KeyboardInterrupt is none: Ray and others catch those, and write of bugs in themselves.
     """
 
     exit_code = 143
+
+    def __init__(self, message: str) -> None:
+        """`message` is one line."""
+        super().__init__(message)
+        self.figures: dict[str, Any] = {}

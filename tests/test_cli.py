@@ -148,6 +148,15 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
         (["submit", "recipe.yaml", "--stop", "--detach"], "--detach: not allowed with argument --stop"),
         (["submit", "recipe.yaml", "--nightly", "--command", "train"], "not allowed with argument --nightly"),
         (["submit", "recipe.yaml", "--command", "apply"], "invalid choice: 'apply'"),
+        (
+            ["nightly", "recipe.yaml", "--deadline", "6 am"],
+            "--deadline: given '6 am'; allowed: a time of day",
+        ),
+        (
+            ["submit", "recipe.yaml", "--deadline", "24:00"],
+            "--deadline: given '24:00'; allowed: a time of day",
+        ),
+        (["generate", "recipe.yaml", "--notify", "https://x"], "unknown: --notify"),
         (["try", "recipe.yaml", "--photos", "0"], "--photos: given '0'; allowed: a whole number, 1 or more"),
         (["apply", "model", "in", "out", "--strength", "1.5"], "given '1.5'; allowed: a number from 0 to 1"),
         (["apply", "model", "in", "out", "--strength", "nan"], "given 'nan'; allowed: a number from 0 to 1"),
@@ -337,9 +346,13 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert "Traceback" not in stopped.stderr
     message = "stopped by SIGTERM; start it again and it continues"
     assert stopped.stderr.splitlines()[-1] == f"batch-nst generate: {message}"
-    assert stopped.figures == {"command": "generate", "exit_code": 143, "error": message}
-    [summary] = (project.output / "runs").glob("*-generate/summary.json")
-    assert json.loads(summary.read_text())["error"] == message
+    [file] = (project.output / "runs").glob("*-generate/summary.json")
+    summary = json.loads(file.read_text())
+    told = stopped.figures
+    assert told["exit_code"] == 143
+    for figures in (told, summary):
+        assert (figures["command"], figures["error"]) == ("generate", message)
+        assert (figures["run"], figures["output"]) == (file.parent.name, str(project.output))
     [lease] = (project.output / "lease").iterdir()
     assert json.loads(lease.read_text())["released"] is True
     before = {path: path.stat().st_mtime_ns for path in committed.rglob("*.parquet")}

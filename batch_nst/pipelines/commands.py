@@ -15,6 +15,7 @@ from batch_nst.data.lease import Lease, acquire
 from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped
+from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Recipe
 
@@ -67,7 +68,11 @@ def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates |
 
 
 def generate(
-    recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
+    recipe: Recipe,
+    wait: bool = False,
+    retry: bool = False,
+    max_device_hours: float = math.inf,
+    deadline: datetime | None = None,
 ) -> Figures:
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate import generate as step
@@ -76,7 +81,7 @@ def generate(
         "generate",
         recipe.output,
         wait,
-        lambda run: step(recipe, run.store, run.lease, retry, max_device_hours),
+        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
     )
 
 
@@ -110,11 +115,16 @@ def export(recipe: Recipe, wait: bool = False) -> Figures:
 
 
 def nightly(
-    recipe: Recipe, wait: bool = False, retry: bool = False, max_device_hours: float = math.inf
+    recipe: Recipe,
+    wait: bool = False,
+    retry: bool = False,
+    max_device_hours: float = math.inf,
+    deadline: datetime | None = None,
 ) -> Figures:
     """Generate, train, evaluate, export, and publish what is better than what is published.
 
-    Where there is nothing to do, nothing is written, and neither torch nor Ray is imported.
+    Where there is nothing to do, nothing is written, and neither torch nor Ray is imported. What a budget or
+    a deadline leaves to the next night keeps none of the rest from being done, if `train.min_done` is.
     """
     from batch_nst.pipelines.export import export as write_graph
     from batch_nst.pipelines.generate import generate as make_pairs
@@ -135,7 +145,8 @@ def nightly(
 
         surveyed = surveyed or survey(recipe, run.store, retry)
         traffic = work_of(surveyed, run.store, recipe).traffic
-        made = make_pairs(recipe, run.store, run.lease, retry, max_device_hours, surveyed)
+        budget = Budget(max_device_hours, deadline)
+        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, recipe.train.min_done)
         run.took("pairs")
         figures: Figures = {"dataset": made}
         figures |= fit_model(recipe, run.store)
@@ -187,6 +198,12 @@ class _Run:
         """A step has ended, which began when the one before it ended."""
         self.step_seconds[step] = round(self.seconds - sum(self.step_seconds.values()), 1)
 
+    @property
+    def about(self) -> Figures:
+        """What is told of it however it ends."""
+        named = {"run": self.name} if self.leaves_figures else {}
+        return {**named, "output": self.store.uri, "seconds": self.seconds}
+
     def write(self, name: str, data: bytes) -> str:
         self.store.replace(f"runs/{self.name}/{name}", data)
         return self.store.join(f"runs/{self.name}/{name}")
@@ -232,12 +249,12 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
         try:
             figures = step(run)
         except (BatchNSTError, Stopped) as error:
-            figures = {**getattr(error, "figures", {}), "error": str(error)}
+            figures = {**error.figures, "error": str(error)}
+            error.figures = run.about | figures
             raise
         finally:
-            figures = {"output": store.uri, "seconds": run.seconds} | figures
+            figures = run.about | figures
             if run.leaves_figures:
-                figures = {"run": run.name} | figures
                 summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
                 run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return figures | {"seconds": run.seconds}

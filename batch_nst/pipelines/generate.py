@@ -18,6 +18,7 @@ from batch_nst.data.snapshot import bad_rows, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError, StorageError
+from batch_nst.pipelines.budget import UNLIMITED, Budget
 from batch_nst.pipelines.plan import Plan, survey
 from batch_nst.pipelines.progress import meter, say
 from batch_nst.pipelines.rows import DIED
@@ -37,8 +38,9 @@ def generate(
     store: Store,
     lease: Lease,
     retry: bool = False,
-    max_device_hours: float = math.inf,
+    budget: Budget = UNLIMITED,
     plan: Plan | None = None,
+    min_done: float | None = None,
 ) -> dict[str, Any]:
     """Make or continue the dataset, and seal it. Nothing to do starts neither torch nor Ray.
 
@@ -47,16 +49,19 @@ def generate(
         store: its output.
         lease: held on it.
         retry: try failed images once more.
-        max_device_hours: a budget; when devices have worked for so long in all, no further unit begins.
+        budget: when it is spent, no further unit begins.
         plan: of `survey`, where that has been made already.
+        min_done: the fraction of the planned images that does where the budget leaves some; none: all of
+            them are asked for.
 
     Returns:
         Figures: counts by status; what this run tried and made, and what that took (`rates.rates_of` reads
-        it); the snapshot.
+        it); the snapshot; and why the budget left images `pending`, if it did (`stopped`).
 
     Raises:
-        IncompleteError: units are pending after an outage, at the end of the budget or because workers died
-            at one after the other; or too many photos were rejected.
+        IncompleteError: images are pending after an outage, because workers died at one unit after the
+            other, or at the end of the budget while less than `min_done` is done; or too many photos were
+            rejected.
         StorageError: a disk is full, or units may not be written.
     """
     start = time.monotonic()
@@ -72,14 +77,16 @@ def generate(
         model = _find_start(plan, store, recipe)
     lease.check()
     plan = plan.write_down(store)
-    made = _Made()
-    if plan.to_do:
-        _make(plan, store, recipe, model, max_device_hours * 3600, made)
+    made, spent = _Made(), budget.spent()
+    if plan.to_do and not spent:
+        spent = _make(plan, store, recipe, model, budget, made)
     lease.check()
     snapshot = seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
     write_card(store, snapshot, plan.settings, recipe.generate.license)
     if snapshot.counts["filtered"]:
         say(told_of(snapshot.quality))
+    pending = snapshot.counts["pending"]
+    stopped = spent if pending and not made.outage else ""
     figures = {
         "photos": counts["photos"],
         "found": counts["found"],
@@ -88,6 +95,7 @@ def generate(
         "snapshot": snapshot.number,
         "digest": snapshot.digest,
         "quality": figures_of(snapshot.quality),
+        "stopped": stopped or None,
         "seconds": round(time.monotonic() - start, 1),
     }
     rejected = snapshot.counts["rejected"] / max(1, counts["found"])
@@ -95,11 +103,15 @@ def generate(
         _say_bad(bad_rows(store, snapshot), snapshot.counts["rejected"] + snapshot.counts["failed"])
     else:
         _say_bad(made.bad, made.reasons.total())
-    if snapshot.counts["pending"]:
-        why = f": {made.outage}" if made.outage else ""
-        raise IncompleteError(
-            f"{snapshot.counts['pending']} images are pending{why}; run the same command again", figures
-        )
+    if pending:
+        why = made.outage or spent
+        told = f"{pending} images are pending{f': {why}' if why else ''}"
+        if min_done is None or not stopped:
+            raise IncompleteError(f"{told}; run the same command again", figures)
+        if snapshot.done < min_done:
+            told = f"{told}; {snapshot.done:.1%} are done, train.min_done asks for {min_done:.1%}"
+            raise IncompleteError(f"{told}; run the same command again", figures)
+        say(f"{told}; going on with what is done, the next start makes the rest")
     if rejected > recipe.generate.max_rejected:
         raise IncompleteError(
             f"{snapshot.counts['rejected']} of {counts['found']} images were rejected ({rejected:.1%}); "
@@ -185,11 +197,11 @@ def _find_start(plan: Plan, store: Store, recipe: Recipe) -> ModelFiles | None:
 
 
 def _make(
-    plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None, budget: float, made: _Made
-) -> None:
-    """Run what is pending, with progress, until `budget` seconds of devices are used up.
+    plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None, budget: Budget, made: _Made
+) -> str:
+    """Run what is pending, with progress, until the budget is spent; returns why it was, if so.
 
-    Or until it turns out that workers die of more units than bad photos may explain.
+    Or until it turns out that workers die of more units than bad photos may explain: that is an outage.
     """
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.attempts import Attempts
@@ -202,27 +214,26 @@ def _make(
     cluster.check_output_is_shared(store)
     workers = cluster.choose_workers(recipe.generate.device)
     made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
-    style, valve = read_style(recipe.style), Valve()
+    style, valve = read_style(recipe.style), Valve(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     say(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
     metrics = Metrics(plan.to_do, recipe.generate.iterations, made.devices)
 
     def close_in_time() -> None:
         died, tried = made.reasons[DIED], made.sums["tried"]
-        if made.sums["device_seconds"] >= budget:
-            why = f"{budget / 3600:g} device-hours are used up"
-        elif made.given_up >= _SUSPICIOUS and died > recipe.generate.max_rejected * tried:
+        if made.given_up >= _SUSPICIOUS and died > recipe.generate.max_rejected * tried:
             why = f"workers died again and again at {made.given_up} units, {died} of {tried} images"
-        else:
-            return
-        made.outage = made.outage or why
-        valve.close(made.outage)
+            made.outage = made.outage or why
+            valve.close(made.outage)
+        elif why := budget.spent(made.sums["device_seconds"]):
+            valve.close(why)
 
-    close_in_time()
     with meter("generate", plan.to_do, "images") as progress:
         for result in stylize_units(
             plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve, Attempts()
         ):
+            if budget.ends(result["outage"]):
+                continue
             made.add(result)
             if not result["outage"]:
                 metrics.add(result, made.sums["device_seconds"], made.ended - made.began)
@@ -230,3 +241,4 @@ def _make(
                 note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
                 progress.advance(len(losses) + len(result["bad"]), note)
                 close_in_time()
+    return budget.spent(made.sums["device_seconds"])

@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,14 @@ _SILENT_SECONDS = 120.0
 """For which the job server may be out of reach before the command gives up; the job goes on."""
 
 
-def submit(recipe: Recipe, command: str, address: str, shared: bool = False, detach: bool = False) -> Figures:
+def submit(
+    recipe: Recipe,
+    command: str,
+    address: str,
+    shared: bool = False,
+    detach: bool = False,
+    words: Sequence[str] = (),
+) -> Figures:
     """Start a command on the cluster, or join the job that does the same; wait, and show its log.
 
     Args:
@@ -47,6 +55,7 @@ def submit(recipe: Recipe, command: str, address: str, shared: bool = False, det
         address: URL of the cluster's job server.
         shared: local paths in the recipe are the same files on all nodes.
         detach: do not wait.
+        words: options of the command; everybody who sees the cluster's jobs sees them.
 
     Returns:
         Figures: `submission_id`, `joined`, `status`; and, of a job that is over, `job`: its command's own.
@@ -62,7 +71,7 @@ def submit(recipe: Recipe, command: str, address: str, shared: bool = False, det
     files = pack(recipe)
     with _told(address):
         client = _client(address)
-        name, joined = _begin(client, recipe, command, files)
+        name, joined = _begin(client, recipe, entrypoint(command, words), files)
         say(f"{'joined' if joined else 'submitted'} {name}: batch-nst {command}")
         figures: Figures = {"submission_id": name, "joined": joined}
         if detach:
@@ -112,6 +121,11 @@ def pack(recipe: Recipe) -> dict[str, bytes]:
         recipe = recipe.model_copy(update={"style": recipe.style.model_copy(update={"image": name})})
     files[_RECIPE] = recipe.model_dump_json(indent=1).encode()
     return files
+
+
+def entrypoint(command: str, words: Sequence[str]) -> str:
+    """The line that runs a command with these options on the cluster."""
+    return shlex.join(["python", "-m", "batch_nst", command, _RECIPE, *words])
 
 
 def series(output: str) -> str:
@@ -171,16 +185,16 @@ def _client(address: str) -> JobSubmissionClient:
 
 
 def _begin(
-    client: JobSubmissionClient, recipe: Recipe, command: str, files: Mapping[str, bytes]
+    client: JobSubmissionClient, recipe: Recipe, line: str, files: Mapping[str, bytes]
 ) -> tuple[str, bool]:
-    """The id of the job that does this, and whether it was there already."""
-    prefix, entrypoint = series(recipe.output), f"python -m batch_nst {command} {_RECIPE}"
+    """The id of the job that runs this line, and whether it was there already."""
+    prefix = series(recipe.output)
     digest = hashlib.sha256(files[_RECIPE]).hexdigest()  # a painting's name in it tells its bytes
     while True:
         number, latest = _latest(client, prefix)
         if latest is not None and not latest.status.is_terminal():
             name = str(latest.submission_id)
-            if latest.entrypoint == entrypoint and (latest.metadata or {}).get("recipe") == digest:
+            if latest.entrypoint == line and (latest.metadata or {}).get("recipe") == digest:
                 return name, True
             raise LeaseError(
                 f"{recipe.output}: {name} is under way there, with another command or recipe "
@@ -189,7 +203,7 @@ def _begin(
         try:
             with _working_dir(files) as folder:
                 name = client.submit_job(
-                    entrypoint=entrypoint,
+                    entrypoint=line,
                     submission_id=f"{prefix}-{number + 1}",
                     metadata={"output": recipe.output, "recipe": digest},
                     runtime_env={

@@ -6,16 +6,17 @@ from typing import Any
 
 import ray
 
+from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.cluster import beside_driver
 
 
 class Valve:
-    """Open until it is closed with a reason; travels to workers."""
+    """Open until it is closed with a reason, or the deadline comes; travels to workers."""
 
-    def __init__(self) -> None:
-        """Needs a connected Ray."""
+    def __init__(self, budget: Budget) -> None:
+        """Needs a connected Ray. It is the clock of the driver's node that counts."""
         state = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_State)
-        self._state: Any = state.remote()
+        self._state: Any = state.remote(budget)
 
     def close(self, reason: str) -> None:
         """No unit begins from now on; those under way are finished."""
@@ -28,11 +29,11 @@ class Valve:
 
 
 class _State:
-    def __init__(self) -> None:
-        self._reason = ""
+    def __init__(self, budget: Budget) -> None:
+        self._reason, self._budget = "", budget
 
     def close(self, reason: str) -> None:
         self._reason = reason
 
     def reason(self) -> str:
-        return self._reason
+        return self._reason or self._budget.spent()

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +36,7 @@ from batch_nst.data.style import read_style
 from batch_nst.data.summaries import changes_of
 from batch_nst.engine.gatys import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.generate import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.plan import survey
@@ -371,23 +373,62 @@ def test_a_larger_unit_changes_an_image_by_rounding_alone(made: Made, tmp_path: 
         assert abs(levels).max() <= 1
 
 
-def run_within(given: Recipe, max_device_hours: float) -> dict[str, Any]:
-    """The figures of a run that its budget ends."""
+def run_within(given: Recipe, budget: Budget, min_done: float | None = None) -> dict[str, Any]:
+    """The figures of a run that a budget may end."""
     store = Store(given.output)
-    with acquire(store, "generate") as lease, pytest.raises(IncompleteError) as ended:
-        generate(given, store, lease, max_device_hours=max_device_hours)
-    told = (
-        f"{ended.value.figures['pending']} images are pending: {max_device_hours:g} device-hours are used up"
-    )
-    assert str(ended.value).startswith(told)
-    return ended.value.figures
+    with acquire(store, "generate") as lease:
+        return generate(given, store, lease, budget=budget, min_done=min_done)
 
 
-def test_a_budget_lets_no_unit_begin_and_the_next_run_makes_the_rest(made: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "budget", [Budget(device_hours=0.0), Budget(deadline=datetime(2026, 11, 25, tzinfo=UTC))]
+)
+def test_a_budget_that_is_spent_lets_no_unit_begin(made: Made, tmp_path: Path, budget: Budget) -> None:
     given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
-    figures = run_within(given, 0.0)
+    with pytest.raises(IncompleteError) as ended:
+        run_within(given, budget)
+    figures = ended.value.figures
+    assert str(ended.value) == (
+        f"{figures['found']} images are pending: {budget.spent()}; run the same command again"
+    )
     assert (figures["made"], figures["photos_read"], figures["pending"]) == (0, 0, figures["found"])
-    assert run(given)["digest"] == made.figures["digest"]
+    assert figures["stopped"] == budget.spent()
+
+
+def until_one_is_done(output: str) -> Budget:
+    """A budget that is spent as soon as a unit is committed."""
+
+    class Short(Budget):
+        def spent(self, _: float = 0.0) -> str:
+            return self._too_late if units.done_units(Store(output)) else ""
+
+    return Short(deadline=datetime(2026, 11, 25, 6, tzinfo=UTC))
+
+
+def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    budget = until_one_is_done(given.output)
+    figures = run_within(given, budget, min_done=0.01)
+    assert figures["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
+    found, pending = figures["found"], figures["pending"]
+    assert 0 < pending < found
+    told = f"{pending} images are pending: {figures['stopped']}; going on with what is done"
+    assert told in capsys.readouterr().err
+    snapshot = latest_snapshot(Store(given.output))
+    assert snapshot is not None
+    assert snapshot.audit == {"planned": found, "done": found - pending, "pending": pending, "gone": 0}
+    assert snapshot.done == (found - pending) / found
+
+    with pytest.raises(IncompleteError) as ended:  # nor does it begin one at another start
+        run_within(given, budget, min_done=0.99)
+    told = f"{pending} images are pending: {figures['stopped']}; {snapshot.done:.1%} are done, train.min_done"
+    assert str(ended.value) == f"{told} asks for 99.0%; run the same command again"
+    assert latest_snapshot(Store(given.output)) == snapshot
+    rest = run(given)
+    assert (rest["digest"], rest["stopped"]) == (made.figures["digest"], None)
+    assert rest["tried"] == pending
 
 
 def test_prometheus_sees_what_became_of_images(made: Made) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from batch_nst.errors import GateError, IncompleteError, RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.apply import apply
 from batch_nst.pipelines.evaluate import baseline_figures, milestones, summarise
+from batch_nst.pipelines.nothing_new import find_finished
 from batch_nst.pipelines.page import exact
 from batch_nst.pipelines.publish import publish
 from batch_nst.pipelines.train import training_version
@@ -440,6 +442,29 @@ def test_a_refused_night_tells_the_figures_that_refused_it(home, night):
     again = commands.nightly(recipe)  # neither trained nor scored again, and no failure
     assert (again["version"], again["refused"]) == (figures["version"], figures["refused"])
     assert everything(home) == kept
+
+
+def test_a_night_trains_at_its_deadline_on_what_is_done_if_that_is_enough(home, night, capsys):
+    """Half of the images are made; the rest has been planned by the time when the deadline comes."""
+    few = ["evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0"]
+    overrides = [f"output={home / 'late'}", "train.steps=1", "train.batch_size=2", *few]
+    commands.generate(load_recipe(home / "recipe.yaml", [*overrides, "generate.crops=1"]))
+    passed = datetime(2026, 11, 25, 6, tzinfo=UTC)
+    with pytest.raises(IncompleteError) as error:
+        commands.nightly(load_recipe(home / "recipe.yaml", overrides), deadline=passed)
+    told = "4 images are pending: the deadline 2026-11-25 06:00+00:00 has come"
+    assert str(error.value) == (
+        f"{told}; 50.0% are done, train.min_done asks for 100.0%; run the same command again"
+    )
+    assert error.value.figures["error"] == str(error.value)
+    figures = commands.nightly(
+        load_recipe(home / "recipe.yaml", [*overrides, "train.min_done=0.5"]), deadline=passed
+    )
+    assert (figures["published"], figures["dataset"]["pending"]) == (True, 4)
+    assert figures["dataset"]["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
+    assert f"{told}; going on with what is done, the next start makes the rest" in capsys.readouterr().err
+    recipe = load_recipe(home / "recipe.yaml", [*overrides, "train.min_done=0.5"])
+    assert find_finished(recipe, Store(recipe.output))[0] is None  # the next night goes on
 
 
 def score(total: float, curve: list[float]) -> dict:

@@ -291,7 +291,13 @@ def test_the_same_call_joins_and_who_stops_waiting_stops_nothing_but_stop_does(
     cluster: tuple[Machines, str], tmp_path: Path
 ) -> None:
     here = Submitter(tmp_path, cluster[1])
-    same = ("--shared", "--command", "generate", "generate.crops=100")  # more than anybody waits for
+    same = (
+        "--shared",
+        "--command",
+        "generate",
+        "--retry",
+        "generate.crops=100",
+    )  # more than anybody waits for
     begun = here.call(*same, "--detach")
     assert (begun["exit_code"], begun["joined"]) == (0, False)
     waiting, leaving = here.start(*same), here.start(*same)
@@ -305,7 +311,9 @@ def test_the_same_call_joins_and_who_stops_waiting_stops_nothing_but_stop_does(
     assert leaving.returncode == 130
     assert f"{begun['submission_id']} goes on without this command" in stderr
     here.wait_until_done(1)
-    assert here.call("--status")["status"] == "RUNNING"
+    under_way = here.call("--status")
+    assert under_way["status"] == "RUNNING"
+    assert under_way["entrypoint"] == "python -m batch_nst generate recipe.yaml --retry"
     stopped = here.call("--stop")
     assert (stopped["exit_code"], stopped["status"], stopped["job_exit_code"]) == (0, "STOPPED", 143)
     ended = here.end(waiting)

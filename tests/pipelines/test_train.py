@@ -3,11 +3,8 @@
 import contextlib
 import json
 import math
-import os
 import re
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load
+from sessions import finish, kill, resumed_from, start
 
 from batch_nst.data import models
 from batch_nst.data.snapshot import latest_snapshot
@@ -27,8 +25,7 @@ from batch_nst.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT / "jobs" / "samples"
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 STEPS = 60
 
 RECIPE = f"""
@@ -52,49 +49,6 @@ def home(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     finish(start(tmp_path, "generate"))
     return tmp_path
-
-
-def start(home: Path, command: str, *overrides: str, address: str = "local") -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "batch_nst", command, str(home / "recipe.yaml"), *overrides],
-        cwd=home,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> dict:
-    try:
-        out, err = process.communicate()
-    except BaseException:  # this test's time is up
-        kill(process)
-        raise
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1])
-
-
-def kill(process: subprocess.Popen) -> None:
-    """The command and the Ray that it started, to the last process: one that is left trains on."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family)
-    process.communicate()
-
-
-def resumed_from(home: Path) -> Path | None:
-    """The checkpoint that the next start would begin with; Ray Train notes it some time after its files."""
-    for path in home.glob("out/checkpoints/*/checkpoint_manager_snapshot.json"):
-        with contextlib.suppress(json.JSONDecodeError):  # half written
-            latest = json.loads(path.read_text())["latest_checkpoint_result"]
-            return path.parent / latest["checkpoint_dir_name"]
-    return None
 
 
 def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:

@@ -1,0 +1,132 @@
+"""Laws of what ends a run in order: hours of devices, and deadlines in words."""
+
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from batch_nst.cli import _deadline, _next, _words, parse
+from batch_nst.errors import RecipeError
+from batch_nst.pipelines.budget import UNLIMITED, Budget
+from batch_nst.pipelines.submission import entrypoint
+
+PAST = datetime(2026, 11, 25, 6, 0, tzinfo=UTC)
+FAR = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def test_without_limits_nothing_is_ever_spent() -> None:
+    assert UNLIMITED.spent(1e18) == ""
+    assert not UNLIMITED.ends("")
+
+
+def test_hours_of_devices_are_spent_when_devices_have_worked_for_so_long() -> None:
+    budget = Budget(device_hours=0.5, deadline=FAR)
+    assert budget.spent(1799.9) == ""
+    assert budget.spent(1800.0) == "0.5 device-hours are used up"
+    assert Budget(device_hours=0.0).spent() == "0 device-hours are used up"
+
+
+def test_a_deadline_that_has_come_spends_everything() -> None:
+    assert Budget(deadline=PAST).spent() == "the deadline 2026-11-25 06:00+00:00 has come"
+    assert Budget(deadline=FAR).spent() == ""
+
+
+def test_a_fault_is_told_from_the_end_of_a_budget() -> None:
+    budget = Budget(0.5, PAST)
+    assert budget.ends(budget.spent())
+    assert budget.ends(budget.spent(1800.0))
+    for fault in ("", "cannot read s3://b/1.jpg", Budget(0.25).spent(1800.0)):
+        assert not budget.ends(fault)
+
+
+# --- deadlines in words
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets the local time zone."""
+
+    def change(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield change
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ("2026-11-25T05:59:59", "2026-11-25T06:00:00+01:00"),
+        ("2026-11-25T06:00:00", "2026-11-26T06:00:00+01:00"),
+        ("2026-11-25T22:50:01", "2026-11-26T06:00:00+01:00"),
+        ("2026-12-31T23:00:00", "2027-01-01T06:00:00+01:00"),
+        # The nights when clocks change.
+        ("2026-03-28T22:00:00", "2026-03-29T06:00:00+02:00"),
+        ("2026-10-24T22:00:00", "2026-10-25T06:00:00+01:00"),
+    ],
+)
+def test_a_time_of_day_is_the_next_one_on_the_local_clock(
+    zone: Callable[[str], None], now: str, expected: str
+) -> None:
+    zone("Europe/Berlin")
+    assert _next(6, 0, datetime.fromisoformat(now)).isoformat() == expected
+
+
+def test_words_for_a_time_of_day_are_within_a_day_of_now() -> None:
+    for word in ("0:00", "06:00", "6:00", "23:59"):
+        now = datetime.now(UTC)
+        assert now < _deadline(word) <= now + timedelta(hours=25)  # of the day when clocks go back
+
+
+@pytest.mark.parametrize("word", ["2026-11-25T06:00Z", "2026-11-25 07:00+01:00", "2026-11-25T06:00:00+00:00"])
+def test_a_moment_may_have_passed(word: str) -> None:
+    assert _deadline(word) == PAST
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "6", "24:00", "06:60", "6 am", "2026-11-25", "2026-11-25T06:00", "2026-13-01T06:00Z", "-1:00"],
+)
+def test_a_deadline_that_is_none_is_refused(word: str) -> None:
+    with pytest.raises(
+        ArgumentTypeError, match=r"given '.*'; allowed: a time of day, such as 06:00, or a date"
+    ):
+        _deadline(word)
+
+
+# --- on a cluster elsewhere
+
+
+def test_what_a_job_is_to_keep_to_goes_along_and_a_deadline_as_a_moment() -> None:
+    options = ("--wait", "--retry", "--max-device-hours", "0.5", "--deadline", "2026-11-25T07:00+01:00")
+    words = _words(parse(["submit", "recipe.yaml", *options]))
+    line = entrypoint("nightly", words)
+    assert line == (
+        "python -m batch_nst nightly recipe.yaml --wait --retry --max-device-hours 0.5 "
+        "--deadline 2026-11-25T07:00:00+01:00"
+    )
+    there = parse(line.split()[3:])
+    assert (there.wait, there.retry, there.max_device_hours, there.deadline) == (True, True, 0.5, PAST)
+
+
+def test_a_job_without_options_has_none() -> None:
+    assert _words(parse(["submit", "recipe.yaml"])) == []
+    assert entrypoint("plan", []) == "python -m batch_nst plan recipe.yaml"
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("train", "--retry"), ("plan", "--wait"), ("evaluate", "--deadline=06:00")]
+)
+def test_an_option_that_the_command_does_not_take_is_refused(command: str, option: str) -> None:
+    options = parse(["submit", "recipe.yaml", "--command", command, option])
+    with pytest.raises(RecipeError, match=f"^--command {command}: unknown: {option.partition('=')[0]}"):
+        _words(options)
+
+
+def test_the_address_of_a_notice_goes_along_with_no_job() -> None:
+    with pytest.raises(RecipeError, match="unknown: --notify"):
+        parse(["submit", "recipe.yaml", "--notify", "https://example.com/hook"])

@@ -1,0 +1,98 @@
+"""A night that is killed in each of its steps ends with the bytes of one that never was."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nights import objects
+from PIL import Image
+from sessions import finish, kill, resumed_from, start
+
+from batch_nst.data import models
+from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.storage import Store
+from batch_nst.data.units import DATA
+
+pytestmark = pytest.mark.slow
+
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+STEPS = 12
+RECIPE = f"""
+output: out
+style: {{image: style.png, size: 32}}
+loss: {{content_layers: {{relu1_2: 1.0}}, style_layers: {{relu1_1: 1.0, relu2_1: 1.0}}}}
+generate: {{input: photos, image_size: 40, iterations: 200, unit_images: 1, min_side: 16, precision: fp32}}
+train: {{steps: {STEPS}, batch_size: 4, width: 8, crop_size: 32, checkpoint_steps: 3, precision: fp32}}
+evaluate: {{holdout: 0.0, holdout_photos: [chelsea.png], iterations: 5, sizes: [], larger_photos: 0}}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A recipe, six photos to train on, one that is held out, and a painting."""
+    (tmp_path / "photos").mkdir()
+    for name in ("astronaut", "chelsea", "coffee", "windmill", "moose", "panda", "perch"):
+        with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
+            photo.resize((48, 48)).save(tmp_path / "photos" / f"{name}.png")
+    with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
+        painting.resize((48, 48)).save(tmp_path / "style.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def strike(process: subprocess.Popen[str], ripe: Callable[[], object]) -> None:
+    """Kill a night, to the last process of its Ray, as soon as it is ripe; it has not ended by itself."""
+    while not ripe():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    kill(process)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Path) -> None:
+    clean = finish(start(home, "nightly", "output=clean"))
+    version = clean["version"]
+    out, store = home / "out", Store(str(home / "out"))
+    models_there = out / "models" / version
+
+    def committed() -> int:
+        return len(list((out / DATA).rglob("*.parquet")))
+
+    moments: dict[str, Callable[[], object]] = {
+        "generate": committed,
+        "seal": (out / SNAPSHOTS / "000001.json").exists,
+        # In an epoch's middle: six pairs, of which three steps have taken twelve and the fourth takes four.
+        "train": lambda: resumed_from(home),
+        "export, evaluate": (models_there / models.GRAPH).exists,
+        "publish": (out / models.CURRENT).exists,
+    }
+    left = {}
+    for step, ripe in moments.items():
+        assert not ripe(), step
+        strike(start(home, "nightly"), ripe)
+        left[step] = committed()
+        if step == "train":
+            assert models.read_card(store, version) is None
+        if step == "export, evaluate":
+            assert models.current(store) is None
+    assert 1 <= left["generate"] < left["seal"] == left["publish"] == 7
+
+    before = objects(store)
+    again = finish(start(home, "nightly"))
+    assert objects(store) == before
+    assert (again["nothing_new"], again["version"], again["published"]) == (True, version, True)
+
+    snapshots = [latest_snapshot(Store(str(home / name))) for name in ("out", "clean")]
+    assert snapshots[0].digest == snapshots[1].digest == clean["dataset"]["digest"]
+    pointers = [models.current(Store(str(home / name))) for name in ("out", "clean")]
+    assert pointers[0]["version"] == version
+    assert pointers[0]["digests"] == pointers[1]["digests"]
+    for name in (models.WEIGHTS, models.GRAPH, models.PREVIEW, models.README):
+        part = models.model_object(version, name)
+        assert store.read(part) == Store(str(home / "clean")).read(part), name
+    cards = [models.require_card(Store(str(home / name)), version) for name in ("out", "clean")]
+    for key in ("digests", "training", "evaluation"):
+        assert cards[0][key] == cards[1][key], key
