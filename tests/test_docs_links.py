@@ -1,4 +1,4 @@
-"""Every Markdown file: links lead somewhere, commands are those of the parser, targets those of the Makefile."""
+"""Of every Markdown file: links lead somewhere, commands are understood, targets are in the Makefile."""
 
 import re
 import shlex
@@ -45,7 +45,7 @@ def dead_links(page: Path) -> list[str]:
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        if not target.exists() or anchor and anchor not in anchors(target):
+        if not target.exists() or (anchor and anchor not in anchors(target)):
             dead.append(link)
     return dead
 

@@ -29,8 +29,7 @@ def groups_of(photos: int) -> int:
 
 
 def size_row(photos: int) -> str:
-    """What there is of everything after the first night, and how long that takes on as many devices as a recipe
-    asks for by default."""
+    """What there is after the first night, and its days on as many devices as a recipe asks for at most."""
     days = photos * PAIR_SECONDS / 86400 / Generate(input=".").actors[1]
     cells = (
         f"{units_of(photos):,}",
