@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from batch_nst import __version__
 from batch_nst.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +68,11 @@ def test_the_first_screen_has_picture_recipe_two_commands_and_costs() -> None:
 def test_every_page_is_in_its_index() -> None:
     linked = set(re.findall(r"\(docs/(\w+\.md)\)", README[README.index("## The pages") :]))
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["title"], citation["version"]) == ("batch_nst", __version__)
 
 
 def test_it_ends_in_a_check_that_it_works() -> None:
