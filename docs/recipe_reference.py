@@ -6,6 +6,7 @@ python docs/recipe_reference.py > docs/recipe.md
 import ast
 import inspect
 import json
+from collections.abc import Collection
 from typing import Any
 
 from batch_nst import recipe
@@ -50,7 +51,7 @@ def page() -> str:
 
 
 def _table(
-    prefix: str, model: dict[str, Any], texts: dict[str, str], without: set[str] = frozenset()
+    prefix: str, model: dict[str, Any], texts: dict[str, str], without: Collection[str] = ()
 ) -> list[str]:
     """A row for each key of a section."""
     rows = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
