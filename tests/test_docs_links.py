@@ -63,6 +63,7 @@ def commands(page: Path) -> list[str]:
 
 def is_understood(words: list[str]) -> bool:
     """A call as it stands; where a sentence names a command and its options alone, with names added."""
+    words = ["https://example.com" if word == "URL" else word for word in words]
     left_out = 0 if any(not word.startswith("-") for word in words[1:]) else 3
     for number in range(left_out + 1):
         with contextlib.suppress(RecipeError):
