@@ -225,8 +225,9 @@ def _rollback(options: argparse.Namespace) -> Figures:
 
 def _prune(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.commands import prune
+    from batch_nst.pipelines.shelf import keeps
 
-    return prune(options.output, options.keep, options.yes, wait=options.wait)
+    return prune(*keeps(options.output, options.keep), options.yes, wait=options.wait)
 
 
 def _benchmark(options: argparse.Namespace) -> Figures:
@@ -527,9 +528,10 @@ def _parser() -> argparse.ArgumentParser:
         "batch-nst prune out/demo --keep 5 --yes",
         _prune,
     )
-    prune.add_argument("--keep", type=_count, default=10, metavar="N", help="the newest that stay (10)")
+    prune.add_argument("--keep", type=_count, metavar="N", help="the newest that stay (publish.keep, or 10)")
     prune.add_argument("--yes", action="store_true", help="delete them")
-    for command in (shelf, back, prune):
+    prune.add_argument("output", metavar="OUTPUT", help="a recipe's output, or the recipe")
+    for command in (shelf, back):
         command.add_argument("output", metavar="OUTPUT", help="a recipe's output")
     for command in (back, prune):
         command.add_argument("--wait", action="store_true", help="wait for another run's lease")

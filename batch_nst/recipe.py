@@ -90,10 +90,15 @@ class Loss(Section):
     """The perceptual loss; see `batch_nst.engine.perceptual_loss` for the formula and its divisors."""
 
     content_layers: dict[str, Weight] = {"relu3_3": 1.0}
+    """Layers of VGG-16, relu1_1 to relu5_3, whose activations are to be the photo's; and their weights."""
     style_layers: dict[str, Weight] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 1.0}
+    """Layers whose Gram matrices are to be the painting's; and their weights."""
     content_weight: Weight = 5.0
+    """Of the photo in the loss. Not all of the content and style may be 0."""
     style_weight: Weight = 100.0
+    """Of the painting in the loss."""
     tv_weight: Weight = 0.0
+    """Of total variation in the loss: more of it is smoother."""
 
     @field_validator("content_layers", "style_layers")
     @classmethod
@@ -116,7 +121,9 @@ class Vgg(Section):
     """Which VGG-16: the bundled Oxford weights, or the URI of a safetensors file and its input convention."""
 
     weights: Uri = "bundled"
+    """`bundled`, or the URI of a safetensors file with torchvision's names."""
     input: Literal["oxford", "torchvision"] = "oxford"
+    """The normalisation that the weights were trained with; the bundled ones take `oxford`."""
 
     @model_validator(mode="after")
     def _bundled_is_oxford(self) -> Vgg:
@@ -141,6 +148,7 @@ class Generate(Section):
     iterations: Count = 300
     """Evaluations of the loss for each image."""
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    """`lbfgs` keeps a history for each image; `adam` is the simpler one, and slower."""
     init: str = "content"
     """Where an image starts: `content`, its photo; or `model:URI`, the picture of a fast model (an output
     with a published one, or a folder models/VERSION)."""
@@ -155,14 +163,17 @@ class Generate(Section):
     min_side: Count = 64
     """Photos with a shorter short side are rejected as too_small."""
     max_bytes: Count = 64 << 20
+    """Larger files are rejected as too_many_bytes, before they are transferred whole."""
     max_pixels: Count = 100_000_000
+    """Photos with more are rejected as too_many_pixels, before they are decoded."""
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Of processor time for decoding a photo; photos that take more, twice, are rejected."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: `cuda` where the cluster has GPUs, or could start some."""
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
     """Fewest and most actors that hold VGG-16."""
     license: License = "unknown"
-    """Of the photos and so of the pairs."""
+    """Of the photos and so of the pairs, for the dataset's card: an identifier of the Hugging Face Hub."""
 
     @field_validator("input", mode="before")
     @classmethod
@@ -225,11 +236,15 @@ class Train(Section):
     """How the fast model is fitted to the pairs."""
 
     steps: Count = 4000
+    """Batches that the network is fitted to."""
     batch_size: Count = 8
-    """Pairs in a step, over all workers."""
+    """Pairs in a step, over all workers; at least one for each."""
     workers: Count = 1
+    """Processes that share each batch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """As `generate.device`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """As `generate.precision`."""
     network: Network = "johnson"
     """Architecture of the fast model; `small` has 28 % of the parameters."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
@@ -250,7 +265,9 @@ class Train(Section):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the moving average of the weights, which is what becomes the model."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the first weights, the order of the pairs and their crops."""
     checkpoint_steps: Count = 200
+    """Steps between checkpoints; what was cut off goes on from the last one."""
     min_done: Fraction = 1.0
     """Least fraction of the planned images that a snapshot must hold."""
 
@@ -305,9 +322,11 @@ class Evaluate(Section):
     """Which photos are kept away from training, and how many of them are scored."""
 
     holdout: Fraction = 0.05
+    """Fraction of the photos that is held out, by a hash of the key; at least one photo is."""
     holdout_photos: list[str] = []
     """Keys (paths below the input root) that are held out whatever their hash says."""
     photos: Count = 64
+    """Held-out images that are scored."""
     iterations: Count = 300
     """Length of the optimisation's curve that the model is compared with."""
     baseline_photos: Amount = 2
@@ -324,14 +343,18 @@ class Publish(Section):
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """A candidate's objective must be below the current one's times (1 - margin)."""
     max_objective: Annotated[float, Field(gt=0)] | None = None
+    """A candidate's objective must not be above it, the first one's neither; none: no such limit."""
+    keep: Count = 10
+    """How many of the newest models `prune` keeps, refused and unfinished ones not counted."""
     license: License = "unknown"
-    """Of the models' weights."""
+    """Of the models' weights, for their README: an identifier of the Hugging Face Hub."""
 
 
 class Recipe(Section):
     """Everything that decides a run. Frozen; made by `load_recipe`."""
 
     output: Uri
+    """Everything that the recipe makes lies under it: a folder, or a prefix of a bucket."""
     style: Style
     loss: Loss = Loss()
     vgg: Vgg = Vgg()

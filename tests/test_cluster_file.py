@@ -1,9 +1,11 @@
 """Laws of `cluster.yaml`: Ray's and EC2's own schemas, checked offline, and what no schema can see."""
 
 import copy
+import os
 import re
 import shlex
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,29 @@ import botocore.validate
 import jsonschema
 import pytest
 import yaml
+from ray._private.label_utils import validate_node_label_syntax, validate_node_labels
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
 ROOT = Path(__file__).parent.parent
+VARIANTS = ("gcp", "hosts")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
     document = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def variant(name: str) -> dict[str, Any]:
+    """The file with the lines of a variant uncommented, as its comment says."""
+    text = subprocess.run(
+        ["sed", f"s/^#{name} //", "cluster.yaml"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert f"sed 's/^#{name} //' cluster.yaml" in text
+    document = yaml.safe_load(text)
     assert isinstance(document, dict)
     return document
 
@@ -70,6 +85,54 @@ def test_a_misspelt_key_is_refused(raw: dict[str, Any], path: str) -> None:
     holder[f"{key}_"] = holder.pop(key, {})
     with pytest.raises(jsonschema.ValidationError, match=f"'{key}_' was unexpected"):
         checked(raw)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_passes_rays_own_check(name: str) -> None:
+    assert checked(variant(name))["provider"]["type"] == {"gcp": "gcp", "hosts": "local"}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("gcp", "available_node_types/gpu_worker/labels"), ("hosts", "auth/ssh_user")]
+)
+def test_a_misspelt_key_of_a_variant_is_refused(name: str, path: str) -> None:
+    *sections, key = path.split("/")
+    raw = holder = variant(name)
+    for section in sections:
+        holder = holder[section]
+    holder[f"{key}_"] = holder.pop(key)
+    with pytest.raises(jsonschema.ValidationError):
+        checked(raw)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_what_it_says_and_keeps_the_rest(name: str, raw: dict[str, Any]) -> None:
+    changed = {key for key, value in variant(name).items() if value != raw.get(key)}
+    assert (
+        changed
+        == {
+            "gcp": {"provider", "available_node_types", "head_setup_commands", "worker_setup_commands"},
+            "hosts": {*("provider", "auth", "max_workers"), "available_node_types", "head_node_type"}
+            | {"head_start_ray_commands"},
+        }[name]
+    )
+
+
+def test_the_head_of_hosts_differs_in_its_cpus_alone(raw: dict[str, Any]) -> None:
+    starts = variant("hosts")["head_start_ray_commands"]
+    assert [command.replace(" --num-cpus=0", "") for command in starts] == raw["head_start_ray_commands"]
+    assert start_options(starts[-1])["num_cpus"] == 0
+    assert len(variant("hosts")["provider"]["worker_ips"]) == variant("hosts")["max_workers"]
+
+
+def test_gcp_has_the_same_kinds_of_nodes(raw: dict[str, Any]) -> None:
+    ours, theirs = raw["available_node_types"], variant("gcp")["available_node_types"]
+    assert ours.keys() == theirs.keys()
+    for name, node in theirs.items():
+        assert node["labels"] == ours[name]["labels"]
+        assert node["max_workers"] == ours[name]["max_workers"]
+        spot = node["node_config"].get("scheduling", {}).get("provisioningModel") == "SPOT"
+        assert spot == (node["labels"]["batch-nst/capacity"] == "spot")
 
 
 def test_an_unknown_head_type_is_refused(raw: dict[str, Any]) -> None:
@@ -141,6 +204,42 @@ def test_resources_and_images_are_declared_for_each_type(cluster: dict[str, Any]
         # Ray fills in Ubuntu 18.04 where there is none.
         assert re.match(r"resolve:ssm:/aws/service/|ami-[0-9a-f]{17}$", node["node_config"]["ImageId"]), name
         assert node["node_config"]["IamInstanceProfile"]["Name"], name
+
+
+def test_labels_are_such_as_ray_takes_and_tell_the_truth(cluster: dict[str, Any]) -> None:
+    for name, node in cluster["available_node_types"].items():
+        validate_node_labels(node["labels"])
+        validate_node_label_syntax(node["labels"])
+        spot = "InstanceMarketOptions" in node["node_config"]
+        role = "head" if name == "head" else "gpu" if "GPU" in node["resources"] else "cpu"
+        capacity = "spot" if spot else "on-demand"
+        assert node["labels"] == {"batch-nst/role": role, "batch-nst/capacity": capacity}
+
+
+# --- what is kept on a node
+
+
+def test_logs_are_rotated(cluster: dict[str, Any]) -> None:
+    for command in start_commands(cluster):
+        before = command.partition("ray start")[0]
+        assert re.search(r"export [^;]*\bRAY_ROTATION_MAX_BYTES=\d{8,9}\b", before)
+        assert re.search(r"export [^;]*\bRAY_ROTATION_BACKUP_COUNT=[1-9]\b", before)
+
+
+def test_old_sessions_go_and_nothing_else(cluster: dict[str, Any], tmp_path: Path) -> None:
+    long_ago = time.time() - 20 * 86400
+    for name in ("session_2026-01-01_00-00-00", "session_2026-02-02_00-00-00", "other"):
+        (tmp_path / "ray" / name / "logs").mkdir(parents=True)
+    for old in ("session_2026-01-01_00-00-00", "other"):
+        os.utime(tmp_path / "ray" / old, (long_ago, long_ago))
+    (tmp_path / "ray" / "session_latest").symlink_to("session_2026-02-02_00-00-00")
+    for kind in ("head", "worker"):
+        stop, clean, _ = cluster[f"{kind}_start_ray_commands"]
+        assert stop == "ray stop"
+        for root in (tmp_path / "ray", tmp_path / "none"):
+            subprocess.run(["bash", "-c", clean.replace("/tmp/ray", str(root))], check=True)
+    kept = {path.name for path in (tmp_path / "ray").iterdir()}
+    assert kept == {"session_2026-02-02_00-00-00", "session_latest", "other"}
 
 
 # --- who may come in

@@ -119,6 +119,13 @@ def test_nobody_comes_in_and_nobody_is_root() -> None:
         )
 
 
+def test_what_was_not_run_says_so() -> None:
+    for path in (*MANIFESTS.iterdir(), ROOT / "cluster.yaml"):
+        assert "Written, not run here" in re.sub(r"\n# ", " ", path.read_text()), path.name
+    for variant in ("Google's cloud", "Machines of your own"):
+        assert f"# {variant}. Written, not run here." in (ROOT / "cluster.yaml").read_text()
+
+
 def test_the_schedules_run_the_same_night() -> None:
     (job,), (nights,) = read("rayjob.yaml"), read("raycronjob.yaml")
     assert (nights["apiVersion"], nights["kind"]) == ("ray.io/v1", "RayCronJob")

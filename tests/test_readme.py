@@ -1,4 +1,4 @@
-"""Every command and snippet that the README shows, run as it stands."""
+"""What the README and the way in show is run as it stands."""
 
 import os
 import re
@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from batch_nst.cli import parse
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst import __version__
+from batch_nst.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README, START, COMMANDS = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/getting_started.md", "docs/commands.md")
+)
 TINY = [
     "generate.image_size=32",
     "generate.iterations=2",
@@ -27,53 +30,62 @@ TINY = [
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("batch-nst")]
-
-
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_every_command_is_understood(command):
-    assert parse(command[1:]).command == command[1]
-
-
-def test_the_recipe_is_one(tmp_path):
-    (recipe,) = blocks("yaml")
-    (tmp_path / "auvers.yaml").write_text(recipe)
-    assert load_recipe(tmp_path / "auvers.yaml").output == "s3://models/auvers"
-
-
-def test_make_knows_the_targets():
-    targets = [
-        line.split()[1] for block in blocks("sh") for line in block.splitlines() if line[:5] == "make "
+def shipped() -> list[list[str]]:
+    """Commands on what is shipped, in the order of the way in; then the other ones."""
+    lines = [
+        line for text in (START, COMMANDS) for block in blocks(text, "sh") for line in block.splitlines()
     ]
-    assert targets == ["demo", "test"]
-    for target in targets:
-        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("batch-nst")]
+    return [command for command in words if {"jobs/recipes/demo.yaml", "out/demo"} & {*command}]
 
 
-def test_every_key_and_default_is_in_the_table():
-    table = README[README.index("| key | default") : README.index("What decides pixels")]
-    for name, field in Recipe.model_fields.items():
-        if name == "output":
-            assert "`output`" in table
-            continue
-        for key in field.annotation.model_fields:
-            assert re.search(rf"`({name}\.)?{key}`", table), f"{name}.{key}"
+@pytest.mark.parametrize(
+    ("text", "output"), [(README, "s3://models/auvers"), (START, "{}/out/auvers")], ids=["README", "start"]
+)
+def test_the_recipe_is_one(text: str, output: str, tmp_path: Path) -> None:
+    (recipe,) = blocks(text, "yaml")
+    assert len(recipe.splitlines()) <= 5
+    (tmp_path / "auvers.yaml").write_text(recipe)
+    assert load_recipe(tmp_path / "auvers.yaml").output == output.format(tmp_path)
+
+
+def test_the_first_screen_has_picture_recipe_two_commands_and_costs() -> None:
+    first = README[: README.index("## Install")]
+    assert len(first.splitlines()) <= 40
+    assert (ROOT / re.findall(r"!\[.*?\]\((.*?)\)", first)[0]).is_file()
+    (block,) = blocks(first, "sh")
+    assert [shlex.split(line)[:2] for line in block.splitlines()] == [
+        ["batch-nst", "nightly"],
+        ["batch-nst", "apply"],
+    ]
+    assert "docs/operating.md#what-a-night-costs" in first
+
+
+def test_every_page_is_in_its_index() -> None:
+    linked = set(re.findall(r"\(docs/(\w+\.md)\)", README[README.index("## The pages") :]))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["title"], citation["version"]) == ("batch_nst", __version__)
+
+
+def test_it_ends_in_a_check_that_it_works() -> None:
+    last = README.rstrip().removesuffix("```").rstrip().splitlines()[-1]
+    assert last.startswith("assert ")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
-    """All steps one by one on the shipped photographs, small; then the snippet, on what they have made."""
-    shipped = [
-        command for command in commands() if "jobs/recipes/demo.yaml" in command or "out/demo" in command
-    ]
-    assert [command[1] for command in shipped] == [
+def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path: Path) -> None:
+    """All steps one by one on the shipped photographs, small; then the check, on what they have made."""
+    commands = shipped()
+    assert [command[1] for command in commands] == [
         *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "try"),
     ]
     environment = os.environ | {
@@ -82,7 +94,7 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
         "RAY_ADDRESS": "local",
     }
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
-    for command in shipped:
+    for command in commands:
         more = [*TINY, "output=out/demo"] if "jobs/recipes/demo.yaml" in command else []
         done = subprocess.run(
             [sys.executable, "-m", "batch_nst", *command[1:], *more],
@@ -92,5 +104,5 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path):
             text=True,
         )
         assert done.returncode == 0, (command, done.stderr)
-    snippet, _ = blocks("python")
-    subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=environment, check=True)
+    _, check = blocks(README, "python")
+    subprocess.run([sys.executable, "-c", check], cwd=tmp_path, env=environment, check=True)

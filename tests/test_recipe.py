@@ -399,7 +399,7 @@ def test_an_unknown_or_missing_key_is_named(write: Write, text: str, line: str) 
 
 def test_unknown_keys_are_answered_with_every_key_of_their_section(write: Write) -> None:
     told = fault(write(MINIMAL + "publish: {margins: 1}\n"))
-    assert told.endswith("allowed here: margin, max_objective, license")
+    assert told.endswith("allowed here: margin, max_objective, keep, license")
 
 
 def test_every_fault_has_its_line(write: Write) -> None:

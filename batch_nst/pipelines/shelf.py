@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from batch_nst.data.storage import Store
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.publish import REFUSED
+from batch_nst.recipe import Publish, load_recipe
 
 _READERS = 16
 _TRAININGS = ("-train/summary.json", "-nightly/summary.json")
@@ -106,6 +108,22 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> dict[str, Any
 def _figures(pointer: dict[str, Any]) -> dict[str, Any]:
     named = ("version", "previous", "withdrawn")
     return {name: pointer.get(name) for name in named}
+
+
+def keeps(named: str, keep: int | None) -> tuple[str, int]:
+    """Which output is meant, and how many models `prune` keeps there.
+
+    Args:
+        named: a recipe's file, or an output, which is no file.
+        keep: as the caller says; none: as the recipe does in `publish.keep`, or its default.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+    """
+    if not Path(named).is_file():
+        return named, keep or Publish().keep
+    recipe = load_recipe(named)
+    return recipe.output, keep or recipe.publish.keep
 
 
 def prune(store: Store, keep: int, lease: Lease | None = None) -> dict[str, Any]:

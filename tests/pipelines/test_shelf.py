@@ -8,13 +8,14 @@ import pytest
 from nights import begin, make_model, make_pairs, objects
 from PIL import Image
 
+from batch_nst.cli import parse
 from batch_nst.data import lease, models
 from batch_nst.data.lease import acquire
 from batch_nst.data.storage import Store
 from batch_nst.errors import GateError, LeaseError, RecipeError, WeightsError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.publish import publish
-from batch_nst.pipelines.shelf import list_models, prune, rollback
+from batch_nst.pipelines.shelf import keeps, list_models, prune, rollback
 from batch_nst.recipe import Publish, load_recipe
 
 FIRST, SECOND, WORSE, HALF, THIRD = (
@@ -252,6 +253,30 @@ def test_the_newest_stay_and_refused_ones_are_not_counted(store: Store) -> None:
     assert kept[FIRST] == "one of the newest 3"  # it has a date, and the other none
     assert prune(store, 3)["to_delete"] == ["000001-0123456789ab", WORSE, HALF]
     assert prune(store, 4)["to_delete"] == [WORSE, HALF]
+
+
+def test_a_recipe_says_how_many_stay_unless_the_caller_does(tmp_path: Path) -> None:
+    recipe = begin(tmp_path)
+    output = str(tmp_path / "out")
+    assert keeps(str(recipe), None) == (output, 10)
+    recipe.write_text(f"{recipe.read_text()}publish: {{keep: 7}}\n")
+    assert keeps(str(recipe), None) == (output, 7)
+    assert keeps(str(recipe), 2) == (output, 2)
+    assert keeps(output, None) == (output, 10)
+    assert keeps("s3://models/auvers", 2) == ("s3://models/auvers", 2)
+
+
+def test_prune_of_a_recipe_keeps_what_it_says(store: Store, tmp_path: Path) -> None:
+    make_model(store, "000001-0123456789ab", {"a": 400.0})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{recipe.read_text()}publish: {{keep: 3}}\n")
+
+    def would_go(*words: str) -> object:
+        options = parse(["prune", *words])
+        return options.run(options)["to_delete"]
+
+    assert would_go(str(recipe)) == ["000001-0123456789ab", WORSE, HALF]
+    assert would_go(str(recipe), "--keep", "4") == would_go(store.uri) == [WORSE, HALF]
 
 
 def test_what_the_next_night_may_ask_for_stays(store: Store) -> None:
