@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -395,19 +394,6 @@ def test_no_secret_is_told_where_a_store_refuses(named: Path, s3: str) -> None:
     assert_untold(told)
 
 
-@pytest.mark.slow
-def test_no_secret_is_told_by_a_run_on_ray_or_by_its_logs(named: Path, tmp_path: Path) -> None:
-    # Not pytest's folder: the paths of Ray's sockets are limited to 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        code, told = command(
-            "generate", named, RAY_TMPDIR=folder, RAY_ADDRESS="local", RAY_AUTH_MODE="token", HOME=folder
-        )
-        logs = written(Path(folder))
-        assert code == 0, told
-        assert any(path.endswith(".log") for path in logs)
-        assert_untold(told, *logs.values(), *written(tmp_path / "out").values())
-
-
 # --- who may come in
 
 
@@ -428,48 +414,3 @@ def test_no_page_shows_a_ray_without_its_token() -> None:
             assert not re.search(r"dashboard-host[= ](?!127\.0\.0\.1)", block), page
             assert "RAY_AUTH_MODE=disabled" not in block
     assert shown
-
-
-WHO = """
-import json, os
-from batch_nst.pipelines import cluster
-cluster.connect()
-import ray
-print(json.dumps([os.environ["RAY_AUTH_MODE"], ray.get_runtime_context().gcs_address]), flush=True)
-input()
-"""
-STRANGER = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes())"
-
-
-@pytest.mark.slow
-def test_a_ray_inside_a_command_asks_for_the_token() -> None:
-    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        environment |= {"HOME": folder, "RAY_TMPDIR": folder, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen(
-            [sys.executable, "-c", WHO],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as owner:
-            assert owner.stdout
-            mode, address = json.loads(owner.stdout.readline())
-            assert mode == "token"
-            for stranger in (
-                {"RAY_AUTH_MODE": "disabled"},
-                {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
-            ):
-                del environment["RAY_ADDRESS"]
-                ran = subprocess.run(
-                    [sys.executable, "-c", STRANGER, address],
-                    env={**environment, **stranger},
-                    capture_output=True,
-                    text=True,
-                    timeout=120,
-                )
-                environment["RAY_ADDRESS"] = "local"
-                assert ran.returncode != 0
-                assert re.search("(?i)unauthenticated|authenticat|token", ran.stderr), ran.stderr
-            owner.communicate("\n")
-            assert owner.returncode == 0
