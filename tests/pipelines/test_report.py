@@ -244,11 +244,13 @@ def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_be
     for told in (
         "night of 25 November 2026, 22:50 UTC A better model Model 000002-bbbbbbbbbbbb is "
         "published. On 2 held-out photos its objective is 26 123, "
-        "15.7 % less than the 31 000 of the published model; the gate asks for 2 % less.",
+        "15.7 % less than the 31 000 of the one before; the gate asks for 2 % less.",
         "found76 tried tonight12 new pairs9 done in all72 rejected4 pending0 gone5",
         "Rejected or failed tonight: 2 not an image, 1 <i>.",
         "time1 h 2 min device-hours1.75 requests1 234 read12.3 MB written4.56 GB",
         "pairs 45 min 0 s training 15 min 0 s graph 3.1 s scoring 2 min 2 s",
+        "Device-hours: pairs 1.5, training 0.25. Requests to object stores for pairs, by the formula of "
+        "plan: 1 100 reads, 80 writes, 54 lists.",
         "24 Nov, 22:00 refused, 60 k 23 Nov, 22:00 cut off",
         "The new model is the better one on 1.",
         "Published31 0006.2 k3100.60.3 Needed30 380 New26 123",
