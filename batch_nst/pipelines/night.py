@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,9 +9,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from batch_nst.data import models
-from batch_nst.data.images import decode_stored, encode
+from batch_nst.data.decoder import stored_picture
+from batch_nst.data.documents import intact, read_document
+from batch_nst.data.images import encode
 from batch_nst.data.storage import Store
-from batch_nst.errors import WeightsError
+from batch_nst.errors import StorageError, WeightsError
 from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.report import SHOWN, Triple
 from batch_nst.pipelines.store_requests import Traffic, generate_requests
@@ -74,11 +75,14 @@ def started(run: str) -> datetime:
 
 
 def _outcome(store: Store, run: str) -> dict[str, Any]:
+    """Nothing of a run whose figures are gone or damaged: its page is linked all the same."""
+    name = f"runs/{run}/summary.json"
     try:
-        summary = json.loads(store.read(f"runs/{run}/summary.json"))
-    except FileNotFoundError:
+        with intact(store, name):
+            summary = read_document(store, name)
+            return {"published": summary.get("published"), "objective": summary.get("model", {}).get("total")}
+    except (FileNotFoundError, StorageError):
         return {}
-    return {"published": summary.get("published"), "objective": summary.get("model", {}).get("total")}
 
 
 def beside_published(triples: Sequence[Triple], store: Store, version: str) -> list[Triple]:
@@ -101,7 +105,7 @@ def beside_published(triples: Sequence[Triple], store: Store, version: str) -> l
         replace(
             triple,
             published=encode(
-                stylize_image(net, torch.from_numpy(decode_stored(triple.photo))).numpy(), "webp"
+                stylize_image(net, torch.from_numpy(stored_picture(triple.photo).copy())).numpy(), "webp"
             ),
             losses={**triple.losses, "published": {"total": objectives.get(triple.id)}},
         )
