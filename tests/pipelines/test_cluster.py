@@ -31,7 +31,8 @@ def test_all_actors_that_have_work_are_asked_for_at_once(
         ([({"CPU": 8.0}, 2)], 2, 8),  # a node each
         ([({"CPU": 8.0}, 2)], 1, 8),
         ([({"CPU": 8.0}, 2)], 4, 4),
-        ([({"CPU": 8.0}, 2)], [1, 3], 4),
+        ([({"CPU": 8.0}, 2)], [1, 3], 8),  # on nodes that may come
+        ([({"CPU": 8.0}, 2)], [3, 4], 4),
         ([({"CPU": 1.0}, 1)], [1, 2], 1),
     ],
 )

@@ -226,8 +226,8 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
     assert re.fullmatch(r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help", told)
 
 
-def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
-    figures = finish(start(home, "nightly", f"output={s3}/night", "train.steps=10"))
+def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
+    figures = finish(start(pairs, "nightly", f"output={s3}/night", "train.steps=10"))
     store = Store(f"{s3}/night")
     assert models.current(store)["version"] == figures["version"]
     assert store.list("checkpoints")
@@ -239,6 +239,7 @@ def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
     assert any(name.startswith(f"{log}/events.out.tfevents.") for name in store.list(log))
     in_bucket = store.read(models.model_object(figures["version"], models.WEIGHTS))
 
-    on_disk = finish(start(home, "train", "train.steps=10"))
+    out = shutil.copytree(pairs / "out", tmp_path / "out")
+    on_disk = finish(start(pairs, "train", f"output={out}", "train.steps=10"))
     assert on_disk["version"] == figures["version"]
-    assert Store(str(home / "out")).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket
+    assert Store(str(out)).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket
