@@ -47,8 +47,8 @@ _HISTORY = "history.json"
 _MAX_FAILURES = 10
 """Lost workers that a training outlives; a bug is told after as many starts."""
 _WAIT_FOR_WORKERS = "10"
-"""Seconds. Ray looks for nodes three times a minute: elastic training may wait for one that was just lost,
-before it counts again."""
+"""Seconds. Ray looks at the nodes three times a minute: elastic training may wait for one that was just lost,
+once or twice, before it goes on without."""
 _LOOK_FOR_MORE = 300.0
 """Seconds after which elastic training takes in nodes that have come: it goes back to its last checkpoint."""
 _READERS = 2
