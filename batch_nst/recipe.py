@@ -239,8 +239,8 @@ class Train(Section):
     """Batches that the network is fitted to."""
     batch_size: Count = 8
     """Pairs in a step, over all workers; at least one for each."""
-    workers: Count = 1
-    """Processes that share each batch."""
+    workers: Count | list[Count] = 1
+    """Processes that share each batch; or [fewest, most], as the cluster has nodes (GPUs): it goes on with those that are left, or come."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """As `generate.device`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -270,6 +270,20 @@ class Train(Section):
     """Steps between checkpoints; what was cut off goes on from the last one."""
     min_done: Fraction = 1.0
     """Least fraction of the planned images that a snapshot must hold."""
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _number_or_range(cls, workers: object) -> object:
+        both: Any = workers if isinstance(workers, list) else [workers, workers]
+        if [type(number) for number in both] != [int, int] or not 1 <= both[0] <= both[1]:
+            raise ValueError("allowed: a whole number, 1 or more; or [fewest, most]")
+        return workers
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        both = self.workers if isinstance(self.workers, list) else [self.workers, self.workers]
+        return both[0], both[1]
 
     @field_validator("init", mode="before")
     @classmethod
@@ -313,8 +327,10 @@ class Train(Section):
                 raise ValueError(
                     f"feature_weight, pixel_weight and perceptual_weight are all 0{when}; one must count"
                 )
-        if self.batch_size < self.workers:
-            raise ValueError(f"batch_size {self.batch_size} has no pair for each of {self.workers} workers")
+        if self.batch_size < self.worker_range[1]:
+            raise ValueError(
+                f"batch_size {self.batch_size} has no pair for each of {self.worker_range[1]} workers"
+            )
         return self
 
 

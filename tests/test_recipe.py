@@ -168,6 +168,11 @@ def test_training_may_start_from_a_model_too(write: Write, tmp_path: Path) -> No
     assert (train.init, train.init_model) == (f"model:{tmp_path / 'out'}", str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(("given", "both"), [("3", (3, 3)), ("[1, 8]", (1, 8)), ("[8, 8]", (8, 8))])
+def test_workers_are_a_number_or_two(write: Write, given: str, both: tuple[int, int]) -> None:
+    assert load_recipe(write(MINIMAL), [f"train.workers={given}"]).train.worker_range == both
+
+
 def test_a_tilde_is_the_home_folder(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/vincent")
     recipe = load_recipe(write(MINIMAL), ["output=~/out", "generate.input=[~/a, ./~b]"])
@@ -364,6 +369,18 @@ LAYERS = ", ".join(VGG_LAYERS)
             "vgg: given {'input': 'torchvision'}; the bundled weights take input: oxford",
         ),
         ("train={workers: 9}", "train: given {'workers': 9}; batch_size 8 has no pair for each of 9 workers"),
+        (
+            "train={workers: [1, 9]}",
+            "train: given {'workers': [1, 9]}; batch_size 8 has no pair for each of 9 workers",
+        ),
+        *(
+            (
+                f"train.workers={value}",
+                f"train.workers: given {yaml.safe_load(value)!r}; allowed: a whole number, 1 or more; or "
+                "[fewest, most]",
+            )
+            for value in ("0", "many", "1.5", "[2]", "[2, 1]", "[0, 2]", "[1, 2, 3]", "[]", "true")
+        ),
         *(
             (
                 f"train.init={value}",

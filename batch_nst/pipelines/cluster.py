@@ -121,8 +121,9 @@ def choose_trainers(train: Train) -> Workers:
     one = choose_workers(train.device)
     if one.device == "cuda":
         return one
-    # As many workers as there are nodes get a node each; more of them share its cores.
-    sharing = math.ceil(train.workers / one.most)
+    # As many workers as there are nodes get a node each; more of them share its cores. Of elastic ones that
+    # holds for the fewest: more than those train on more nodes.
+    sharing = math.ceil(train.worker_range[0] / one.most)
     threads = max(1, one.threads // sharing)
     # All that they compute on: where a node is lost, none of the others gets one more than its share.
     return replace(one, threads=threads, num_cpus=threads)

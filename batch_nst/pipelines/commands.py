@@ -163,7 +163,7 @@ def nightly(
         except GateError as error:
             refusal = error
             figures |= error.figures
-        figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.workers)
+        figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
         figures["report"] = _report(recipe, run, evaluation, triples, figures)
         if refusal:
             raise GateError(str(refusal), figures) from refusal

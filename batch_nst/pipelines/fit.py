@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from batch_nst.data.pairs import Batch, Share, decode_pair, portions, read_portion
 from batch_nst.data.snapshot import Snapshot
@@ -43,6 +46,11 @@ _STATE = "state.pt"
 _HISTORY = "history.json"
 _MAX_FAILURES = 10
 """Lost workers that a training outlives; a bug is told after as many starts."""
+_WAIT_FOR_WORKERS = "10"
+"""Seconds. Ray looks at the nodes three times a minute: elastic training may wait for one that was just lost,
+once or twice, before it goes on without."""
+_LOOK_FOR_MORE = 300.0
+"""Seconds after which elastic training takes in nodes that have come: it goes back to its last checkpoint."""
 _READERS = 2
 """Portions of pairs that are read at the same time: one is, while another is handed out."""
 _MOST_DECODERS = 16
@@ -64,8 +72,9 @@ class Fitted(NamedTuple):
     init: str
     """What the first weights were: `random`, or the name of a model."""
     pace: dict[str, float]
-    """Of the last start: `steps_per_second`, `images_per_second`, and the shares of the time in which the
-    first worker was computing (`busy`), `waiting` for pairs, and `writing` checkpoints and pictures."""
+    """Of the last start, from its first batch on: `steps_per_second`, `images_per_second`, and the shares of
+    the time in which the first worker was computing (`busy`), `waiting` for pairs, and `writing` checkpoints
+    and pictures. And how long it had taken to have that batch, `start_up_seconds`."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,16 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
         IncompleteError: there was no number in the gradients of many steps one after the other.
     """
     settings, workers = task.recipe.train, task.workers
+    fewest, most = settings.worker_range
+    if fewest < most:
+        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, _WAIT_FOR_WORKERS)
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_Board).remote()
     trainer = ray.train.torch.TorchTrainer(
         _work,
         train_loop_config={"task": replace(task, board=board)},
         scaling_config=ScalingConfig(
-            num_workers=settings.workers,
+            num_workers=most if fewest == most else (fewest, most),
+            elastic_resize_monitor_interval_s=_LOOK_FOR_MORE,
             use_gpu=workers.device == "cuda",
             resources_per_worker={"CPU": workers.num_cpus, **({"GPU": 1} if workers.num_gpus else {})},
         ),
@@ -138,6 +151,7 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
 
 def _work(config: dict[str, Any]) -> None:
     """One worker: its share of every global batch, from the last checkpoint on."""
+    begun, start_up = time.perf_counter(), 0.0
     task: Task = config["task"]
     settings = task.recipe.train
     context = ray.train.get_context()
@@ -149,8 +163,9 @@ def _work(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             state, history = _load(Path(folder))
     net = _first_net(task)
-    # As many threads for an image from one worker as from each of several that share a node.
-    threads = max(1, task.workers.threads // -(-settings.batch_size // settings.workers))
+    # As many threads for an image from one worker as from each of several that share a node, and however
+    # many of them are left.
+    threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
     objectives = _objectives(task, threads, state)
     training = Training(settings, objectives, net, threads, max(1, task.workers.threads // threads))
     if state:
@@ -166,6 +181,8 @@ def _work(config: dict[str, Any]) -> None:
     while training.step < settings.steps:
         with clock.spends("waiting"):
             batch = next(reading)
+        if training.step == first:  # no part of the pace, of which a longer training would have less
+            start_up, clock = time.perf_counter() - begun, Clock("busy", "waiting", "writing")
         try:
             with clock.spends("busy"):
                 parts = training.advance(batch)
@@ -180,7 +197,7 @@ def _work(config: dict[str, Any]) -> None:
             if shown:
                 shown.step(parts, pace, keep)
             if keep:
-                metrics = {"step": step, **parts, "pace": pace}
+                metrics = {"step": step, **parts, "pace": {**pace, "start_up_seconds": round(start_up, 1)}}
                 _report({**training.state(), **lasting}, training.history, metrics, rank)
 
 

@@ -32,7 +32,7 @@ def cost_of(made: Figures, traffic: Traffic, seconds: Mapping[str, float], worke
         made: figures of `generate`.
         traffic: of its plan, before it began.
         seconds: of each step, `training` among them.
-        workers: that trained, with a device each.
+        workers: that trained at the most, with a device each.
 
     Returns:
         Figures: `device_hours`, of `pairs` while devices were busy, of `training` while they were held;

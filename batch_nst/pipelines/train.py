@@ -64,9 +64,10 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     cluster.connect()
     cluster.check_output_is_shared(store)
     workers = cluster.choose_trainers(recipe.train)
+    fewest, most = recipe.train.worker_range
     say(
         f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "
-        f"{recipe.train.batch_size}, {recipe.train.workers} workers on "
+        f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
         f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )
     page = models.model_object(version, PAGE)
@@ -87,9 +88,9 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         say(f"{fitted.skipped} steps were skipped: there was no number in their gradients")
     if pace := fitted.pace:
         say(
-            f"{pace['steps_per_second']:.2f} steps/s, {pace['images_per_second']:.1f} images/s; of that time "
-            f"{pace['busy']:.1%} computing, {pace['waiting']:.1%} waiting for pairs, {pace['writing']:.1%} "
-            "writing checkpoints and pictures"
+            f"{pace['steps_per_second']:.2f} steps/s, {pace['images_per_second']:.1f} images/s after "
+            f"{pace['start_up_seconds']:.1f} s of start-up; of that time {pace['busy']:.1%} computing, "
+            f"{pace['waiting']:.1%} waiting for pairs, {pace['writing']:.1%} writing checkpoints and pictures"
         )
     digest = models.write_part(store, version, models.WEIGHTS, model_bytes(fitted.net))
     card = {

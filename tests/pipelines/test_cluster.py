@@ -31,13 +31,15 @@ def test_all_actors_that_have_work_are_asked_for_at_once(
         ([({"CPU": 8.0}, 2)], 2, 8),  # a node each
         ([({"CPU": 8.0}, 2)], 1, 8),
         ([({"CPU": 8.0}, 2)], 4, 4),
-        ([({"CPU": 1.0}, 1)], 2, 1),
+        ([({"CPU": 8.0}, 2)], [1, 3], 8),  # on nodes that may come
+        ([({"CPU": 8.0}, 2)], [3, 4], 4),
+        ([({"CPU": 1.0}, 1)], [1, 2], 1),
     ],
 )
 def test_a_training_worker_reserves_what_it_computes_on_and_no_node_holds_more_than_its_share(
     monkeypatch: pytest.MonkeyPatch,
     shapes: list[tuple[dict[str, float], int]],
-    asked: int,
+    asked: int | list[int],
     threads: int,
 ) -> None:
     monkeypatch.setattr(cluster, "_node_shapes", lambda: shapes)

@@ -300,7 +300,7 @@ def test_a_model_is_named_by_what_decides_it_and_by_nothing_else(home, night):
 
     assert name() == night["version"]
     for same in (
-        "train.workers=2",
+        "train.workers=[1, 2]",
         "train.checkpoint_steps=1",
         "train.device=cpu",
         "publish.margin=0.5",
@@ -330,8 +330,11 @@ def test_a_training_leaves_a_page_a_panel_and_curves_for_tensorboard(home, night
         shown = re.findall(r'alt="Panel: ([^"]*)"', text)
         assert shown == ["photo", "optimised", *(f"step {step}" for step in (1, 2, 3, 4, 6))]
     assert "step 6 of 6" in page
-    assert set(night["pace"]) == {"steps_per_second", "images_per_second", "busy", "waiting", "writing"}
-    assert night["pace"]["busy"] + night["pace"]["waiting"] + night["pace"]["writing"] == pytest.approx(1)
+    shares = ("busy", "waiting", "writing")
+    assert set(night["pace"]) == {"steps_per_second", "images_per_second", *shares, "start_up_seconds"}
+    assert sum(night["pace"][share] for share in shares) == pytest.approx(1)
+    summary = json.loads(output(home).read(f"runs/{night['run']}/summary.json"))
+    assert summary["pace"] == night["pace"]
 
 
 def test_training_starts_from_no_model_of_another_architecture(home, night):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from machines import machines
 from PIL import Image
 from safetensors.torch import load
 from sessions import finish, kill, resumed_from, start
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.slow
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 STEPS = 60
+FEW = f"train.checkpoint_steps={STEPS}"
+"""Ray Train takes one checkpoint in two seconds: more than these steps."""
 
 RECIPE = f"""
 output: out
@@ -38,17 +42,37 @@ evaluate: {{holdout: 0.0, iterations: 2, sizes: [32]}}
 """
 
 
-@pytest.fixture
-def home(tmp_path):
-    (tmp_path / "photos").mkdir()
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder with a recipe and its dataset, to be copied."""
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "photos").mkdir()
     for name in ("astronaut", "coffee", "windmill", "moose", "panda", "perch"):
         with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
-            photo.resize((48, 48)).save(tmp_path / "photos" / f"{name}.png")
+            photo.resize((48, 48)).save(folder / "photos" / f"{name}.png")
     with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
-        painting.resize((48, 48)).save(tmp_path / "style.png")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    finish(start(tmp_path, "generate"))
-    return tmp_path
+        painting.resize((48, 48)).save(folder / "style.png")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    finish(start(folder, "generate"))
+    return folder
+
+
+@pytest.fixture
+def home(pairs, tmp_path):
+    return shutil.copytree(pairs, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(pairs, tmp_path_factory):
+    """Version, curve and weights of the recipe's training on one worker, by which nothing else happened."""
+    folder = shutil.copytree(pairs, tmp_path_factory.mktemp("uninterrupted") / "home")
+    return trained(folder, finish(start(folder, "train", FEW))["version"])
+
+
+def trained(home: Path, version: str) -> tuple[str, list[dict[str, float]], bytes]:
+    store = Store(str(home / "out"))
+    history = models.require_card(store, version)["training"]["history"]
+    return version, history, store.read(models.model_object(version, models.WEIGHTS))
 
 
 def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:
@@ -69,7 +93,9 @@ def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
     return found
 
 
-def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_an_uninterrupted_one(home):
+def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_an_uninterrupted_one(
+    home, uninterrupted
+):
     killed = start(home, "train")
     wait_for_another_checkpoint(home, killed)
     (worker,) = training_workers(killed)
@@ -88,19 +114,36 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
     history[0]["mark"] = "of the killed run"
     curve.write_text(json.dumps(history))
 
-    resumed = finish(start(home, "train"))
-    assert resumed["steps"] == STEPS
-    history = models.require_card(store, name)["training"]["history"]
+    assert finish(start(home, "train"))["steps"] == STEPS
+    version, history, weights = trained(home, name)
     assert history[0].pop("mark") == "of the killed run"
     assert [point["step"] for point in history] == list(range(1, STEPS + 1))
-    weights = store.read(models.model_object(name, models.WEIGHTS))
+    assert (version, history, weights) == uninterrupted
 
-    # The same run again from nothing, uninterrupted, under the same name in the same output.
-    for path in store.list("checkpoints") + store.list("models"):
-        store.delete(path)
-    finish(start(home, "train"))
-    assert store.read(models.model_object(name, models.WEIGHTS)) == weights
-    assert models.require_card(store, name)["training"]["history"] == history
+
+def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_same_weights(
+    home, uninterrupted
+):
+    with machines(2) as nodes:
+        running = start(home, "train", "train.workers=[1, 2]", address=nodes.cluster.address)
+        wait_for_another_checkpoint(home, running)
+        nodes.crash(nodes.nodes[1])
+        out, said = running.communicate()
+    assert running.returncode == 0, said
+    assert "1 to 2 workers" in said
+    assert re.search(r"training goes on from step [1-9]\d*, workers: 1$", said, re.MULTILINE), said
+    check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
+
+
+def check_same_training(
+    one: tuple[str, list[dict[str, float]], bytes], other: tuple[str, list[dict[str, float]], bytes]
+) -> None:
+    # Not about the same: an image's gradient is the same to the bit whoever computes it, and the sum of all
+    # is exact. Were it not so, rounding would be a thousandth of the loss at the end. Only the means of the
+    # losses are taken in another order, in fp64.
+    for point, same in zip(one[1], other[1], strict=True):
+        assert point == pytest.approx(same, rel=1e-12)
+    assert (one[0], one[2]) == (other[0], other[2])
 
 
 def test_a_training_that_starts_from_a_model_begins_with_its_weights(home):
@@ -119,23 +162,9 @@ def test_a_training_that_starts_from_a_model_begins_with_its_weights(home):
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-20)
 
 
-def test_losses_do_not_depend_on_the_number_of_workers(home):
-    store = Store(str(home / "out"))
-    curves, weights = [], []
-    for workers in (1, 2):
-        version = finish(start(home, "train", f"train.workers={workers}", "train.steps=20"))["version"]
-        curves.append(models.require_card(store, version)["training"]["history"])
-        weights.append(store.read(models.model_object(version, models.WEIGHTS)))
-        for path in store.list("checkpoints") + store.list("models"):
-            store.delete(path)
-    alone, shared = curves
-    assert [point["step"] for point in shared] == list(range(1, 21))
-    # Not about the same: an image's gradient is the same to the bit whoever computes it, and the sum of all
-    # is exact. Were it not so, rounding would be a thousandth of the loss at the end. Only the means of the
-    # losses are taken in another order, in fp64.
-    for one, other in zip(alone, shared, strict=True):
-        assert other == pytest.approx(one, rel=1e-12)
-    assert weights[0] == weights[1]
+def test_losses_do_not_depend_on_the_number_of_workers(home, uninterrupted):
+    version = finish(start(home, "train", "train.workers=2", FEW))["version"]
+    check_same_training(trained(home, version), uninterrupted)
 
 
 def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
@@ -151,8 +180,8 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
     assert re.fullmatch(r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help", told)
 
 
-def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
-    figures = finish(start(home, "nightly", f"output={s3}/night", "train.steps=10"))
+def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
+    figures = finish(start(pairs, "nightly", f"output={s3}/night", "train.steps=10"))
     store = Store(f"{s3}/night")
     assert models.current(store)["version"] == figures["version"]
     assert store.list("checkpoints")
@@ -164,6 +193,7 @@ def test_a_night_in_a_bucket_ends_as_one_on_disk(home, s3):
     assert any(name.startswith(f"{log}/events.out.tfevents.") for name in store.list(log))
     in_bucket = store.read(models.model_object(figures["version"], models.WEIGHTS))
 
-    on_disk = finish(start(home, "nightly", "output=out", "train.steps=10"))
+    out = shutil.copytree(pairs / "out", tmp_path / "out")
+    on_disk = finish(start(pairs, "train", f"output={out}", "train.steps=10"))
     assert on_disk["version"] == figures["version"]
-    assert Store(str(home / "out")).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket
+    assert Store(str(out)).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket
