@@ -240,8 +240,8 @@ class Train(Section):
     batch_size: Count = 8
     """Pairs in a step, over all workers; at least one for each."""
     workers: Count | list[Count] = 1
-    """Processes that share each batch; or [fewest, most], as the cluster has nodes (GPUs): it goes on with those
-    that are left, or come."""
+    """Processes that share each batch; or [fewest, most], as the cluster has nodes (GPUs): it goes on with
+    those that are left, or come."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """As `generate.device`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
