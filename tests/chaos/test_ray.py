@@ -118,6 +118,10 @@ def begun(command: Command) -> Counter[str]:
     return Counter(entry["unit"] for entry in entries(command.journal) if entry["event"] == "began")
 
 
+def ended(command: Command) -> Counter[str]:
+    return Counter(entry["unit"] for entry in entries(command.journal) if entry["event"] == "ended")
+
+
 def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -133,13 +137,16 @@ def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
         first = [entry for entry in entries(command.journal) if entry["node"] == replacement.node_id]
     assert_as_from_one_clean_run(bucket, "lost-node", figures, crops=8)
     again = sum(count - 1 for count in begun(command).values())
+    done_again = sum(count - 1 for count in ended(command).values())
     assert first
     busy = first[0]["time"]
     print(
         f"replacement up {there - crashed:.1f} s after the crash, busy {busy - crashed:.1f} s after it; "
-        f"{again} units begun again"
+        f"{again} units begun again, {done_again} done again"
     )
-    assert again <= 1
+    # An actor writes a unit while it works on the next: both go with it, and the first had been done.
+    assert done_again <= 1
+    assert again <= 2
 
 
 def test_where_no_replacement_comes_the_other_nodes_finish(bucket: Bucket, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_times_are_told_by_the_run_and_not_by_the_model(home, night):
         timed = (figures, figures["larger"], figures["baseline"]["lbfgs"], figures["baseline"]["engine"])
         assert all("seconds_per_image" in each for each in timed)
     report = " ".join(output(home).read(f"runs/{night['run']}/report.html").decode().split())
-    assert "It takes" in report
+    assert re.search(r"that of the optimisation: [^<]+ an image<", report)
     assert "Table 1 of Johnson" in report
     card = output(home).read(models.model_object(night["version"], models.CARD)).decode()
     for name in ("seconds_per_image", "speed"):

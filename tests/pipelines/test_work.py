@@ -93,7 +93,12 @@ def test_requests_to_list_an_input_are_counted(
         {
             "output": str(tmp_path / "out"),
             "style": {"image": str(PAINTING), "size": 32},
-            "generate": {"input": put(home, tmp_path), "image_size": 32, "unit_images": 2},
+            "generate": {
+                "input": put(home, tmp_path),
+                "stores": [home.uri.removesuffix(f"/{tmp_path.name}")],  # of photos that tables name
+                "image_size": 32,
+                "unit_images": 2,
+            },
         }
     )
     store = Store(given.output)
