@@ -1,7 +1,6 @@
 """Workers and machines that are lost again and again: a unit to blame is given up, a machine blames none."""
 
 import json
-import math
 import os
 import signal
 import time
@@ -66,7 +65,7 @@ def run(folder: Path, photos: tuple[str, ...], retry: bool = False, **changes: A
     store = Store(given.output)
     with pytest.MonkeyPatch.context() as patch, acquire(store, "generate") as lease:
         patch.setattr(stylize, "stylize_units", partial(stylize.stylize_units, stylizer=deadly(photos)))
-        return generate(given, store, lease, retry, math.inf)
+        return generate(given, store, lease, retry)
 
 
 @pytest.mark.usefixtures("local_ray")
