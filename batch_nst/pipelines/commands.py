@@ -250,14 +250,14 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
             figures = step(run)
         except (BatchNSTError, Stopped) as error:
             figures = {**error.figures, "error": str(error)}
-            error.figures = run.about | figures
+            error.figures = figures | run.about
             raise
         finally:
-            figures = run.about | figures
+            figures |= run.about  # a step's own `seconds` are no part of it
             if run.leaves_figures:
                 summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
                 run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-        return figures | {"seconds": run.seconds}
+        return figures
 
 
 def _report(
