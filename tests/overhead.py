@@ -165,7 +165,8 @@ def main() -> None:
     memory = in_a_process(0.0, 4, MANY)
     grown = (memory["memory"][str(MANY)] - memory["memory"][str(FEW)]) / 2**20
     figures["driver_memory"] = memory | {"grown_mb": grown}
-    print(f"{f'driver, {FEW} to {MANY:,} units':28}{grown:+8.1f} MB, {memory['rate']:.1f} units/s")
+    rate = memory["units"] / memory["seconds"]
+    print(f"{f'driver, {FEW} to {MANY:,} units':28}{grown:+8.1f} MB, {rate:.1f} units/s")
     print(json.dumps(figures))
 
 

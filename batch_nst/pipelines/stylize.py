@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,9 @@ from batch_nst.pipelines.rows import (
 )
 from batch_nst.recipe import Generate, Recipe
 
+_UNITS, _UNITS_AN_ACTOR = 2048, 512
+"""Of one execution of Ray Data, at most; the greater of the two."""
+
 _PLANNED = pa.schema({"unit": pa.string(), "photos": pa.binary(), "outage": pa.string()})
 """Of what `planned_units` returns."""
 
@@ -73,6 +76,39 @@ def stylize_units(
         For each unit `summary` (see `units.commit_unit`), `losses` of its ok rows, `rows` not ok as
         (uri, status, reason, detail) and device `seconds`; or the `outage` that leaves it pending.
     """
+    # Ray Data keeps some 4 kB of each unit in the driver until an execution ends: several bound them. Between
+    # two, actors start anew, which costs less than a hundredth of what so many units of 10 s take.
+    most = max(_UNITS, _UNITS_AN_ACTOR * workers.at_once(recipe.generate.actors))
+    for some in executions(chunks, most):
+        if closed():
+            return
+        yield from _execute(some, holdout, store, style, recipe, workers, model, closed, attempt, stylizer)
+
+
+def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
+    """Chunks in their order, together of so many units at most, or one that has more."""
+    some: list[Chunk] = []
+    for chunk in chunks:
+        if some and sum(len(each.units) for each in [*some, chunk]) > most:
+            yield some
+            some = []
+        some.append(chunk)
+    if some:
+        yield some
+
+
+def _execute(
+    chunks: Sequence[Chunk],
+    holdout: Mapping[str, Any],
+    store: Store,
+    style: StylePicture,
+    recipe: Recipe,
+    workers: Workers,
+    model: ModelFiles | None,
+    closed: Closed,
+    attempt: Attempt,
+    stylizer: type[Stylizer] | None,
+) -> Iterator[Row]:
     limits = recipe.generate
     places = [{"group": chunk.group._asdict(), "units": chunk.units} for chunk in chunks]
     return iter(

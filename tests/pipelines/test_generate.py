@@ -36,10 +36,11 @@ from batch_nst.data.style import read_style
 from batch_nst.data.summaries import changes_of
 from batch_nst.engine.gatys import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
+from batch_nst.pipelines import stylize
 from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.generate import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.pipelines.plan import survey
+from batch_nst.pipelines.plan import Chunk, survey
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -378,6 +379,39 @@ def run_within(given: Recipe, budget: Budget, min_done: float | None = None) -> 
     store = Store(given.output)
     with acquire(store, "generate") as lease:
         return generate(given, store, lease, budget=budget, min_done=min_done)
+
+
+@pytest.fixture
+def parted() -> Iterator[list[int]]:
+    """Four units an execution of Ray Data; of how many units each one was that has begun."""
+    begun: list[int] = []
+    execute = stylize._execute
+
+    def counted(chunks: list[Chunk], *others: Any) -> Iterator[Row]:
+        begun.append(sum(len(chunk.units) for chunk in chunks))
+        return execute(chunks, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "GROUP_UNITS", 4)
+        patch.setattr(stylize, "_UNITS", 4)
+        patch.setattr(stylize, "_UNITS_AN_ACTOR", 1)
+        patch.setattr(stylize, "_execute", counted)
+        yield begun
+
+
+def test_several_executions_make_what_one_does(made: Made, tmp_path: Path, parted: list[int]) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    assert run(given)["digest"] == made.figures["digest"]
+    assert len(parted) > 1
+    assert max(parted) == 4
+    assert sum(parted) == len(units.done_units(Store(given.output)))
+
+
+def test_no_execution_begins_after_the_budget_is_spent(made: Made, tmp_path: Path, parted: list[int]) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    with pytest.raises(IncompleteError, match="the deadline"):
+        run_within(given, until_one_is_done(given.output))
+    assert parted == [4]
 
 
 @pytest.mark.parametrize(
