@@ -1,0 +1,19 @@
+"""Laws of how a job is cut into executions of Ray Data."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch_nst.data.segments import Group
+from batch_nst.pipelines.plan import Chunk
+from batch_nst.pipelines.stylize import executions
+
+
+@given(st.lists(st.integers(1, 300)), st.integers(1, 600))
+def test_an_execution_is_as_large_as_it_may_be_and_no_larger(sizes: list[int], most: int) -> None:
+    chunks = [Chunk(Group("segment", 0, size), ["unit"] * size) for size in sizes]
+    parts = list(executions(chunks, most))
+    assert [chunk for part in parts for chunk in part] == chunks
+    counts = [sum(len(chunk.units) for chunk in part) for part in parts]
+    assert all(count <= most or len(part) == 1 for count, part in zip(counts, parts, strict=True))
+    for count, following in zip(counts, parts[1:], strict=False):
+        assert count + len(following[0].units) > most
