@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,32 @@ def test_every_arm_is_in_the_table_in_its_order() -> None:
     assert re.findall(r"`([\w-]+)`", " ".join(rows)) == list(ARMS)
 
 
-def test_the_page_has_the_figures_that_were_measured() -> None:
-    arms = {m["name"].split()[1]: m["value"] for m in MEASURED if "curve" in m["value"]}
+def sections() -> dict[tuple[str, int], str]:
+    """What the page says of a painting and of so many minutes."""
+    found = re.findall(r"^### .*`(\w+)`, (\d+) minutes\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
+    return {(style, int(minutes)): text for style, minutes, text in found}
+
+
+def measured() -> dict[tuple[str, int], dict[str, Any]]:
+    """Arms by painting and minutes."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in MEASURED:
+        style, name, *_ = line["name"].split()
+        if curve := line["value"].get("curve"):
+            found.setdefault((style, round(curve[-1]["seconds"] / 60)), {})[name] = line["value"]
+    return found
+
+
+def test_the_page_has_a_section_for_all_that_was_measured() -> None:
+    assert sections().keys() == measured().keys()
+
+
+@pytest.mark.parametrize("key", measured(), ids=str)
+def test_the_page_has_the_figures_that_were_measured(key: tuple[str, int]) -> None:
+    arms, text = measured()[key], sections()[key]
     base = arms["peers"]["curve"][-1]
     for name, value in arms.items():
-        (row,) = re.findall(rf"^\| {re.escape(ARMS[name].title)} \|(.*)", PAGE, re.MULTILINE)
+        (row,) = re.findall(rf"^\| {re.escape(ARMS[name].title)} \|(.*)", text, re.MULTILINE)
         _, _, steps, *cells = (cell.split("(")[0].strip() for cell in row.split("|")[:-1])
         assert steps == str(value["steps"])
         last = value["curve"][-1]
