@@ -76,13 +76,40 @@ def stylize_units(
         For each unit `summary` (see `units.commit_unit`), `losses` of its ok rows, `rows` not ok as
         (uri, status, reason, detail) and device `seconds`; or the `outage` that leaves it pending.
     """
+    limits = recipe.generate
     # Ray Data keeps some 4 kB of each unit in the driver until an execution ends: several bound them. Between
     # two, actors start anew, which costs less than a hundredth of what so many units of 10 s take.
-    most = max(_UNITS, _UNITS_AN_ACTOR * workers.at_once(recipe.generate.actors))
+    most = max(_UNITS, _UNITS_AN_ACTOR * workers.at_once(limits.actors))
     for some in executions(chunks, most):
         if closed():
             return
-        yield from _execute(some, holdout, store, style, recipe, workers, model, closed, attempt, stylizer)
+        yield from (
+            ray.data.from_items([{"group": chunk.group._asdict(), "units": chunk.units} for chunk in some])
+            # One operator with the repartition, which Ray fuses with batches of a fixed size only. Each
+            # operator costs a task a unit, and a record of it.
+            .map_batches(
+                _planned,
+                fn_args=(store, holdout, closed),
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=0.25,
+            )
+            .repartition(target_num_rows_per_block=1)
+            .map(decode_unit, fn_args=(limits, closed, attempt), num_cpus=0.25)
+            .map(
+                Device,
+                fn_constructor_args=(
+                    stylizer or Stylizer,
+                    (style, recipe, workers, model, closed, attempt),
+                    store,
+                    limits,
+                ),
+                compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in some), calls=2),
+                num_cpus=workers.num_cpus,
+                num_gpus=workers.num_gpus or None,
+            )
+            .iter_rows()
+        )
 
 
 def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
@@ -95,49 +122,6 @@ def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
         some.append(chunk)
     if some:
         yield some
-
-
-def _execute(
-    chunks: Sequence[Chunk],
-    holdout: Mapping[str, Any],
-    store: Store,
-    style: StylePicture,
-    recipe: Recipe,
-    workers: Workers,
-    model: ModelFiles | None,
-    closed: Closed,
-    attempt: Attempt,
-    stylizer: type[Stylizer] | None,
-) -> Iterator[Row]:
-    limits = recipe.generate
-    places = [{"group": chunk.group._asdict(), "units": chunk.units} for chunk in chunks]
-    return iter(
-        ray.data.from_items(places)
-        # One operator with the repartition, which Ray fuses with batches of a fixed size only. Each operator
-        # costs a task a unit, and a record of it that Ray keeps in the driver to the end.
-        .map_batches(
-            _planned,
-            fn_args=(store, holdout, closed),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=0.25,
-        )
-        .repartition(target_num_rows_per_block=1)
-        .map(decode_unit, fn_args=(limits, closed, attempt), num_cpus=0.25)
-        .map(
-            Device,
-            fn_constructor_args=(
-                stylizer or Stylizer,
-                (style, recipe, workers, model, closed, attempt),
-                store,
-                limits,
-            ),
-            compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in chunks), calls=2),
-            num_cpus=workers.num_cpus,
-            num_gpus=workers.num_gpus or None,
-        )
-        .iter_rows()
-    )
 
 
 def _planned(chunk: pa.Table, store: Store, holdout: Row, closed: Closed) -> pa.Table:

@@ -40,7 +40,7 @@ from batch_nst.pipelines import stylize
 from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.generate import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.pipelines.plan import Chunk, survey
+from batch_nst.pipelines.plan import survey
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -385,17 +385,17 @@ def run_within(given: Recipe, budget: Budget, min_done: float | None = None) -> 
 def parted() -> Iterator[list[int]]:
     """Four units an execution of Ray Data; of how many units each one was that has begun."""
     begun: list[int] = []
-    execute = stylize._execute
+    from_items = ray.data.from_items
 
-    def counted(chunks: list[Chunk], *others: Any) -> Iterator[Row]:
-        begun.append(sum(len(chunk.units) for chunk in chunks))
-        return execute(chunks, *others)
+    def counted(items: list[Row]) -> ray.data.Dataset:
+        begun.append(sum(len(item["units"]) for item in items))
+        return from_items(items)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "GROUP_UNITS", 4)
         patch.setattr(stylize, "_UNITS", 4)
         patch.setattr(stylize, "_UNITS_AN_ACTOR", 1)
-        patch.setattr(stylize, "_execute", counted)
+        patch.setattr(ray.data, "from_items", counted)
         yield begun
 
 
