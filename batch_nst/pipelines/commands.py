@@ -132,6 +132,7 @@ def nightly(
     from batch_nst.pipelines.nothing_new import find_finished
     from batch_nst.pipelines.plan import survey
     from batch_nst.pipelines.publish import UNREPORTED, publish
+    from batch_nst.pipelines.train import find_cut_off
     from batch_nst.pipelines.train import train as fit_model
 
     def night(run: _Run) -> Figures:
@@ -142,12 +143,15 @@ def nightly(
         from batch_nst.pipelines.evaluate import evaluate as score
         from batch_nst.pipelines.evaluate import outline
         from batch_nst.pipelines.night import cost_of
+        from batch_nst.pipelines.store_requests import Traffic
         from batch_nst.pipelines.work import work_of
 
         surveyed = surveyed or survey(recipe, run.store, retry)
-        traffic = work_of(surveyed, run.store, recipe).traffic
-        budget = Budget(max_device_hours, deadline)
-        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, recipe.train.min_done)
+        # Were more sealed each night, a training that deadlines cut off would never come to its end.
+        cut_off = find_cut_off(recipe, run.store) if deadline and surveyed.to_do else None
+        traffic = Traffic() if cut_off else work_of(surveyed, run.store, recipe).traffic
+        budget, least = Budget(max_device_hours, deadline), recipe.train.min_done
+        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off)
         run.took("pairs")
         figures = run.figures
         figures["dataset"] = made
