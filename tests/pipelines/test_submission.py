@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -396,8 +397,12 @@ def test_an_installed_wheel_sends_no_code_and_runs_where_it_is_installed(
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))},
         "PATH": f"{installed}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    token = secrets.token_hex(32)
+    (tmp_path / "token").write_text(token)
     python = str(installed / "python")
     where = subprocess.run(
         [python, "-c", "import batch_nst; print(batch_nst.__file__)"],
@@ -425,7 +430,10 @@ def test_an_installed_wheel_sends_no_code_and_runs_where_it_is_installed(
         )
         try:
             address = f"http://127.0.0.1:{ports['dashboard-port']}"
-            wait_for(f"{address}/api/jobs/", head)
+            jobs = urllib.request.Request(
+                f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+            )
+            wait_for(jobs, head)
             here = Submitter(tmp_path, address, python, environment)
             ended = here.call("--shared", "--command", "generate", "generate.iterations=1")
             sent = Path(folder).glob("t/session_latest/runtime_resources/working_dir_files/*/*")
@@ -436,12 +444,12 @@ def test_an_installed_wheel_sends_no_code_and_runs_where_it_is_installed(
     assert kinds == [".png", ".yaml"]  # painting and recipe
 
 
-def wait_for(url: str, server: subprocess.Popen[str]) -> None:
-    """Until it answers."""
+def wait_for(request: urllib.request.Request, server: subprocess.Popen[str]) -> None:
+    """Until it is answered."""
     while True:
         assert server.poll() is None, server.communicate()[0]
         try:
-            with urllib.request.urlopen(url, timeout=30):
+            with urllib.request.urlopen(request, timeout=30):
                 return
         except OSError:
             time.sleep(0.2)
