@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batch_nst.data.lease import Lease, acquire
+from batch_nst.data.models import model_object
 from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped
@@ -130,7 +131,8 @@ def nightly(
     from batch_nst.pipelines.generate import generate as make_pairs
     from batch_nst.pipelines.nothing_new import find_finished
     from batch_nst.pipelines.plan import survey
-    from batch_nst.pipelines.publish import publish
+    from batch_nst.pipelines.publish import UNREPORTED, publish
+    from batch_nst.pipelines.train import find_cut_off
     from batch_nst.pipelines.train import train as fit_model
 
     def night(run: _Run) -> Figures:
@@ -141,14 +143,18 @@ def nightly(
         from batch_nst.pipelines.evaluate import evaluate as score
         from batch_nst.pipelines.evaluate import outline
         from batch_nst.pipelines.night import cost_of
+        from batch_nst.pipelines.store_requests import Traffic
         from batch_nst.pipelines.work import work_of
 
         surveyed = surveyed or survey(recipe, run.store, retry)
-        traffic = work_of(surveyed, run.store, recipe).traffic
-        budget = Budget(max_device_hours, deadline)
-        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, recipe.train.min_done)
+        # Were more sealed each night, a training that deadlines cut off would never come to its end.
+        cut_off = find_cut_off(recipe, run.store) if deadline and surveyed.to_do else None
+        traffic = Traffic() if cut_off else work_of(surveyed, run.store, recipe).traffic
+        budget, least = Budget(max_device_hours, deadline), recipe.train.min_done
+        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off)
         run.took("pairs")
-        figures: Figures = {"dataset": made}
+        figures = run.figures
+        figures["dataset"] = made
         figures |= fit_model(recipe, run.store)
         run.took("training")
         figures |= write_graph(recipe, run.store)
@@ -157,6 +163,8 @@ def nightly(
         figures |= outline(evaluation)
         run.took("scoring")
         run.lease.check()
+        owed = model_object(figures["version"], UNREPORTED)
+        run.store.replace(owed, f"{run.name}\n".encode())
         refusal = None
         try:
             figures |= publish(figures["version"], recipe.publish, run.store, run.lease.token)
@@ -165,8 +173,9 @@ def nightly(
             figures |= error.figures
         figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
         figures["report"] = _report(recipe, run, evaluation, triples, figures)
+        run.store.delete(owed)
         if refusal:
-            raise GateError(str(refusal), figures) from refusal
+            raise refusal
         return figures
 
     return _run("nightly", recipe.output, wait, night)
@@ -186,6 +195,7 @@ class _Run:
     def __init__(self, command: str, store: Store, lease: Lease) -> None:
         self.store, self.lease, self.command = store, lease, command
         self.leaves_figures = True
+        self.figures: Figures = {}  # of the steps of a night that have ended
         self.step_seconds: dict[str, float] = {}
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{lease.token:06}-{command}"
@@ -249,8 +259,11 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
         try:
             figures = step(run)
         except (BatchNSTError, Stopped) as error:
-            figures = {**error.figures, "error": str(error)}
+            figures = {**run.figures, **error.figures, "error": str(error)}
             error.figures = figures | run.about
+            raise
+        except Exception as bug:  # it, or Ray's own word for workers that died again and again
+            figures = {**run.figures, "error": f"a bug: {type(bug).__name__}"}
             raise
         finally:
             figures |= run.about  # a step's own `seconds` are no part of it

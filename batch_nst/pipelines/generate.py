@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batch_nst.data.card import write_card
 from batch_nst.data.lease import Lease
 from batch_nst.data.quality import figures_of, told_of
-from batch_nst.data.snapshot import bad_rows, seal
+from batch_nst.data.snapshot import Snapshot, bad_rows, seal
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError, StorageError
@@ -41,6 +41,7 @@ def generate(
     budget: Budget = UNLIMITED,
     plan: Plan | None = None,
     min_done: float | None = None,
+    cut_off: Snapshot | None = None,
 ) -> dict[str, Any]:
     """Make or continue the dataset, and seal it. Nothing to do starts neither torch nor Ray.
 
@@ -53,10 +54,11 @@ def generate(
         plan: of `survey`, where that has been made already.
         min_done: the fraction of the planned images that does where the budget leaves some; none: all of
             them are asked for.
+        cut_off: the latest snapshot, whose training is to be ended first: nothing is made, nor sealed.
 
     Returns:
         Figures: counts by status; what this run tried and made, and what that took (`rates.rates_of` reads
-        it); the snapshot; and why the budget left images `pending`, if it did (`stopped`).
+        it); the snapshot; and why the budget or a training left images to be made, if it did (`stopped`).
 
     Raises:
         IncompleteError: images are pending after an outage, because workers died at one unit after the
@@ -71,22 +73,26 @@ def generate(
         f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "
         f"{counts['to_do']:,} to do, {counts['gone']:,} gone"
     )
-    model = None
-    if plan.to_do:
-        check_weights(recipe)
-        model = _find_start(plan, store, recipe)
+    made, model = _Made(), None
+    if cut_off:
+        spent = f"the training on snapshot {cut_off.number} was cut off and is ended first"
+        say(f"{counts['to_do']:,} images wait for the next start: {spent}")
+    else:
+        if plan.to_do:
+            check_weights(recipe)
+            model = _find_start(plan, store, recipe)
+        lease.check()
+        plan = plan.write_down(store)
+        spent = budget.spent()
+        if plan.to_do and not spent:
+            spent = _make(plan, store, recipe, model, budget, made)
     lease.check()
-    plan = plan.write_down(store)
-    made, spent = _Made(), budget.spent()
-    if plan.to_do and not spent:
-        spent = _make(plan, store, recipe, model, budget, made)
-    lease.check()
-    snapshot = seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
+    snapshot = cut_off or seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
     write_card(store, snapshot, plan.settings, recipe.generate.license)
     if snapshot.counts["filtered"]:
         say(told_of(snapshot.quality))
     pending = snapshot.counts["pending"]
-    stopped = spent if pending and not made.outage else ""
+    stopped = spent if cut_off or (pending and not made.outage) else ""
     figures = {
         "photos": counts["photos"],
         "found": counts["found"],

@@ -18,6 +18,8 @@ Figures = dict[str, Any]
 
 REFUSED = "refused"
 """The key of `model.json` that marks a refused candidate, with the reason and the figures."""
+UNREPORTED = "unreported"
+"""Beside it while a night meets the gate, until there is a report of what came of it."""
 
 
 def publish(version: str, settings: Publish, store: Store, token: int) -> Figures:
@@ -25,16 +27,16 @@ def publish(version: str, settings: Publish, store: Store, token: int) -> Figure
 
     Returns:
         Figures: what is published now, and what before; and, where there was one before, what the gate
-        `compared`, see `_comparison`.
+        `compared`, see `_comparison`; so too where a night that was cut off has published it.
 
     Raises:
         GateError: a photo's objective is no number, the whole is above `max_objective`, not better than the
             published one by the margin, or was withdrawn by `rollback`; with figures.
     """
     now = models.current(store)
-    if now and now["version"] == version:
-        return _published(now)
     card = models.require_card(store, version)
+    if now and now["version"] == version:
+        return _published(now) | _told(_comparison(card, _before(now, store), settings, store))
     mark, compared = card.pop(REFUSED, None), _comparison(card, now, settings, store)
     refusal = _refusal(card, now, settings, compared)
     if refusal:
@@ -50,11 +52,13 @@ def publish(version: str, settings: Publish, store: Store, token: int) -> Figure
 def decided(version: str, settings: Publish, store: Store) -> Figures | None:
     """What `publish` has come to, and would again; None where something is left to do for this version.
 
-    That is: it is not trained, scored and exported, it has not met the gate, or the gate would say otherwise
-    now, as its limits, the published model or the scores have changed.
+    That is: it is not trained, scored and exported, it has not met the gate, no report tells what came of it,
+    or the gate would say otherwise now, as its limits, the published model or the scores have changed.
     """
     card = models.read_card(store, version)
     if card is None or "evaluation" not in card or models.GRAPH not in card["digests"]:
+        return None
+    if store.exists(models.model_object(version, UNREPORTED)):
         return None
     now = models.current(store)
     if now and now["version"] == version:
@@ -76,6 +80,14 @@ def _refused(version: str, refusal: Figures, compared: Figures | None) -> Figure
 
 def _told(compared: Figures | None) -> Figures:
     return {"compared": compared} if compared else {}
+
+
+def _before(now: Figures, store: Store) -> Figures | None:
+    """The model that the published one was better than; None: there was none, it is withdrawn, or gone."""
+    version = now["previous"]
+    if version is None or _is_withdrawn(version, now) or models.read_card(store, version) is None:
+        return None
+    return {"version": version}
 
 
 def _is_withdrawn(version: str, now: Figures | None) -> bool:

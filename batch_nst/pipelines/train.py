@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch_nst import __version__
 from batch_nst.data import models
-from batch_nst.data.snapshot import Snapshot, require_snapshot
+from batch_nst.data.snapshot import Snapshot, latest_snapshot, require_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.style import read_style
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
@@ -34,8 +34,8 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         Figures: version, steps, the last training losses; and how fast and busy it was, see `Fitted.pace`.
 
     Raises:
-        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on;
-            or gradients that are no numbers ended the training.
+        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on
+            or no held-out one; or gradients that are no numbers ended the training.
         RecipeError: it has fewer pairs than a batch; or the model that training should start from is not
             there, or is of another architecture.
     """
@@ -48,6 +48,13 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
         raise RecipeError(
             f"train.batch_size: given {recipe.train.batch_size}; {store.uri}: snapshot {snapshot.number} has "
             f"{snapshot.counts['ok']} pairs to train on; allowed: so many or fewer"
+        )
+    if not snapshot.counts["held_out"]:
+        pending = snapshot.counts["pending"]
+        raise IncompleteError(
+            f"{store.uri}: snapshot {snapshot.number} has {snapshot.counts['ok']} pairs to train on and no "
+            f"held-out one to score a model on, {pending} images are pending; needed: 1; "
+            f"{'run `batch-nst generate` again' if pending else 'add photos'}"
         )
     version = training_version(recipe, snapshot)
     card = models.read_card(store, version)
@@ -119,6 +126,16 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     }
     models.write_card(store, version, card)
     return {**_figures(card), "pace": fitted.pace, "seconds": round(time.monotonic() - start, 1)}
+
+
+def find_cut_off(recipe: Recipe, store: Store) -> Snapshot | None:
+    """The latest snapshot, if `train` has begun with it, come to no model yet, and would go on."""
+    snapshot = latest_snapshot(store)
+    if not snapshot or not snapshot.counts["held_out"] or snapshot.done < recipe.train.min_done:
+        return None
+    version = training_version(recipe, snapshot)
+    begun = store.list(f"checkpoints/{version}") and models.read_card(store, version) is None
+    return snapshot if begun else None
 
 
 def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:

@@ -15,6 +15,7 @@ from batch_nst.data import models
 from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.units import DATA
+from batch_nst.pipelines.publish import UNREPORTED
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +81,21 @@ def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Pa
             assert models.current(store) is None
     assert 1 <= left["generate"] < left["seal"] == left["publish"] == 7
 
+    # Published without a report: the next start writes it, and only then there is nothing left to do.
+    owed = out / models.model_object(version, UNREPORTED)
+    assert owed.exists()
+    assert not list(out.glob("runs/*/report.html"))
     before = objects(store)
     again = finish(start(home, "nightly"))
-    assert objects(store) == before
+    assert (again["version"], again["published"], again["previous"]) == (version, True, None)
+    assert list(out.glob("runs/*/report.html")) == [Path(again["report"])]
+    after = objects(store)
+    run = f"runs/{again['run']}"
+    assert after.keys() - before.keys() == {f"{run}/report.html", f"{run}/summary.json"}
+    assert before.keys() - after.keys() == {models.model_object(version, UNREPORTED)}
+    assert all(after[name] == before[name] for name in after.keys() & before.keys())
+    again = finish(start(home, "nightly"))
+    assert objects(store) == after
     assert (again["nothing_new"], again["version"], again["published"]) == (True, version, True)
 
     snapshots = [latest_snapshot(Store(str(home / name))) for name in ("out", "clean")]

@@ -470,6 +470,23 @@ def test_a_night_trains_at_its_deadline_on_what_is_done_if_that_is_enough(home, 
     assert find_finished(recipe, Store(recipe.output))[0] is None  # the next night goes on
 
 
+def test_a_night_under_a_deadline_ends_a_training_that_was_cut_off_before_it_seals_more(home, night):
+    few = ["evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0"]
+    overrides = [f"output={home / 'short'}", "train.steps=1", "train.batch_size=2", *few]
+    first = commands.generate(load_recipe(home / "recipe.yaml", [*overrides, "generate.crops=1"]))
+    recipe = load_recipe(home / "recipe.yaml", overrides)
+    store = Store(recipe.output)
+    version = training_version(recipe, latest_snapshot(store))
+    store.replace(f"checkpoints/{version}/mark", b"of a training that was killed early")
+    figures = commands.nightly(recipe, deadline=datetime(9999, 1, 1, tzinfo=UTC))
+    assert (figures["version"], figures["published"]) == (version, True)
+    assert (figures["dataset"]["digest"], figures["dataset"]["made"]) == (first["digest"], 0)
+    assert figures["dataset"]["stopped"] == "the training on snapshot 1 was cut off and is ended first"
+    assert figures["cost"]["device_hours"]["pairs"] == 0
+    assert store.exists(f"runs/{figures['run']}/report.html")
+    assert find_finished(recipe, store)[1].to_do == 4  # the next night goes on
+
+
 def score(total: float, curve: list[float]) -> dict:
     losses = {"content": 1.0, "style": 1.0, "total": total, "distance": 1.0, "ssim": 2 - total}
     return {

@@ -17,7 +17,7 @@ from batch_nst.data.summaries import SUMMARIES
 from batch_nst.errors import GateError, LeaseError, RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.nothing_new import find_finished
-from batch_nst.pipelines.publish import decided, publish
+from batch_nst.pipelines.publish import UNREPORTED, decided, publish
 from batch_nst.recipe import Publish, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +156,18 @@ def test_who_lost_the_lease_does_not_publish(store: Store) -> None:
     assert current["version"] == OLD
 
 
+def test_the_gate_that_is_asked_again_tells_what_it_compared(store: Store) -> None:
+    """As by a night that was killed before its report."""
+    make_model(store, NEW, {"a": 90.0, "b": 400.0})
+    first = publish(NEW, FREE, store, 1)
+    assert "compared" in first
+    pointer = store.read(models.CURRENT)
+    assert publish(NEW, FREE, store, 2) == first
+    assert store.read(models.CURRENT) == pointer
+    models.point(store, OLD, {}, 3, withdraw=True)
+    assert "compared" not in publish(OLD, FREE, store, 3)
+
+
 # --- what is decided
 
 
@@ -281,6 +293,16 @@ def test_what_is_left_to_do_makes_a_night(night: Night, file: Path) -> None:
     assert not is_finished(load_recipe(file, ["quality.min_change=30.0"]))  # other pairs
     with pytest.raises(RecipeError, match="choose another output"):
         is_finished(load_recipe(file, ["generate.image_size=64"]))
+
+
+def test_a_night_that_owes_a_report_is_not_finished(night: Night) -> None:
+    recipe, store, version = night
+    publish(version, recipe.publish, store, 0)
+    owed = models.model_object(version, UNREPORTED)
+    store.replace(owed, b"")
+    assert not is_finished(recipe)
+    store.delete(owed)
+    assert is_finished(recipe)
 
 
 def test_a_new_photo_a_gone_one_and_one_to_forget_make_a_night(night: Night, file: Path) -> None:

@@ -2,12 +2,18 @@
 
 import json
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+import venv
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ from machines import Machines, machines
 from PIL import Image
 from ray.dashboard.modules.job.pydantic_models import JobType
 from ray.job_submission import JobDetails, JobStatus
+from sessions import kill
 
 from batch_nst.data import units
 from batch_nst.data.lease import acquire
@@ -192,8 +199,15 @@ def test_an_address_that_is_none_of_a_job_server_is_refused(address: str) -> Non
 class Submitter:
     """The command, on the machine of somebody who has the cluster's token."""
 
-    def __init__(self, folder: Path, address: str) -> None:
-        self.folder, self.address, self.output = folder, address, folder / "out"
+    def __init__(
+        self,
+        folder: Path,
+        address: str,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.address, self.output, self.python = folder, address, folder / "out", python
+        self.environment = environment or {**os.environ, "PYTHONPATH": str(ROOT)}
         (folder / "photos").mkdir()
         Image.effect_noise((40, 32), 64).convert("RGB").save(folder / "painting.png")
         for number in range(12):
@@ -217,9 +231,9 @@ class Submitter:
     def start(self, *words: str) -> subprocess.Popen[str]:
         words = ("submit", f"{self.folder}/recipe.yaml", "--address", self.address, *words)
         return subprocess.Popen(
-            [sys.executable, "-m", "batch_nst", *words],
+            [self.python, "-m", "batch_nst", *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.1:1"},
+            env={**self.environment, "RAY_ADDRESS": "127.0.0.1:1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -344,3 +358,98 @@ def test_doctor_runs_as_a_job_and_finds_gpus_that_are_none(
     assert "Ray has 64 GPUs there, torch sees" in checks["device"]["told"]
     assert "4 nodes up, 7 CPUs, 64 GPUs" in checks["cluster"]["told"]
     assert "reached from 4 nodes" in checks["stores"]["told"]
+
+
+# --- a wheel
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """Where the programs are of an environment with the wheel of this checkout, which sees no checkout."""
+    source, environment = tmp_path / "source", tmp_path / "environment"
+    shutil.copytree(ROOT / "batch_nst", source / "batch_nst", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "jobs/samples/LICENSES.md"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    venv.create(environment, symlinks=True)
+    programs = environment / "bin"
+
+    def pip(*words: str | Path) -> None:
+        quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
+        subprocess.run([sys.executable, "-m", "pip", *words, *quiet], check=True, cwd=tmp_path)
+
+    pip("wheel", source, "--no-build-isolation", "--wheel-dir", tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    pip("--python", programs / "python", "install", "--no-index", wheel)
+    # What batch_nst needs is here already. Links in that folder to a checkout are not followed from there.
+    (site,) = environment.glob("lib/*/site-packages")
+    (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    return programs
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_sends_no_code_and_runs_where_it_is_installed(
+    installed: Path, tmp_path: Path, free_ports: Callable[[int], list[int]]
+) -> None:
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))},
+        "PATH": f"{installed}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    token = secrets.token_hex(32)
+    (tmp_path / "token").write_text(token)
+    python = str(installed / "python")
+    where = subprocess.run(
+        [python, "-c", "import batch_nst; print(batch_nst.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert Path(where).is_relative_to(installed.parent)
+    # Not pytest's folder: Ray's sockets lie in it, and their paths are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        head = subprocess.Popen(
+            [
+                *(python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=3"),
+                *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/t"),
+                *("--object-store-memory=100000000", *(f"--{name}={port}" for name, port in ports.items())),
+            ],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            address = f"http://127.0.0.1:{ports['dashboard-port']}"
+            jobs = urllib.request.Request(
+                f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+            )
+            wait_for(jobs, head)
+            here = Submitter(tmp_path, address, python, environment)
+            ended = here.call("--shared", "--command", "generate", "generate.iterations=1")
+            sent = Path(folder).glob("t/session_latest/runtime_resources/working_dir_files/*/*")
+            kinds = sorted(path.suffix for path in sent)
+        finally:
+            kill(head)
+    assert (ended["exit_code"], ended["status"], ended["job"]["made"]) == (0, "SUCCEEDED", 12)
+    assert kinds == [".png", ".yaml"]  # painting and recipe
+
+
+def wait_for(request: urllib.request.Request, server: subprocess.Popen[str]) -> None:
+    """Until it is answered."""
+    while True:
+        assert server.poll() is None, server.communicate()[0]
+        try:
+            with urllib.request.urlopen(request, timeout=30):
+                return
+        except OSError:
+            time.sleep(0.2)

@@ -22,7 +22,9 @@ from batch_nst.data.snapshot import latest_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.engine.model_files import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.train import training_version
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines import commands
+from batch_nst.pipelines.train import find_cut_off, training_version
 from batch_nst.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
@@ -43,7 +45,7 @@ evaluate: {{holdout: 0.0, iterations: 2, sizes: [32]}}
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
+def pairs(tmp_path_factory, ray_cluster):
     """A folder with a recipe and its dataset, to be copied."""
     folder = tmp_path_factory.mktemp("pairs")
     (folder / "photos").mkdir()
@@ -53,7 +55,7 @@ def pairs(tmp_path_factory):
     with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
         painting.resize((48, 48)).save(folder / "style.png")
     (folder / "recipe.yaml").write_text(RECIPE)
-    finish(start(folder, "generate"))
+    commands.generate(load_recipe(folder / "recipe.yaml"))
     return folder
 
 
@@ -63,10 +65,21 @@ def home(pairs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(pairs, tmp_path_factory):
-    """Version, curve and weights of the recipe's training on one worker, by which nothing else happened."""
+def finished(pairs, tmp_path_factory):
+    """The recipe's training on one worker, to which nothing happened: where it is, and its version."""
     folder = shutil.copytree(pairs, tmp_path_factory.mktemp("uninterrupted") / "home")
-    return trained(folder, finish(start(folder, "train", FEW))["version"])
+    return folder, train(folder, FEW)["version"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finished):
+    """Its version, curve and weights."""
+    return trained(*finished)
+
+
+def train(home: Path, *overrides: str) -> dict:
+    """On the Ray that these tests share, for trainings to which nothing happens."""
+    return commands.train(load_recipe(home / "recipe.yaml", overrides))
 
 
 def trained(home: Path, version: str) -> tuple[str, list[dict[str, float]], bytes]:
@@ -108,6 +121,7 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
     store = Store(str(home / "out"))
     name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
     assert models.read_card(store, name) is None
+    assert find_cut_off(load_recipe(home / "recipe.yaml"), store) == latest_snapshot(store)
     curve = resumed_from(home) / "history.json"
     history = json.loads(curve.read_text())
     assert 10 <= history[-1]["step"] < STEPS
@@ -146,24 +160,21 @@ def check_same_training(
     assert (one[0], one[2]) == (other[0], other[2])
 
 
-def test_a_training_that_starts_from_a_model_begins_with_its_weights(home):
-    store = Store(str(home / "out"))
-    first = finish(start(home, "train", "train.steps=5"))
+def test_a_training_that_starts_from_a_model_begins_with_its_weights(home, finished):
+    folder, first = finished
     # At this rate no weight changes, and without an average the last ones are the model.
     still = ("train.steps=2", "train.learning_rate=1e-30", "train.average=0")
-    second = finish(start(home, "train", *still, f"train.init=model:out/models/{first['version']}"))
-    assert second["version"] != first["version"]
-    card = models.require_card(store, second["version"])
-    assert re.fullmatch(rf"{first['version']}@[0-9a-f]{{12}}", card["training"]["init"])
-    before, after = (
-        load(store.read(models.model_object(run["version"], models.WEIGHTS))) for run in (first, second)
-    )
+    second = train(home, *still, f"train.init=model:{folder}/out/models/{first}")["version"]
+    assert second != first
+    card = models.require_card(Store(str(home / "out")), second)
+    assert re.fullmatch(rf"{first}@[0-9a-f]{{12}}", card["training"]["init"])
+    before, after = (load(trained(*run)[2]) for run in (finished, (home, second)))
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-20)
 
 
 def test_losses_do_not_depend_on_the_number_of_workers(home, uninterrupted):
-    version = finish(start(home, "train", "train.workers=2", FEW))["version"]
+    version = train(home, "train.workers=2", FEW)["version"]
     check_same_training(trained(home, version), uninterrupted)
 
 
@@ -173,11 +184,10 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
     bad = Store(str(home / "bad"))
     bad.create(models.model_object("v", models.WEIGHTS), model_bytes(net))
     models.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
-    process = start(home, "train", "train.init=model:bad/models/v")
-    out, err = process.communicate()
-    assert process.returncode == 1, err
-    told = json.loads(out.splitlines()[-1])["error"]
-    assert re.fullmatch(r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help", told)
+    with pytest.raises(IncompleteError) as error:
+        train(home, "train.init=model:bad/models/v")
+    told = r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help"
+    assert re.fullmatch(told, str(error.value))
 
 
 def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
@@ -194,6 +204,6 @@ def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
     in_bucket = store.read(models.model_object(figures["version"], models.WEIGHTS))
 
     out = shutil.copytree(pairs / "out", tmp_path / "out")
-    on_disk = finish(start(pairs, "train", f"output={out}", "train.steps=10"))
+    on_disk = train(pairs, f"output={out}", "train.steps=10")
     assert on_disk["version"] == figures["version"]
     assert Store(str(out)).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket

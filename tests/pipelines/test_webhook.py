@@ -223,14 +223,18 @@ def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
 ) -> None:
     file, store = finished
     wrong = call(file, "train.step=1", url=hook.url)
-    assert wrong.returncode == 2
     with acquire(store, "somebody"):
         held = call(file, url=hook.url)
-    assert held.returncode == 4
-    assert hook.received == [json.loads(ran.stdout) for ran in (wrong, held)]
-    assert [told["exit_code"] for told in hook.received] == [2, 4]
+    (Path(file).parent / "painting.png").unlink()
+    failed = call(file, url=hook.url)
+    calls = (wrong, held, failed)
+    assert [ran.returncode for ran in calls] == [2, 4, 2]
+    assert hook.received == [json.loads(ran.stdout) for ran in calls]
+    assert [told["exit_code"] for told in hook.received] == [2, 4, 2]
     assert "train.step: unknown key" in hook.received[0]["error"]
     assert "somebody" in hook.received[1]["error"]
+    assert "painting.png" in hook.received[2]["error"]
+    assert store.exists(f"runs/{hook.received[2]['run']}/summary.json")
 
 
 SIGTERM = """
@@ -268,6 +272,8 @@ def test_of_a_bug_nothing_but_its_kind_is_posted(hook: Hook, finished: tuple[str
     assert ran.returncode == 1
     assert f"KeyError: '{SECRET}'" in ran.stderr
     assert hook.received == [{"command": "nightly", "exit_code": 1, "error": "a bug: KeyError"}]
+    (summary,) = (name for name in finished[1].list("runs") if name.endswith("summary.json"))
+    assert json.loads(finished[1].read(summary))["error"] == "a bug: KeyError"
 
 
 def test_a_night_is_as_good_as_it_was_when_nobody_takes_its_figures(

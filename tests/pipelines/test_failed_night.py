@@ -1,0 +1,178 @@
+"""Laws of nights that end before the gate: the reason is written down, and the next one wastes nothing."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from nights import begin, finish, make_pairs, objects
+from PIL import Image
+
+from batch_nst.data import models, units
+from batch_nst.data.lease import acquire
+from batch_nst.data.snapshot import latest_snapshot
+from batch_nst.data.storage import Store
+from batch_nst.data.summaries import SUMMARIES
+from batch_nst.errors import BatchNSTError, IncompleteError, RecipeError
+from batch_nst.pipelines import commands
+from batch_nst.pipelines.generate import generate
+from batch_nst.pipelines.plan import survey
+from batch_nst.pipelines.train import find_cut_off, training_version
+from batch_nst.recipe import Recipe, load_recipe
+
+PASSED = datetime(2026, 11, 25, 6, tzinfo=UTC)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return begin(tmp_path)
+
+
+def add_photo(file: Path) -> None:
+    Image.effect_noise((40, 40), 64).convert("RGB").save(file.parent / "photos" / "3.png")
+
+
+def unmake(store: Store, split: str) -> None:
+    """Take away the first unit of one image that is on this side of the split: it is pending."""
+    done = {name: units.read_unit(store, name, ["split"]) for name in sorted(units.done_units(store))}
+    name = next(name for name, rows in done.items() if rows == [{"split": split}])
+    store.delete(units.unit_object(name))
+    store.delete(SUMMARIES)
+
+
+def fail(recipe: Recipe, kind: type[BatchNSTError], deadline: datetime | None = None) -> dict[str, object]:
+    """What a night that fails tells: its summary, which is the figures that it ends with, to be posted."""
+    with pytest.raises(kind) as error:
+        commands.nightly(recipe, deadline=deadline)
+    store = Store(recipe.output)
+    (name,) = (name for name in store.list("runs") if name.endswith("-nightly/summary.json"))
+    summary = dict(json.loads(store.read(name)))
+    assert summary == {"command": "nightly", "started": summary["started"], **error.value.figures}
+    assert summary["error"] == str(error.value)
+    return summary
+
+
+# --- the reason
+
+
+def test_a_painting_that_is_gone(file: Path) -> None:
+    finish(file, {"0": 1.0})
+    (file.parent / "painting.png").unlink()
+    told = fail(load_recipe(file), RecipeError)["error"]
+    assert "painting.png" in str(told)
+
+
+def test_more_rejected_photos_than_are_allowed(file: Path) -> None:
+    make_pairs(load_recipe(file))
+    add_photo(file)
+    make_pairs(load_recipe(file), status="rejected")
+    summary = fail(load_recipe(file), IncompleteError)
+    assert summary["error"] == "1 of 4 images were rejected (25.0%); generate.max_rejected allows 5.0%"
+    assert (summary["ok"], summary["held_out"], summary["rejected"]) == (2, 1, 1)
+
+
+def test_a_training_that_is_refused_and_the_pairs_before_it(file: Path) -> None:
+    snapshot = make_pairs(load_recipe(file))
+    summary = fail(load_recipe(file, ["train.batch_size=3"]), RecipeError)
+    assert str(summary["error"]).startswith("train.batch_size: given 3; ")
+    dataset = summary["dataset"]
+    assert isinstance(dataset, dict)
+    assert (dataset["ok"], dataset["digest"]) == (2, snapshot.digest)
+
+
+def test_a_model_that_is_damaged_and_the_steps_before_it(file: Path) -> None:
+    recipe, store, version = finish(file, {"0": 1.0}, "train.batch_size=2")
+    card = models.require_card(store, version)
+    card["training"] = {"steps": 7, "history": [{"step": 7, "loss": 3.5}]}
+    models.write_card(store, version, card)
+    store.delete(models.model_object(version, models.GRAPH))  # so it is to be made
+    summary = fail(recipe, RecipeError)
+    assert str(summary["error"]).startswith(f"{models.CARD}: architecture is None; ")
+    assert (summary["version"], summary["steps"], summary["training"]) == (version, 7, {"loss": 3.5})
+    assert models.current(store) is None
+
+
+def test_a_partial_dataset_without_a_held_out_photo_is_not_trained_on(file: Path) -> None:
+    more = ["generate.unit_images=1", "train.min_done=0.5", "train.batch_size=2"]
+    recipe = load_recipe(file, more)
+    store = Store(recipe.output)
+    make_pairs(recipe)
+    unmake(store, "held_out")
+    summary = fail(recipe, IncompleteError, PASSED)
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    assert (snapshot.counts["ok"], snapshot.counts["pending"]) == (2, 1)
+    assert summary["error"] == (
+        f"{store.uri}: snapshot {snapshot.number} has 2 pairs to train on and no held-out one to score a "
+        "model on, 1 images are pending; needed: 1; run `batch-nst generate` again"
+    )
+    assert store.list("models") == []
+
+
+def test_a_dataset_whose_held_out_photos_are_bad_is_not_trained_on_either(file: Path) -> None:
+    more = ["generate.unit_images=1", "generate.max_rejected=0.5", "train.batch_size=2"]
+    recipe = load_recipe(file, more)
+    make_pairs(recipe)
+    unmake(Store(recipe.output), "held_out")
+    make_pairs(recipe, status="rejected")
+    told = str(fail(recipe, IncompleteError)["error"])
+    assert re.search(r"no held-out one .*, 0 images are pending; needed: 1; add photos$", told)
+
+
+# --- a training that was cut off
+
+
+def begin_training(recipe: Recipe, store: Store) -> str:
+    """What a night that was killed in its training leaves: a checkpoint, and no model."""
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    version = training_version(recipe, snapshot)
+    store.replace(f"checkpoints/{version}/checkpoint_000000/state.pt", b"half of it")
+    return version
+
+
+def test_a_training_is_cut_off_while_it_has_a_checkpoint_and_no_model(file: Path) -> None:
+    recipe = load_recipe(file)
+    store = Store(recipe.output)
+    assert find_cut_off(recipe, store) is None
+    snapshot = make_pairs(recipe)
+    assert find_cut_off(recipe, store) is None
+    version = begin_training(recipe, store)
+    assert find_cut_off(recipe, store) == snapshot
+    assert find_cut_off(load_recipe(file, ["train.steps=7"]), store) is None
+    models.write_card(store, version, {"version": version})
+    assert find_cut_off(recipe, store) is None
+
+
+def test_a_training_that_would_be_refused_now_is_not_waited_for(file: Path) -> None:
+    add_photo(file)
+    recipe = load_recipe(file, ["generate.unit_images=1"])
+    store = Store(recipe.output)
+    make_pairs(recipe)
+    unmake(store, "train")
+    with acquire(store, "test") as lease, pytest.raises(IncompleteError):
+        generate(recipe, store, lease, budget=commands.Budget(0.0))
+    begin_training(recipe, store)
+    partial = load_recipe(file, ["generate.unit_images=1", "train.min_done=0.75"])
+    assert find_cut_off(partial, store) == latest_snapshot(store)
+    assert find_cut_off(recipe, store) is None
+
+
+def test_while_a_training_is_cut_off_nothing_is_made_nor_sealed(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(file)
+    store = Store(recipe.output)
+    snapshot = make_pairs(recipe)
+    begin_training(recipe, store)
+    add_photo(file)
+    before = objects(store)
+    with acquire(store, "test") as lease:
+        made = generate(recipe, store, lease, min_done=1.0, cut_off=find_cut_off(recipe, store))
+    assert objects(store) == before
+    assert (made["found"], made["made"], made["snapshot"], made["digest"]) == (4, 0, 1, snapshot.digest)
+    why = "the training on snapshot 1 was cut off and is ended first"
+    assert made["stopped"] == why
+    assert f"1 images wait for the next start: {why}\n" in capsys.readouterr().err
+    assert survey(recipe, store).to_do == 1
