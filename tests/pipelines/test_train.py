@@ -185,7 +185,7 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
     bad.create(models.model_object("v", models.WEIGHTS), model_bytes(net))
     models.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
     with pytest.raises(IncompleteError) as error:
-        train(home, "train.init=model:bad/models/v")
+        train(home, f"train.init=model:{home}/bad/models/v")
     told = r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help"
     assert re.fullmatch(told, str(error.value))
 
