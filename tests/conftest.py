@@ -36,9 +36,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
         "tests": ["Admin", "Read", "Write", "List"],
         "reader": ["Read", "List"],
         "visitor": ["List", "Read:tests/kinds/open*"],  # who may not read everything that is listed
+        "known": ["Admin", "Read", "Write", "List"],  # whose key is looked for in what is told and written
     }
+    keys = {"known": "planted-key"}
     identities = [
-        {"name": name, "credentials": [{"accessKey": name, "secretKey": "secret"}], "actions": allowed}
+        {
+            "name": name,
+            "credentials": [{"accessKey": name, "secretKey": keys.get(name, "secret")}],
+            "actions": allowed,
+        }
         for name, allowed in actions.items()
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))

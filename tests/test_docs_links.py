@@ -1,5 +1,6 @@
-"""Of every Markdown file: links lead somewhere, commands are understood, targets are in the Makefile."""
+"""Of every Markdown file: links lead somewhere; commands, scripts and targets of make are there."""
 
+import ast
 import contextlib
 import re
 import shlex
@@ -19,8 +20,10 @@ PAGES = sorted(
         part.startswith(".") or part in ("out", "build", "dist") for part in path.relative_to(ROOT).parts
     )
 )
-TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+MAKEFILE = ROOT / "Makefile"
+TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE.read_text(), re.M))
 COMMAND = re.compile(r"(?:^|(?<=[ /]))batch-nst (?!COMMAND)(?=[a-z])")
+SCRIPT = re.compile(r"\bpython[\d.]* (?:-m pytest )?(\S+\.py)\b([^|>&;]*)")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -52,13 +55,23 @@ def dead_links(page: Path) -> list[str]:
     return dead
 
 
-def commands(page: Path) -> list[str]:
-    """Each command line that a page shows in a block of code or between backticks, as one line."""
+def code(page: Path) -> list[str]:
+    """Each line that a page shows in a block of code or between backticks, as one line; all of a Makefile."""
     text = page.read_text()
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
+    blocks = [text] if page == MAKEFILE else re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += [" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose(text))]
-    return [line[found.end() :].partition(">>")[0] for line in lines if (found := COMMAND.search(line))]
+    return lines + [" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose(text))]
+
+
+def commands(page: Path) -> list[str]:
+    """What follows `batch-nst` in each command line of a page."""
+    return [line[found.end() :].partition(">>")[0] for line in code(page) if (found := COMMAND.search(line))]
+
+
+def scripts(page: Path) -> list[tuple[str, list[str]]]:
+    """Each file that a page has Python run, and what it is given."""
+    found = [found for line in code(page) for found in SCRIPT.finditer(line)]
+    return [(script[1], shlex.split(script[2], comments=True)) for script in found]
 
 
 def is_understood(words: list[str]) -> bool:
@@ -71,6 +84,17 @@ def is_understood(words: list[str]) -> bool:
     return False
 
 
+def is_there(script: str, words: list[str]) -> bool:
+    """A file, which names the options that it is given or hands them to a command that knows them."""
+    if not (ROOT / script).is_file():
+        return False
+    text = (ROOT / script).read_text()
+    if command := re.search(r'main\(\["(\w+)", \*sys\.argv', text):
+        return is_understood([command[1], *words])
+    constants = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+    return {word.partition("=")[0] for word in words if word.startswith("--")} <= constants
+
+
 @pages
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     assert dead_links(page) == []
@@ -80,6 +104,11 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 def test_commands_are_understood(page: Path) -> None:
     found = commands(page)
     assert [command for command in found if not is_understood(shlex.split(command, comments=True))] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, MAKEFILE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_are_there_and_know_their_options(page: Path) -> None:
+    assert [script for script in scripts(page) if not is_there(*script)] == []
 
 
 @pages
@@ -96,6 +125,10 @@ def test_what_the_front_door_shows_is_found() -> None:
         in (commands(readme))
     )
     assert "rollback OUTPUT" in commands(operating)
+    assert ("tests/overhead.py", []) in scripts(MAKEFILE)
+    assert ("docs/apply_speed.py", ["--photos", "FOLDER", "--files", "60", "--rounds", "1"]) in scripts(
+        ROOT / "docs" / "commands.md"
+    )
     assert {"getting-started", "1-see-it-work"} <= anchors(ROOT / "docs" / "getting_started.md")
     for target in ("demo", "test"):
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
@@ -107,6 +140,14 @@ def test_a_wrong_command_is_found() -> None:
     assert not is_understood(["generate", "--retyr"])
     assert not is_understood(["apply", "out/demo", "photo.jpg"])
     assert not is_understood(["paint"])
+
+
+def test_a_wrong_script_is_found() -> None:
+    assert is_there("jobs/generate.py", ["recipe.yaml", "--retry"])
+    assert not is_there("jobs/generate.py", ["recipe.yaml", "--retyr"])
+    assert is_there("docs/apply_speed.py", ["--rounds=1"])
+    assert not is_there("docs/apply_speed.py", ["--round", "1"])
+    assert not is_there("docs/paint.py", [])
 
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:

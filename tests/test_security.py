@@ -1,22 +1,29 @@
 """What SECURITY.md says: what runs code, what is decoded where, who may come in, and what nobody is told."""
 
 import ast
+import contextlib
+import ipaddress
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import fsspec
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from nights import begin, finish, make_pairs, objects
 from photos import JPEG, LIMITS
 from PIL import Image
+from sessions import kill
 from units_job import Order, as_words
 
 from batch_nst.data import models, units
@@ -245,6 +252,7 @@ SECRETS = {
     "RAY_AUTH_TOKEN": f"planted{'0' * 57}",
 }
 SIGNED = "https://127.0.0.1:1/a.jpg?X-Amz-Signature=planted-signature&X-Amz-Date=1"
+HOOK = "http://127.0.0.1:1/planted-hook"
 WITH_PASSWORD = "https://user:planted-password@127.0.0.1:1/b.jpg"
 PROGRAM = """
 import sys
@@ -257,16 +265,17 @@ cli.main(sys.argv[1:])
 """
 
 
-@pytest.fixture
-def named(tmp_path: Path) -> Path:
-    """A recipe of two good photos and two with credentials, named by a table beside it."""
-    folder = tmp_path / "given"
+def give(root: Path) -> Path:
+    """A recipe of three good photos and two with credentials, named by a table beside it; its file."""
+    folder = root / "given"
     folder.mkdir()
-    for name in ("1.png", "2.png", "painting.png"):
+    for name in ("1.png", "2.png", "3.png", "painting.png"):
         Image.effect_noise((80, 80), 64).convert("RGB").save(folder / name)
-    (folder / "photos.csv").write_text(f"uri\n1.png\n2.png\n{SIGNED}\n{WITH_PASSWORD}\n")
+    uris = ["1.png", "2.png", "3.png", SIGNED, WITH_PASSWORD]
+    rows = [f"{key},{uri}" for key, uri in enumerate(uris, 1)]
+    (folder / "photos.csv").write_text("\n".join(["key,uri", *rows, ""]))
     document = {
-        "output": str(tmp_path / "out"),
+        "output": str(root / "out"),
         "style": {"image": "painting.png", "size": 32},
         "generate": {
             "input": "photos.csv",
@@ -277,10 +286,24 @@ def named(tmp_path: Path) -> Path:
             "iterations": 2,
         },
         "loss": {"content_layers": {"relu1_1": 1.0}, "style_layers": {"relu1_1": 1.0}},
-        "evaluate": {"holdout": 0.0},
+        "train": {"steps": 2, "batch_size": 2, "width": 8, "crop_size": 32},
+        "quality": {"min_change": 0.0},
+        "evaluate": {
+            "holdout": 0.0,
+            "holdout_photos": ["3"],
+            "iterations": 2,
+            "sizes": [],
+            "larger_photos": 0,
+            "baseline_photos": 0,
+        },
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
     return folder / "recipe.yaml"
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    return give(tmp_path)
 
 
 def run(words: list[str], **environment: str) -> tuple[int, str]:
@@ -322,7 +345,7 @@ def test_no_secret_is_told_or_written(named: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, told = command("plan", named)
     assert code == 0, told
-    assert '"found": 4' in told
+    assert '"found": 5' in told
     assert_untold(told)
     given = load_recipe(named).model_dump()
     code, told = run(as_words(Order(given)), AWS_ENDPOINT_URL="")
@@ -394,6 +417,101 @@ def test_no_secret_is_told_where_a_store_refuses(named: Path, s3: str) -> None:
     assert_untold(told)
 
 
+class Night(NamedTuple):
+    """What was seen of one."""
+
+    told: str
+    """On its two streams."""
+    written: dict[str, str]
+    """Into its output, by name."""
+    logs: dict[str, str]
+    """And by its Ray."""
+    inherited: set[str]
+    """Which of the secrets Ray's processes had in their environment."""
+    listened: set[tuple[str, str]]
+    """Names of its processes, and the addresses that they listened on."""
+
+
+@pytest.fixture(scope="module")
+def night(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """A whole one, of a bucket that opens to a planted key alone."""
+    home = tmp_path_factory.mktemp("night")
+    given, bucket = give(home), fsspec.filesystem("s3")
+    bucket.put(f"{given.parent}/", f"{s3}/night/given/", recursive=True)
+    places = {
+        "output": "out",
+        "style.image": "given/painting.png",
+        "generate.input": "given/photos.csv",
+    }
+    words = [f"{key}={s3}/night/{name}" for key, name in places.items()]
+    secrets = {**SECRETS, "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"], "AWS_SESSION_TOKEN": ""}
+    inherited, listened = set(), set()
+    # Not pytest's folder: the paths of Ray's sockets are limited to 107 bytes.
+    with (
+        tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as ray_home,
+        (home / "log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "batch_nst", "nightly", given, *words, "--notify", HOOK],
+            env={
+                **os.environ,
+                **secrets,
+                "PYTHONPATH": str(ROOT),
+                "HOME": ray_home,
+                "RAY_TMPDIR": ray_home,
+                "RAY_ADDRESS": "local",
+                "RAY_AUTH_MODE": "token",
+            },
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ) as command,
+    ):
+        try:
+            while command.poll() is None:
+                for process in family(command.pid):
+                    with contextlib.suppress(psutil.Error):  # it has ended
+                        if process.name() == "raylet":
+                            inherited |= set(process.environ().values()) & set(secrets.values())
+                        listened |= {
+                            (process.name(), each.laddr.ip)
+                            for each in process.net_connections("tcp")
+                            if each.status == psutil.CONN_LISTEN
+                        }
+                time.sleep(0.5)
+        finally:
+            kill(command)
+        told = (home / "log").read_text()
+        assert command.returncode == 0, told
+        bucket.get(f"{s3}/night/out/", f"{home}/out/", recursive=True)
+        yield Night(told, written(home / "out"), written(Path(ray_home)), inherited, listened)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process, and all that have come of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+@pytest.mark.slow
+def test_a_night_tells_and_writes_no_secret(night: Night) -> None:
+    assert {each for each in SECRETS.values() if "planted" in each} - night.inherited == {
+        "planted-session",
+        SECRETS["AWS_ENDPOINT_URL"],
+    }
+    assert '"published": true' in night.told
+    assert "warning: --notify http://127.0.0.1: the figures were not delivered" in night.told
+    names = "\n".join(night.written)
+    for part in ("dataset.json", "plan/", "data/", "snapshots/", "summary.json", "report.html", "model.onnx"):
+        assert part in names
+    assert names.count("README.md") == 2
+    assert any(path.endswith("raylet.out") for path in night.logs)
+    assert any("worker-" in path for path in night.logs)
+    for told in ("127.0.0.1:1/a.jpg?***", "https://user:***@127.0.0.1:1/b.jpg"):
+        assert told in "".join(night.written.values())
+    assert_untold(night.told, *night.written.values(), *night.logs.values())
+
+
 # --- who may come in
 
 
@@ -414,3 +532,61 @@ def test_no_page_shows_a_ray_without_its_token() -> None:
             assert not re.search(r"dashboard-host[= ](?!127\.0\.0\.1)", block), page
             assert "RAY_AUTH_MODE=disabled" not in block
     assert shown
+
+
+@pytest.mark.slow
+def test_a_night_listens_on_loopback_but_for_the_store_of_torch(night: Night) -> None:
+    assert {"gcs_server", "raylet"} <= {name for name, _ in night.listened}
+    listened = {(name.partition(":")[0], address.removeprefix("::ffff:")) for name, address in night.listened}
+    # By which training's workers find each other: torch has it listen everywhere, whatever it is told.
+    assert {each for each in listened if not ipaddress.ip_address(each[1]).is_loopback} == {("ray", "::")}
+
+
+OWNER = """
+import os
+from batch_nst.pipelines import cluster
+cluster.connect()
+import ray
+print(os.environ["RAY_AUTH_MODE"], ray.get_runtime_context().gcs_address, flush=True)
+input()
+"""
+VISITOR = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.nodes())"
+
+
+@pytest.mark.slow
+def test_a_ray_inside_a_command_asks_for_the_token() -> None:
+    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment |= {"HOME": folder, "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(
+            [sys.executable, "-c", OWNER],
+            env={**environment, "RAY_ADDRESS": "local"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as owner:
+            assert owner.stdout
+            mode, address = owner.stdout.readline().split()
+            assert (mode, address.partition(":")[0]) == ("token", "127.0.0.1")
+
+            def visit(**more: str) -> tuple[int, str]:
+                ran = subprocess.run(
+                    [sys.executable, "-c", VISITOR, address],
+                    # Else Ray would look for the address of this machine in place of 127.0.0.1.
+                    env={**environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **more},
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+                return ran.returncode, ran.stderr
+
+            assert visit(RAY_AUTH_MODE="token")[0] == 0
+            for stranger in (
+                {"RAY_AUTH_MODE": "disabled"},
+                {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+            ):
+                code, told = visit(**stranger)
+                assert code != 0
+                assert re.search("(?i)unauthenticated|authenticat|token", told), told
+            owner.communicate("\n")
+            assert owner.returncode == 0

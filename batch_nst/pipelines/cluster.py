@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
+from ray._private import ray_constants, services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage import Store
@@ -68,14 +70,18 @@ def connect() -> None:
     if not ray.is_initialized():
         options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        # Not "auto": that joins what another command on this machine has started inside itself as well,
+        # and dies with it.
+        address = services.get_ray_address_from_environment(None, None) or "local"
+        if address == "local":
+            _stay_on_loopback()
         try:
-            # Not "auto": that joins what another command on this machine has started inside itself as well,
-            # and dies with it.
-            ray.init(include_dashboard=False, **options)
+            ray.init(address, include_dashboard=False, **options)
         except ConnectionError:  # what `ray start` has left on this machine is no more
             if os.environ.get("RAY_ADDRESS"):
                 raise
-            ray.init(address="local", include_dashboard=False, **options)
+            _stay_on_loopback()
+            ray.init("local", include_dashboard=False, **options)
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -86,6 +92,15 @@ def connect() -> None:
     context.execution_no_progress_timeout_s = -1
     # One node with a broken driver must not end the job.
     context.max_consecutive_actor_init_deaths = 3
+
+
+def _stay_on_loopback() -> None:
+    """Have the Ray that is started next, and torch's process groups inside it, listen on 127.0.0.1."""
+    # There is no public way (Ray 2.60): in place of a loopback address it takes the machine's own, unless it
+    # believes, as it does on macOS, that clusters are out of question.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
 
 
 def choose_workers(device: str) -> Workers:
