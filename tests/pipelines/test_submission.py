@@ -372,7 +372,7 @@ def installed(tmp_path: Path) -> Path:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     venv.create(environment, symlinks=True)
-    programs = environment / "bin"
+    (site,) = environment.glob("lib/*/site-packages")
 
     def pip(*words: str | Path) -> None:
         quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
@@ -380,11 +380,11 @@ def installed(tmp_path: Path) -> Path:
 
     pip("wheel", source, "--no-build-isolation", "--wheel-dir", tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
-    pip("--python", programs / "python", "install", "--no-index", wheel)
+    # Not --python: pip then looks at the packages beside itself, and finds this one installed.
+    pip("install", "--no-index", "--target", site, wheel)
     # What batch_nst needs is here already. Links in that folder to a checkout are not followed from there.
-    (site,) = environment.glob("lib/*/site-packages")
     (site / "needed.pth").write_text(sysconfig.get_path("purelib"))
-    return programs
+    return environment / "bin"
 
 
 @pytest.mark.slow
