@@ -15,7 +15,7 @@ from batch_nst.data.lease import Lease, acquire
 from batch_nst.data.models import model_object
 from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
-from batch_nst.errors import BatchNSTError, GateError, Stopped
+from batch_nst.errors import BatchNSTError, GateError, Stopped, StorageError
 from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Recipe
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Figures = dict[str, Any]
 
+_STEPS = ("pairs", "training", "graph", "scoring", "publishing")
+"""Of a night, in their order."""
 _JOB_COPY = "/runtime_resources/working_dir_files/"
 """In the path of what `ray job submit --working-dir` unpacks."""
 
@@ -136,6 +138,16 @@ def nightly(
     from batch_nst.pipelines.train import train as fit_model
 
     def night(run: _Run) -> Figures:
+        try:
+            return steps(run)
+        except (GateError, Stopped):  # the one has its report; the other is no end: the next start goes on
+            raise
+        except Exception as error:
+            run.took(_STEPS[len(run.step_seconds)])
+            _tell_failure(recipe, run, error)
+            raise
+
+    def steps(run: _Run) -> Figures:
         finished, surveyed = find_finished(recipe, run.store, retry)
         if finished:
             run.leaves_figures = False
@@ -262,8 +274,8 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
             figures = {**run.figures, **error.figures, "error": str(error)}
             error.figures = figures | run.about
             raise
-        except Exception as bug:  # it, or Ray's own word for workers that died again and again
-            figures = {**run.figures, "error": f"a bug: {type(bug).__name__}"}
+        except Exception as bug:
+            figures = {**run.figures, "error": _reason(bug)}
             raise
         finally:
             figures |= run.about  # a step's own `seconds` are no part of it
@@ -271,6 +283,25 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
                 summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
                 run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return figures
+
+
+def _reason(error: Exception) -> str:
+    """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone."""
+    return str(error) if isinstance(error, BatchNSTError) else f"a bug: {type(error).__name__}"
+
+
+def _tell_failure(recipe: Recipe, run: _Run, error: Exception) -> None:
+    """Leave a page of a night that failed. Where that fails as well, what the night failed of is told."""
+    from batch_nst.pipelines.journal import failure_page
+
+    figures = {**run.figures, **getattr(error, "figures", {})}
+    try:
+        page = failure_page(recipe, run.store, _reason(error), figures, run.step_seconds, run.about)
+        run.figures["report"] = run.write("report.html", page.encode())
+    except StorageError as trouble:
+        say(f"warning: no page tells of this night: {trouble}")
+    else:
+        say(f"report: {run.figures['report']}")
 
 
 def _report(

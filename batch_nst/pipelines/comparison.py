@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 
 from batch_nst.data import images
 from batch_nst.data.images import Pixels
@@ -350,11 +349,7 @@ def _page(
         iterations=sorted({variant.recipe.generate.iterations for variant in variants}),
         sides=sorted({variant.recipe.generate.image_size for variant in variants}),
         one_measure=len({_measure(variant.recipe) for variant in variants}) == 1,
-        settings=yaml.safe_dump(
-            recipe.model_dump(include={"style", "loss", "vgg", "generate"}),
-            sort_keys=False,
-            allow_unicode=True,
-        ),
+        settings=recipe.model_dump(include={"style", "loss", "vgg", "generate"}),
     )
 
 

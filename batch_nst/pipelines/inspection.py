@@ -19,7 +19,6 @@ import matplotlib.style
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import yaml
 from markupsafe import Markup
 
 from batch_nst.data import summaries, units
@@ -330,7 +329,7 @@ def _page(
             ]
             for kind, rows in sheet.items()
         },
-        settings=yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True),
+        settings=settings,
     )
 
 

@@ -11,6 +11,7 @@ from batch_nst.data.snapshot import Snapshot, require_snapshot, unit_pairs
 from batch_nst.data.storage import Store, fetch
 from batch_nst.data.style import MAX_BYTES
 from batch_nst.pipelines.night import beside_published, earlier_nights, started
+from batch_nst.pipelines.page import ENVIRONMENT
 from batch_nst.pipelines.report import Triple, render
 from batch_nst.pipelines.training_log import panel_columns
 from batch_nst.recipe import Recipe
@@ -19,6 +20,8 @@ _UNITS = 200
 """Units whose losses are drawn and whose bad photos are listed; a report is no database."""
 
 _PAIRS = 8
+
+_FAILURE = ENVIRONMENT.get_template("failure.html.j2")
 
 
 def report_of(
@@ -75,6 +78,38 @@ def training_page(
         run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
         recipe=recipe.model_dump(),
         panel=panel_columns(store, version),
+    )
+
+
+def failure_page(
+    recipe: Recipe,
+    store: Store,
+    why: str,
+    figures: Mapping[str, Any],
+    step_seconds: Mapping[str, float],
+    run: Mapping[str, Any],
+) -> str:
+    """The HTML of a night that failed, which has no model to show.
+
+    Args:
+        recipe: its recipe.
+        store: its output.
+        why: the reason, a sentence without its stop.
+        figures: of its steps that have ended, and of the one that failed.
+        step_seconds: of each of them.
+        run: what is told of every run.
+    """
+    current = models.current(store)
+    return _FAILURE.render(
+        title=_name_of(recipe),
+        started=started(run["run"]),
+        why=why,
+        published=current and current["version"],
+        dataset=figures.get("dataset", figures),
+        step_seconds=step_seconds,
+        earlier=earlier_nights(store, run["run"]),
+        recipe=recipe.model_dump(),
+        run={**run, "batch_nst": __version__},
     )
 
 

@@ -56,7 +56,7 @@ def earlier_nights(store: Store, run: str) -> list[dict[str, Any]]:
 
     Returns:
         For each `link`, relative to the folder of a run; `started`, a date and time of UTC; and of its
-        summary, if it was not killed before that, `published` and the model's `objective`.
+        summary its `outcome`, and the `objective` of the model that met the gate.
     """
     found = [match for name in store.list("runs") if (match := _REPORT.fullmatch(name)) and match[1] < run]
     return [
@@ -75,14 +75,19 @@ def started(run: str) -> datetime:
 
 
 def _outcome(store: Store, run: str) -> dict[str, Any]:
-    """Nothing of a run whose figures are gone or damaged: its page is linked all the same."""
+    """By its summary; a page whose run was killed before that, or whose summary is damaged, is linked too."""
     name = f"runs/{run}/summary.json"
     try:
         with intact(store, name):
             summary = read_document(store, name)
-            return {"published": summary.get("published"), "objective": summary.get("model", {}).get("total")}
+            objective = summary.get("model", {}).get("total")
     except (FileNotFoundError, StorageError):
-        return {}
+        return {"outcome": "cut off"}
+    if summary.get("published"):
+        return {"outcome": "published", "objective": objective}
+    if "refused" in summary:
+        return {"outcome": "refused", "objective": objective}
+    return {"outcome": "failed" if "error" in summary else "cut off"}
 
 
 def beside_published(triples: Sequence[Triple], store: Store, version: str) -> list[Triple]:

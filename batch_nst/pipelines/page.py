@@ -13,6 +13,7 @@ from io import BytesIO
 from numbers import Integral, Real
 from typing import Final
 
+import yaml
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from PIL import Image
 
@@ -89,6 +90,11 @@ def plain(value: object, key: str = "") -> str:
     return str(value)
 
 
+def settings(values: Mapping[str, object]) -> str:
+    """A recipe, or sections of it, as YAML."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
 ENVIRONMENT: Final = Environment(
     loader=PackageLoader("batch_nst", "pipelines"),
     autoescape=True,
@@ -102,4 +108,5 @@ ENVIRONMENT.filters |= {
     "exact": exact,
     "duration": duration,
     "plain": plain,
+    "settings": settings,
 }

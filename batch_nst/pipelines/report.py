@@ -15,7 +15,6 @@ from typing import Any, Final
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
-import yaml
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -144,7 +143,7 @@ def render(
         speedup=_speedup(evaluation.get("seconds_per_image") or {}),
         dataset=dataset,
         run=run,
-        recipe=yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True) if recipe else "",
+        recipe=recipe,
         pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in pairs],
         panel=[(name, data_uri(column, 800)) for name, column in panel],
         night=night,

@@ -3,9 +3,11 @@
 import json
 import re
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 
 import pytest
+from browser import Browser
 from nights import begin, finish, make_pairs, objects
 from PIL import Image
 
@@ -14,7 +16,7 @@ from batch_nst.data.lease import acquire
 from batch_nst.data.snapshot import latest_snapshot
 from batch_nst.data.storage import Store
 from batch_nst.data.summaries import SUMMARIES
-from batch_nst.errors import BatchNSTError, IncompleteError, RecipeError
+from batch_nst.errors import BatchNSTError, IncompleteError, RecipeError, StorageError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.generate import generate
 from batch_nst.pipelines.plan import survey
@@ -50,7 +52,17 @@ def fail(recipe: Recipe, kind: type[BatchNSTError], deadline: datetime | None = 
     summary = dict(json.loads(store.read(name)))
     assert summary == {"command": "nightly", "started": summary["started"], **error.value.figures}
     assert summary["error"] == str(error.value)
+    assert summary["report"] == store.join(name.replace("summary.json", "report.html"))
+    assert f"The reason: {error.value}." in text_of(summary)
     return summary
+
+
+def text_of(summary: dict[str, object]) -> str:
+    """Of the page that tells of it."""
+    markup = re.sub(
+        r"<(style|details).*?</\1>|<[^>]*>", " ", Path(str(summary["report"])).read_text(), flags=re.S
+    )
+    return " ".join(unescape(markup).split())
 
 
 # --- the reason
@@ -70,6 +82,7 @@ def test_more_rejected_photos_than_are_allowed(file: Path) -> None:
     summary = fail(load_recipe(file), IncompleteError)
     assert summary["error"] == "1 of 4 images were rejected (25.0%); generate.max_rejected allows 5.0%"
     assert (summary["ok"], summary["held_out"], summary["rejected"]) == (2, 1, 1)
+    assert "No model is published yet. New found 4 tried tonight 0 new pairs 0" in text_of(summary)
 
 
 def test_a_training_that_is_refused_and_the_pairs_before_it(file: Path) -> None:
@@ -79,6 +92,7 @@ def test_a_training_that_is_refused_and_the_pairs_before_it(file: Path) -> None:
     dataset = summary["dataset"]
     assert isinstance(dataset, dict)
     assert (dataset["ok"], dataset["digest"]) == (2, snapshot.digest)
+    assert re.search(r"found 3 .* Time pairs [\d.]+ s training [\d.]+ s The last of these", text_of(summary))
 
 
 def test_a_model_that_is_damaged_and_the_steps_before_it(file: Path) -> None:
@@ -91,6 +105,54 @@ def test_a_model_that_is_damaged_and_the_steps_before_it(file: Path) -> None:
     assert str(summary["error"]).startswith(f"{models.CARD}: architecture is None; ")
     assert (summary["version"], summary["steps"], summary["training"]) == (version, 7, {"loss": 3.5})
     assert models.current(store) is None
+
+
+def test_a_bug_is_told_by_its_kind_and_the_published_model_stays(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, store, version = finish(file, {"0": 1.0})
+    models.point(store, version, models.require_card(store, version)["digests"], 1)
+    add_photo(file)
+    monkeypatch.setattr("batch_nst.pipelines.generate.generate", lambda *_: {}["secret"])
+    with pytest.raises(KeyError):
+        commands.nightly(recipe)
+    (name,) = (name for name in store.list("runs") if name.endswith("summary.json"))
+    summary = json.loads(store.read(name))
+    assert summary["error"] == "a bug: KeyError"
+    text = text_of(summary)
+    assert f"The reason: a bug: KeyError. Model {version} stays published. Time pairs" in text
+    assert "secret" not in text
+
+
+def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file.parent / "painting.png").unlink()
+    replace = Store.replace
+
+    def full(store: Store, name: str, data: bytes) -> None:
+        if name.endswith("report.html"):
+            raise StorageError("output is full")
+        replace(store, name, data)
+
+    monkeypatch.setattr(Store, "replace", full)
+    with pytest.raises(RecipeError, match=r"painting\.png") as error:
+        commands.nightly(load_recipe(file))
+    assert "report" not in error.value.figures
+    assert "warning: no page tells of this night: output is full\n" in capsys.readouterr().err
+
+
+def test_a_browser_shows_the_page_of_a_failed_night(file: Path, browser: Browser) -> None:
+    (file.parent / "painting.png").unlink()
+    recipe = load_recipe(file)
+    fail(recipe, RecipeError)
+    with pytest.raises(RecipeError) as error:
+        commands.nightly(recipe)
+    page = Path(error.value.figures["report"])
+    links = re.findall(r'<a href="([^"]*)">[^<]*</a> failed', page.read_text())
+    assert [(page.parent / link).is_file() for link in links] == [True]
+    look = browser.look(page, 390)
+    assert (look.width, look.troubles, look.requests) == (390, [], [])
 
 
 def test_a_partial_dataset_without_a_held_out_photo_is_not_trained_on(file: Path) -> None:

@@ -80,10 +80,12 @@ def test_earlier_nights_are_linked_and_told_by_their_summaries(store: Store) -> 
             store.replace(f"runs/{run}/summary.json", json.dumps(summary).encode())
 
     night("20261123T220000Z-000001-nightly", {"published": True, "model": {"total": 50.5}})
-    night("20261124T220000Z-000004-nightly", {"published": False, "model": {"total": 60.0}})
-    night("20261124T230000Z-000005-evaluate", {})  # no night
-    night("20261124T230500Z-000006-nightly")  # killed after the report
-    store.replace("runs/20261125T010000Z-000007-nightly/summary.json", b"{}")  # failed before it
+    refused = {"published": False, "refused": {"why": "worse"}, "error": "worse", "model": {"total": 60.0}}
+    night("20261124T220000Z-000004-nightly", refused)
+    night("20261124T223000Z-000005-nightly", {"error": "a bug: KeyError"})
+    night("20261124T230000Z-000006-evaluate", {})  # no night
+    night("20261124T230500Z-000007-nightly")  # killed after the report
+    store.replace("runs/20261125T010000Z-000008-nightly/summary.json", b"{}")  # stopped before it
     night("20261125T220000Z-000009-nightly")  # this one
     night("20261126T220000Z-000010-nightly")
     for name in ('"><script>alert(1)</script>', "javascript:alert(1)", "20261125-nightly"):
@@ -92,19 +94,25 @@ def test_earlier_nights_are_linked_and_told_by_their_summaries(store: Store) -> 
     found = earlier_nights(store, "20261125T220000Z-000009-nightly")
     assert found == [
         {
-            "link": "../20261124T230500Z-000006-nightly/report.html",
+            "link": "../20261124T230500Z-000007-nightly/report.html",
             "started": datetime(2026, 11, 24, 23, 5),
+            "outcome": "cut off",
+        },
+        {
+            "link": "../20261124T223000Z-000005-nightly/report.html",
+            "started": datetime(2026, 11, 24, 22, 30),
+            "outcome": "failed",
         },
         {
             "link": "../20261124T220000Z-000004-nightly/report.html",
             "started": datetime(2026, 11, 24, 22),
-            "published": False,
+            "outcome": "refused",
             "objective": 60.0,
         },
         {
             "link": "../20261123T220000Z-000001-nightly/report.html",
             "started": datetime(2026, 11, 23, 22),
-            "published": True,
+            "outcome": "published",
             "objective": 50.5,
         },
     ]

@@ -207,10 +207,14 @@ EARLIER = [
     {
         "link": "../20261124T220000Z-000004-nightly/report.html",
         "started": datetime(2026, 11, 24, 22),
-        "published": False,
+        "outcome": "refused",
         "objective": 60e3,
     },
-    {"link": "../20261123T220000Z-000001-nightly/report.html", "started": datetime(2026, 11, 23, 22)},
+    {
+        "link": "../20261123T220000Z-000001-nightly/report.html",
+        "started": datetime(2026, 11, 23, 22),
+        "outcome": "cut off",
+    },
 ]
 
 
