@@ -19,6 +19,8 @@ WEIGHTS, GRAPH, CARD = "model.safetensors", "model.onnx", "model.json"
 PREVIEW, README = "preview.jpg", "README.md"
 TRAINING = "training"
 """The folder of a version's training log; see `pipelines.training_log`."""
+FAILED = "failed"
+"""Beside it where a training has failed of itself: gone on with from its last checkpoint, it fails alike."""
 
 _Version = Annotated[str, Field(pattern=r"^[\w-]+$")]
 """A folder's name, and no way out of it."""

@@ -54,7 +54,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     rows = _held_out(store, snapshot, recipe.evaluate)
     if not rows:
         raise IncompleteError(
-            f"{store.uri}: snapshot {snapshot.number} has no held-out photo; raise evaluate.holdout"
+            f"{store.uri}: snapshot {snapshot.number} has no held-out photo to score a model on; needed: 1"
         )
 
     from batch_nst.engine.model_files import load_net

@@ -24,6 +24,7 @@ import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
+from batch_nst.data import models
 from batch_nst.data.pairs import Batch, Share, decode_pair, portions, read_portion
 from batch_nst.data.snapshot import Snapshot
 from batch_nst.data.storage import Store, open_filesystem
@@ -131,6 +132,7 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
         result = trainer.fit()
     failure = ray.get(board.look.remote())["failure"]
     if failure:
+        task.store.replace(models.model_object(task.version, models.FAILED), f"{failure}\n".encode())
         raise IncompleteError(f"training {task.version}: {failure}")
     with result.checkpoint.as_directory() as folder:
         state, history = _load(Path(folder))

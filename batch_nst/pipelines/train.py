@@ -129,13 +129,14 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
 
 
 def find_cut_off(recipe: Recipe, store: Store) -> Snapshot | None:
-    """The latest snapshot, if `train` has begun with it, come to no model yet, and would go on."""
+    """The latest snapshot, if `train` has begun with it, come to no model yet, and would go on to one."""
     snapshot = latest_snapshot(store)
     if not snapshot or not snapshot.counts["held_out"] or snapshot.done < recipe.train.min_done:
         return None
     version = training_version(recipe, snapshot)
     begun = store.list(f"checkpoints/{version}") and models.read_card(store, version) is None
-    return snapshot if begun else None
+    failed = store.exists(models.model_object(version, models.FAILED))
+    return snapshot if begun and not failed else None
 
 
 def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:

@@ -203,6 +203,11 @@ def test_a_training_is_cut_off_while_it_has_a_checkpoint_and_no_model(file: Path
     version = begin_training(recipe, store)
     assert find_cut_off(recipe, store) == snapshot
     assert find_cut_off(load_recipe(file, ["train.steps=7"]), store) is None
+    failed = models.model_object(version, models.FAILED)
+    store.replace(failed, b"it would fail again")
+    assert find_cut_off(recipe, store) is None
+    store.delete(failed)
+    assert find_cut_off(recipe, store) == snapshot
     models.write_card(store, version, {"version": version})
     assert find_cut_off(recipe, store) is None
 

@@ -188,6 +188,9 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
         train(home, f"train.init=model:{home}/bad/models/v")
     told = r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help"
     assert re.fullmatch(told, str(error.value))
+    out = Store(str(home / "out"))
+    (failed,) = (name for name in out.list("models") if name.endswith(f"/{models.FAILED}"))
+    assert str(error.value).endswith(f": {out.read(failed).decode().strip()}")
 
 
 def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
