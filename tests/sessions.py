@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,15 @@ import psutil
 ROOT = Path(__file__).parents[1]
 
 
-def start(home: Path, command: str, *overrides: str, address: str = "local") -> subprocess.Popen[str]:
+def start(
+    home: Path,
+    command: str,
+    *overrides: str,
+    address: str = "local",
+    program: Sequence[str] = ("-m", "batch_nst"),
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "batch_nst", command, str(home / "recipe.yaml"), *overrides],
+        [sys.executable, *program, command, str(home / "recipe.yaml"), *overrides],
         cwd=home,
         env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": address},
         stdout=subprocess.PIPE,

@@ -210,3 +210,25 @@ def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
     on_disk = train(pairs, f"output={out}", "train.steps=10")
     assert on_disk["version"] == figures["version"]
     assert Store(str(out)).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket
+
+
+IMPATIENT = """
+from batch_nst.cli import main
+from batch_nst.pipelines import fit
+
+fit._LOOK_FOR_MORE = 3.0
+main()
+"""
+
+
+def test_when_a_node_comes_training_takes_it_in_and_ends_with_the_same_weights(home, uninterrupted):
+    # Few steps to a checkpoint, each of which takes two seconds: time for the node to come.
+    words = ("train.workers=[1, 2]", "train.checkpoint_steps=2")
+    with machines(1) as nodes:
+        running = start(home, "train", *words, address=nodes.cluster.address, program=("-c", IMPATIENT))
+        wait_for_another_checkpoint(home, running)
+        nodes.add()
+        out, said = running.communicate()
+    assert running.returncode == 0, said
+    assert re.search(r"training goes on from step [1-9]\d*, workers: 2$", said, re.MULTILINE), said
+    check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
