@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
     except Exception as bug:  # shows its traceback, of which nothing goes elsewhere
-        _notify(
-            url, json.dumps({"command": command, "exit_code": 1, "error": f"a bug: {type(bug).__name__}"})
-        )
+        told = json.dumps({"command": command, "exit_code": 1, "error": f"a bug: {type(bug).__name__}"})
+        print(told, file=output, flush=True)
+        _notify(url, told)
         raise
     told = json.dumps({"command": command, "exit_code": code, **figures})
     print(told, file=output, flush=True)

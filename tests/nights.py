@@ -35,8 +35,10 @@ def begin(root: Path) -> Path:
     return root / "recipe.yaml"
 
 
-def make_pairs(recipe: Recipe, init: str = "content", status: str = "ok") -> Snapshot:
-    """Plan what is new, commit rows without pictures, and seal, as `generate` does."""
+def make_pairs(
+    recipe: Recipe, init: str = "content", status: str = "ok", picture: bytes | None = None
+) -> Snapshot:
+    """Plan what is new, commit rows without pictures, or all with this one, and seal, as `generate` does."""
     store = Store(recipe.output)
     plan = survey(recipe, store).write_down(store)
     for table in list(plan.pending(store)):
@@ -51,6 +53,7 @@ def make_pairs(recipe: Recipe, init: str = "content", status: str = "ok") -> Sna
                     "total_loss": 100.0 if status == "ok" else None,
                     "change": 20.0 if status == "ok" else None,
                     "init": init,
+                    **({name: {"bytes": picture} for name in ("content", "stylized")} if picture else {}),
                 }
                 for row in table.to_pylist()
                 if row["unit"] == unit

@@ -26,11 +26,14 @@ def sleeper(seconds: float, journal: str) -> type:
     """A class to take `Stylizer`'s place; `journal` is a folder that all nodes see, see `entries`."""
 
     class Sleeper:
-        def __init__(self, *_: object) -> None:
+        def __init__(self, *arguments: Any) -> None:
+            self._closed = arguments[4]
             self._node = ray.get_runtime_context().get_node_id()
             self._file = Path(journal) / f"{os.getpid()}-{time.time_ns()}.jsonl"
 
         def __call__(self, unit: Row) -> Row:
+            if reason := unit["outage"] or self._closed():
+                return negative({**unit, "outage": reason})
             self._note(unit, "began")
             made = negative(unit, seconds)
             self._note(unit, "ended")

@@ -20,7 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from nights import begin, finish, make_pairs, objects
+from nights import begin, finish, make_model, make_pairs, objects
 from photos import JPEG, LIMITS
 from PIL import Image
 from sessions import kill
@@ -30,7 +30,7 @@ from batch_nst.data import models, units
 from batch_nst.data.decoder import Decoder, Limits
 from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, unit_pairs
 from batch_nst.data.storage import Store
-from batch_nst.errors import RecipeError, StorageError
+from batch_nst.errors import GateError, RecipeError, StorageError
 from batch_nst.pipelines.nothing_new import find_finished
 from batch_nst.pipelines.publish import publish
 from batch_nst.recipe import load_recipe
@@ -220,6 +220,20 @@ def test_a_night_is_not_quiet_over_a_damaged_model(
     assert find_finished(recipe, store) == (None, None)
     assert f"not finished: {store.join(part)}: " in capsys.readouterr().err
     assert objects(store).keys() == before.keys() - ({part} if gone else set())
+
+
+def test_nor_over_a_damaged_published_model_after_a_refusal(file: Path) -> None:
+    recipe, store, version = finish(file, {"0": 60.0})
+    make_model(store, "000001-aaaaaaaaaaaa", {"0": 1.0})
+    publish("000001-aaaaaaaaaaaa", recipe.publish, store, 0)
+    with pytest.raises(GateError):
+        publish(version, recipe.publish, store, 0)
+    found, _ = find_finished(recipe, store)
+    assert found is not None
+    part = models.model_object("000001-aaaaaaaaaaaa", models.WEIGHTS)
+    store.replace(part, b"other weights")
+    with pytest.raises(models.WeightsError, match=re.escape(f"{store.join(part)}: sha256 is ")):
+        find_finished(recipe, store)
 
 
 @pytest.mark.parametrize("version", ["../../elsewhere", "..", "/etc", "a/b", ""])

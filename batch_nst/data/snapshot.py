@@ -210,14 +210,6 @@ def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
     return snapshot
 
 
-def pairs(store: Store, snapshot: Snapshot, split: str) -> Iterator[dict[str, Any]]:
-    """The ok rows of one side of the split, unit by unit in the snapshot's order."""
-    count = "held_out" if split == "held_out" else "ok"
-    for unit in snapshot.units:
-        if unit[count]:
-            yield from unit_pairs(store, snapshot, unit["unit"], split)
-
-
 def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
     names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])

@@ -44,7 +44,7 @@ def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
 
     Raises:
         WeightsError: another digest, an architecture that is not known, not a safetensors file, or a tensor
-            that is missing, not expected, or of another shape or dtype.
+            that is missing, not expected, of another shape or dtype, or not finite.
     """
     expected_digest = card.get("digests", {}).get("model.safetensors")
     digest = hashlib.sha256(weights).hexdigest()
@@ -71,6 +71,8 @@ def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
         given, wanted = _form(tensors.get(name)), _form(expected.get(name))
         if given != wanted:
             raise WeightsError(f"model.safetensors: tensor {name!r} is {given}, expected: {wanted}")
+        if not tensors[name].isfinite().all():  # its pictures would be black, and their losses numbers
+            raise WeightsError(f"model.safetensors: tensor {name!r} holds what is no finite number")
     net.load_state_dict(tensors, assign=True)
     return net.eval()
 

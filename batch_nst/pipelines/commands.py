@@ -15,7 +15,7 @@ from batch_nst.data.lease import Lease, acquire
 from batch_nst.data.models import model_object
 from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
-from batch_nst.errors import BatchNSTError, GateError, Stopped, StorageError
+from batch_nst.errors import BatchNSTError, GateError, Stopped
 from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Recipe
@@ -298,7 +298,7 @@ def _tell_failure(recipe: Recipe, run: _Run, error: Exception) -> None:
     try:
         page = failure_page(recipe, run.store, _reason(error), figures, run.step_seconds, run.about)
         run.figures["report"] = run.write("report.html", page.encode())
-    except StorageError as trouble:
+    except BatchNSTError as trouble:
         say(f"warning: no page tells of this night: {trouble}")
     else:
         say(f"report: {run.figures['report']}")

@@ -11,12 +11,12 @@ import numpy as np
 
 from batch_nst.data import models
 from batch_nst.data.images import encode
-from batch_nst.data.inputs import key_hash
 from batch_nst.data.model_readme import readme
-from batch_nst.data.snapshot import Snapshot, pairs, require_snapshot
+from batch_nst.data.snapshot import require_snapshot
 from batch_nst.data.storage import Store, fetch
 from batch_nst.data.style import MAX_BYTES, read_style
 from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.held_out import choose_held_out
 from batch_nst.pipelines.larger import Larger, cut_larger
 from batch_nst.pipelines.plan import check_recipe
 from batch_nst.pipelines.progress import meter, say
@@ -51,7 +51,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     snapshot = require_snapshot(store)
     version = training_version(recipe, snapshot)
     card = models.require_card(store, version)
-    rows = _held_out(store, snapshot, recipe.evaluate)
+    rows, units = choose_held_out(store, snapshot, recipe.evaluate)
     if not rows:
         raise IncompleteError(
             f"{store.uri}: snapshot {snapshot.number} has no held-out photo to score a model on; needed: 1"
@@ -84,7 +84,7 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
     found.sort(key=lambda score: str(score["name"]))
     scores = [score for score in found if "optimised" in score]
     enlarged = [score for score in found if "optimised" not in score]
-    evaluation = {**_figures(scores), "size": recipe.generate.image_size}
+    evaluation = {**_figures(scores), "units": units, "size": recipe.generate.image_size}
     if larger:
         evaluation["larger"] = _larger_figures(larger, enlarged)
     if speed:
@@ -122,11 +122,11 @@ def milestones(curve: Sequence[float]) -> dict[int, float]:
 
 
 def outline(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The figures without those of each photo, and of each curve its milestones."""
+    """The figures without what tells of each photo, and of each curve its milestones."""
     return {
         name: outline(value) if isinstance(value, dict) else milestones(value) if name == "curve" else value
         for name, value in evaluation.items()
-        if name != "objectives"
+        if name not in ("objectives", "units")
     }
 
 
@@ -231,23 +231,6 @@ def _larger_figures(larger: Larger, scores: Sequence[dict[str, Any]]) -> dict[st
     left_out.update(score["left_out"] for score in scores if "left_out" in score)
     figures = summarise(good) if good else {"photos": 0}
     return {**figures, "size": larger.size, "left_out": dict(left_out)}
-
-
-def _held_out(store: Store, snapshot: Snapshot, settings: Evaluate) -> list[dict[str, Any]]:
-    """What is to be scored of the held-out pairs, lowest hash of the id first."""
-    rows = [
-        {
-            "id": row["id"].hex(),
-            "uri": row["uri"],
-            "name": f"{row['uri'].rsplit('/', 1)[-1]} {row['id'].hex()[:6]}",
-            "content": row["content"]["bytes"],
-            "stylized": row["stylized"]["bytes"],
-            "iterations": settings.iterations,
-        }
-        for row in pairs(store, snapshot, "held_out")
-    ]
-    rows = sorted(rows, key=lambda row: key_hash(str(row["id"])))[: settings.photos]
-    return [{**row, "baseline": number < settings.baseline_photos} for number, row in enumerate(rows)]
 
 
 def _larger_rows(rows: Sequence[dict[str, Any]], larger: Larger, settings: Evaluate) -> list[dict[str, Any]]:

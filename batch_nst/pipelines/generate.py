@@ -211,6 +211,7 @@ def _make(
     """
     from batch_nst.pipelines import cluster
     from batch_nst.pipelines.attempts import Attempts
+    from batch_nst.pipelines.drain import draining
     from batch_nst.pipelines.metrics import Metrics
     from batch_nst.pipelines.stylize import stylize_units
     from batch_nst.pipelines.valve import Valve
@@ -234,7 +235,7 @@ def _make(
         elif why := budget.spent(made.sums["device_seconds"]):
             valve.close(why)
 
-    with meter("generate", plan.to_do, "images") as progress:
+    with draining(valve.close), meter("generate", plan.to_do, "images") as progress:
         for result in stylize_units(
             plan.chunks(), plan.settings["holdout"], store, style, recipe, workers, model, valve, Attempts()
         ):

@@ -29,12 +29,16 @@ def find_finished(
 
     Raises:
         RecipeError: as `survey` does.
+        WeightsError: the published model is another one, and damaged.
         AuditError: as `seal` does.
     """
     snapshot = latest_snapshot(store)
     decision = decided(training_version(recipe, snapshot), recipe.publish, store) if snapshot else None
     if not snapshot or not decision or not _is_whole(store, decision["version"]):
         return None, None
+    published = models.current(store)
+    if published and published["version"] != decision["version"]:  # which no night can mend
+        models.check_parts(store, published["version"], models.require_card(store, published["version"]))
     plan = survey(recipe, store, retry)
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
     if plan.to_do or too_many or not is_sealed(store, snapshot, plan.in_input, recipe.quality):

@@ -253,6 +253,7 @@ def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDe
                 job = client.get_job_info(name)
                 heard = time.monotonic()
                 if job.status.is_terminal():
+                    text = client.get_job_logs(name)
                     break
             except (OSError, RuntimeError):
                 if time.monotonic() - heard > _SILENT_SECONDS:
@@ -264,7 +265,6 @@ def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDe
             f"`batch-nst submit RECIPE --address {address} --stop` stops it"
         )
         raise
-    text = client.get_job_logs(name)
     log.show(text)
     return job, text
 

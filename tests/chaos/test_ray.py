@@ -103,6 +103,25 @@ def test_kills_at_random_times_leave_what_one_clean_run_makes(
     assert_as_from_one_clean_run(bucket, output, figures, crops=crops)
 
 
+def test_after_sigterm_no_unit_begins_and_all_that_have_are_committed(bucket: Bucket, tmp_path: Path) -> None:
+    recipe = bucket.recipe("sigterm", crops=3, actors=[2, 2])
+    with machines(2) as cluster:
+        command = Command(tmp_path, recipe, 3.0, cluster.cluster.address)
+        wait_until_done(recipe, 2, command)
+        command.process.terminate()
+        at = time.time()
+        stopped = command.finish()
+        took = time.time() - at
+        assert stopped["exit_code"] == 143
+        assert sorted(begun(command)) == sorted(units.done_units(Store(recipe["output"])))
+        assert len(begun(command)) < UNITS * 3
+        print(f"ended after {took:.1f} s")
+        command = Command(tmp_path, recipe, 0.1, cluster.cluster.address)
+        figures = command.finish()
+    assert_as_from_one_clean_run(bucket, "sigterm", figures, crops=3)
+    assert set(begun(command).values()) == {1}
+
+
 # --- nodes
 
 

@@ -15,7 +15,7 @@ from batch_nst.data.images import encode
 from batch_nst.data.inputs import photo_id
 from batch_nst.data.lease import acquire
 from batch_nst.data.settings import write_settings
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, pairs, seal, unit_pairs
+from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, seal, unit_pairs
 from batch_nst.data.storage import Store
 from batch_nst.data.summaries import SUMMARIES, changes_of
 from batch_nst.errors import LeaseError, RecipeError
@@ -125,9 +125,9 @@ def check_readers(store: Store) -> None:
     snapshot = latest_snapshot(store)
     assert snapshot is not None
     for side, count in (("train", "ok"), ("held_out", "held_out")):
-        assert len(list(pairs(store, snapshot, side))) == snapshot.counts[count]
-    for unit in snapshot.units:
-        assert len(list(unit_pairs(store, snapshot, unit["unit"], "train"))) == unit["ok"]
+        for unit in snapshot.units:
+            assert len(list(unit_pairs(store, snapshot, unit["unit"], side))) == unit[count]
+        assert sum(unit[count] for unit in snapshot.units) == snapshot.counts[count]
 
 
 # --- what is left
@@ -152,7 +152,10 @@ def test_of_a_photo_nothing_is_left_but_its_ids(store: Store) -> None:
     assert snapshot is not None
     assert (snapshot.number, snapshot.counts) == (2, {**first.counts, "ok": 3, "forgotten": 2})
     assert snapshot.digest != first.digest
-    assert {row["uri"] for row in pairs(store, snapshot, "train")} == {"s3://photos/bob", "s3://photos/late"}
+    handed_out = [
+        row for unit in snapshot.units for row in unit_pairs(store, snapshot, unit["unit"], "train")
+    ]
+    assert {row["uri"] for row in handed_out} == {"s3://photos/bob", "s3://photos/late"}
     assert snapshot.audit == {"planned": 10, "done": 9, "pending": 1, "gone": 0}
     check_readers(store)
     assert "| forgotten | 2 |" in store.read(CARD).decode()
