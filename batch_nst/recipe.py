@@ -343,7 +343,7 @@ class Evaluate(Section):
     holdout_photos: list[str] = []
     """Keys (paths below the input root) that are held out whatever their hash says."""
     photos: Count = 64
-    """Held-out images that are scored."""
+    """Held-out images that are scored; those first that the published model was scored on."""
     iterations: Count = 300
     """Length of the optimisation's curve that the model is compared with."""
     baseline_photos: Amount = 2

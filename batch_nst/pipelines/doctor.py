@@ -92,6 +92,7 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
         partial(_weights, recipe),
         "reinstall batch_nst for the bundled file, or name a readable safetensors file in vgg.weights",
     )
+    yield _check("export", _export, "pip install 'batch_nst[onnx]', or a night ends before it publishes")
     yield _check(
         "input",
         partial(_input, recipe),
@@ -163,6 +164,10 @@ def _painting(recipe: Recipe) -> str:
 def _weights(recipe: Recipe) -> str:
     check_weights(recipe)
     return f"{recipe.vgg.weights}: sha256 {weights_digest(recipe.vgg)}"
+
+
+def _export() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("onnx", "onnxscript"))
 
 
 def _input(recipe: Recipe) -> str:

@@ -20,7 +20,7 @@ from batch_nst.pipelines import doctor
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
-BEFORE_RAY = ["painting", "weights", "input", "output", "clock"]
+BEFORE_RAY = ["painting", "weights", "export", "input", "output", "clock"]
 ON_RAY = ["cluster", "nodes", "stores", "clocks", "device"]
 
 
