@@ -35,7 +35,8 @@ def cost_of(made: Figures, traffic: Traffic, seconds: Mapping[str, float], worke
         workers: that trained at the most, with a device each.
 
     Returns:
-        Figures: `device_hours`, of `pairs` while devices were busy, of `training` while they were held;
+        Figures: `device_hours`, of `pairs` while devices were busy, of `training` and `scoring` while they
+        were held (on one, or as many as have made pairs tonight);
         `requests` to object stores for pairs, by the formula of `plan`; bytes of photos read and units
         written; `step_seconds`.
     """
@@ -43,6 +44,7 @@ def cost_of(made: Figures, traffic: Traffic, seconds: Mapping[str, float], worke
         "device_hours": {
             "pairs": made["device_seconds"] / 3600,
             "training": seconds["training"] * workers / 3600,
+            "scoring": seconds["scoring"] * max(1, made["devices"]) / 3600,
         },
         "requests": asdict(generate_requests(traffic, max(1, made["devices"]), made["seconds"])),
         "bytes_read": made["bytes_read"],

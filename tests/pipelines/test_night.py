@@ -138,12 +138,12 @@ def test_the_cost_of_a_night() -> None:
     seconds = {"pairs": 3700.0, "training": 900.0, "graph": 3.0, "scoring": 40.0}
     traffic = Traffic(photo_reads=19, units=3, listed=19)
     cost = cost_of(made, traffic, seconds, workers=4)
-    assert cost["device_hours"] == {"pairs": 2.0, "training": 1.0}
+    assert cost["device_hours"] == {"pairs": 2.0, "training": 1.0, "scoring": 80 / 3600}
     assert Requests(**cost["requests"]) == generate_requests(traffic, 2, 3700.0)
     assert (cost["bytes_read"], cost["bytes_written"], cost["step_seconds"]) == (1000, 2000, seconds)
 
 
 def test_where_all_lies_on_a_disk_there_are_no_requests() -> None:
     made = {"device_seconds": 0.0, "devices": 0, "seconds": 1.0, "bytes_read": 0, "bytes_written": 0}
-    cost = cost_of(made, Traffic(), {"training": 0.0}, workers=1)
+    cost = cost_of(made, Traffic(), {"training": 0.0, "scoring": 0.0}, workers=1)
     assert cost["requests"] == {"reads": 0, "writes": 0, "lists": 0}

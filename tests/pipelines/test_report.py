@@ -195,7 +195,7 @@ NIGHT = {
         "reasons": {"not_an_image": 2, "<i>": 1},
     },
     "cost": {
-        "device_hours": {"pairs": 1.5, "training": 0.25},
+        "device_hours": {"pairs": 1.5, "training": 0.25, "scoring": 0.05},
         "requests": {"reads": 1100, "writes": 80, "lists": 54},
         "bytes_read": 12_300_000,
         "bytes_written": 4_560_000_000,
@@ -251,9 +251,9 @@ def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_be
         "15.7 % less than the 31 000 of the one before; the gate asks for 2 % less.",
         "found76 tried tonight12 new pairs9 done in all72 rejected4 pending0 gone5",
         "Rejected or failed tonight: 2 not an image, 1 <i>.",
-        "time1 h 2 min device-hours1.75 requests1 234 read12.3 MB written4.56 GB",
+        "time1 h 2 min device-hours1.8 requests1 234 read12.3 MB written4.56 GB",
         "pairs 45 min 0 s training 15 min 0 s graph 3.1 s scoring 2 min 2 s",
-        "Device-hours: pairs 1.5, training 0.25. Requests to object stores for pairs, by the formula of "
+        "Device-hours: pairs 1.5, training 0.25, scoring 0.05. Requests to object stores for pairs, by the formula of "
         "plan: 1 100 reads, 80 writes, 54 lists.",
         "24 Nov, 22:00 refused, 60 k 23 Nov, 22:00 cut off",
         "The new model is the better one on 1.",
