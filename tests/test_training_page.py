@@ -22,7 +22,7 @@ def test_every_arm_is_in_the_table_in_its_order() -> None:
 
 def sections() -> dict[tuple[str, int], str]:
     """What the page says of a painting and of so many minutes."""
-    found = re.findall(r"^### .*`(\w+)`, (\d+) minutes\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^### [^\n]*`(\w+)`, (\d+) minutes\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
     return {(style, int(minutes)): text for style, minutes, text in found}
 
 
