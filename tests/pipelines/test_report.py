@@ -253,8 +253,8 @@ def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_be
         "Rejected or failed tonight: 2 not an image, 1 <i>.",
         "time1 h 2 min device-hours1.8 requests1 234 read12.3 MB written4.56 GB",
         "pairs 45 min 0 s training 15 min 0 s graph 3.1 s scoring 2 min 2 s",
-        "Device-hours: pairs 1.5, training 0.25, scoring 0.05. Requests to object stores for pairs, by the formula of "
-        "plan: 1 100 reads, 80 writes, 54 lists.",
+        "Device-hours: pairs 1.5, training 0.25, scoring 0.05. Requests to object stores for pairs, by the "
+        "formula of plan: 1 100 reads, 80 writes, 54 lists.",
         "24 Nov, 22:00 refused, 60 k 23 Nov, 22:00 cut off",
         "The new model is the better one on 1.",
         "Published31 0006.2 k3100.60.3 Needed30 380 New26 123",
