@@ -108,6 +108,8 @@ class Store:
             uri = str(Path(path).absolute())
         elif protocol in LIBRARIES:
             uri = self.uri.rstrip("/")
+            if not path.partition("/")[0]:
+                raise RecipeError(f"output {self.uri}: names no bucket; allowed: {protocol}://BUCKET/NAME")
         else:
             raise RecipeError(
                 f"output {self.uri}: exclusive create is not atomic on {protocol}://; "

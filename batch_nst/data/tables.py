@@ -148,7 +148,7 @@ def refused(file: File) -> Iterator[None]:
     """Faults of the file as RecipeError; those of the store stay."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of a CSV file's first line
         raise refuse(file, f"cannot be read: {' '.join(str(error).split())}") from error
 
 

@@ -152,6 +152,12 @@ def test_a_root_without_atomic_create_is_refused(uri: str) -> None:
         Store(uri)
 
 
+@pytest.mark.parametrize("uri", ["s3://", "s3:///", "s3:///out", "abfs:////"])
+def test_a_root_without_a_bucket_is_refused(uri: str) -> None:
+    with pytest.raises(RecipeError, match=r"names no bucket; allowed: (s3|abfs)://BUCKET/NAME"):
+        Store(uri)
+
+
 def test_a_protocol_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(RecipeError, match="pip install gcsfs"):

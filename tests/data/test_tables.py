@@ -97,7 +97,15 @@ def test_a_protocol_that_nothing_speaks_is_refused_before_work_begins(tmp_path: 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 @pytest.mark.parametrize(
-    "data", [b"", b"\xff\xfe\x00\x01" * 40, b"PAR1" + b"x" * 100 + b"PAR1", b"uri\n\xff\n", b"uri,id\n1\n"]
+    "data",
+    [
+        b"",
+        b"\xff\xfe\x00\x01" * 40,
+        b"PAR1" + b"x" * 100 + b"PAR1",
+        b"uri\n\xff\n",
+        b"\x80\n",
+        b"uri,id\n1\n",
+    ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
