@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,13 @@ class Snapshot:
     """Ids (hex) of forgotten images that units still held when it was sealed."""
     audit: dict[str, int] = field(default_factory=dict)
     """Ids `planned`, each of which is either `done`, `pending` or `gone` (finished before or not)."""
+    since: int = 0
+    """Number of the first of the snapshots in a row that have this digest; 0, of old ones: its own."""
+
+    @property
+    def first(self) -> int:
+        """The number of the first snapshot with these pairs, by which models that learned from them go."""
+        return self.since or self.number
 
     @cached_property
     def passed_over(self) -> frozenset[bytes]:
@@ -97,6 +104,8 @@ def seal(
         )
     outcomes = settle(store, planned, known, forgotten.forgotten_ids(store), quality or Quality())
     snapshot = _snapshot(outcomes, latest.number + 1 if latest else 1, token)
+    if latest and latest.digest == snapshot.digest:
+        snapshot = replace(snapshot, since=latest.first)
     if latest and _says_the_same(latest, snapshot):
         snapshot = latest
     else:

@@ -116,7 +116,7 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
             "gram_divisor": settings["gram_divisor"],
         },
         "recipe": recipe.model_dump(),
-        "snapshot": {"number": snapshot.number, "digest": snapshot.digest, "counts": snapshot.counts},
+        "snapshot": {"number": snapshot.first, "digest": snapshot.digest, "counts": snapshot.counts},
         "training": {
             "steps": recipe.train.steps,
             "init": fitted.init,
@@ -169,6 +169,9 @@ def _architecture(settings: Train) -> dict[str, Any]:
 def training_version(recipe: Recipe, snapshot: Snapshot) -> str:
     """The name of a model: its snapshot's number and a hash of all that decides its weights.
 
+    That is the number of the first snapshot with these pairs: where photos have come of which none is made
+    yet, there is a new snapshot, and nothing new to learn.
+
     A model that training starts from is in it by its address: that of an output means another model once a
     better one is published there, and a training that is done is not done again for that.
     """
@@ -180,7 +183,7 @@ def training_version(recipe: Recipe, snapshot: Snapshot) -> str:
         "train": recipe.train.model_dump(exclude=_NOT_IN_NAME | usual),
     }
     digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=6)
-    return f"{snapshot.number:06}-{digest.hexdigest()}"
+    return f"{snapshot.first:06}-{digest.hexdigest()}"
 
 
 def _figures(card: dict[str, Any]) -> dict[str, Any]:

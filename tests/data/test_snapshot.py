@@ -158,10 +158,17 @@ def test_sealing_again_gives_the_same_one_until_something_is_new(dataset: Datase
     third = dataset.seal(token=3)
     check(dataset, third, ok=3, held_out=1, pending=1)
     assert (third.number, third.digest) == (3, second.digest)
+    dataset.add("f")
+    fourth = dataset.seal(token=4)
+    assert [each.first for each in (first, second, third, fourth)] == [1, 2, 2, 2]
+    dataset.make(e="ok")
+    assert dataset.seal(token=5).first == 5
     assert [store_name[-11:-5] for store_name in dataset.store.list(SNAPSHOTS)] == [
         "000001",
         "000002",
         "000003",
+        "000004",
+        "000005",
     ]
 
 

@@ -182,6 +182,21 @@ def test_a_dataset_whose_held_out_photos_are_bad_is_not_trained_on_either(file: 
     assert re.search(r"no held-out one .*, 0 images are pending; needed: 1; add photos$", told)
 
 
+# --- photos of which none is made yet
+
+
+def test_pairs_that_have_been_learned_from_are_not_learned_from_again(file: Path) -> None:
+    more = ["generate.unit_images=1", "train.min_done=0.5", "train.batch_size=2"]
+    recipe, store, version = finish(file, {"0": 1.0}, *more)
+    add_photo(file)
+    with acquire(store, "test") as lease:
+        generate(recipe, store, lease, budget=commands.Budget(0.0), min_done=0.5)
+    snapshot = latest_snapshot(store)
+    assert snapshot is not None
+    assert (snapshot.number, snapshot.counts["pending"]) == (2, 1)
+    assert training_version(recipe, snapshot) == version
+
+
 # --- a training that was cut off
 
 
