@@ -300,8 +300,6 @@ def _tell_failure(recipe: Recipe, run: _Run, error: Exception) -> None:
         run.figures["report"] = run.write("report.html", page.encode())
     except BatchNSTError as trouble:
         say(f"warning: no page tells of this night: {trouble}")
-    else:
-        say(f"report: {run.figures['report']}")
 
 
 def _report(
