@@ -101,13 +101,27 @@ def write_part(store: Store, version: str, name: str, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def read_folder_card(folder: Store) -> dict[str, Any] | None:
+    """The `model.json` of a folder, wherever it lies; None where there is none.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    return _read(folder, CARD, _Card)
+
+
+def read_folder_weights(folder: Store) -> bytes:
+    """The `model.safetensors` beside it, as `read_weights`."""
+    return _read_part(folder, WEIGHTS)
+
+
 def read_weights(store: Store, version: str) -> bytes:
     """A version's `model.safetensors`; whether it is the one that `model.json` means, `load_net` tells.
 
     Raises:
         WeightsError: it is gone.
     """
-    return _read_part(store, version, WEIGHTS)
+    return _read_part(store, model_object(version, WEIGHTS))
 
 
 def check_parts(store: Store, version: str, card: Mapping[str, Any]) -> None:
@@ -118,7 +132,7 @@ def check_parts(store: Store, version: str, card: Mapping[str, Any]) -> None:
     """
     for name in (WEIGHTS, GRAPH):
         if name in card["digests"]:
-            digest = hashlib.sha256(_read_part(store, version, name)).hexdigest()
+            digest = hashlib.sha256(_read_part(store, model_object(version, name))).hexdigest()
             if digest != card["digests"][name]:
                 raise WeightsError(
                     f"{store.join(model_object(version, name))}: sha256 is {digest}, but {CARD} says "
@@ -172,12 +186,11 @@ def point(
     return pointer
 
 
-def _read_part(store: Store, version: str, name: str) -> bytes:
-    part = model_object(version, name)
+def _read_part(store: Store, name: str) -> bytes:
     try:
-        return store.read(part)
+        return store.read(name)
     except FileNotFoundError as error:
-        raise WeightsError(f"{store.join(part)}: is gone, and {CARD} beside it is not") from error
+        raise WeightsError(f"{store.join(name)}: is gone, and {CARD} beside it is not") from error
 
 
 def _read(store: Store, name: str, shape: type[BaseModel]) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from batch_nst.pipelines.paint import (
     write_painting,
 )
 from batch_nst.pipelines.progress import meter, say
-from batch_nst.pipelines.rows import Row
+from batch_nst.pipelines.rows import DIED, Row
 
 if TYPE_CHECKING:
     from batch_nst.pipelines.cluster import Workers
@@ -38,6 +38,7 @@ RECORD = "apply.json"
 """Beside painted pictures: what has made all of them."""
 
 _SHOWN = 20
+_SUSPICIOUS = 3
 _TOLD_SECONDS = 10.0
 
 
@@ -92,10 +93,11 @@ def apply(
     files, look, done = read_model(model), Look(keep_colors, float(strength)), _Done()
     if single:
         painter = files.painter(choose_device(device), precision)
-        folder, _, name = target.rpartition("/")
+        folder, slash, name = target.rpartition("/")
+        place = Store(folder or slash or ".")
         for chunk in chunks_of([(Photo(name, source, ""), name)]):
             for row in decode_photos(chunk):
-                done.add(write_painting(paint(row, painter, look), Store(folder or "."), overwrite=True))
+                done.add(write_painting(paint(row, lambda: painter, look), place, overwrite=True))
     else:
         files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
         _paint_all(files, source, stores, Store(target), device, look, precision, overwrite, done)
@@ -111,6 +113,10 @@ class _Done:
     reasons: Counter[str] = field(default_factory=Counter)
     bad: list[Row] = field(default_factory=list)
     """The first of them."""
+    painted: set[str] = field(default_factory=set)
+    """Names of the pictures made."""
+    died: int = 0
+    """Pictures that ended their workers, since one did not."""
     outage: str = ""
 
     def add(self, outcome: Row) -> None:
@@ -119,9 +125,17 @@ class _Done:
             raise StorageError(outcome["refused"])  # what is painted from here on would be lost
         status = outcome["status"]
         self.counts.update([status, "made"] if status == "ok" else [status])
-        if status == "pending":
+        self.died = self.died + 1 if outcome["reason"] == DIED else 0
+        if self.died == _SUSPICIOUS:
+            raise IncompleteError(
+                f"workers died again and again, at {self.died} pictures one after the other, the last one "
+                f"{outcome['uri']}; what is painted stays"
+            )
+        if status == "ok":
+            self.painted.add(outcome["name"])
+        elif status == "pending":
             self.outage = self.outage or outcome["detail"]
-        elif status != "ok":
+        else:
             self.reasons[outcome["reason"]] += 1
             if len(self.bad) < _SHOWN:
                 self.bad.append(outcome)
@@ -191,7 +205,7 @@ def _paint_all(
                 done.add(outcome)
                 progress.advance()
     if overwrite and not done.counts["pending"]:
-        target.replace(RECORD, record)
+        _record_all(target, record, done.painted)
 
 
 def _to_do(source: str, stores: Collection[str], there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
@@ -209,12 +223,25 @@ def _to_do(source: str, stores: Collection[str], there: set[str], done: _Done) -
             if name in taken:
                 detail = f"another picture of IN is painted as {name}"
                 bad = {"uri": photo.source, "status": "rejected", "reason": "same_name", "detail": detail}
-                done.add({**bad, "refused": ""})
+                done.add({**bad, "name": name, "refused": ""})
             elif name in there:
                 done.counts["ok"] += 1
             else:
                 yield photo, name
             taken.add(name)
+
+
+def _record_all(target: Store, record: bytes, painted: set[str]) -> None:
+    """Say what has made all pictures of a target, unless there are others than those painted now."""
+    pictures = (name for name in target.list() if PurePosixPath(name).suffix.lower() in ENCODINGS)
+    others = sorted(set(pictures) - painted)
+    if others:
+        say(
+            f"OUT {target.uri}: {len(others):,} pictures there were not painted now, {others[0]} the first, "
+            f"and may be of another model; there is no {RECORD}, so that none counts as done"
+        )
+    else:
+        target.replace(RECORD, record)
 
 
 def _check_record(target: Store, record: bytes) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from batch_nst.data import models
 from batch_nst.data.images import Pixels, resize_short_side
@@ -41,14 +44,26 @@ class FastModel:
     """Of the convolutions."""
 
     def __call__(self, picture: Pixels) -> Pixels:
-        """Paint a picture, uint8 (H, W, 3) sRGB of at least 16 pixels a side; the result has its size."""
+        """Paint a picture, uint8 (H, W, 3) sRGB of at least 16 pixels a side; the result has its size.
+
+        Raises:
+            MemoryError: the device has too little memory for it, in tiles too.
+        """
         image = torch.from_numpy(np.array(picture))
-        whole = image.shape[0] * image.shape[1] <= MAX_WHOLE
+        height, width, _ = image.shape
+        for way in (stylize_image, stylize_tiles)[height * width > MAX_WHOLE :]:
+            with suppress(torch.OutOfMemoryError):
+                return self._painted(way, image)
+            torch.cuda.empty_cache()
+        raise MemoryError(f"{width} x {height} pixels are too many for the memory of {self.device}")
+
+    def _painted(
+        self, way: Callable[[TransformerNet, Tensor, torch.device], Tensor], image: Tensor
+    ) -> Pixels:
         half = self.dtype == torch.bfloat16
         # All threads would share the cache of cast weights.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            tensor = (stylize_image if whole else stylize_tiles)(self.net, image, self.device)
-        painted: Pixels = tensor.numpy()
+            painted: Pixels = way(self.net, image, self.device).numpy()
         return painted
 
 
@@ -94,7 +109,9 @@ class ModelFiles:
 
 
 def load_model(uri: str, device: Device = "auto") -> FastModel:
-    """The model of an output (the published one) or of a version's folder, local or in a bucket.
+    """The model of an output (the published one), or of a folder models/VERSION or a copy of one.
+
+    Local or in a bucket.
 
     Raises:
         RecipeError: there is no model at `uri`.
@@ -110,9 +127,12 @@ def read_model(uri: str) -> ModelFiles:
         RecipeError: there is no model at `uri`.
         WeightsError: a file is gone, or `model.json` is damaged.
     """
-    store, version = find_model(uri)
-    card = models.require_card(store, version)
-    return ModelFiles(version, card, models.read_weights(store, version), store.join(f"models/{version}"))
+    folder = _find_model(uri)
+    card = models.read_folder_card(folder)
+    if card is None:
+        raise WeightsError(f"{folder.join(models.CARD)}: is gone, and {models.CURRENT} means it")
+    version = str(card.get("version", PurePosixPath(folder.uri).name))
+    return ModelFiles(version, card, models.read_folder_weights(folder), folder.uri)
 
 
 def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles | None:
@@ -141,25 +161,22 @@ def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles |
     return model
 
 
-def find_model(uri: str) -> tuple[Store, str]:
-    """The output and the version that a model's address means.
+def _find_model(uri: str) -> Store:
+    """The folder that a model's address means.
 
     Raises:
-        RecipeError: it is neither an output with a published model nor a version's folder.
+        RecipeError: it is neither an output with a published model nor a model's folder.
     """
-    trimmed = uri.rstrip("/")
-    parent, _, version = trimmed.rpartition("/")
-    root, _, folder = parent.rpartition("/")
-    if folder == "models" and Store(root or ".").exists(models.model_object(version, models.CARD)):
-        return Store(root or "."), version
-    store = Store(trimmed)
+    store = Store(uri)
+    if store.exists(models.CARD):
+        return store
     pointer = models.current(store)
     if pointer is None:
         raise RecipeError(
             f"model {uri}: found neither models/CURRENT below it nor model.json in it; "
-            "allowed: an output with a published model, or a folder models/VERSION"
+            "allowed: an output with a published model, or a model's folder"
         )
-    return store, str(pointer["version"])
+    return Store(store.join(f"models/{pointer['version']}"))
 
 
 def stylize(

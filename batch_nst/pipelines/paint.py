@@ -17,7 +17,16 @@ from batch_nst.data.look import Look
 from batch_nst.data.reading import read_photos
 from batch_nst.data.storage import Store
 from batch_nst.errors import OutageError, StorageError
-from batch_nst.pipelines.rows import Row, pack, refusal, unpack
+from batch_nst.pipelines.rows import (
+    MOST_DEATHS,
+    Attempt,
+    Row,
+    first_attempt,
+    given_up,
+    pack,
+    refusal,
+    unpack,
+)
 
 ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
     ".jpg": "jpeg",
@@ -43,8 +52,12 @@ def chunks_of(photos: Iterable[tuple[Photo, str]]) -> list[Row]:
     return [{"photos": pack(chunk), "count": len(chunk)} for chunk in chunks]
 
 
-def decode_photos(chunk: Row) -> Iterator[Row]:
+def decode_photos(chunk: Row, attempt: Attempt = first_attempt) -> Iterator[Row]:
     """Fetch and decode the photos of a chunk, by the rules of generation.
+
+    Args:
+        chunk: of `chunks_of`.
+        attempt: counts the workers that decoding a photo ends.
 
     Yields:
         For each photo `uri`, `name` of its target, `status`, `reason`, `detail`; `pixels` (height, width, 3)
@@ -55,15 +68,32 @@ def decode_photos(chunk: Row) -> Iterator[Row]:
     read = read_photos(photos, LIMITS.max_bytes)
     for index, (row, photo) in enumerate(zip(rows, photos, strict=True)):
         data, read[index] = read[index], b""  # a file is not kept for longer than it is needed
-        yield _decode(row["name"], photo, data)
+        with attempt(f"decode {row['name']}") as deaths:
+            decoded = _decode(row["name"], photo, data) if deaths < MOST_DEATHS else None
+        yield decoded or _undecoded(row["name"], photo) | given_up(deaths, "it")
 
 
-def paint(row: Row, model: Callable[[Pixels], Pixels], look: Look) -> Row:
-    """A row of `decode_photos` with its picture painted, where it has one."""
+def paint(
+    row: Row, model: Callable[[], Callable[[Pixels], Pixels]], look: Look, attempt: Attempt = first_attempt
+) -> Row:
+    """A row of `decode_photos` with its picture painted, where it has one.
+
+    Args:
+        row: of `decode_photos`.
+        model: gives what paints; asked for within the attempt.
+        look: of the result.
+        attempt: counts the workers that painting a picture ends.
+    """
     if row["status"] != "ok":
         return row
-    photo = _pixels(row)
-    return row | {"pixels": look.of(photo, model(photo)).tobytes()}
+    with attempt(f"paint {row['name']}") as deaths:
+        if deaths < MOST_DEATHS:
+            photo = _pixels(row)
+            try:
+                return row | {"pixels": look.of(photo, model()(photo)).tobytes()}
+            except MemoryError as error:
+                return row | {"status": "failed", "reason": "out_of_memory", "detail": str(error)}
+    return row | given_up(deaths, "it")
 
 
 def write_painting(row: Row, target: Store, overwrite: bool) -> Row:
@@ -71,7 +101,7 @@ def write_painting(row: Row, target: Store, overwrite: bool) -> Row:
 
     `refused` says why nothing can be written at all: no room, or no permission.
     """
-    outcome = {name: row[name] for name in ("uri", "status", "reason", "detail")} | {"refused": ""}
+    outcome = {name: row[name] for name in ("uri", "name", "status", "reason", "detail")} | {"refused": ""}
     if row["status"] != "ok":
         return outcome
     encoded = images.encode(_pixels(row), _encoding(row["name"]))
@@ -99,8 +129,7 @@ def target_name(key: str) -> str:
 
 
 def _decode(name: str, photo: Photo, data: bytes | Exception) -> Row:
-    row: Row = {"uri": uri_of(photo), "name": name, "status": "ok", "reason": "", "detail": ""}
-    row |= {"pixels": b"", "height": 0, "width": 0}
+    row = _undecoded(name, photo)
     if isinstance(data, StorageError):
         return row | {"status": "pending", "detail": str(data)}
     if isinstance(data, Exception):
@@ -116,6 +145,11 @@ def _decode(name: str, photo: Photo, data: bytes | Exception) -> Row:
         detail = f"{width} x {height} pixels; a {encoding} file has at most {most} a side"
         return row | {"status": "rejected", "reason": "too_large_for_format", "detail": detail}
     return row | {"pixels": picture.tobytes(), "height": height, "width": width}
+
+
+def _undecoded(name: str, photo: Photo) -> Row:
+    row: Row = {"uri": uri_of(photo), "name": name, "status": "ok", "reason": "", "detail": ""}
+    return row | {"pixels": b"", "height": 0, "width": 0}
 
 
 def _pixels(row: Row) -> Pixels:

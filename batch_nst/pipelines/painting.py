@@ -12,10 +12,11 @@ from batch_nst.data.look import Look
 from batch_nst.data.storage import Store
 from batch_nst.engine.memory import keep_freed_memory
 from batch_nst.engine.precision import Precision, choose_device
+from batch_nst.pipelines.attempts import Attempts
 from batch_nst.pipelines.cluster import Workers
 from batch_nst.pipelines.fast_model import FastModel, ModelFiles
 from batch_nst.pipelines.paint import decode_photos, paint, write_painting
-from batch_nst.pipelines.rows import Row
+from batch_nst.pipelines.rows import Attempt, Row, first_attempt
 
 
 def paint_photos(
@@ -26,15 +27,28 @@ def paint_photos(
     precision: Precision,
     workers: Workers,
     overwrite: bool,
+    painter: type[Painter] | None = None,
 ) -> Iterator[Row]:
-    """Paint the photos of `paint.chunks_of` into a target; for each its outcome, in no order."""
+    """Paint the photos of `paint.chunks_of` into a target; for each its outcome, in no order.
+
+    Args:
+        model: what paints.
+        chunks: photos and their names.
+        target: where pictures are written.
+        look: of the pictures.
+        precision: of the convolutions.
+        workers: what an actor that holds the model gets.
+        overwrite: whether a picture takes the place of one of its name.
+        painter: what the actors are, `Painter` or one in its place.
+    """
+    attempt = Attempts()  # Ray starts new workers without end
     return iter(
         ray.data.from_items(chunks)
         .repartition(target_num_rows_per_block=1)
-        .flat_map(decode_photos, num_cpus=0.25)
+        .flat_map(decode_photos, fn_args=(attempt,), num_cpus=0.25)
         .map(
-            _Painter,
-            fn_constructor_args=(model, look, precision, workers),
+            painter or Painter,
+            fn_constructor_args=(model, look, precision, workers, attempt),
             compute=workers.pool([1, workers.most], len(chunks)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
@@ -44,12 +58,20 @@ def paint_photos(
     )
 
 
-class _Painter:
+class Painter:
     """Holds the fast model."""
 
-    def __init__(self, model: ModelFiles, look: Look, precision: Precision, workers: Workers) -> None:
+    def __init__(
+        self,
+        model: ModelFiles,
+        look: Look,
+        precision: Precision,
+        workers: Workers,
+        attempt: Attempt = first_attempt,
+    ) -> None:
+        """Nothing is loaded yet."""
         self._files, self._look = model, look
-        self._precision, self._workers = precision, workers
+        self._precision, self._workers, self._attempt = precision, workers, attempt
 
     @cached_property
     def _model(self) -> FastModel:
@@ -59,4 +81,5 @@ class _Painter:
         return self._files.painter(choose_device(self._workers.device), self._precision)
 
     def __call__(self, row: Row) -> Row:
-        return paint(row, self._model, self._look)
+        """See `paint`."""
+        return paint(row, lambda: self._model, self._look, self._attempt)

@@ -258,9 +258,9 @@ def refusal(error: Exception) -> Row:
             raise error
 
 
-def given_up(deaths: int) -> Row:
-    """What becomes of the photos of a unit that has ended so many workers."""
-    return _bad("failed", DIED, f"its unit has ended {deaths} workers")
+def given_up(deaths: int, what: str = "its unit") -> Row:
+    """What becomes of the photos of what has ended so many workers."""
+    return _bad("failed", DIED, f"{what} has ended {deaths} workers")
 
 
 def _bad(status: str, reason: str, detail: str) -> Row:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from batch_nst.pipelines import fast_model, paint
 from batch_nst.pipelines.apply import RECORD, apply
 from batch_nst.pipelines.fast_model import load_model, read_model
 from batch_nst.pipelines.paint import chunks_of, decode_photos, target_name
+from batch_nst.pipelines.rows import Row
 
 ROOT = Path(__file__).parents[2]
 SIZE = (44, 60)
@@ -203,6 +205,48 @@ def test_what_a_format_cannot_hold_is_refused(model: str, tmp_path: Path) -> Non
     assert list(tmp_path.glob("painted*")) == []
 
 
+def test_a_copy_of_a_models_folder_is_that_model_wherever_it_lies(model: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(model) / "models" / "v", tmp_path / "my painter")
+    copied = read_model(str(tmp_path / "my painter"))
+    assert copied == replace(read_model(model), home=str(tmp_path / "my painter"))
+    assert read_model(f"{model}/models/v/") == read_model(model)
+
+
+def test_a_picture_directly_below_the_root_is_written_there(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[str] = []
+
+    def written(row: Row, target: Store, overwrite: bool) -> Row:
+        places.append(target.join(row["name"]))
+        return {**row, "refused": ""}
+
+    monkeypatch.setattr("batch_nst.pipelines.apply.write_painting", written)
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photo.png", noise(0))
+    for target in ("/painted.png", "painted.png", "a/painted.png"):
+        apply(model, str(tmp_path / "photo.png"), target, "cpu", precision="fp32")
+    assert places == ["//painted.png", str(tmp_path / "painted.png"), str(tmp_path / "a/painted.png")]
+
+
+def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    save(tmp_path / "photo.png", noise(0))
+    monkeypatch.setattr(fast_model, "stylize_image", full)
+    paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
+    monkeypatch.undo()
+    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+    for way in ("stylize_image", "stylize_tiles"):
+        monkeypatch.setattr(fast_model, way, full)
+    with pytest.raises(IncompleteError) as ended:
+        paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
+    assert (ended.value.figures["failed"], ended.value.figures["reasons"]) == (1, {"out_of_memory": 1})
+
+
 def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "model" / "models" / "v" / models.WEIGHTS).write_bytes(b"damaged")
@@ -360,6 +404,24 @@ def test_overwrite_paints_all_again_and_a_run_that_is_cut_off_leaves_no_record(
     with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
         paint_all(model, source, target, strength=0.0)
     assert files(target) == before
+
+
+def test_overwrite_says_of_nothing_that_it_did_not_paint_of_which_model_it_is(
+    first: tuple[Path, dict[str, Any]],
+    model: str,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(first[0], target)
+    (target / "gone from in.png").write_bytes((target / "a.png").read_bytes())
+    with pytest.raises(IncompleteError):
+        paint_all(model, source, target, strength=0.0, overwrite=True)
+    assert not (target / RECORD).exists()
+    assert "1 pictures there were not painted now, gone from in.png the first" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
+        paint_all(model, source, target, strength=0.0)
 
 
 def png(pixels: Pixels) -> bytes:

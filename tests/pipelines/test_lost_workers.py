@@ -16,12 +16,18 @@ import ray
 from machines import machines
 from photo_bucket import Bucket, fill
 
+from batch_nst.data.images import Pixels
 from batch_nst.data.lease import acquire
 from batch_nst.data.storage import Store
+from batch_nst.engine.model_files import model_bytes
+from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines import stylize
+from batch_nst.pipelines import painting, stylize
+from batch_nst.pipelines.apply import apply
 from batch_nst.pipelines.attempts import Attempts
+from batch_nst.pipelines.fast_model import ModelFiles
 from batch_nst.pipelines.generate import generate
+from batch_nst.pipelines.paint import paint
 from batch_nst.pipelines.rows import Row
 from batch_nst.recipe import Recipe
 
@@ -124,3 +130,45 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
         finally:
             ray.shutdown()
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 4
+
+
+def deadly_painter(photos: tuple[str, ...]) -> type:
+    """A `Painter` that ends the worker at some photos, and leaves the others as they are."""
+
+    class Deadly(painting.Painter):
+        def __call__(self, row: Row) -> Row:
+            def model(pixels: Pixels) -> Pixels:
+                if row["uri"].endswith(photos):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return pixels
+
+            return paint(row, lambda: model, self._look, self._attempt)
+
+    return Deadly
+
+
+def paint_all(folder: Path, photos: tuple[str, ...]) -> dict[str, Any]:
+    card = {"architecture": {"name": "johnson", "width": 4}}
+    model = ModelFiles("v", card, model_bytes(TransformerNet(4)), "here")
+    deadly = partial(painting.paint_photos, painter=deadly_painter(photos))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(painting, "paint_photos", deadly)
+        patch.setattr("batch_nst.pipelines.apply.read_model", lambda _: model)
+        return apply("model", str(folder / "photos"), str(folder / "painted"), "cpu", precision="fp32")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
+    fill(Store(str(tmp_path)), 6)
+    with pytest.raises(IncompleteError, match="1 of 6 pictures were not painted") as ended:
+        paint_all(tmp_path, ("003.png",))
+    figures = ended.value.figures
+    assert (figures["made"], figures["failed"], figures["reasons"]) == (5, 1, {"worker_died": 1})
+    assert paint_all(tmp_path, ())["made"] == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_where_painters_die_at_one_picture_after_the_other_the_command_ends(tmp_path: Path) -> None:
+    fill(Store(str(tmp_path)), 5)
+    with pytest.raises(IncompleteError, match="workers died again and again, at 3 pictures"):
+        paint_all(tmp_path, (".png",))
