@@ -15,6 +15,7 @@ from PIL import Image
 from batch_nst.data import images, model_readme
 from batch_nst.engine.model_files import OPSET, onnx_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.recipe import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,11 +23,11 @@ SIZES = [(16, 16), (37, 50), (256, 256), (131, 300), (401, 16)]
 ALONE = "import sys; sys.modules.update(dict.fromkeys(['torch', 'batch_nst', 'ray', 'onnx']))\n"
 
 
-@pytest.fixture(scope="module")
-def net() -> TransformerNet:
+@pytest.fixture(scope="module", params=NETWORKS)
+def net(request: pytest.FixtureRequest) -> TransformerNet:
     """Of the default width."""
     torch.manual_seed(0)
-    net = TransformerNet(32)
+    net = TransformerNet(32, request.param)
     with torch.no_grad():
         net.head.weight *= 2  # so that black and white are overshot
     return net.eval()

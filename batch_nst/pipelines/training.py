@@ -35,7 +35,7 @@ _LONGEST_GRADIENT = 10.0
 _LOGGED = 200
 """Points in a training curve, about."""
 _PATIENCE = 50
-"""Steps that may be skipped one after the other."""
+"""Steps that may be skipped one after the other; a training of fewer takes one at the least."""
 
 
 class Training:
@@ -68,8 +68,8 @@ class Training:
         self._parameters = list(net.parameters())
         self._optimizer = torch.optim.Adam(self._parameters, lr=rate_at(settings, 1))
         self._running = 0
-        # On CPUs an image is computed at a time, on threads of its own, as many from one worker as from each
-        # of several that share a node: so its gradient is the same to the last bit whoever computes it.
+        # On CPUs an image is computed at a time, on threads of its own. Where these are as many, its gradient
+        # is the same to the last bit whoever computes it: one worker, or each of several that share a node.
         # Rounding that differs grows: through the kinks of ReLU it becomes a thousandth of the loss within
         # twenty steps. And no image waits for another. A GPU takes a share in one piece.
         self._pool = (
@@ -108,13 +108,13 @@ class Training:
             self.average.update(self.net, step)
             self._running = 0
             every = max(1, self._settings.steps // _LOGGED)
-            if step % every == 0 or step in (1, self._settings.steps):
+            if not self.history or step % every == 0 or step == self._settings.steps:
                 self.history.append({"step": step, **parts})
         else:
             self.skipped, self._running = self.skipped + 1, self._running + 1
-            if self._running == _PATIENCE:
+            if self._running == min(_PATIENCE, self._settings.steps):
                 raise FloatingPointError(
-                    f"step {step}: there was no number in the gradients of {_PATIENCE} steps one after "
+                    f"step {step}: there was no number in the gradients of {self._running} steps one after "
                     "the other; a lower train.learning_rate may help"
                 )
         return parts

@@ -34,19 +34,20 @@ from batch_nst.pipelines.apply import RECORD, apply
 from batch_nst.pipelines.fast_model import load_model, read_model
 from batch_nst.pipelines.paint import chunks_of, decode_photos, target_name
 from batch_nst.pipelines.rows import Row
+from batch_nst.recipe import NETWORKS, Network
 
 ROOT = Path(__file__).parents[2]
 SIZE = (44, 60)
 
 
-def publish(root: Path, seed: int, width: int = 4) -> str:
+def publish(root: Path, seed: int, width: int = 4, network: Network = "johnson") -> str:
     """An untrained model; its address."""
     torch.manual_seed(seed)
-    store, net = Store(str(root)), TransformerNet(width)
+    store, net = Store(str(root)), TransformerNet(width, network)
     digest = models.write_part(store, "v", models.WEIGHTS, model_bytes(net))
     card = {
         "version": "v",
-        "architecture": {"name": "johnson", "width": width},
+        "architecture": {"name": network, "width": width},
         "digests": {models.WEIGHTS: digest},
     }
     models.write_card(store, "v", card)
@@ -107,6 +108,16 @@ def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suff
         assert np.abs(load(target).astype(int) - stored).mean() < 1
     else:
         assert_close(load(target), expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_paints(network: Network, tmp_path: Path) -> None:
+    small = publish(tmp_path, seed=0, network=network)
+    save(tmp_path / "photo.png", noise(0))
+    paint_one(small, tmp_path / "photo.png", tmp_path / "painted.png")
+    torch.manual_seed(0)
+    expected = stylize_image(TransformerNet(4, network).eval(), torch.from_numpy(noise(0))).numpy()
+    assert_close(load(tmp_path / "painted.png"), expected)
 
 
 def test_a_photo_is_painted_upright(model: str, tmp_path: Path) -> None:

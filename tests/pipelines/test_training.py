@@ -19,7 +19,7 @@ from batch_nst.engine.johnson import Weights
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.training import Training, rate_at, take_step, weights_at
-from batch_nst.recipe import Loss, Train, Vgg
+from batch_nst.recipe import NETWORKS, Loss, Network, Train, Vgg
 
 SIDE, STEPS, BATCH = 40, 7, 3
 SETTINGS = Train(
@@ -105,7 +105,8 @@ def objectives() -> Objectives:
 
 def begun(objectives: Objectives, seed: int = 0, settings: Train = SETTINGS) -> Training:
     torch.manual_seed(seed)
-    return Training(settings, objectives, TransformerNet(settings.width), threads=1, at_once=2)
+    net = TransformerNet(settings.width, settings.network)
+    return Training(settings, objectives, net, threads=1, at_once=2)
 
 
 def batches(dataset: tuple[Store, Snapshot], steps: int, start: int = 0) -> Iterator[Batch]:
@@ -138,17 +139,19 @@ def assert_same(one: Training, other: Training) -> None:
     assert one.history == other.history
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 def test_a_training_that_was_cut_off_after_any_step_ends_to_the_bit_as_an_uninterrupted_one(
-    dataset: tuple[Store, Snapshot], objectives: Objectives
+    dataset: tuple[Store, Snapshot], objectives: Objectives, network: Network
 ) -> None:
-    whole = begun(objectives)
+    settings = SETTINGS.model_copy(update={"network": network})
+    whole = begun(objectives, settings=settings)
     checkpoints = []
     for batch in batches(dataset, STEPS):
         checkpoints.append((stored(whole), list(whole.history)))
         whole.advance(batch)
     assert [point["step"] for point in whole.history] == list(range(1, STEPS + 1))
     for cut, (state, history) in enumerate(checkpoints):
-        resumed = begun(objectives, seed=99)  # the weights it is made with are of no account
+        resumed = begun(objectives, 99, settings)  # the weights it is made with are of no account
         resumed.restore(torch.load(io.BytesIO(state), weights_only=True), history)
         for batch in batches(dataset, STEPS, cut):
             resumed.advance(batch)
@@ -167,10 +170,36 @@ def test_a_skipped_step_counts_as_a_step_and_survives_a_checkpoint(
     training.advance(batch)
     assert (training.step, training.skipped) == (2, 1)
     assert torch.equal(training.net.head.bias, before)
-    resumed = begun(objectives)
+    resumed = begun(objectives, settings=SETTINGS.model_copy(update={"steps": 1000}))
     resumed.restore(training.state(), training.history)
     with pytest.raises(FloatingPointError, match=r"step 51: .* lower train\.learning_rate"):
         list(map(resumed.advance, [batch] * 50))
+
+
+def test_a_training_of_which_no_step_was_taken_does_not_end(
+    dataset: tuple[Store, Snapshot], objectives: Objectives
+) -> None:
+    training = begun(objectives)
+    with torch.no_grad():
+        training.net.stem[0].weight[0, 0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match=rf"step {STEPS}: .* of {STEPS} steps one after the other"):
+        list(map(training.advance, batches(dataset, STEPS)))
+
+
+def test_the_first_step_that_is_taken_is_in_the_curve(
+    dataset: tuple[Store, Snapshot], objectives: Objectives
+) -> None:
+    training = begun(objectives, settings=SETTINGS.model_copy(update={"steps": 1000}))
+    batch = next(batches(dataset, 1))
+    weight = training.net.stem[0].weight
+    first = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0, 0, 0] = math.nan
+    training.advance(batch)
+    with torch.no_grad():
+        weight.copy_(first)
+    training.advance(batch)
+    assert [point["step"] for point in training.history] == [2]
 
 
 def test_painting_the_panel_changes_nothing(dataset: tuple[Store, Snapshot], objectives: Objectives) -> None:
