@@ -254,10 +254,11 @@ class Train(Section):
     """The first weights: `random`, from the seed; or `model:URI`, those of a fast model (an output with a
     published one, or a folder models/VERSION)."""
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
-    """Side of the random crops of a pair; none: the whole picture."""
-    learning_rate: Schedule = 1e-3
+    """Side of the random crops of a pair; none: the whole picture. Of few pairs, crops keep a network from
+    learning them by heart."""
+    learning_rate: Schedule = [[0.0, 1e-3], [1.0, 0.0]]
     """Of Adam; in the first steps it rises to this."""
-    feature_weight: Schedule = 5.0
+    feature_weight: Schedule = [[0.0, 5.0], [1.0, 1.0]]
     """Of the distance to the optimised image in VGG features."""
     pixel_weight: Schedule = 0.0
     """Of the distance to the optimised image in pixels."""

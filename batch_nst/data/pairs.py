@@ -101,14 +101,23 @@ def decode_pair(pair: _Row, seed: int, crop_size: int | None) -> dict[str, Pixel
         seed: of the training.
         crop_size: side of the crop; none takes the whole picture. Flips at random in any case.
     """
-    chance = np.random.default_rng((seed, pair["position"]))
     content, optimised = decode_stored(pair["content"]), decode_stored(pair["optimised"])
-    height, width = content.shape[:2]
-    side = min(crop_size or max(height, width), height, width)
-    top, left = chance.integers(0, height - side + 1), chance.integers(0, width - side + 1)
-    flip = -1 if chance.integers(2) else 1
-    window = (slice(top, top + side), slice(left, left + side))
-    return {"content": content[window][:, ::flip], "optimised": optimised[window][:, ::flip]}
+    chance = np.random.default_rng((seed, pair["position"]))
+    view = random_view(content.shape[:2], crop_size, chance)
+    return {"content": content[view], "optimised": optimised[view]}
+
+
+def random_view(
+    size: tuple[int, ...], crop_size: int | None, chance: np.random.Generator
+) -> tuple[slice, slice]:
+    """Rows and columns of a random crop, flipped or not, of pictures of a size (height, width)."""
+    height, width = size
+    high, wide = (height, width) if crop_size is None else [min(crop_size, height, width)] * 2
+    top, left = int(chance.integers(0, height - high + 1)), int(chance.integers(0, width - wide + 1))
+    rows, columns = slice(top, top + high), slice(left, left + wide)
+    if chance.integers(2):
+        columns = slice(left + wide - 1, left - 1 if left else None, -1)
+    return rows, columns
 
 
 def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], _Order]]:

@@ -61,10 +61,8 @@ def training_loss(
     perceptual, feature = measure_all or weights.perceptual > 0, measure_all or weights.feature > 0
     if perceptual or feature:
         activations = objective.vgg(stylized)
-        with torch.no_grad():
-            seen = objective.vgg(torch.cat([content] * perceptual + [optimised] * feature))
     if perceptual:
-        targets = {name: seen[name][: len(content)] for name in objective.loss.content_layers}
+        targets = objective.content_targets(content)
         losses = objective.of_activations(stylized, activations, targets)
         parts = {
             "objective": losses.total.clamp_min(1e-6).log(),
@@ -73,7 +71,8 @@ def training_loss(
         }
         each = each + weights.perceptual * parts["objective"]
     if feature:
-        wanted = {name: activation[-len(content) :] for name, activation in seen.items()}
+        with torch.no_grad():
+            wanted = objective.vgg(optimised)
         parts["feature"] = feature_distance(activations, wanted)
         each = each + weights.feature * parts["feature"]
     if measure_all or weights.pixel > 0:

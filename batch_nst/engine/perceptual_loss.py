@@ -66,8 +66,8 @@ class PerceptualLoss:
     def content_targets(self, content: Tensor) -> dict[str, Tensor]:
         """Activations of the photos (B, 3, H, W), 0..255, that the content loss compares with."""
         with torch.no_grad():
-            activations = self.vgg(content)
-            return {name: activations[name] for name in self.loss.content_layers}
+            activations: dict[str, Tensor] = self.vgg(content, self.loss.content_layers.keys())
+            return activations
 
     def __call__(self, image: Tensor, targets: dict[str, Tensor]) -> Losses:
         """The losses of images (B, 3, H, W), RGB, 0..255, against `content_targets` of the same batch."""

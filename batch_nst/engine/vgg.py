@@ -118,23 +118,27 @@ class Vgg16(nn.Module):
         """Of an image in pixels: what leaves the deepest layer one position."""
         return int(2 ** (int(self.layers[-1][4]) - 1))
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, layers: Collection[str] | None = None) -> dict[str, Tensor]:
         """Activations after ReLU.
 
         Args:
             image: (B, 3, H, W), RGB, 0..255.
+            layers: the only ones that are wanted, among those asked for; nothing behind them is computed.
 
         Returns:
-            For each layer asked for (B, C, H', W') in the network's dtype, at least 0.
+            For each layer (B, C, H', W') in the network's dtype, at least 0.
         """
-        activations = {}
+        wanted = self.layers if layers is None else layers
+        activations: dict[str, Tensor] = {}
         x = self.normalised(image)
         for name, conv in self.convolutions.items():
             if _is_behind_pooling(name):
                 x = F.max_pool2d(x, 2)
             x = F.relu_(conv(x))
-            if name in self.layers:
+            if name in wanted:
                 activations[name] = x
+            if len(activations) == len(wanted):
+                break
         return activations
 
     @torch.no_grad()

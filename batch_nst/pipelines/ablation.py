@@ -25,7 +25,7 @@ from torch import Tensor
 
 from batch_nst.data.images import Pixels, encode
 from batch_nst.data.inputs import is_held_out, key_hash, list_photos, photo_id, uri_of
-from batch_nst.data.pairs import Batch
+from batch_nst.data.pairs import Batch, random_view
 from batch_nst.data.quality import Floats, change, judge
 from batch_nst.data.reading import read_photos
 from batch_nst.data.style import StylePicture, read_style
@@ -45,7 +45,7 @@ from batch_nst.pipelines.progress import say
 from batch_nst.pipelines.race import geometric_mean
 from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, photo_rows, unpack
 from batch_nst.pipelines.students import ours, peers
-from batch_nst.recipe import Evaluate, Generate, Recipe, Style
+from batch_nst.recipe import Evaluate, Generate, Recipe, Style, Train
 
 Account = Literal["counted", "free"]
 """Whether the time of an arm's pairs is taken from the arm's; free: a nightly dataset is paid once."""
@@ -400,7 +400,7 @@ def _train(bench: _Bench, arm: Arm, taught: Lesson, picture: Path) -> Figures:
     curve: list[Figures] = []
     spent, taken, number, mark = 0.0, 0, 0, seconds / looks
     painted = exam.pictures.content
-    batches = shuffled(taught.content, taught.optimised, arm.train.batch_size, arm.train.seed)
+    batches = shuffled(taught.content, taught.optimised, arm.train)
     student = (peers if arm.peers else ours)(arm.train, objectives, bench.threads)
     while spent < seconds:
         with _threads(student.threads):
@@ -425,16 +425,18 @@ def _train(bench: _Bench, arm: Arm, taught: Lesson, picture: Path) -> Figures:
     }
 
 
-def shuffled(content: Pixels, optimised: Pixels, size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches, pass after pass in a new order; a photo and its image are flipped together."""
-    chance = np.random.default_rng(seed)
+def shuffled(content: Pixels, optimised: Pixels, train: Train) -> Iterator[Batch]:
+    """Endless batches, pass after pass in a new order; a photo and its image are cut and flipped together."""
+    chance = np.random.default_rng(train.seed)
     order = chain.from_iterable(chance.permutation(len(content)) for _ in count())
     while True:
-        chosen = list(islice(order, size))
-        flipped = chance.integers(2, size=size).astype(bool)[:, None, None, None]
+        chosen = list(islice(order, train.batch_size))
+        views = [random_view(content.shape[1:3], train.crop_size, chance) for _ in chosen]
         yield Batch(
-            np.where(flipped, content[chosen, :, ::-1], content[chosen]),
-            np.where(flipped, optimised[chosen, :, ::-1], optimised[chosen]),
+            *(
+                np.stack([pictures[index][view] for index, view in zip(chosen, views, strict=True)])
+                for pictures in (content, optimised)
+            )
         )
 
 

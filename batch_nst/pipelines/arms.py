@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,8 +9,6 @@ from typing import Any
 
 from batch_nst.recipe import Quality, Schedule, Train
 
-_RATE = 1e-3
-_POINTS = 32
 _FILTERED, _UNFILTERED = Quality(), Quality(max_deviation=None, min_change=None)
 
 
@@ -40,30 +37,23 @@ def _counts(schedule: Schedule) -> bool:
     return any(point[1] for point in schedule) if isinstance(schedule, list) else schedule > 0
 
 
-def cosine(highest: float) -> list[list[float]]:
-    """A schedule from `highest` to 0, half a wave."""
-    parts = [point / _POINTS for point in range(_POINTS + 1)]
-    return [[part, highest * (1 + math.cos(math.pi * part)) / 2] for part in parts]
-
-
 def _ours(**settings: Any) -> Train:
-    """The perceptual loss alone, unless told otherwise."""
-    usual: dict[str, Any] = {"batch_size": 4, "learning_rate": cosine(_RATE), "feature_weight": 0.0}
-    return Train(**(usual | settings))
+    """A recipe's defaults, but for crops, as photos are few, and batches for few cores."""
+    return Train(**({"batch_size": 2, "crop_size": 80} | settings))
 
 
-_TOGETHER = _ours(feature_weight=5.0)
+_TOGETHER = _ours()
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "peers": Arm(
             "the peers' way: perceptual loss",
-            Train(batch_size=4, precision="fp32", learning_rate=_RATE, feature_weight=0.0, average=0.0),
+            Train(batch_size=4, precision="fp32", learning_rate=1e-3, feature_weight=0.0, average=0.0),
             photos=None,
             peers=True,
         ),
-        "perceptual": Arm("perceptual loss", _ours(), photos=None),
-        "pixels": Arm("pairs, in pixels", _ours(pixel_weight=1.0, perceptual_weight=0.0)),
+        "perceptual": Arm("perceptual loss", _ours(feature_weight=0.0), photos=None),
+        "pixels": Arm("pairs, in pixels", _ours(pixel_weight=1.0, feature_weight=0.0, perceptual_weight=0.0)),
         "features": Arm("pairs, in VGG features", _ours(feature_weight=5.0, perceptual_weight=0.0)),
         "then": Arm(
             "pairs, then perceptual loss",
@@ -76,7 +66,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
         "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
         "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),
-        "small": Arm("both, small network", _ours(feature_weight=5.0, network="small")),
+        "whole": Arm("both, whole pictures", _ours(batch_size=4, crop_size=None, feature_weight=5.0)),
+        "small": Arm("both, small network", _ours(network="small")),
     }
 )
 """By name, in the order in which they run."""

@@ -17,7 +17,7 @@ from batch_nst.data.style import StylePicture
 from batch_nst.engine.johnson import Weights
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.ablation import Pairs, Scale, ablate, lesson, shuffled
-from batch_nst.pipelines.arms import ARMS, cosine
+from batch_nst.pipelines.arms import ARMS
 from batch_nst.pipelines.findings import contact_sheet, tables
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.students import ours
@@ -198,15 +198,19 @@ def test_arms_are_what_they_are_called() -> None:
         **dict.fromkeys(("peers", "perceptual"), (1, 0, 0)),
         "pixels": (0, 0, 1),
         "features": (0, 5, 0),
-        **dict.fromkeys(("together", "unfiltered", "together-25", "together-300", "small"), (1, 5, 0)),
+        "whole": (1, 5, 0),
     }
-    assert {*steady, "then"} == set(ARMS)
+    both = ("together", "unfiltered", "together-25", "together-300", "small")
+    assert {*steady, *both, "then"} == set(ARMS)
     for name, wanted in steady.items():
         assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}
     assert {weights("then", part) for part in (0, 0.3, 0.5)} == {(0, 5, 0)}
     assert {weights("then", part) for part in (0.50001, 0.8, 1)} == {(1, 0, 0)}
     defaults = Train()
-    assert Weights(1, 5, 0) == weights_at(defaults, 0)  # what a recipe does is `together`
+    for name in both:
+        for part in (0, 0.3, 0.5, 0.8, 1):
+            expected = Weights(1, 5 - 4 * part, 0)
+            assert weights_at(ARMS[name].train, part) == weights_at(defaults, part) == expected
     photos = {"peers": None, "perceptual": None, "together-25": 25, "together-300": 300}
     unfiltered = Quality(max_deviation=None, min_change=None)
     for name, arm in ARMS.items():
@@ -216,19 +220,12 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.peers == (name == "peers")
         settings = arm.train
         assert (settings.network, settings.width) == ("small" if name == "small" else "johnson", 32)
-        assert (settings.batch_size, settings.average) == (4, 0 if arm.peers else defaults.average)
+        whole = name in ("peers", "whole")
+        assert (settings.batch_size, settings.crop_size) == ((4, None) if whole else (2, 80))
+        assert settings.average == (0 if arm.peers else defaults.average)
         assert settings.precision == ("fp32" if arm.peers else "auto")
         rates = [value_at(settings.learning_rate, part) for part in (0, 0.5, 1)]
         assert rates == pytest.approx([1e-3] * 3 if arm.peers else [1e-3, 5e-4, 0])
-
-
-def test_a_cosine_falls_to_nothing_evenly_around_its_middle() -> None:
-    schedule = cosine(0.002)
-    values = [value_at(schedule, part / 100) for part in range(101)]
-    assert (values[0], values[-1]) == (0.002, 0)
-    assert values == sorted(values, reverse=True)
-    for one, other in zip(values, reversed(values), strict=True):
-        assert one + other == pytest.approx(0.002)
 
 
 def test_the_filter_passes_over_pairs_and_a_pair_without_a_number_is_none() -> None:
@@ -244,7 +241,7 @@ def test_the_filter_passes_over_pairs_and_a_pair_without_a_number_is_none() -> N
 
 def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
     photos = np.arange(6 * 4, dtype=np.uint8).reshape(6, 1, 4, 1)
-    stream = shuffled(photos, photos + 100, 4, seed=0)
+    stream = shuffled(photos, photos + 100, Train(batch_size=4))
     shown = [next(stream) for _ in range(30)]  # 20 passes
     content, optimised = (np.concatenate(each) for each in zip(*shown, strict=True))
     np.testing.assert_array_equal(optimised, content + 100)
@@ -255,15 +252,32 @@ def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
     assert 30 < flipped.sum() < 90
 
 
+def test_a_photo_is_cut_where_its_picture_is() -> None:
+    photos = np.arange(2 * 40 * 36, dtype=np.int64).reshape(2, 40, 36, 1)
+    stream = shuffled(photos, -photos, Train(batch_size=2, crop_size=32))
+    corners = set()
+    for _ in range(50):
+        content, optimised = next(stream)
+        assert content.shape == (2, 32, 32, 1)
+        np.testing.assert_array_equal(optimised, -content)
+        upright = np.where(content[:, :, :1] > content[:, :, -1:], content[:, :, ::-1], content)
+        corners |= {int(crop[0, 0, 0]) % (40 * 36) for crop in upright}
+        first = upright[:, :1, :1]
+        assert (upright - first == photos[:1, :32, :32] - photos[0, 0, 0]).all()
+    allowed = {36 * top + left for top in range(9) for left in range(5)}
+    assert corners <= allowed
+    assert len(corners) > 30
+
+
 def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
-    """At the end of a cosine the rate is 0, whatever the number of the step."""
+    """At the end the rate is 0, whatever the number of the step."""
     chance = np.random.default_rng(0)
     painting = StylePicture.of_pixels(chance.integers(0, 256, (40, 40, 3), np.uint8))
     layers = Loss(content_layers={"relu2_1": 1.0}, style_layers={"relu1_1": 1.0})
     batch = Batch(*chance.integers(0, 256, (2, 4, 32, 32, 3), np.uint8))
     before = torch.get_num_threads()
     objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
-    student = ours(Train(batch_size=4, width=4, learning_rate=cosine(0.01)), objectives, 2)
+    student = ours(Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]]), objectives, 2)
     torch.set_num_threads(before)
 
     def moved(part: float) -> float:
