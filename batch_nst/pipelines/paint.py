@@ -66,11 +66,13 @@ def decode_photos(chunk: Row, attempt: Attempt = first_attempt) -> Iterator[Row]
     rows = unpack(chunk["photos"])
     photos = [Photo(**{field: row[field] for field in Photo._fields}) for row in rows]
     read = read_photos(photos, LIMITS.max_bytes)
-    for index, (row, photo) in enumerate(zip(rows, photos, strict=True)):
-        data, read[index] = read[index], b""  # a file is not kept for longer than it is needed
-        with attempt(f"decode {row['name']}") as deaths:
-            decoded = _decode(row["name"], photo, data) if deaths < MOST_DEATHS else None
-        yield decoded or _undecoded(row["name"], photo) | given_up(deaths, "it")
+    with attempt(f"decode from {rows[0]['name']} on") as ended:
+        each = attempt if ended else first_attempt  # which photo it was, is only asked where there was one
+        for index, (row, photo) in enumerate(zip(rows, photos, strict=True)):
+            data, read[index] = read[index], b""  # a file is not kept for longer than it is needed
+            with each(f"decode {row['name']}") as deaths:
+                decoded = _decode(row["name"], photo, data) if deaths < MOST_DEATHS else None
+            yield decoded or _undecoded(row["name"], photo) | given_up(deaths, "it")
 
 
 def paint(

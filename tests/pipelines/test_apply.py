@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from batch_nst.data import images, models, storage
 from batch_nst.data.decoder import Limits
 from batch_nst.data.images import Pixels
 from batch_nst.data.inputs import Photo
+from batch_nst.data.look import Look
 from batch_nst.data.storage import Store
 from batch_nst.engine.model_files import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
@@ -294,6 +296,31 @@ def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: N
             assert row["pixels"] == images.decode(KINDS[photo.key].data, **LIMITS).tobytes()
         else:
             assert row["detail"]
+
+
+def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, noise(0))
+    (chunk,) = chunks_of([(Photo(name, str(tmp_path / name), ""), name) for name in ("a.png", "b.png")])
+    deaths, steps = {"decode from a.png on": 0, "decode b.png": 3}, []
+
+    @contextmanager
+    def attempt(step: str) -> Iterator[int]:
+        steps.append(step)
+        yield deaths.get(step, 0)
+
+    assert [row["status"] for row in decode_photos(chunk, attempt)] == ["ok", "ok"]
+    assert steps == ["decode from a.png on"]
+    deaths["decode from a.png on"] = 1
+    good, bad = decode_photos(chunk, attempt)
+    assert steps[1:] == ["decode from a.png on", "decode a.png", "decode b.png"]
+    assert good["status"] == "ok"
+    assert (bad["status"], bad["reason"], bad["detail"]) == (
+        "failed",
+        "worker_died",
+        "it has ended 3 workers",
+    )
+    assert paint.paint(bad, lambda: np.copy, Look()) == bad
 
 
 def test_an_outage_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch) -> None:
