@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from batch_nst import __version__
-from batch_nst.errors import BatchNSTError, RecipeError, Stopped
+from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
 from batch_nst.recipe import load_recipe
 
 Figures = dict[str, Any]
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
     except Exception as bug:  # shows its traceback, of which nothing goes elsewhere
-        told = json.dumps({"command": command, "exit_code": 1, "error": f"a bug: {type(bug).__name__}"})
+        told = json.dumps({"command": command, "exit_code": 1, "error": reason_of(bug)})
         print(told, file=output, flush=True)
         _notify(url, told)
         raise

@@ -88,3 +88,8 @@ class Stopped(BaseException):
         """`message` is one line."""
         super().__init__(message)
         self.figures: dict[str, Any] = {}
+
+
+def reason_of(error: Exception) -> str:
+    """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone."""
+    return str(error) if isinstance(error, BatchNSTError) else f"a bug: {type(error).__name__}"

@@ -15,7 +15,7 @@ from batch_nst.data.lease import Lease, acquire
 from batch_nst.data.models import model_object
 from batch_nst.data.settings import require_settings
 from batch_nst.data.storage import Store
-from batch_nst.errors import BatchNSTError, GateError, Stopped
+from batch_nst.errors import BatchNSTError, GateError, Stopped, reason_of
 from batch_nst.pipelines.budget import Budget
 from batch_nst.pipelines.progress import say
 from batch_nst.recipe import Recipe
@@ -275,7 +275,7 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
             error.figures = figures | run.about
             raise
         except Exception as bug:
-            figures = {**run.figures, "error": _reason(bug)}
+            figures = {**run.figures, "error": reason_of(bug)}
             raise
         finally:
             figures |= run.about  # a step's own `seconds` are no part of it
@@ -285,18 +285,13 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
         return figures
 
 
-def _reason(error: Exception) -> str:
-    """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone."""
-    return str(error) if isinstance(error, BatchNSTError) else f"a bug: {type(error).__name__}"
-
-
 def _tell_failure(recipe: Recipe, run: _Run, error: Exception) -> None:
     """Leave a page of a night that failed. Where that fails as well, what the night failed of is told."""
     from batch_nst.pipelines.journal import failure_page
 
     figures = {**run.figures, **getattr(error, "figures", {})}
     try:
-        page = failure_page(recipe, run.store, _reason(error), figures, run.step_seconds, run.about)
+        page = failure_page(recipe, run.store, reason_of(error), figures, run.step_seconds, run.about)
         run.figures["report"] = run.write("report.html", page.encode())
     except BatchNSTError as trouble:
         say(f"warning: no page tells of this night: {trouble}")
