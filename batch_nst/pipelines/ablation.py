@@ -233,7 +233,8 @@ def _prepare(
         "style_size": recipe.style.size,
         "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
         "best": scale.best,
-        "photos": [row["id"].hex() for row in (*train, *held_out)],
+        # As they are decoded, so that a copy of a folder is the same photos.
+        "photos": [hashlib.blake2b(row["content"], digest_size=8).hexdigest() for row in train + held_out],
     }
     style = Path(recipe.style.image).stem
     folder = Path(recipe.output) / f"{style}-{_digest(settings)}"
