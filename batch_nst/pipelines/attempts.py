@@ -51,7 +51,10 @@ class _State:
         return earlier[:-1]
 
     def end(self, step: str) -> None:
-        self._begun.pop(step, None)
+        """Takes back what `begin` noted, and nothing else: a step is done again where its result was lost."""
+        self._begun[step].pop()
+        if not self._begun[step]:
+            del self._begun[step]
 
 
 def _lives(node: str) -> bool:
