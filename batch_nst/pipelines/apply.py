@@ -39,6 +39,7 @@ RECORD = "apply.json"
 
 _SHOWN = 20
 _SUSPICIOUS = 3
+"""Pictures that end their workers one after the other: it is not the pictures, then."""
 _TOLD_SECONDS = 10.0
 
 
