@@ -106,19 +106,19 @@ def stylize_image(net: TransformerNet, image: Tensor, device: torch.device | str
 
 
 def one_at_a_time(net: TransformerNet) -> TransformerNet:
-    """A copy of a net for batches of one picture, faster: everything stays in channels_last.
+    """A net of another's parameters, faster for a batch of one picture: what is channels_last stays so.
 
     torch's instance normalisation copies what it gets out of that layout. Over a batch of one, batch
     normalisation by the batch's own statistics is the same function, and does not.
     """
-    faster = copy.deepcopy(net)
+    faster = copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
     for parent in list(faster.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.InstanceNorm2d):
                 own = nn.BatchNorm2d(norm.num_features, norm.eps, track_running_stats=False)
                 own.weight, own.bias = norm.weight, norm.bias
                 setattr(parent, name, own)
-    return faster.to(memory_format=torch.channels_last)
+    return faster
 
 
 class _Clamped(nn.Module):

@@ -98,7 +98,7 @@ class ModelFiles:
         Raises:
             WeightsError: the files do not belong together.
         """
-        net = one_at_a_time(self._net()).to(device)
+        net = one_at_a_time(self._net()).to(device).to(memory_format=torch.channels_last)
         return FastModel(net, self.card, device, choose_dtype(device, precision))
 
     def _net(self) -> TransformerNet:

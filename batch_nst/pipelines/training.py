@@ -22,7 +22,7 @@ from torch import Tensor
 from batch_nst.data.images import Pixels
 from batch_nst.data.pairs import Batch
 from batch_nst.engine.johnson import GEOMETRIC, Average, Weights, training_loss
-from batch_nst.engine.model_files import stylize_image
+from batch_nst.engine.model_files import one_at_a_time, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Train, value_at
@@ -77,6 +77,7 @@ class Training:
             if objectives.device.type == "cpu"
             else None
         )
+        self._stylizing = one_at_a_time(net) if self._pool else net
 
     def advance(self, batch: Batch, part: float | None = None, measure_all: bool = True) -> dict[str, float]:
         """Do the next step.
@@ -158,9 +159,11 @@ class Training:
 
     def _stylize(self, image: Tensor) -> Tensor:
         half = self._objectives.dtype == torch.bfloat16
+        if self._pool:
+            image = image.contiguous(memory_format=torch.channels_last)
         # All threads would share the cache of cast weights, which are used once in a call.
         with torch.autocast(self._objectives.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            stylized: Tensor = self.net(image)
+            stylized: Tensor = self._stylizing(image)
         return stylized.float()
 
 
