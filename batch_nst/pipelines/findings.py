@@ -133,7 +133,8 @@ def _number(value: float | None) -> str:
 def _draw(found: Figures, account: str, file: Path) -> None:
     """Curves over minutes: a row of plots for each style, a line for each arm; dotted what X has."""
     styles = list(found["references"])
-    arms = list(dict.fromkeys(run["arm"] for run in found["runs"]))
+    arms = dict.fromkeys(run["arm"] for run in found["runs"] if run["arm"] != _BASE)
+    colours = {_BASE: "black"} | {arm: f"C{index}" for index, arm in enumerate(arms)}
     with mpl.style.context("default"), mpl.rc_context({"svg.hashsalt": account, "font.size": 8}):
         figure = Figure(figsize=(12, 2.9 * len(styles) + 0.7), layout="constrained")
         plots = figure.subplots(len(styles), len(_MARKS), squeeze=False)
@@ -146,13 +147,14 @@ def _draw(found: Figures, account: str, file: Path) -> None:
                         minutes,
                         [point[mark] for point in run["curve"]],
                         "." if len(minutes) == 1 else "-",
-                        color=f"C{arms.index(run['arm'])}",
+                        color=colours[run["arm"]],
                         linewidth=2.2 if run["arm"] == _BASE else 1.2,
                     )
                 if wanted := found["references"][style]["X"][mark]:
                     axes.axhline(wanted, color="#777777", linestyle=":", linewidth=1)
-                axes.set(yscale="log", title=f"{style}: {told}", xlim=(0, found["scale"]["minutes"]))
+                axes.set(yscale="log", title=told, xlim=(0, found["scale"]["minutes"]))
                 axes.grid(alpha=0.3)
+            row[0].set_ylabel(style)
         for axes in plots[-1]:
             axes.set_xlabel("minutes")
         figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=5)
