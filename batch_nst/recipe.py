@@ -262,6 +262,8 @@ class Train(Section):
     """Of the distance to the optimised image in VGG features."""
     pixel_weight: Schedule = 0.0
     """Of the distance to the optimised image in pixels."""
+    checkerboard_weight: Schedule = 0.1
+    """Of each grey level of the checkerboard that the network weaves over its pictures."""
     perceptual_weight: Schedule = 1.0
     """Of the logarithm of the perceptual loss."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
@@ -297,7 +299,14 @@ class Train(Section):
         """URI of the model whose weights training starts from; None where they are random."""
         return _model_of(self.init)
 
-    @field_validator("learning_rate", "feature_weight", "pixel_weight", "perceptual_weight", mode="before")
+    @field_validator(
+        "learning_rate",
+        "feature_weight",
+        "pixel_weight",
+        "checkerboard_weight",
+        "perceptual_weight",
+        mode="before",
+    )
     @classmethod
     def _value_or_points(cls, schedule: object, info: ValidationInfo) -> object:
         points: Any = schedule if isinstance(schedule, list) else [[0, schedule]]

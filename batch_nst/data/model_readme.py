@@ -45,12 +45,13 @@ batch-nst apply models/{version} IN OUT
 
 ## Figures
 
-{verdict}; on {photos} of {size} px, geometric means (of SSIM the mean):
+{verdict}; on {photos} of {size} px, geometric means (of SSIM and checkerboard the mean):
 
 {scores}
 
 `X` is what {iterations} made of the photo. The objective is {objective}, measured with VGG-16: the
 less, the better. The distance is that of VGG features, 0 if equal; SSIM is that of luminance, 1 if equal.
+The checkerboard is what repeats every four pixels, whatever the photo is, in grey levels of 255.
 {larger}How long it takes depends on the machine: `report.html` of the run that evaluated it tells it of one.
 
 ## How it was made
@@ -92,6 +93,7 @@ _PARTS = {
     "style": "style loss",
     "distance": "distance to `X`",
     "ssim": "SSIM to `X`",
+    "checkerboard": "checkerboard",
 }
 _WHO = {"photo": "the photo itself", "optimised": "`X`", "model": "**the model**"}
 
@@ -159,7 +161,7 @@ def _larger(figures: Mapping[str, Any]) -> str:
     """What is told of twice the size, if there is anything; an `X` of that size was not made."""
     if not figures.get("photos"):
         return ""
-    parts = {part: _PARTS[part] for part in ("total", "content", "style")}
+    parts = {part: _PARTS[part] for part in ("total", "content", "style", "checkerboard")}
     head = f"At {figures['size']} px, {_count(figures['photos'], 'photo')}: {figures['verdict']}."
     return f"\n{head}\n\n{_table(figures, parts)}\n\n"
 

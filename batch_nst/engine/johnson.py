@@ -1,8 +1,8 @@
 """Fast transfer (Johnson, Alahi and Fei-Fei 2016): the perceptual loss over the weights of a network.
 
-Departure from the paper: the network also learns from pairs. The distance of its output to the optimised
+Departures from the paper: the network also learns from pairs. The distance of its output to the optimised
 image, in VGG features, keeps the photo's objects where the perceptual loss alone, in a short training,
-paints a texture at the same objective.
+paints a texture at the same objective. And its checkerboard counts, which the perceptual loss does not see.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from batch_nst.engine.checkerboard import checkerboard
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.transformer_net import TransformerNet
 
@@ -30,6 +31,8 @@ class Weights:
     """Of the distance to the optimised image in VGG features."""
     pixel: float
     """Of the distance to the optimised image in pixels."""
+    checkerboard: float
+    """Of a grey level of the checkerboard."""
 
 
 def training_loss(
@@ -53,7 +56,7 @@ def training_loss(
 
     Returns:
         The loss to minimise, (), and its parts for the log: objective, content and style as geometric
-        means over the batch, feature and pixel distances; those that were measured.
+        means over the batch, feature and pixel distances, and the checkerboard; those that were measured.
     """
     stylized = net(content / 255) * 255
     each = stylized.new_zeros(len(content))
@@ -78,6 +81,9 @@ def training_loss(
     if measure_all or weights.pixel > 0:
         parts["pixel"] = (stylized - optimised).abs().flatten(1).mean(1) / 255
         each = each + weights.pixel * parts["pixel"]
+    if measure_all or weights.checkerboard > 0:
+        parts["checkerboard"] = checkerboard(stylized)
+        each = each + weights.checkerboard * parts["checkerboard"]
     means = {name: float(part.detach().mean()) for name, part in {"loss": each, **parts}.items()}
     for name in means.keys() & set(GEOMETRIC):
         means[name] = float(torch.tensor(means[name]).exp())

@@ -29,6 +29,7 @@ from batch_nst.data.pairs import Batch, random_view
 from batch_nst.data.quality import Floats, change, judge
 from batch_nst.data.reading import read_photos
 from batch_nst.data.style import StylePicture, read_style
+from batch_nst.engine.checkerboard import checkerboard
 from batch_nst.engine.johnson import feature_distance
 from batch_nst.engine.model_files import stylize_image
 from batch_nst.engine.perceptual_loss import PerceptualLoss
@@ -497,7 +498,7 @@ class Exam:
 
     @torch.no_grad()
     def mark(self, pictures: Pixels) -> Figures:
-        """Geometric means over photos of the objective, its parts, and the distance to `X`; the mean SSIM."""
+        """Of all photos: geometric means of the objective, its parts and the distance to `X`; else means."""
         figures: dict[str, list[float]] = {}
         for part, (targets, wanted, optimised) in zip(self._parts(), self._wanted, strict=True):
             stack = to_tensor(pictures[part], self._device)
@@ -509,6 +510,7 @@ class Exam:
                 "style": losses.style,
                 "distance": feature_distance(activations, wanted),
                 "ssim": ssim(stack, optimised),
+                "checkerboard": checkerboard(stack),
             }
             for name, values in marks.items():
                 figures.setdefault(name, []).extend(values.tolist())
@@ -516,7 +518,7 @@ class Exam:
 
 
 def _mean(name: str, values: Sequence[float]) -> float | None:
-    """The geometric mean, 0 where a value is 0; of SSIM, which may be below 0, the mean."""
-    if name == "ssim":
+    """The geometric mean, 0 where a value is 0; the mean of SSIM, which may be below 0, and checkerboard."""
+    if name in ("ssim", "checkerboard"):
         return sum(values) / len(values)
     return 0.0 if 0 in values else geometric_mean(values)

@@ -38,8 +38,11 @@ def _counts(schedule: Schedule) -> bool:
 
 
 def _ours(**settings: Any) -> Train:
-    """A recipe's defaults, but for crops, as photos are few, and batches for few cores."""
-    return Train(**({"batch_size": 2, "crop_size": 80} | settings))
+    """A recipe's defaults, but for crops, as photos are few, and batches for few cores.
+
+    The checkerboard counts in one arm alone, which shows what that costs.
+    """
+    return Train(**({"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0} | settings))
 
 
 _TOGETHER = _ours()
@@ -48,7 +51,14 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "peers": Arm(
             "the peers' way: perceptual loss",
-            Train(batch_size=4, precision="fp32", learning_rate=1e-3, feature_weight=0.0, average=0.0),
+            Train(
+                batch_size=4,
+                precision="fp32",
+                learning_rate=1e-3,
+                feature_weight=0.0,
+                checkerboard_weight=0.0,
+                average=0.0,
+            ),
             photos=None,
             peers=True,
         ),
@@ -63,6 +73,10 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             ),
         ),
         "together": Arm("both together", _TOGETHER),
+        "even": Arm(
+            "both, no checkerboard",
+            _ours(checkerboard_weight=Train.model_fields["checkerboard_weight"].default),
+        ),
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
         "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
         "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),

@@ -132,12 +132,14 @@ def outline(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def _tell(version: str, evaluation: dict[str, Any]) -> None:
     """The figures as lines for people."""
-    say(f"{'':>20} {'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}")
+    parts = f"{'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}"
+    say(f"{'':>20} {parts} {'checkerboard':>13}")
     for iterations, objective in milestones(evaluation["curve"]).items():
         say(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     for who, name in (("optimised", "X, as stored"), ("model", "fast model")):
         losses = evaluation[who]
-        say(f"{name:>20} {_parts(losses)} {losses['distance']:14.3f} {losses['ssim']:10.3f}")
+        told = f"{losses['distance']:14.3f} {losses['ssim']:10.3f} {losses['checkerboard']:13.2f}"
+        say(f"{name:>20} {_parts(losses)} {told}")
     say(f"{version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
     if baseline := evaluation.get("baseline"):
         usual, own = baseline["lbfgs"], baseline["engine"]
@@ -170,10 +172,10 @@ def _parts(losses: dict[str, float]) -> str:
 
 
 def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over photos: geometric means (of SSIM the mean), and what the model is worth, see `compare`.
+    """Figures over photos: geometric means (of SSIM and checkerboard the mean), and what the model is worth.
 
     Args:
-        scores: of `score_photos`.
+        scores: of `score_photos`; what they are worth is told by `compare`.
     """
     losses: dict[str, dict[str, float]] = {
         who: {part: _mean(part, [score[who][part] for score in scores]) for part in scores[0][who]}
@@ -281,7 +283,7 @@ def _painted(score: dict[str, Any]) -> bytes:
 
 
 def _mean(part: str, values: Sequence[float]) -> float:
-    """The geometric mean, 0 where a value is 0; of SSIM, which may be below 0, the mean."""
-    if part == "ssim":
+    """The geometric mean, 0 where a value is 0; of SSIM, which may be below 0, and checkerboard the mean."""
+    if part in ("ssim", "checkerboard"):
         return sum(values) / len(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if min(values) > 0 else 0.0

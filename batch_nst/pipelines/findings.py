@@ -88,8 +88,8 @@ def tables(found: Figures) -> str:
                 f"### {style}, {told}",
                 "",
                 "| | photos | left out | minutes for pairs | steps | objective | content | style | "
-                "distance to X | SSIM to X |",
-                f"| --- {'| ---: ' * 9}|",
+                "distance to X | SSIM to X | checkerboard |",
+                f"| --- {'| ---: ' * 10}|",
                 _row("the photo", ["", "", "", ""], references["photo"], {}),
                 _row("X", ["", "", "", ""], references["X"], {}),
                 *(_row(run["title"], _work(run), _last(run), base) for run in runs),
@@ -114,7 +114,7 @@ def _work(run: Figures) -> list[str]:
 
 
 def _row(name: str, work: Sequence[str], marks: Figures, base: Figures) -> str:
-    cells = [_number(marks.get(mark)) for mark in (*_MARKS, "ssim")]
+    cells = [_number(marks.get(mark)) for mark in (*_MARKS, "ssim", "checkerboard")]
     for index, mark in enumerate(_MARKS):
         if mark in _COMPARED and base and marks and marks is not base and base[mark]:
             difference = 100 * (marks[mark] / base[mark] - 1)

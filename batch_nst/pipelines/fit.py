@@ -8,8 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,8 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from batch_nst.data import models
@@ -109,7 +109,7 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
     if fewest < most:
         os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, _WAIT_FOR_WORKERS)
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_Board).remote()
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = TorchTrainer(
         _work,
         train_loop_config={"task": replace(task, board=board)},
         scaling_config=ScalingConfig(
@@ -125,11 +125,10 @@ def fit(task: Task, show: Callable[[History, int], None]) -> Fitted:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    with (
-        meter("train", settings.steps, "steps", (settings.batch_size, "images")) as progress,
-        _watching(board, progress, show),
-    ):
-        result = trainer.fit()
+    fitting = _begin(trainer)
+    with meter("train", settings.steps, "steps", (settings.batch_size, "images")) as progress:
+        _watch(board, fitting, progress, show)
+    result = fitting.result()
     failure = ray.get(board.look.remote())["failure"]
     if failure:
         task.store.replace(models.model_object(task.version, models.FAILED), f"{failure}\n".encode())
@@ -352,34 +351,43 @@ class _Board:
         return vars(self)
 
 
-@contextmanager
-def _watching(board: Any, progress: Meter, show: Callable[[History, int], None]) -> Iterator[None]:
-    """Show what the board says, once a second, while the block runs."""
-    over = threading.Event()
+def _begin(trainer: TorchTrainer) -> Future[Result]:
+    """Fit in another thread, so that signals end the command as they end others.
 
-    def watch() -> None:
-        starts = seen = shown = 0
-        while not over.wait(1.0):
-            now = ray.get(board.look.remote())
-            if now["starts"] != starts:
-                starts, seen = now["starts"], now["first"]
-                progress.resume(seen)
-                if seen or starts > 1:
-                    say(f"training goes on from step {seen}, workers: {now['workers']}")
-            if now["step"] != seen:
-                parts = now["parts"]
-                note = f"loss {parts['loss']:.3f} objective {parts['objective']:,.0f}"
-                note = f"{note} content {parts['content']:,.0f} style {parts['style']:,.0f}"
-                progress.advance(now["step"] - seen, note)
-                seen = now["step"]
-            if now["history"] and now["history"][-1]["step"] != shown:
-                shown = now["history"][-1]["step"]
-                show(now["history"], seen)
+    In the main thread Ray loses what a handler of SIGTERM raises, and makes an exit with 0 of Ctrl-C. A
+    daemon: nobody waits for a training that was stopped; it ends with the job.
+    """
+    fitting: Future[Result] = Future()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="progress") as pool:
-        watching = pool.submit(watch)
+    def fit() -> None:
         try:
-            yield
-        finally:
-            over.set()
-    watching.result()
+            fitting.set_result(trainer.fit())
+        except BaseException as error:  # raised where the result is asked for
+            fitting.set_exception(error)
+
+    threading.Thread(target=fit, name="fit", daemon=True).start()
+    return fitting
+
+
+def _watch(
+    board: Any, fitting: Future[Result], progress: Meter, show: Callable[[History, int], None]
+) -> None:
+    """Show what the board says, once a second, until the training is over."""
+    starts = seen = shown = 0
+    while not fitting.done():
+        wait([fitting], timeout=1.0)
+        now = ray.get(board.look.remote())
+        if now["starts"] != starts:
+            starts, seen = now["starts"], now["first"]
+            progress.resume(seen)
+            if seen or starts > 1:
+                say(f"training goes on from step {seen}, workers: {now['workers']}")
+        if now["step"] != seen:
+            parts = now["parts"]
+            note = f"loss {parts['loss']:.3f} objective {parts['objective']:,.0f}"
+            note = f"{note} content {parts['content']:,.0f} style {parts['style']:,.0f}"
+            progress.advance(now["step"] - seen, note)
+            seen = now["step"]
+        if now["history"] and now["history"][-1]["step"] != shown:
+            shown = now["history"][-1]["step"]
+            show(now["history"], seen)

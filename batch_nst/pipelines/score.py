@@ -14,6 +14,7 @@ import torch
 
 from batch_nst.data.images import Pixels, decode_stored
 from batch_nst.data.style import StylePicture
+from batch_nst.engine.checkerboard import checkerboard
 from batch_nst.engine.gatys import optimise
 from batch_nst.engine.johnson import feature_distance
 from batch_nst.engine.model_files import load_net, stylize_image
@@ -51,8 +52,9 @@ def score_photos(
     Yields:
         For each photo: `id`, `name`, `uri`, `side` in pixels; `curve`, the objective after 0, 1, ...
         iterations; `photo`, `model` and, where there is an `X`, `optimised`, each with content, style, total,
-        and then distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran; `painted`, the
-        model's picture as raw pixels; seconds. Or, of a photo without `X`, why it is `left_out`.
+        checkerboard, and then distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran;
+        `painted`, the model's picture as raw pixels; seconds. Or, of a photo without `X`, why it is
+        `left_out`.
     """
     scored = (
         ray.data.from_items(rows)
@@ -167,6 +169,7 @@ class Scorer:
         activations = objective.vgg(stack)
         targets = objective.content_targets(content.expand_as(stack))
         figures = objective.of_activations(stack, activations, targets)._asdict()
+        figures["checkerboard"] = checkerboard(stack)
         if "optimised" in pictures:
             x = list(pictures).index("optimised")
             wanted = {name: each[x : x + 1].expand_as(each) for name, each in activations.items()}

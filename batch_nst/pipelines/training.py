@@ -184,6 +184,7 @@ def weights_at(settings: Train, part: float) -> Weights:
         perceptual=value_at(settings.perceptual_weight, part),
         feature=value_at(settings.feature_weight, part),
         pixel=value_at(settings.pixel_weight, part),
+        checkerboard=value_at(settings.checkerboard_weight, part),
     )
 
 

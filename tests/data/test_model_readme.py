@@ -9,7 +9,7 @@ import yaml
 
 from batch_nst.data.model_readme import EXAMPLE, readme
 
-LOSSES = {"total": 12345.6, "content": 0.25, "style": 120.0}
+LOSSES = {"total": 12345.6, "content": 0.25, "style": 120.0, "checkerboard": 0.5}
 CARD: dict[str, Any] = {
     "version": "000003-abcdef",
     "batch_nst": "0.1.0",
@@ -57,9 +57,9 @@ def test_it_tells_figures_origin_and_licences() -> None:
         "(preview.jpg)",
         f"```python\n{EXAMPLE}```\n",
         "Worth 120 iterations of the optimisation (95 % interval: 100 to 150); on 64 held-out images",
-        "| | objective | content loss | style loss | distance to `X` | SSIM to `X` |\n",
-        "| `X` | 12,346 | 0.25 | 120 | 0 | 1 |\n",
-        "| **the model** | 12,346 | 0.25 | 120 | 0.125 | 0.75 |\n",
+        "| | objective | content loss | style loss | distance to `X` | SSIM to `X` | checkerboard |\n",
+        "| `X` | 12,346 | 0.25 | 120 | 0 | 1 | 0.5 |\n",
+        "| **the model** | 12,346 | 0.25 | 120 | 0.125 | 0.75 | 0.5 |\n",
         "The objective is 5 x content + 100 x style, measured",
         "Trained on 1,200 pairs",
         "4,000 steps of\n  8.",
@@ -84,7 +84,7 @@ def test_what_is_known_of_twice_the_size_is_told() -> None:
     }
     text = readme(card)
     assert "\n\nAt 512 px, 8 photos: worse than the photo.\n\n| | objective |" in text
-    assert "| **the model** | 7 | 0.25 | 120 |\n\nHow long" in text
+    assert "| **the model** | 7 | 0.25 | 120 | 0.5 |\n\nHow long" in text
 
 
 def test_one_is_singular() -> None:

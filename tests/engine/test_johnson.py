@@ -35,10 +35,17 @@ def net() -> TransformerNet:
 @pytest.mark.parametrize(
     ("weights", "measured"),
     [
-        (Weights(perceptual=1.0, feature=0.0, pixel=0.0), {"objective", "content", "style"}),
-        (Weights(perceptual=0.0, feature=5.0, pixel=0.0), {"feature"}),
-        (Weights(perceptual=0.0, feature=0.0, pixel=2.0), {"pixel"}),
-        (Weights(perceptual=1.0, feature=5.0, pixel=0.0), {"objective", "content", "style", "feature"}),
+        (
+            Weights(1.0, 0.0, 0.0, 0.0),
+            {"objective", "content", "style"},
+        ),
+        (Weights(0.0, 5.0, 0.0, 0.0), {"feature"}),
+        (Weights(0.0, 0.0, 2.0, 0.0), {"pixel"}),
+        (Weights(0.0, 0.0, 0.0, 0.5), {"checkerboard"}),
+        (
+            Weights(1.0, 5.0, 0.0, 0.0),
+            {"objective", "content", "style", "feature"},
+        ),
     ],
 )
 def test_what_weighs_nothing_need_not_be_measured(
@@ -47,7 +54,7 @@ def test_what_weighs_nothing_need_not_be_measured(
     pairs, parameters = (noise(2, 1), noise(2, 2)), list(net.parameters())
     loss, parts = training_loss(net, objective, weights, *pairs)
     lean_loss, lean_parts = training_loss(net, objective, weights, *pairs, measure_all=False)
-    assert parts.keys() == {"loss", "objective", "content", "style", "feature", "pixel"}
+    assert parts.keys() == {"loss", "objective", "content", "style", "feature", "pixel", "checkerboard"}
     assert lean_parts.keys() == {"loss", *measured}
     assert lean_parts == pytest.approx({name: parts[name] for name in lean_parts}, rel=1e-9)
     wanted = torch.autograd.grad(loss, parameters)
@@ -56,7 +63,10 @@ def test_what_weighs_nothing_need_not_be_measured(
 
 
 def test_the_perceptual_loss_alone_looks_at_no_pair(objective: PerceptualLoss, net: TransformerNet) -> None:
-    weights, nothing = Weights(perceptual=1.0, feature=0.0, pixel=0.0), torch.full((2, 3, 16, 20), torch.nan)
+    weights, nothing = (
+        Weights(1.0, 0.0, 0.0, 0.0),
+        torch.full((2, 3, 16, 20), torch.nan),
+    )
     loss, _ = training_loss(net, objective, weights, noise(2, 1), nothing, measure_all=False)
     assert loss.isfinite()
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from PIL import Image
 from batch_nst.data.inputs import key_hash
 from batch_nst.data.pairs import Batch
 from batch_nst.data.style import StylePicture
-from batch_nst.engine.johnson import Weights
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.ablation import Pairs, Scale, ablate, lesson, shuffled
 from batch_nst.pipelines.arms import ARMS
@@ -104,6 +104,7 @@ def test_marks_are_those_of_the_held_out_photo(found: dict[str, Any]) -> None:
             assert point["objective"] == pytest.approx(total, rel=1e-5)
             assert point["distance"] > 0
             assert -1 < point["ssim"] < 1
+            assert point["checkerboard"] > 0
     ends = [run["curve"][-1]["objective"] for run in found["runs"]]
     assert len(set(ends)) == len(ends)
 
@@ -154,7 +155,7 @@ def test_a_contact_sheet_is_twice_the_size_pixel_by_pixel() -> None:
 
 def marks(scale: float) -> dict[str, float]:
     losses = {"objective": 8000 * scale, "content": 200 * scale, "style": 50 * scale}
-    return {**losses, "distance": 0.5, "ssim": 0.25}
+    return {**losses, "distance": 0.5, "ssim": 0.25, "checkerboard": 1.5}
 
 
 def test_a_table_by_hand() -> None:
@@ -180,37 +181,36 @@ def test_a_table_by_hand() -> None:
         }
     )
     rows = [line for line in page.splitlines() if line.startswith("| ")]
-    assert rows[4] == "| PEERS | 90 |  |  | 1234 | 8,000 | 200 | 50 | 0.5 | 0.25 |"
-    assert rows[5] == "| BOTH | 90 | 2 | 1.5 | 1234 | 4,800 | 120 (-40 %) | 30 (-40 %) | 0.5 | 0.25 |"
-    assert rows[6] == "| MANY | 90 | 2 | 15.0 | 1234 | – | – | – | – | – |"
+    assert rows[4] == "| PEERS | 90 |  |  | 1234 | 8,000 | 200 | 50 | 0.5 | 0.25 | 1.5 |"
+    assert rows[5] == "| BOTH | 90 | 2 | 1.5 | 1234 | 4,800 | 120 (-40 %) | 30 (-40 %) | 0.5 | 0.25 | 1.5 |"
+    assert rows[6] == "| MANY | 90 | 2 | 15.0 | 1234 | – | – | – | – | – | – |"
     assert rows[11:] == [
         rows[4],
-        "| BOTH | 90 | 2 | 1.5 | 1234 | 4,000 | 100 (-50 %) | 25 (-50 %) | 0.5 | 0.25 |",
+        "| BOTH | 90 | 2 | 1.5 | 1234 | 4,000 | 100 (-50 %) | 25 (-50 %) | 0.5 | 0.25 | 1.5 |",
     ]
 
 
 def test_arms_are_what_they_are_called() -> None:
-    def weights(name: str, part: float) -> tuple[float, float, float]:
-        at = weights_at(ARMS[name].train, part)
-        return at.perceptual, at.feature, at.pixel
+    def weights(name: str, part: float) -> tuple[float, ...]:
+        return astuple(weights_at(ARMS[name].train, part))
 
     steady = {
-        **dict.fromkeys(("peers", "perceptual"), (1, 0, 0)),
-        "pixels": (0, 0, 1),
-        "features": (0, 5, 0),
-        "whole": (1, 5, 0),
+        **dict.fromkeys(("peers", "perceptual"), (1, 0, 0, 0)),
+        "pixels": (0, 0, 1, 0),
+        "features": (0, 5, 0, 0),
+        "whole": (1, 5, 0, 0),
     }
     both = ("together", "unfiltered", "together-25", "together-300", "small")
-    assert {*steady, *both, "then"} == set(ARMS)
+    assert {*steady, *both, "then", "even"} == set(ARMS)
     for name, wanted in steady.items():
         assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}
-    assert {weights("then", part) for part in (0, 0.3, 0.5)} == {(0, 5, 0)}
-    assert {weights("then", part) for part in (0.50001, 0.8, 1)} == {(1, 0, 0)}
+    assert {weights("then", part) for part in (0, 0.3, 0.5)} == {(0, 5, 0, 0)}
+    assert {weights("then", part) for part in (0.50001, 0.8, 1)} == {(1, 0, 0, 0)}
     defaults = Train()
-    for name in both:
-        for part in (0, 0.3, 0.5, 0.8, 1):
-            expected = Weights(1, 5 - 4 * part, 0)
-            assert weights_at(ARMS[name].train, part) == weights_at(defaults, part) == expected
+    for part in (0, 0.3, 0.5, 0.8, 1):
+        assert {weights(name, part) for name in both} == {(1, 5 - 4 * part, 0, 0)}
+        assert weights_at(ARMS["even"].train, part) == weights_at(defaults, part)
+        assert weights("even", part) == (1, 5 - 4 * part, 0, 0.1)
     photos = {"peers": None, "perceptual": None, "together-25": 25, "together-300": 300}
     unfiltered = Quality(max_deviation=None, min_change=None)
     for name, arm in ARMS.items():

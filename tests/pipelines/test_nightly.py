@@ -488,7 +488,14 @@ def test_a_night_under_a_deadline_ends_a_training_that_was_cut_off_before_it_sea
 
 
 def score(total: float, curve: list[float]) -> dict:
-    losses = {"content": 1.0, "style": 1.0, "total": total, "distance": 1.0, "ssim": 2 - total}
+    losses = {
+        "content": 1.0,
+        "style": 1.0,
+        "total": total,
+        "distance": 1.0,
+        "ssim": 2 - total,
+        "checkerboard": total,
+    }
     return {
         "uri": str(curve),
         "curve": curve,
@@ -506,6 +513,7 @@ def test_figures_over_photos_are_geometric_means_of_running_minima():
     assert figures["curve"] == pytest.approx([8.0, 4.0, 2.0])
     assert figures["model"]["total"] == pytest.approx(4.0)
     assert figures["model"]["ssim"] == pytest.approx((0.0 - 6.0) / 2)  # may be negative: no geometric mean
+    assert figures["model"]["checkerboard"] == pytest.approx((2.0 + 8.0) / 2)
     assert figures["worth_iterations"] == 1
     assert figures["worth_interval"] == [0, 1]
     assert figures["seconds_per_image"] == {"model": 1.0, "optimised": 2.0, "ratio": 2.0}

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -132,6 +133,30 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
     assert history[0].pop("mark") == "of the killed run"
     assert [point["step"] for point in history] == list(range(1, STEPS + 1))
     assert (version, history, weights) == uninterrupted
+
+
+CTRL_C_COUNTS = """
+import signal
+from batch_nst.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
+main()
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_stopped_ends_at_once_and_the_next_start_goes_on(home, uninterrupted, sent, code):
+    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS))
+    wait_for_another_checkpoint(home, stopped)
+    stopped.send_signal(sent)
+    out, said = stopped.communicate()
+    assert stopped.returncode == code, said
+    assert json.loads(out.splitlines()[-1])["exit_code"] == code
+    assert "Traceback" not in said
+    recipe, store = load_recipe(home / "recipe.yaml"), Store(str(home / "out"))
+    assert find_cut_off(recipe, store) == latest_snapshot(store)
+    assert finish(start(home, "train"))["steps"] == STEPS
+    assert trained(home, training_version(recipe, latest_snapshot(store))) == uninterrupted
 
 
 def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_same_weights(

@@ -36,9 +36,9 @@ def test_weights_follow_their_schedules() -> None:
     settings = Train(
         feature_weight=[[0, 5], [0.5, 1]], pixel_weight=2.0, perceptual_weight=[[0.5, 0], [1, 1]]
     )
-    assert weights_at(settings, 0.0) == Weights(perceptual=0.0, feature=5.0, pixel=2.0)
-    assert weights_at(settings, 0.25) == Weights(perceptual=0.0, feature=3.0, pixel=2.0)
-    assert weights_at(settings, 1.0) == Weights(perceptual=1.0, feature=1.0, pixel=2.0)
+    assert weights_at(settings, 0.0) == Weights(perceptual=0.0, feature=5.0, pixel=2.0, checkerboard=0.1)
+    assert weights_at(settings, 0.25) == Weights(perceptual=0.0, feature=3.0, pixel=2.0, checkerboard=0.1)
+    assert weights_at(settings, 1.0) == Weights(perceptual=1.0, feature=1.0, pixel=2.0, checkerboard=0.1)
 
 
 def test_the_learning_rate_warms_up_and_then_follows_its_schedule() -> None:
