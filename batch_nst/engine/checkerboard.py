@@ -35,4 +35,5 @@ def checkerboard(image: Tensor) -> Tensor:
     whole = image[:, :, : height * PERIOD, : width * PERIOD]
     cell = whole.reshape(images, channels, height, PERIOD, width, PERIOD).mean((2, 4))
     uneven = (cell - cell.mean((2, 3), keepdim=True)).flatten(1)
-    return torch.linalg.vector_norm(uneven, dim=1) / math.sqrt(uneven.shape[1])
+    size: Tensor = torch.linalg.vector_norm(uneven, dim=1) / math.sqrt(uneven.shape[1])
+    return size

@@ -281,7 +281,11 @@ def _read(source: str, limits: Generate) -> tuple[list[Row], list[Row]]:
     """Good photos to train on and held-out ones, each by the hash of their keys; rows of `IN_FLIGHT`."""
     train: list[Row] = []
     held_out: list[Row] = []
-    for photo in sorted(list_photos(source), key=lambda photo: key_hash(photo.key)):
+    try:
+        photos = sorted(list_photos(source), key=lambda photo: key_hash(photo.key))
+    except RecipeError as error:  # of an input, which recipes call so
+        raise RecipeError(str(error).replace("generate.input", "--photos", 1)) from error
+    for photo in photos:
         (data,) = read_photos([photo], limits.max_bytes)
         split = "held_out" if is_held_out(photo.key, _HOLDOUT) or not held_out else "train"
         planned: Row = {"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": split}

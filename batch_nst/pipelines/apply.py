@@ -126,12 +126,6 @@ class _Done:
             raise StorageError(outcome["refused"])  # what is painted from here on would be lost
         status = outcome["status"]
         self.counts.update([status, "made"] if status == "ok" else [status])
-        self.died = self.died + 1 if outcome["reason"] == DIED else 0
-        if self.died == _SUSPICIOUS:
-            raise IncompleteError(
-                f"workers died again and again, at {self.died} pictures one after the other, the last one "
-                f"{outcome['uri']}; what is painted stays"
-            )
         if status == "ok":
             self.painted.add(outcome["name"])
         elif status == "pending":
@@ -140,6 +134,17 @@ class _Done:
             self.reasons[outcome["reason"]] += 1
             if len(self.bad) < _SHOWN:
                 self.bad.append(outcome)
+        self.died = self.died + 1 if outcome["reason"] == DIED else 0
+        if self.died == _SUSPICIOUS:
+            raise IncompleteError(
+                f"workers died again and again, at {self.died} pictures one after the other, the last one "
+                f"{outcome['uri']}; what is painted stays",
+                self._counted(),
+            )
+
+    def _counted(self) -> dict[str, Any]:
+        counts = {status: self.counts[status] for status in ("ok", "rejected", "failed", "pending", "made")}
+        return {**counts, "reasons": dict(self.reasons)}
 
     def figures(self) -> dict[str, Any]:
         """For the JSON line, when all is said and done.
@@ -147,9 +152,10 @@ class _Done:
         Raises:
             IncompleteError: not all pictures are ok.
         """
-        counts = {status: self.counts[status] for status in ("ok", "rejected", "failed", "pending")}
-        found, bad = sum(counts.values()), counts["rejected"] + counts["failed"]
-        figures = {"found": found, **counts, "made": self.counts["made"], "reasons": dict(self.reasons)}
+        counts = self.counts
+        bad = counts["rejected"] + counts["failed"]
+        found = counts["ok"] + bad + counts["pending"]
+        figures = {"found": found, **self._counted()}
         for outcome in self.bad:
             say(f"{outcome['status']}: {outcome['uri']}: {outcome['reason']}: {outcome['detail']}")
         if bad > len(self.bad):

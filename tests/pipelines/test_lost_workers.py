@@ -172,5 +172,7 @@ def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_where_painters_die_at_one_picture_after_the_other_the_command_ends(tmp_path: Path) -> None:
     fill(Store(str(tmp_path)), 5)
-    with pytest.raises(IncompleteError, match="workers died again and again, at 3 pictures"):
+    with pytest.raises(IncompleteError, match="workers died again and again, at 3 pictures") as ended:
         paint_all(tmp_path, (".png",))
+    figures = ended.value.figures
+    assert (figures["ok"], figures["failed"], figures["reasons"]) == (0, 3, {"worker_died": 3})
