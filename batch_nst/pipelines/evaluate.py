@@ -153,7 +153,7 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
         say(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
         if larger["photos"]:
             for who, name in (("photo", "photo"), ("model", "fast model")):
-                say(f"{name:>20} {_parts(larger[who])}")
+                say(f"{name:>20} {_parts(larger[who])} {'':25} {larger[who]['checkerboard']:13.2f}")
             say(f"at {larger['size']} px: {larger['verdict']}")
 
     for row in evaluation.get("speed", {}).get("sizes", ()):
