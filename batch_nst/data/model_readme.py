@@ -158,12 +158,12 @@ def _table(figures: Mapping[str, Any], parts: Mapping[str, str]) -> str:
 
 
 def _larger(figures: Mapping[str, Any]) -> str:
-    """What is told of twice the size, if there is anything; an `X` of that size was not made."""
+    """What is told of twice the size, if there is anything; the dataset has no `X` of that size."""
     if not figures.get("photos"):
         return ""
-    parts = {part: _PARTS[part] for part in ("total", "content", "style", "checkerboard")}
-    head = f"At {figures['size']} px, {_count(figures['photos'], 'photo')}: {figures['verdict']}."
-    return f"\n{head}\n\n{_table(figures, parts)}\n\n"
+    made = f"`X` is what {_count(len(figures['curve']) - 1, 'iteration')} made here"
+    head = f"At {figures['size']} px, {_count(figures['photos'], 'photo')}: {figures['verdict']}; {made}."
+    return f"\n{head}\n\n{_table(figures, _PARTS)}\n\n"
 
 
 def _objective(loss: Mapping[str, Any]) -> str:

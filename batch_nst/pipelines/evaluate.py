@@ -82,8 +82,8 @@ def evaluate(recipe: Recipe, store: Store) -> tuple[dict[str, Any], list[Triple]
             found.append(score)
             progress.advance(1, f"objective {score['model']['total']:,.0f}" if "model" in score else "")
     found.sort(key=lambda score: str(score["name"]))
-    scores = [score for score in found if "optimised" in score]
-    enlarged = [score for score in found if "optimised" not in score]
+    scores = [score for score in found if score.get("side") == recipe.generate.image_size]
+    enlarged = [score for score in found if score.get("side") != recipe.generate.image_size]
     evaluation = {**_figures(scores), "units": units, "size": recipe.generate.image_size}
     if larger:
         evaluation["larger"] = _larger_figures(larger, enlarged)
@@ -137,9 +137,7 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
     for iterations, objective in milestones(evaluation["curve"]).items():
         say(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     for who, name in (("optimised", "X, as stored"), ("model", "fast model")):
-        losses = evaluation[who]
-        told = f"{losses['distance']:14.3f} {losses['ssim']:10.3f} {losses['checkerboard']:13.2f}"
-        say(f"{name:>20} {_parts(losses)} {told}")
+        say(f"{name:>20} {_parts(evaluation[who])}")
     say(f"{version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
     if baseline := evaluation.get("baseline"):
         usual, own = baseline["lbfgs"], baseline["engine"]
@@ -152,8 +150,9 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
         left_out = ", ".join(f"{count} {reason}" for reason, count in larger["left_out"].items())
         say(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
         if larger["photos"]:
-            for who, name in (("photo", "photo"), ("model", "fast model")):
-                say(f"{name:>20} {_parts(larger[who])} {'':25} {larger[who]['checkerboard']:13.2f}")
+            optimised = f"{len(larger['curve']) - 1} iterations"
+            for who, name in (("optimised", optimised), ("model", "fast model")):
+                say(f"{name:>20} {_parts(larger[who])}")
             say(f"at {larger['size']} px: {larger['verdict']}")
 
     for row in evaluation.get("speed", {}).get("sizes", ()):
@@ -168,7 +167,8 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
 
 
 def _parts(losses: dict[str, float]) -> str:
-    return " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
+    parts = " ".join(f"{losses[part]:14,.0f}" for part in ("total", "content", "style"))
+    return f"{parts} {losses['distance']:14.3f} {losses['ssim']:10.3f} {losses['checkerboard']:13.2f}"
 
 
 def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -180,7 +180,6 @@ def summarise(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     losses: dict[str, dict[str, float]] = {
         who: {part: _mean(part, [score[who][part] for score in scores]) for part in scores[0][who]}
         for who in ("photo", "optimised", "model")
-        if who in scores[0]
     }
     seconds = {
         who: float(np.median([score[f"{who}_seconds"] for score in scores])) for who in ("model", "optimised")
@@ -236,7 +235,7 @@ def _larger_figures(larger: Larger, scores: Sequence[dict[str, Any]]) -> dict[st
 
 
 def _larger_rows(rows: Sequence[dict[str, Any]], larger: Larger, settings: Evaluate) -> list[dict[str, Any]]:
-    """The same photos at twice the size, of which no `X` was made."""
+    """The same photos at twice the size, of which the dataset has no `X`."""
     changed = {
         "stylized": b"",
         "iterations": max(1, settings.iterations // _SHORTER),
@@ -258,7 +257,7 @@ def _triples(
     """The pictures of each photo, and its losses."""
     pictures = {row["id"]: row for row in rows}
     large = {
-        score["id"]: (larger.pictures[score["id"]], _painted(score))
+        score["id"]: (larger.pictures[score["id"]], *_pictures(score))
         for score in enlarged
         if larger and "left_out" not in score
     }
@@ -267,7 +266,7 @@ def _triples(
             score["name"],
             pictures[score["id"]]["content"],
             pictures[score["id"]]["stylized"],
-            _painted(score),
+            _pictures(score)[1],
             {who: score[who] for who in ("photo", "optimised", "model")},
             large.get(score["id"]),
             id=score["id"],
@@ -276,10 +275,11 @@ def _triples(
     ]
 
 
-def _painted(score: dict[str, Any]) -> bytes:
-    """The model's picture, encoded."""
-    side = score["side"]
-    return encode(np.frombuffer(score["painted"], np.uint8).reshape(side, side, 3), "webp")
+def _pictures(score: dict[str, Any]) -> tuple[bytes, bytes]:
+    """`X` and the model's, encoded."""
+    shape = (score["side"], score["side"], 3)
+    optimised, painted = (np.frombuffer(raw, np.uint8).reshape(shape) for raw in score["pictures"])
+    return encode(optimised, "webp"), encode(painted, "webp")
 
 
 def _mean(part: str, values: Sequence[float]) -> float:

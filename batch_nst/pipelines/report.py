@@ -48,7 +48,7 @@ class Triple:
         model: the photo after the fast model.
         losses: for each of `photo`, `optimised`, `published`, `model` its `total`, `content`, `style`, and
             `distance` and `ssim` to the optimised picture. Missing ones are left out.
-        larger: the photo at twice the size, and after the fast model, where they were made.
+        larger: at twice the size the photo, and after optimisation and fast model, where they were made.
         id: of the image, hex.
         published: the photo after the model that the gate compared with, where there was one.
     """
@@ -58,7 +58,7 @@ class Triple:
     optimised: bytes
     model: bytes
     losses: Mapping[str, Mapping[str, float]]
-    larger: tuple[bytes, bytes] | None = None
+    larger: tuple[bytes, bytes, bytes] | None = None
     id: str = ""
     published: bytes | None = None
 
@@ -87,8 +87,8 @@ def render(
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
             means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
             after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
-            `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size, without
-            `optimised`, and how many photos were `left_out` by reason; `baseline`, on some photos the curves
+            `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size,
+            and how many photos were `left_out` by reason; `baseline`, on some photos the curves
             of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`; `speed`, see
             `measure_speed`.
         history: training's log, oldest first: `step` and any losses.
@@ -134,7 +134,13 @@ def render(
         ],
         photos=len(triples),
         larger=[
-            (triple.name, *(data_uri(each, 2 * _SIDE) for each in triple.larger))
+            (
+                triple.name,
+                {
+                    who: data_uri(each, 2 * _SIDE)
+                    for who, each in zip(("photo", "optimised", "model"), triple.larger, strict=True)
+                },
+            )
             for triple in triples
             if triple.larger
         ][:_LARGER],

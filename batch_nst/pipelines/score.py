@@ -22,7 +22,7 @@ from batch_nst.engine.ssim import ssim
 from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster import Workers
-from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.pipelines.race import run_peers
 from batch_nst.pipelines.speed import measure_speed
 from batch_nst.recipe import Recipe
@@ -41,8 +41,8 @@ def score_photos(
     """Score the model on held-out photos, a photo a task.
 
     Args:
-        rows: `id`, `name`, `uri`, `content` and `stylized` (encoded; empty: there is no `X`), `iterations`,
-            and whether the `baseline` runs, of each photo.
+        rows: `id`, `name`, `uri`, `content` and `stylized` (encoded; empty: `X` is what the `iterations`
+            make), `iterations`, and whether the `baseline` runs, of each photo.
         weights: `model.safetensors`.
         card: `model.json`.
         style: the painting.
@@ -51,9 +51,9 @@ def score_photos(
 
     Yields:
         For each photo: `id`, `name`, `uri`, `side` in pixels; `curve`, the objective after 0, 1, ...
-        iterations; `photo`, `model` and, where there is an `X`, `optimised`, each with content, style, total,
-        checkerboard, and then distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran;
-        `painted`, the model's picture as raw pixels; seconds. Or, of a photo without `X`, why it is
+        iterations; `photo`, `model` and `optimised`, which is `X`, each with content, style, total,
+        checkerboard, and distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran;
+        `pictures`, `X` and the model's as raw pixels; seconds. Or, of a photo without `X`, why it is
         `left_out`.
     """
     scored = (
@@ -68,7 +68,7 @@ def score_photos(
         )
         .iter_rows()
     )
-    return ({**json.loads(row["figures"]), "painted": row["painted"]} for row in scored)
+    return ({**json.loads(row["figures"]), "pictures": (row["optimised"], row["model"])} for row in scored)
 
 
 def time_sizes(
@@ -122,15 +122,16 @@ class Scorer:
     def __call__(self, row: Row) -> Row:
         """Score one photo; `figures` are JSON, since those of one differ from those of another."""
         try:
-            figures, painted = self._score(row)
+            figures, pictures = self._score(row)
         except torch.OutOfMemoryError:
             if row["stylized"]:  # of a size that was optimised before
                 raise
-            figures, painted = {"left_out": "needs_memory"}, b""
+            figures, pictures = {"left_out": "needs_memory"}, {}
         about = {name: row[name] for name in ("id", "name", "uri")}
-        return {"figures": json.dumps({**about, **figures}), "painted": painted}
+        raw = {who: pictures[who].tobytes() if pictures else b"" for who in ("optimised", "model")}
+        return {"figures": json.dumps({**about, **figures}), **raw}
 
-    def _score(self, row: Row) -> tuple[dict[str, Any], bytes]:
+    def _score(self, row: Row) -> tuple[dict[str, Any], dict[str, Pixels]]:
         """Optimise one photo and paint it; measure both, and the photo itself, in fp32."""
         device = self._objectives.device
         photo = decode_stored(row["content"])
@@ -144,9 +145,8 @@ class Scorer:
         found = optimise(self._objectives.fast, content, row["iterations"], self._recipe.generate.optimizer)
         wait_for(device)
         optimised_seconds = time.perf_counter() - start
-        pictures = {"photo": photo, "model": painted}
-        if row["stylized"]:
-            pictures["optimised"] = decode_stored(row["stylized"])
+        optimised = decode_stored(row["stylized"]) if row["stylized"] else to_pixels(found.images)[0]
+        pictures = {"photo": photo, "model": painted, "optimised": optimised}
         figures: dict[str, Any] = {
             "side": len(photo),
             "curve": found.curve[:, 0].tolist(),
@@ -159,22 +159,21 @@ class Scorer:
             usual, _ = run_peers(self._objectives.exact, content, row["iterations"] + 1, "lbfgs")
             figures["lbfgs"] = [loss for _, loss in usual]
             figures["lbfgs_seconds"] = usual[-1][0]
-        return figures, painted.tobytes()
+        return figures, pictures
 
     @torch.no_grad()
     def _measure(self, content: torch.Tensor, pictures: dict[str, Pixels]) -> dict[str, dict[str, float]]:
-        """Losses of pictures of one photo, and how far they are from the one that is `X`, if it is there."""
+        """Losses of pictures of one photo, and how far they are from the one that is `X`."""
         objective = self._objectives.exact
         stack = to_tensor(np.stack(list(pictures.values())), content.device)
         activations = objective.vgg(stack)
         targets = objective.content_targets(content.expand_as(stack))
         figures = objective.of_activations(stack, activations, targets)._asdict()
         figures["checkerboard"] = checkerboard(stack)
-        if "optimised" in pictures:
-            x = list(pictures).index("optimised")
-            wanted = {name: each[x : x + 1].expand_as(each) for name, each in activations.items()}
-            figures["distance"] = feature_distance(activations, wanted)
-            figures["ssim"] = ssim(stack, stack[x : x + 1].expand_as(stack))
+        x = list(pictures).index("optimised")
+        wanted = {name: each[x : x + 1].expand_as(each) for name, each in activations.items()}
+        figures["distance"] = feature_distance(activations, wanted)
+        figures["ssim"] = ssim(stack, stack[x : x + 1].expand_as(stack))
         return {
             who: {part: float(values[index]) for part, values in figures.items()}
             for index, who in enumerate(pictures)

@@ -79,19 +79,21 @@ def test_what_is_known_of_twice_the_size_is_told() -> None:
         "photos": 8,
         "size": 512,
         "verdict": "worse than the photo",
-        "photo": LOSSES,
-        "model": {**LOSSES, "total": 7.0},
+        "curve": [9.0, 8.0, 7.5],
+        "photo": {**LOSSES, "distance": 1.5, "ssim": 0.4},
+        "model": {**LOSSES, "total": 7.0, "distance": 0.125, "ssim": 0.75},
     }
     text = readme(card)
-    assert "\n\nAt 512 px, 8 photos: worse than the photo.\n\n| | objective |" in text
-    assert "| **the model** | 7 | 0.25 | 120 | 0.5 |\n\nHow long" in text
+    head = "At 512 px, 8 photos: worse than the photo; `X` is what 2 iterations made here."
+    assert f"\n\n{head}\n\n| | objective |" in text
+    assert "| **the model** | 7 | 0.25 | 120 | 0.125 | 0.75 | 0.5 |\n\nHow long" in text
 
 
 def test_one_is_singular() -> None:
     card = copy.deepcopy(CARD)
     card["recipe"]["generate"]["iterations"] = card["training"]["steps"] = 1
     card["snapshot"]["counts"]["ok"] = card["evaluation"]["photos"] = 1
-    card["evaluation"]["larger"] = {**card["evaluation"], "photos": 1, "size": 512}
+    card["evaluation"]["larger"] = {**card["evaluation"], "photos": 1, "size": 512, "curve": [2, 1]}
     text = readme(card)
     for line in (
         "; on 1 held-out image of 256 px",

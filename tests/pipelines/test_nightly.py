@@ -107,7 +107,7 @@ def test_the_folder_of_a_model_tells_of_itself(home, night):
         "- painting: public domain, as the recipe says (`style.license`)",
         "- weights (`model.safetensors`, `model.onnx`): mit, as the recipe says (`publish.license`)",
         f"| **the model** | {night['model']['total']:,.0f} | ",
-        f"At 64 px, 1 photo: {night['larger']['verdict']}.",
+        f"At 64 px, 1 photo: {night['larger']['verdict']}; `X` is what 1 iteration made here.",
     ):
         assert told in text
     assert "chelsea" not in text
@@ -130,14 +130,17 @@ def test_the_curve_begins_at_the_photo_and_never_rises(home, night):
     assert evaluation["model"]["ssim"] < 1
 
 
-def test_at_twice_the_size_there_is_a_model_and_a_shorter_curve_but_no_optimised_picture(home, night):
+def test_at_twice_the_size_the_model_is_compared_with_a_shorter_optimisation(home, night):
     larger = models.require_card(output(home), night["version"])["evaluation"]["larger"]
     # Two images of one photo are held out, and it has one centre.
     assert (larger["size"], larger["photos"], larger["left_out"]) == (64, 1, {})
     assert len(larger["curve"]) == 2
     assert larger["curve"][0] == pytest.approx(larger["photo"]["total"], rel=1e-4)
-    assert "optimised" not in larger
-    assert larger["model"].keys() == {"content", "style", "total"}
+    assert larger["optimised"]["distance"] == 0
+    assert larger["model"]["distance"] > 0
+    assert larger["model"].keys() == larger["optimised"].keys() == larger["photo"].keys()
+    # What an iteration made, stored in whole grey levels.
+    assert larger["optimised"]["total"] == pytest.approx(larger["curve"][1], rel=0.02)
     report = output(home).read(f"runs/{night['run']}/report.html").decode()
     assert "at 64 pixels" in " ".join(report.split())
 

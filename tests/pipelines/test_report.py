@@ -46,7 +46,7 @@ def given() -> dict[str, Any]:
         "style": (SAMPLES / "styles/van_gogh_auvers.jpg").read_bytes(),
         "triples": [
             Triple(name, photo, made, _picture("moose", "JPEG"), losses, larger)
-            for name, larger in (("a/b.jpg", None), (EVIL, (_picture("panda", shape=(96, 96)), made)))
+            for name, larger in (("a/b.jpg", None), (EVIL, (_picture("panda", shape=(96, 96)), made, made)))
         ],
         "evaluation": {
             "photos": 2,
@@ -94,8 +94,9 @@ def given() -> dict[str, Any]:
                 "size": 96,
                 "photos": 1,
                 "left_out": {"too_small": 3, "vanished": 1},
-                "photo": _losses(111e3),
-                "model": _losses(31e3),
+                "photo": _losses(111e3, distance=0.7, ssim=0.2),
+                "optimised": _losses(19e3, distance=0.0, ssim=1.0),
+                "model": _losses(31e3, distance=0.6, ssim=0.31),
                 "curve": [111e3 / (1 + step) ** 0.5 for step in range(34)],
                 "worth_iterations": 11,
                 "worth_interval": [11, 11],
@@ -294,7 +295,7 @@ def test_a_report_of_large_pictures_is_a_file_of_three_megabytes_at_most(given: 
     names = ("coffee", "moose", "chelsea", "rocket", "perch", "panda", "windmill", "crocodile")
     photos = [_picture(name, shape=(512, 512)) for name in names] * 2
     triples = [
-        Triple(f"{number}.jpg", photo, photo, photo, {}, (photo, photo), published=photo)
+        Triple(f"{number}.jpg", photo, photo, photo, {}, (photo, photo, photo), published=photo)
         for number, photo in enumerate(photos)
     ]
     column = contact_sheet([[photo] for photo in photos[:4]])
@@ -370,7 +371,9 @@ def test_seconds_are_told_by_size_and_what_did_not_fit_is_a_dash(report: str) ->
 
 def test_pictures_of_twice_the_size_are_shown_where_there_are_some(report: str) -> None:
     page = Page(report)
-    for kind in ("photo", "fast model"):
+    (row,) = re.findall(r'<tr class="optimised"><th scope="row">33 iterations</th>(.*?)</tr>', report)
+    assert re.findall(r"<td>(.*?)</td>", row) == ["3.8\u202fk", "190", "0", "1", "0.567", "19\u202fk"]
+    for kind in ("photo", "optimised", "fast model"):
         assert len(page.images(f"{EVIL}: {kind} at twice the size")) == 1
         assert page.images(f"a/b.jpg: {kind} at twice the size") == []
 
