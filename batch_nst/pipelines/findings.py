@@ -134,7 +134,8 @@ def _draw(found: Figures, account: str, file: Path) -> None:
     """Curves over minutes: a row of plots for each style, a line for each arm; dotted what X has."""
     styles = list(found["references"])
     arms = dict.fromkeys(run["arm"] for run in found["runs"] if run["arm"] != _BASE)
-    colours = {_BASE: "black"} | {arm: f"C{index}" for index, arm in enumerate(arms)}
+    dark_then_light = map(mpl.colormaps["tab20"], [*range(0, 20, 2), *range(1, 20, 2)])
+    colours = {_BASE: "black"} | dict(zip(arms, dark_then_light, strict=False))
     with mpl.style.context("default"), mpl.rc_context({"svg.hashsalt": account, "font.size": 8}):
         figure = Figure(figsize=(12, 2.9 * len(styles) + 0.7), layout="constrained")
         plots = figure.subplots(len(styles), len(_MARKS), squeeze=False)
