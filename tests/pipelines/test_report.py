@@ -411,6 +411,8 @@ def test_figures_are_for_people(report: str) -> None:
         "7.1 s for 100 iterations",
         "1 h 2 min",
         "on the same photos, it is worth 22 iterations of the optimisation.",
+        "Geometric means over 2 photos of 48 pixels,",
+        "Geometric means over 1 photo. The",
         "photos cut from their originals at 96 pixels",
         "Left out: 3 too small, 1 vanished.",
         "the fast model is worth 11 iterations of the optimisation.",
