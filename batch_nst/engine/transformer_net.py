@@ -4,7 +4,8 @@ Johnson, Alahi, Fei-Fei 2016, "Perceptual Losses for Real-Time Style Transfer an
 1603.08155), the layers of its supplementary material, table 1, with three departures, each common since:
 instance instead of batch normalisation (Ulyanov et al. 2016, arXiv 1607.08022: better, and no image sees its
 neighbours); nearest-neighbour enlargement before a convolution instead of a transposed convolution (Odena et
-al. 2016: no checkerboard); reflection padding at every convolution, so that any size fits, without a frame.
+al. 2016: less of a checkerboard, see `engine.checkerboard`); reflection padding at every convolution, so that
+any size fits, without a frame.
 
 The small network differs in its residual blocks alone: bottlenecks (He et al. 2015, arXiv 1512.03385, figure
 5), at half of the channels. It keeps Johnson's channels where a picture is largest.

@@ -64,7 +64,7 @@ def calibrate(plan: Plan, store: Store, recipe: Recipe) -> Rates:
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
     (unit,) = unit_rows(some, plan.split_of)
     trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
-    outcome = ray.get(trial.remote(unit, read_style(recipe.style), recipe, workers))
+    outcome = cluster.result_of(trial.remote(unit, read_style(recipe.style), recipe, workers))
     if isinstance(outcome, str):
         raise IncompleteError(f"calibration: {outcome}")
     return Rates(

@@ -149,6 +149,14 @@ def beside_driver() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(_this_node(), soft=False)
 
 
+def result_of(reference: ray.ObjectRef[Any]) -> Any:
+    """What a task of minutes returns, or raises, awaited in Python, where a signal ends the command.
+
+    In `ray.get` what a handler of SIGTERM raises is lost, or becomes a SystemError.
+    """
+    return reference.future().result()
+
+
 def check_output_is_shared(store: Store) -> None:
     """Refuse a local output that other nodes of the cluster do not see.
 

@@ -151,7 +151,7 @@ def _tell(version: str, evaluation: dict[str, Any]) -> None:
         say(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
         if larger["photos"]:
             optimised = f"{len(larger['curve']) - 1} iterations"
-            for who, name in (("optimised", optimised), ("model", "fast model")):
+            for who, name in (("photo", "photo"), ("optimised", optimised), ("model", "fast model")):
                 say(f"{name:>20} {_parts(larger[who])}")
             say(f"at {larger['size']} px: {larger['verdict']}")
 
@@ -257,7 +257,11 @@ def _triples(
     """The pictures of each photo, and its losses."""
     pictures = {row["id"]: row for row in rows}
     large = {
-        score["id"]: (larger.pictures[score["id"]], *_pictures(score))
+        score["id"]: (
+            larger.pictures[score["id"]],
+            _picture(score, "optimised"),
+            _picture(score, "model"),
+        )
         for score in enlarged
         if larger and "left_out" not in score
     }
@@ -266,7 +270,7 @@ def _triples(
             score["name"],
             pictures[score["id"]]["content"],
             pictures[score["id"]]["stylized"],
-            _pictures(score)[1],
+            _picture(score, "model"),
             {who: score[who] for who in ("photo", "optimised", "model")},
             large.get(score["id"]),
             id=score["id"],
@@ -275,11 +279,10 @@ def _triples(
     ]
 
 
-def _pictures(score: dict[str, Any]) -> tuple[bytes, bytes]:
-    """`X` and the model's, encoded."""
-    shape = (score["side"], score["side"], 3)
-    optimised, painted = (np.frombuffer(raw, np.uint8).reshape(shape) for raw in score["pictures"])
-    return encode(optimised, "webp"), encode(painted, "webp")
+def _picture(score: dict[str, Any], who: str) -> bytes:
+    """One of `pictures`, encoded."""
+    side = score["side"]
+    return encode(np.frombuffer(score["pictures"][who], np.uint8).reshape(side, side, 3), "webp")
 
 
 def _mean(part: str, values: Sequence[float]) -> float:

@@ -85,8 +85,8 @@ def render(
         style: the painting, an encoded picture of any size.
         triples: held-out photos, of which the first `SHOWN` are shown side by side with the results.
         evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
-            means of `total`, `content`, `style`, `distance`, and the mean `ssim`; `curve`, the objective
-            after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
+            means of `total`, `content`, `style`, `distance`, and means of `ssim` and `checkerboard`; `curve`,
+            the objective after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
             `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size,
             and how many photos were `left_out` by reason; `baseline`, on some photos the curves
             of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`; `speed`, see

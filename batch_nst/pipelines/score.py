@@ -21,13 +21,16 @@ from batch_nst.engine.model_files import load_net, stylize_image
 from batch_nst.engine.ssim import ssim
 from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.cluster import Workers, result_of
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.pipelines.race import run_peers
 from batch_nst.pipelines.speed import measure_speed
 from batch_nst.recipe import Recipe
 
 Row = dict[str, Any]
+
+_SHOWN = ("optimised", "model")
+"""Pictures that a score comes with."""
 
 
 def score_photos(
@@ -53,8 +56,8 @@ def score_photos(
         For each photo: `id`, `name`, `uri`, `side` in pixels; `curve`, the objective after 0, 1, ...
         iterations; `photo`, `model` and `optimised`, which is `X`, each with content, style, total,
         checkerboard, and distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran;
-        `pictures`, `X` and the model's as raw pixels; seconds. Or, of a photo without `X`, why it is
-        `left_out`.
+        `pictures`, `optimised` and the `model`'s as raw pixels; seconds. Or, of a photo without `X`, why it
+        is `left_out`.
     """
     scored = (
         ray.data.from_items(rows)
@@ -68,7 +71,7 @@ def score_photos(
         )
         .iter_rows()
     )
-    return ({**json.loads(row["figures"]), "pictures": (row["optimised"], row["model"])} for row in scored)
+    return ({**json.loads(row["figures"]), "pictures": {who: row[who] for who in _SHOWN}} for row in scored)
 
 
 def time_sizes(
@@ -82,7 +85,8 @@ def time_sizes(
     """`measure_speed` on a worker, at `evaluate.sizes`; `picture` is an encoded photo."""
     # One call: its process ends with it, and gives back the device before the scoring begins.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_time_sizes)
-    speed: dict[str, Any] = ray.get(trial.remote(picture, Scorer(weights, card, style, recipe, workers)))
+    scorer = Scorer(weights, card, style, recipe, workers)
+    speed: dict[str, Any] = result_of(trial.remote(picture, scorer))
     return speed
 
 
@@ -128,7 +132,7 @@ class Scorer:
                 raise
             figures, pictures = {"left_out": "needs_memory"}, {}
         about = {name: row[name] for name in ("id", "name", "uri")}
-        raw = {who: pictures[who].tobytes() if pictures else b"" for who in ("optimised", "model")}
+        raw = {who: pictures[who].tobytes() if pictures else b"" for who in _SHOWN}
         return {"figures": json.dumps({**about, **figures}), **raw}
 
     def _score(self, row: Row) -> tuple[dict[str, Any], dict[str, Pixels]]:

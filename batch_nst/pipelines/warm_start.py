@@ -20,7 +20,7 @@ from batch_nst.data.settings import differences
 from batch_nst.data.storage import Store
 from batch_nst.data.style import StylePicture
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.cluster import Workers, result_of
 from batch_nst.pipelines.fast_model import ModelFiles, read_start
 from batch_nst.pipelines.plan import Plan
 from batch_nst.pipelines.progress import say
@@ -201,7 +201,7 @@ def _losses(
     (unit,) = unit_rows(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
     # One call: its process ends with it, and gives back the device and the memory before the actors begin.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_try)
-    outcome: tuple[list[float], list[float]] | str = ray.get(
+    outcome: tuple[list[float], list[float]] | str = result_of(
         trial.remote(unit, order, style, recipe, workers, model)
     )
     if isinstance(outcome, str):

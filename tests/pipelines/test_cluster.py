@@ -1,9 +1,17 @@
 """Laws of what actors a cluster is asked for."""
 
-import pytest
+import os
+import signal
+import threading
+import time
+from typing import NoReturn
 
+import pytest
+import ray
+
+from batch_nst.errors import Stopped
 from batch_nst.pipelines import cluster
-from batch_nst.pipelines.cluster import Workers
+from batch_nst.pipelines.cluster import Workers, result_of
 from batch_nst.recipe import Train
 
 
@@ -63,3 +71,26 @@ def test_actors_leave_processors_for_the_stages_beside_them(
     monkeypatch.setattr(cluster, "_node_shapes", lambda: shapes)
     workers = cluster.choose_workers("auto")
     assert (workers.num_cpus, workers.most) == (num_cpus, most)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_who_waits_for_a_task_hears_sigterm_and_what_the_task_returns_or_raises() -> None:
+    @ray.remote
+    def part(number: int, seconds: float = 0.0) -> float:
+        time.sleep(seconds)
+        return 1 / number
+
+    def stop(_signal: int, _frame: object) -> NoReturn:
+        raise Stopped("stopped")
+
+    assert result_of(part.remote(2)) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        result_of(part.remote(0))
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stopped):
+            result_of(part.remote(2, seconds=10.0))
+    finally:
+        signal.signal(signal.SIGTERM, before)
