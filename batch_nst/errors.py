@@ -5,10 +5,14 @@ Anything else that escapes is a bug and shows its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from batch_nst.credentials import redacted
+
+_FIRST_KIND = re.compile(r"^(?: .*|.*\(pid=.*\))\n([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
+"""In a traceback of Ray what follows lines of code, or the worker's: an exception's name, and no message."""
 
 
 class BatchNSTError(Exception):
@@ -91,5 +95,13 @@ class Stopped(BaseException):
 
 
 def reason_of(error: Exception) -> str:
-    """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone."""
-    return str(error) if isinstance(error, BatchNSTError) else f"a bug: {type(error).__name__}"
+    """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone.
+
+    A bug in a worker arrives as Ray's RayTaskError, whose text is a traceback; the kind is the first there.
+    """
+    if isinstance(error, BatchNSTError):
+        return str(error)
+    kind = type(error).__name__
+    if kind.startswith("RayTaskError") and (first := _FIRST_KIND.search(str(error))):
+        kind = f"{first[1]}, in a worker"
+    return f"a bug: {kind}"

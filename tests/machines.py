@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -47,9 +48,13 @@ class Machines:
         )
         self.nodes = [self.add() for _ in range(workers)]
 
-    def add(self) -> Any:
-        """A worker; returns when it is there."""
-        return self.cluster.add_node(num_cpus=3, object_store_memory=STORE)
+    def add(self, **shape: Any) -> Any:
+        """A worker, of 3 CPUs unless told otherwise; returns when it is there."""
+        # Code that a job brings along lies in a folder of the node's own, as on a machine of its own: before
+        # a node unpacks it, it empties that folder, and would do so under the others' workers.
+        own = f"runtime_resources_{secrets.token_hex(4)}"
+        given = {"num_cpus": 3, "object_store_memory": STORE, "runtime_env_dir_name": own} | shape
+        return self.cluster.add_node(**given)
 
     def replace(self, node: Any) -> Any:
         """Crash a worker with all that runs on it, and start another in its place."""

@@ -252,7 +252,7 @@ class Submitter:
 
     def wait_until_done(self, count: int, process: subprocess.Popen[str] | None = None) -> None:
         while len(units.done_units(Store(str(self.output)))) < count:
-            assert process is None or process.poll() is None, process.communicate()
+            assert process is None or process.poll() is None, self.end(process)
             time.sleep(0.1)
 
 
@@ -347,7 +347,7 @@ def test_doctor_runs_as_a_job_and_finds_gpus_that_are_none(
 ) -> None:
     nodes, address = cluster
     here = Submitter(tmp_path, address)
-    node = nodes.cluster.add_node(num_cpus=1, num_gpus=64, object_store_memory=100 << 20)
+    node = nodes.add(num_cpus=1, num_gpus=64)
     try:
         ill = here.call("--shared", "--command", "doctor")
     finally:
