@@ -11,7 +11,7 @@ from typing import Any
 
 from batch_nst.credentials import redacted
 
-_FIRST_KIND = re.compile(r"^(?: .*|.*\(pid=.*\))\n([A-Za-z_][\w.]*)(?::|$)", re.MULTILINE)
+_FIRST_KIND = re.compile(r"^(?: .*|.*\(pid=.*\))\n([^\s:]+)", re.MULTILINE)
 """In a traceback of Ray what follows lines of code, or the worker's: an exception's name, and no message."""
 
 
@@ -97,7 +97,8 @@ class Stopped(BaseException):
 def reason_of(error: Exception) -> str:
     """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone.
 
-    A bug in a worker arrives as Ray's RayTaskError, whose text is a traceback; the kind is the first there.
+    A bug in a worker arrives as Ray's RayTaskError; what caused it is lost on the way from Ray Data,
+    but for the traceback that is its text, where the first kind is the one that began it.
     """
     if isinstance(error, BatchNSTError):
         return str(error)

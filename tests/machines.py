@@ -48,13 +48,14 @@ class Machines:
         )
         self.nodes = [self.add() for _ in range(workers)]
 
-    def add(self, **shape: Any) -> Any:
-        """A worker, of 3 CPUs unless told otherwise; returns when it is there."""
+    def add(self, num_cpus: int = 3, **more: Any) -> Any:
+        """A worker; returns when it is there."""
         # Code that a job brings along lies in a folder of the node's own, as on a machine of its own: before
         # a node unpacks it, it empties that folder, and would do so under the others' workers.
         own = f"runtime_resources_{secrets.token_hex(4)}"
-        given = {"num_cpus": 3, "object_store_memory": STORE, "runtime_env_dir_name": own} | shape
-        return self.cluster.add_node(**given)
+        return self.cluster.add_node(
+            num_cpus=num_cpus, object_store_memory=STORE, runtime_env_dir_name=own, **more
+        )
 
     def replace(self, node: Any) -> Any:
         """Crash a worker with all that runs on it, and start another in its place."""
