@@ -252,8 +252,8 @@ def _optimise(
         curves = np.minimum.accumulate(found.curve.double().cpu().numpy())
         values = zip(*(each.tolist() for each in found.losses), strict=True)
         for index, (content, style, total) in enumerate(values):
-            shown = _Picture(_shown(found.pictures[index]), content, style, total, curves[:, index])
-            pictures.append(shown if found.good[index] else None)
+            picture = _Picture(_shown(found.pictures[index]), content, style, total, curves[:, index])
+            pictures.append(picture if found.good[index] else None)
 
     def tell(done: int, photos: int) -> None:
         wait_for(device)

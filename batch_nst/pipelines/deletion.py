@@ -173,9 +173,9 @@ def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list
         card = models.read_card(store, version) or {}
         if ids & card.get("evaluation", {}).get("objectives", {}).keys():
             found.append(models.model_object(version, models.PREVIEW))
-        log = models.model_object(version, models.TRAINING)
-        if held_out and store.list(log):
-            found.append(log)
+        pictures = models.model_object(version, models.TRAINING)
+        if held_out and store.list(pictures):
+            found.append(pictures)
     for name in store.list("runs"):
         folder, _, file = name.rpartition("/")
         if file == "report.html":

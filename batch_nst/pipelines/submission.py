@@ -76,8 +76,8 @@ def submit(
         figures: Figures = {"submission_id": name, "joined": joined}
         if detach:
             return figures | {"status": str(client.get_job_status(name))}
-        job, log = _follow(client, name, address)
-    told = last_figures(log)
+        job, text = _follow(client, name, address)
+    told = last_figures(text)
     figures |= {"status": str(job.status), "job": told}
     if code := exit_code_of(job):
         why = (told or {}).get("error") or str(job.message).partition("\n")[0]
@@ -145,9 +145,9 @@ def exit_code_of(job: JobDetails) -> int:
     return int(code) if code > 0 else 128 - int(code)  # a signal
 
 
-def last_figures(log: str) -> Figures | None:
+def last_figures(text: str) -> Figures | None:
     """The JSON object that a command ends with; None where there is none in its log."""
-    for line in reversed(log.splitlines()):
+    for line in reversed(text.splitlines()):
         if line.startswith("{"):
             with contextlib.suppress(ValueError):
                 found = json.loads(line)
@@ -243,12 +243,12 @@ def _working_dir(files: Mapping[str, bytes]) -> Iterator[str]:
 
 def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDetails, str]:
     """Show a job's log to its end; who ends this command does not end the job."""
-    log, heard = _Log(), time.monotonic()
+    shown, heard = _Log(), time.monotonic()
     try:
         while True:
             # The connection ends with the job, or sooner.
             with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
-                asyncio.run(log.follow(client, name))
+                asyncio.run(shown.follow(client, name))
             try:
                 job = client.get_job_info(name)
                 heard = time.monotonic()
@@ -265,7 +265,7 @@ def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDe
             f"`batch-nst submit RECIPE --address {address} --stop` stops it"
         )
         raise
-    log.show(text)
+    shown.show(text)
     return job, text
 
 
