@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["FastModel", "load_model", "stylize"]
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.fast_model import FastModel, load_model, stylize
+    from batch_nst.pipelines.inference import FastModel, load_model, stylize
 
 
 def __getattr__(name: str) -> Any:
     # torch is imported on first use, so that `import batch_nst` costs nothing.
     if name in __all__:
-        from batch_nst.pipelines import fast_model
+        from batch_nst.pipelines import inference
 
-        return getattr(fast_model, name)
+        return getattr(inference, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

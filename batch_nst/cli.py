@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from batch_nst import __version__
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
-from batch_nst.recipe import load_recipe
+from batch_nst.recipe_file import load_recipe
 
 Figures = dict[str, Any]
 
@@ -102,7 +102,7 @@ def _notify(url: str | None, told: str) -> None:
     """Post what a command has come to, if somebody wants it. The command is over: SIGTERM changes nothing."""
     if url is None:
         return
-    from batch_nst.pipelines.webhook import post
+    from batch_nst.pipelines.notify import post
 
     on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     post(url, told)
@@ -112,7 +112,7 @@ def _notify(url: str | None, told: str) -> None:
 def _continues(options: argparse.Namespace) -> bool:
     """Whether the command takes up where it was stopped when it is started again."""
     if options.command == "apply":
-        from batch_nst.pipelines.paint import ENCODINGS
+        from batch_nst.pipelines.apply.tasks import ENCODINGS
 
         one = PurePosixPath(options.target).suffix.lower() in ENCODINGS
         return not (one or options.overwrite)
@@ -149,14 +149,14 @@ def _doctor(options: argparse.Namespace) -> Figures:
 def _submit(options: argparse.Namespace) -> Figures:
     recipe = load_recipe(options.recipe, options.overrides)
 
-    from batch_nst.pipelines import submission
+    from batch_nst.pipelines import submit
 
     if options.then in ("stop", "status"):
-        step: Callable[..., Figures] = getattr(submission, options.then)
+        step: Callable[..., Figures] = getattr(submit, options.then)
         return step(recipe, options.address)
     detach = options.then == "detach"
     words = _words(options)
-    return submission.submit(recipe, options.job, options.address, options.shared, detach, words)
+    return submit.submit(recipe, options.job, options.address, options.shared, detach, words)
 
 
 def _words(options: argparse.Namespace) -> list[str]:
@@ -174,17 +174,17 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def _try(options: argparse.Namespace) -> Figures:
-    from batch_nst.pipelines.variants import read_variants
+    from batch_nst.recipe_file import read_variants
 
     variants = read_variants(options.recipe, options.overrides)  # what is wrong is told before torch is there
 
-    from batch_nst.pipelines.comparison import compare
+    from batch_nst.pipelines.try_ import try_variants
 
-    return compare(variants, options.photos, options.out)
+    return try_variants(variants, options.photos, options.out)
 
 
 def _apply(options: argparse.Namespace) -> Figures:
-    from batch_nst.pipelines.apply import apply
+    from batch_nst.pipelines.apply.run import apply
 
     return apply(
         options.model,
@@ -206,13 +206,13 @@ def _forget(options: argparse.Namespace) -> Figures:
 
 
 def _inspect(options: argparse.Namespace) -> Figures:
-    from batch_nst.pipelines.inspection import inspect
+    from batch_nst.pipelines.reports.dataset import inspect
 
     return inspect(options.output, options.out)
 
 
 def _models(options: argparse.Namespace) -> Figures:
-    from batch_nst.pipelines.shelf import list_models
+    from batch_nst.pipelines.models import list_models
 
     return list_models(options.output)
 
@@ -225,13 +225,13 @@ def _rollback(options: argparse.Namespace) -> Figures:
 
 def _prune(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.commands import prune
-    from batch_nst.pipelines.shelf import keeps
+    from batch_nst.pipelines.models import retention
 
-    return prune(*keeps(options.output, options.keep), options.yes, wait=options.wait)
+    return prune(*retention(options.output, options.keep), options.yes, wait=options.wait)
 
 
 def _benchmark(options: argparse.Namespace) -> Figures:
-    from batch_nst.pipelines.benchmark import benchmark
+    from batch_nst.pipelines.benchmark.engine import benchmark
 
     return benchmark(
         options.images,

@@ -1,32 +1,25 @@
-"""A recipe: one painting, one bucket of photos, one output; a YAML document checked before anything starts.
+"""The schema of a recipe: one style image, one bucket of photos, one output. `recipe_file` reads the YAML.
 
 Imports neither torch nor Ray nor pyarrow, so that a typo fails in milliseconds.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import reprlib
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from batch_nst.credentials import holds_credentials, redacted
-from batch_nst.errors import RecipeError
+from batch_nst.credentials import holds_credentials
 
 VGG_LAYERS = tuple(
     f"relu{block}_{conv}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for conv in range(1, convs + 1)
@@ -55,18 +48,18 @@ License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 Schedule = float | list[list[float]]
 """A value; or points [part of the steps, value] in order, between which it changes evenly."""
 
-_MODEL = "model:"
+MODEL_PREFIX = "model:"
 
 
 def _check_init(init: object, other: str) -> object:
-    if init != other and not (isinstance(init, str) and re.match(f"{_MODEL}.", init)):
+    if init != other and not (isinstance(init, str) and re.match(f"{MODEL_PREFIX}.", init)):
         raise ValueError(f"allowed: {other}, or model:URI of an output or of a folder models/VERSION")
     _without_credentials(str(init))
     return init
 
 
 def _model_of(init: str) -> str | None:
-    return init.removeprefix(_MODEL) if init.startswith(_MODEL) else None
+    return init.removeprefix(MODEL_PREFIX) if init.startswith(MODEL_PREFIX) else None
 
 
 class Section(BaseModel):
@@ -390,177 +383,3 @@ class Recipe(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     publish: Publish = Publish()
-
-
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `section.key=value` overrides.
-
-    Args:
-        path: a local YAML file.
-        overrides: each `key=value` or `section.key=value`, the value in YAML; it replaces what stood at that
-            key, and nothing beside it. Later ones win.
-
-    Returns:
-        The checked recipe. Relative paths in it are made absolute: those of the file against the
-        file's folder, those of overrides against the current folder.
-
-    Raises:
-        RecipeError: one line for each fault: key, what was given, what is allowed.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"recipe {path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe {path}: is not UTF-8 text") from error
-    document = _parse_yaml(text, f"recipe {path}")
-    if not isinstance(document, dict):
-        given = "nothing" if document is None else _short(document)
-        raise RecipeError(f"recipe {path}: given {given}; allowed: a mapping of sections")
-    document = _absolute(document, Path(path).absolute().parent)
-    for override in overrides:
-        keys, value = _parse_override(override)
-        change = _absolute(_nest(keys, value), Path.cwd())
-        document = _merge(_with_default_layers(document), change, len(keys))
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from error
-
-
-class _Yaml(yaml.SafeLoader):
-    """Safe YAML where 1e-3 is a number, as in YAML 1.2; PyYAML wants 1.0e-3 and reads that as text."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
-)
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Yaml)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, RecursionError) as error:  # the 99th of a month; ten thousand brackets
-        raise RecipeError(f"{source}: holds what YAML cannot read: {error}") from error
-
-
-def _parse_override(override: str) -> tuple[list[str], Any]:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"override {override!r}: allowed: key=value or section.key=value")
-    return key.split("."), _parse_yaml(value, f"override {_short(override)}")
-
-
-def _with_default_layers(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the default layers written out, so that an override of one keeps the others."""
-    loss = document.get("loss", {})
-    if not isinstance(loss, dict):
-        return document
-    layers = Loss().model_dump(include={"content_layers", "style_layers"})
-    return {**document, "loss": {**layers, **loss}}
-
-
-def _merge(base: Any, change: Any, depth: int) -> Any:
-    """`change` laid over `base`: mappings are merged key by key down to `depth`, the rest is replaced."""
-    if depth == 0 or not isinstance(base, Mapping):
-        return change
-    return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
-
-
-_PATHS = (
-    ("output",),
-    ("style", "image"),
-    ("vgg", "weights"),
-    ("generate", "input"),
-    ("generate", "stores"),
-    ("generate", "init"),
-    ("train", "init"),
-)
-
-
-def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The document with relative paths joined to `folder`; URIs with a scheme stay as they are."""
-    for *sections, key in _PATHS:
-        holder: Any = document
-        for section in sections:
-            holder = holder.get(section) if isinstance(holder, dict) else None
-        if not isinstance(holder, dict) or key not in holder:
-            continue
-        value = holder[key]
-        if key == "init":
-            if not isinstance(value, str) or not value.startswith(_MODEL):
-                continue
-            value = _MODEL + _absolute_path(value.removeprefix(_MODEL), folder)
-        elif isinstance(value, str):
-            value = _absolute_path(value, folder)
-        elif isinstance(value, list):
-            value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]
-        document = _merge(document, _nest([*sections, key], value), len(sections) + 1)
-    return document
-
-
-def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return dict(value)
-
-
-def _absolute_path(path: str, folder: Path) -> str:
-    if "://" in path or path in ("", "bundled"):
-        return path
-    return os.path.normpath(folder / os.path.expanduser(path))
-
-
-_ALLOWED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "{le:g} or less",
-    "literal_error": "{expected}",
-    "string_type": "text",
-    "string_too_short": "text that is not empty",
-    "string_pattern_mismatch": "letters, digits, dots and hyphens",
-    "list_type": "a list",
-    "too_short": "{min_length} values or more",
-    "too_long": "{max_length} values or fewer",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "invalid_key": "a mapping whose keys are text",
-}
-"""What pydantic's fault types say, in a recipe's words; a type that is not here keeps pydantic's."""
-
-
-def _explain(path: object, fault: Any) -> str:
-    keys = ".".join(str(part) for part in fault["loc"])
-    where = f"recipe {path}: {(keys if keys.isprintable() else repr(keys)) or 'recipe'}"
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key; allowed here: {', '.join(_allowed_keys(fault['loc'][:-1]))}"
-    if fault["type"] == "missing":
-        return f"{where}: missing; this key has no default"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] in _ALLOWED:
-        message = "allowed: " + _ALLOWED[fault["type"]].format(**fault.get("ctx", {}))
-    return f"{where}: given {_short(fault['input'])}; {message}"
-
-
-_LIMITED = reprlib.Repr()  # a few aliases in YAML stand for more than memory holds
-_LIMITED.maxlevel = 4
-_LIMITED.maxlist = _LIMITED.maxdict = 8
-_LIMITED.maxstring = _LIMITED.maxother = _LIMITED.maxlong = 1000
-
-
-def _short(value: object) -> str:
-    text = redacted(_LIMITED.repr(value))
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _allowed_keys(location: Sequence[int | str]) -> list[str]:
-    model: Any = Recipe
-    for part in location:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

@@ -25,15 +25,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from batch_nst.data import images, models
-from batch_nst.data.images import Pixels
-from batch_nst.data.storage import Store
-from batch_nst.engine.model_files import model_bytes
-from batch_nst.engine.precision import Precision, choose_device
+from batch_nst.console import log
+from batch_nst.data.images import codec
+from batch_nst.data.images.codec import Pixels
+from batch_nst.data.models import registry
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.device import Precision, choose_device
+from batch_nst.engine.model_io import model_bytes
+from batch_nst.engine.timing import machine_of
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.fast_model import ModelFiles, read_model
-from batch_nst.pipelines.measurements import machine_of
-from batch_nst.pipelines.progress import say
+from batch_nst.pipelines.inference import ModelFiles, read_model
 
 SIZE = 256
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, preci
     net, painter = model.on(CPU).net, model.painter(choose_device("cpu"), precision)
     loop, ours = [], []
     for turn in range(rounds + 1):
-        say(f"pixels to pixels: round {turn} of {rounds}, {len(photos)} pictures")
+        log(f"pixels to pixels: round {turn} of {rounds}, {len(photos)} pictures")
         for photo in photos:
             times = seconds(plain, net, photo), seconds(painter, photo)
             if turn:  # in the first one kernels are chosen
@@ -78,11 +79,11 @@ def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: 
         many = stored_photos(photos, files, home / "many")
         address = stored_model(model, home / "model")
         for turn in range(1, rounds + 1):
-            say(f"files to files: round {turn} of {rounds}: the loop, {files // 4} files")
+            log(f"files to files: round {turn} of {rounds}: the loop, {files // 4} files")
             loop.append(seconds(loop_over, net, few, home / f"loop-{turn}") / (files // 4))
             times = []
             for source in (few, many):
-                say(f"files to files: round {turn} of {rounds}: apply, {source.name}")
+                log(f"files to files: round {turn} of {rounds}: apply, {source.name}")
                 target = home / f"{source.name}-{turn}"
                 times.append(seconds(command, address, source, target, precision))
             ours.append((times[1] - times[0]) / (files - files // 4))
@@ -116,7 +117,7 @@ def stored_photos(photos: list[Pixels], files: int, folder: Path) -> Path:
     """The photos as so many files, again and again."""
     folder.mkdir()
     for index, photo in enumerate(photos[:files]):
-        (folder / f"{index:06}.jpg").write_bytes(images.encode(photo, "jpeg"))
+        (folder / f"{index:06}.jpg").write_bytes(codec.encode(photo, "jpeg"))
     for index in range(len(photos), files):
         shutil.copy(folder / f"{index % len(photos):06}.jpg", folder / f"{index:06}.jpg")
     return folder
@@ -125,8 +126,8 @@ def stored_photos(photos: list[Pixels], files: int, folder: Path) -> Path:
 def stored_model(model: ModelFiles, root: Path) -> str:
     """A model as `apply` takes it."""
     store = Store(str(root))
-    models.write_part(store, model.version, models.WEIGHTS, model.weights)
-    models.write_card(store, model.version, model.card)
+    registry.write_part(store, model.version, registry.WEIGHTS, model.weights)
+    registry.write_card(store, model.version, model.card)
     return store.join(f"models/{model.version}")
 
 
@@ -155,9 +156,9 @@ def main() -> None:
     model = read_model(options.model) if options.model else untrained()
     limits = {"min_side": 64, "max_bytes": 64 << 20, "max_pixels": 100_000_000}
     decoded = [
-        images.decode(path.read_bytes(), **limits) for path in sorted(Path(options.photos).glob("*.jpg"))
+        codec.decode(path.read_bytes(), **limits) for path in sorted(Path(options.photos).glob("*.jpg"))
     ]
-    photos = [images.crop(picture, SIZE) for picture in decoded]
+    photos = [codec.crop(picture, SIZE) for picture in decoded]
     machine = machine_of(CPU, SIZE)
     print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}", end=", ")
     print(f"{datetime.date.today()}\n\n| {SIZE} px | ms, plain loop in fp32 | ms, apply | ratio |")

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 from time import perf_counter
 
-from batch_nst.data import images
-from batch_nst.data.decoder import Decoder, Limits
+from batch_nst.data.images import codec
+from batch_nst.data.images.sandbox import Decoder, Limits
 
 LIMITS = Limits(min_side=64, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
 SIZE, ROUNDS = 256, 20
@@ -20,10 +20,10 @@ SIZE, ROUNDS = 256, 20
 
 def here(data: bytes) -> None:
     """Decode and crop in this process."""
-    picture = images.decode(
+    picture = codec.decode(
         data, min_side=LIMITS.min_side, max_bytes=LIMITS.max_bytes, max_pixels=LIMITS.max_pixels
     )
-    images.crop(picture, SIZE).tobytes()
+    codec.crop(picture, SIZE).tobytes()
 
 
 def there(data: bytes) -> None:

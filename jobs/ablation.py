@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from batch_nst.errors import BatchNSTError
-from batch_nst.pipelines.ablation import ACCOUNTS, Scale, ablate
-from batch_nst.pipelines.arms import ARMS
+from batch_nst.pipelines.benchmark.ablation import ACCOUNTS, Scale, ablate
+from batch_nst.pipelines.benchmark.ablation_arms import ARMS
 
 SAMPLES = Path(__file__).parent / "samples"
 STYLES = [str(SAMPLES / "styles" / f"{name}.jpg") for name in ("van_gogh_auvers", "great_wave")]

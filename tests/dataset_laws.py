@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_nst.data import segments, summaries, units
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, summaries, units
+from batch_nst.data.storage.store import Store
 
 Seen = Mapping[str, bytes]
 
 _TABLES = {
-    segments.PLAN: segments.PLAN_SCHEMA,
+    plan_files.PLAN: plan_files.PLAN_SCHEMA,
     summaries.SUMMARIES: summaries.SCHEMA,
     units.DATA: units.UNIT_SCHEMA,
 }
@@ -48,7 +48,7 @@ def assert_each_planned_id_once(seen: Seen) -> None:
     """Ids in = ids out, none lost and none double, each in the unit that it was planned into."""
     planned = Counter(
         (unit, identity)
-        for data in below(seen, segments.PLAN).values()
+        for data in below(seen, plan_files.PLAN).values()
         for unit, identity in zip(*_columns(data, "unit", "id"), strict=True)
     )
     made = Counter(

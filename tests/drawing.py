@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from batch_nst.data import pairs, units
-from batch_nst.data.images import encode
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import sampler, units
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.codec import encode
+from batch_nst.data.storage.store import Store
 
 Dataset: TypeAlias = tuple[Store, Snapshot]
 SIDE, UNITS = 40, 40
@@ -20,22 +20,22 @@ SIDE, UNITS = 40, 40
 def drawn(
     store: Store,
     snapshot: Snapshot,
-    share: pairs.Share,
+    share: sampler.Share,
     steps: int,
     start: int = 0,
     crop_size: int | None = None,
-) -> Iterator[pairs.Batch]:
+) -> Iterator[sampler.Batch]:
     """A worker's share of the global batches of steps `start` to `steps` - 1."""
     members = [
-        pairs.decode_pair(pair, share.seed, crop_size)
-        for portion in pairs.portions(snapshot, share, start, steps)
-        for pair in pairs.read_portion(portion, store, snapshot, share)
+        sampler.decode_pair(pair, share.seed, crop_size)
+        for portion in sampler.portions(snapshot, share, start, steps)
+        for pair in sampler.read_portion(portion, store, snapshot, share)
     ]
     size = len(share.places)
     assert len(members) == size * (steps - start)
     for first in range(0, len(members), size):
         batch = members[first : first + size]
-        yield pairs.Batch(*(np.stack([pair[name] for pair in batch]) for name in ("content", "optimised")))
+        yield sampler.Batch(*(np.stack([pair[name] for pair in batch]) for name in ("content", "optimised")))
 
 
 def noise(folder: Path) -> Dataset:
@@ -56,6 +56,6 @@ def noise(folder: Path) -> Dataset:
     return store, Snapshot(1, 1, "", {"ok": 3 * UNITS}, entries, [])
 
 
-def same(one: pairs.Batch, other: pairs.Batch) -> bool:
+def same(one: sampler.Batch, other: sampler.Batch) -> bool:
     """Whether all pixels are."""
     return all(np.array_equal(left, right) for left, right in zip(one, other, strict=True))

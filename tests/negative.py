@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, unpack
+from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, unpack
 
 
 def negative(unit: Row, seconds: float = 0.0) -> Row:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from batch_nst.data import models, units
-from batch_nst.data.card import write_card
-from batch_nst.data.snapshot import Snapshot, seal
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.plan import survey
-from batch_nst.pipelines.train import training_version
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.card import write_card
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import Snapshot, seal
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import load_recipe
 
 RECIPE = """
 output: out
@@ -67,9 +69,9 @@ def make_pairs(
 
 def make_model(store: Store, version: str, objectives: Objectives | None = None, graph: bool = True) -> None:
     """A model whose files are no weights; scored, where objectives of photos are given."""
-    parts = [models.WEIGHTS, *([models.GRAPH] if graph else [])]
+    parts = [registry.WEIGHTS, *([registry.GRAPH] if graph else [])]
     digests = {
-        name: models.write_part(store, version, name, f"{name} of {version}".encode()) for name in parts
+        name: registry.write_part(store, version, name, f"{name} of {version}".encode()) for name in parts
     }
     card: dict[str, object] = {"version": version, "digests": digests}
     if objectives is not None:
@@ -80,7 +82,7 @@ def make_model(store: Store, version: str, objectives: Objectives | None = None,
             "model": {"total": total},
             "worth_iterations": 120,
         }
-    models.write_card(store, version, card)
+    registry.write_card(store, version, card)
 
 
 def finish(file: Path, objectives: Objectives, *overrides: str) -> tuple[Recipe, Store, str]:

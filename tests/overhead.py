@@ -40,11 +40,11 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
     from photo_bucket import Bucket, fill
     from sleeper import entries, sleeper
 
-    from batch_nst.data.storage import Store
-    from batch_nst.data.style import read_style
-    from batch_nst.pipelines import cluster
-    from batch_nst.pipelines.plan import survey
-    from batch_nst.pipelines.stylize import stylize_units
+    from batch_nst.data.dataset.plan import survey
+    from batch_nst.data.images.style import read_style
+    from batch_nst.data.storage.store import Store
+    from batch_nst.pipelines.cluster import connect
+    from batch_nst.pipelines.generate.actors import stylize_units
     from batch_nst.recipe import Recipe
 
     fill(Store(str(folder)), 1)
@@ -55,10 +55,10 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
     )
     store = Store(given.output)
     plan = survey(given, store).write_down(store)
-    workers = cluster.Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=actors)
+    workers = connect.Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=actors)
     # As many CPUs as there were on nodes of such devices.
     ray.init("local", num_cpus=actors + max(2, actors // 2), include_dashboard=False, log_to_driver=False)
-    cluster.connect()
+    connect.connect()
     made = stylize_units(
         plan.chunks(),
         plan.settings["holdout"],

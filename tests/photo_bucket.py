@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from batch_nst.data.storage import Store
+from batch_nst.data.storage.store import Store
 
 PAINTING = Path(__file__).parent.parent / "jobs" / "samples" / "styles" / "great_wave.jpg"
 SIDE = 64

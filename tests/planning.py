@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_nst.data import segments, units
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.storage.store import Store
 
 ROOT = Path(__file__).parent.parent
 UNIT_IMAGES = 64
@@ -35,8 +35,8 @@ RECIPE = {
 
 WRITE_DOWN = """
 import sys
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.plan import survey
+from batch_nst.data.storage.store import Store
+from batch_nst.data.dataset.plan import survey
 from batch_nst.recipe import load_recipe
 recipe = load_recipe(sys.argv[1])
 store = Store(recipe.output)
@@ -45,8 +45,8 @@ survey(recipe, store).write_down(store)
 
 SURVEY = """
 import sys
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.plan import survey
+from batch_nst.data.storage.store import Store
+from batch_nst.data.dataset.plan import survey
 from batch_nst.recipe import load_recipe
 recipe = load_recipe(sys.argv[1])
 plan = survey(recipe, Store(recipe.output))
@@ -92,7 +92,7 @@ def write_table(path: Path, photos: int) -> None:
 
 def commit(store: Store) -> None:
     """Put something where 99 % of the units will lie; planning looks at names alone."""
-    names = segments.read_written(store).rows["unit"].chunk(0).dictionary.to_pylist()
+    names = plan_files.read_written(store).rows["unit"].chunk(0).dictionary.to_pylist()
     chosen = np.random.default_rng(1).random(len(names)) < DONE
     for folder in {name[:2] for name in names}:
         (Path(store.uri) / units.DATA / folder).mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,8 @@ import ray
 from negative import negative
 
 from batch_nst.cli import main
-from batch_nst.pipelines import stylize
-from batch_nst.pipelines.rows import Row
+from batch_nst.pipelines.generate import actors
+from batch_nst.pipelines.generate.tasks import Row
 
 
 def sleeper(seconds: float, journal: str) -> type:
@@ -56,5 +56,5 @@ def entries(journal: Path) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     _seconds, _journal, *_words = sys.argv[1:]
-    stylize.stylize_units = partial(stylize.stylize_units, stylizer=sleeper(float(_seconds), _journal))
+    actors.stylize_units = partial(actors.stylize_units, stylizer=sleeper(float(_seconds), _journal))
     main(["generate", *_words])

@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 
 from batch_nst.cli import main
-from batch_nst.data import models
-from batch_nst.data.snapshot import latest_snapshot, seal
-from batch_nst.data.storage import Store
-from batch_nst.data.style import read_style
-from batch_nst.engine.model_files import model_bytes
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import latest_snapshot, seal
+from batch_nst.data.images.style import read_style
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.cluster import Workers
-from batch_nst.pipelines.plan import survey
-from batch_nst.pipelines.rows import decode_unit, planned_units, write_unit
-from batch_nst.pipelines.stylize import Stylizer
-from batch_nst.pipelines.train import training_version
-from batch_nst.recipe import load_recipe
+from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.generate.actors import Stylizer
+from batch_nst.pipelines.generate.tasks import decode_unit, planned_units, write_unit
+from batch_nst.recipe_file import load_recipe
 
 RECIPE = """
 output: out
@@ -79,14 +79,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshot = seal(store, 0, plan.in_input, known)
     assert (snapshot.counts["ok"], snapshot.counts["held_out"]) == (3, 1)
     version, net = training_version(recipe, snapshot), TransformerNet(4)
-    digest = models.write_part(store, version, models.WEIGHTS, model_bytes(net))
+    digest = registry.write_part(store, version, registry.WEIGHTS, model_bytes(net))
     card = {
         "version": version,
         "architecture": {"name": "johnson", "width": 4},
-        "digests": {models.WEIGHTS: digest},
+        "digests": {registry.WEIGHTS: digest},
     }
-    models.write_card(store, version, card)
-    models.point(store, version, card["digests"], 0)
+    registry.write_card(store, version, card)
+    registry.point(store, version, card["digests"], 0)
     return home
 
 
@@ -153,27 +153,27 @@ def _change_card(text: bytes, **changes: object) -> bytes:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
-    "cut off": (models.WEIGHTS, lambda data: data[:-100], "model.safetensors: sha256 is "),
+    "cut off": (registry.WEIGHTS, lambda data: data[:-100], "model.safetensors: sha256 is "),
     "a flipped bit": (
-        models.WEIGHTS,
+        registry.WEIGHTS,
         lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         "model.safetensors: sha256 is ",
     ),
-    "gone": (models.WEIGHTS, lambda data: None, "model.safetensors: is gone"),
-    "a card cut off": (models.CARD, lambda data: data[:-20], "model.json: is damaged: "),
-    "a card of nothing": (models.CARD, lambda data: b"", "model.json: is damaged: "),
+    "gone": (registry.WEIGHTS, lambda data: None, "model.safetensors: is gone"),
+    "a card cut off": (registry.CARD, lambda data: data[:-20], "model.json: is damaged: "),
+    "a card of nothing": (registry.CARD, lambda data: b"", "model.json: is damaged: "),
     "another architecture": (
-        models.CARD,
+        registry.CARD,
         lambda data: _change_card(data, architecture={"name": "unet", "width": 4}),
         "model.json: architecture is {'name': 'unet', 'width': 4}; allowed: ",
     ),
     "another digest": (
-        models.CARD,
-        lambda data: _change_card(data, digests={models.WEIGHTS: "0" * 64}),
+        registry.CARD,
+        lambda data: _change_card(data, digests={registry.WEIGHTS: "0" * 64}),
         f"but model.json says {'0' * 64}",
     ),
     "another width": (
-        models.CARD,
+        registry.CARD,
         lambda data: _change_card(data, architecture={"name": "johnson", "width": 8}),
         "tensor 'down.0.0.weight' is float32 [8, 4, 3, 3], expected: float32 [16, 8, 3, 3]",
     ),
@@ -205,7 +205,7 @@ def test_a_model_that_is_damaged_or_of_another_architecture(
 
 @pytest.mark.parametrize("bytes_left", [0, 1, 100, -2])
 def test_a_pointer_that_is_half_written(home: Path, call: Call, bytes_left: int) -> None:
-    pointer = home / "out" / models.CURRENT
+    pointer = home / "out" / registry.CURRENT
     pointer.write_bytes(pointer.read_bytes()[:bytes_left])
     before = files(home)
     for source, target in (("photos/0.png", "painted.png"), ("photos", "painted")):

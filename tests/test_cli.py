@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 from batch_nst import __version__
-from batch_nst.data.lease import acquire
-from batch_nst.data.storage import Store
-from batch_nst.data.units import DATA
+from batch_nst.data.dataset.units import DATA
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "jobs" / "samples"

@@ -10,8 +10,8 @@ import yaml
 
 from batch_nst import __version__
 from batch_nst.cli import parse
-from batch_nst.data.lease import CLOCK_SKEW
-from batch_nst.pipelines.submission import STOP_SECONDS
+from batch_nst.data.storage.lease import CLOCK_SKEW
+from batch_nst.pipelines.submit import STOP_SECONDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "cluster.md").read_text()

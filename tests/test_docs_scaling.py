@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_operating_page import PAIR_MIB, PAIR_SECONDS, UNIT_IMAGES, cost_row
 
-from batch_nst.data import segments
-from batch_nst.data.units import listed_folders
-from batch_nst.pipelines.store_requests import Traffic, generate_requests
+from batch_nst.data.dataset import plan_files
+from batch_nst.data.dataset.units import listed_folders
+from batch_nst.pipelines.cost.requests import Traffic, generate_requests
 from batch_nst.recipe import Generate
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def units_of(photos: int) -> int:
 
 def groups_of(photos: int) -> int:
     """Row groups of the plan."""
-    return -(-units_of(photos) // segments.GROUP_UNITS)
+    return -(-units_of(photos) // plan_files.GROUP_UNITS)
 
 
 def size_row(photos: int) -> str:
@@ -33,7 +33,7 @@ def size_row(photos: int) -> str:
     days = photos * PAIR_SECONDS / 86400 / Generate(input=".").actors[1]
     cells = (
         f"{units_of(photos):,}",
-        f"{segments.segments_for(groups_of(photos), UNIT_IMAGES):,}",
+        f"{plan_files.segments_for(groups_of(photos), UNIT_IMAGES):,}",
         f"{len(listed_folders(units_of(photos))):,}",
         f"{photos * PAIR_MIB / 1024:,.0f} GiB",
         f"{days:,.2f}",
@@ -50,9 +50,9 @@ def later_row(photos: int) -> str:
         listed=photos + new,
         single_reads=2,
         output=True,
-        new_segments=segments.segments_for(groups_of(new), UNIT_IMAGES),
+        new_segments=plan_files.segments_for(groups_of(new), UNIT_IMAGES),
         chunks=groups_of(new),
-        segments=segments.segments_for(groups_of(photos), UNIT_IMAGES),
+        segments=plan_files.segments_for(groups_of(photos), UNIT_IMAGES),
         planned=units_of(photos),
         done=units_of(photos),
         leases=2,

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from batch_nst.data.snapshot import latest_snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.storage.store import Store
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

@@ -12,8 +12,9 @@ import torch
 from photos import turned
 from PIL import Image
 
-from batch_nst.data import images, model_readme
-from batch_nst.engine.model_files import OPSET, onnx_bytes, stylize_image
+from batch_nst.data.images import codec
+from batch_nst.data.models import card
+from batch_nst.engine.model_io import OPSET, onnx_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.recipe import NETWORKS
 
@@ -62,13 +63,13 @@ def test_the_program_in_the_readme_paints_as_the_model_does(
     for name in ("turned.jpg", "noise.png"):
         source, target = tmp_path / name, tmp_path / f"painted {name}.png"
         subprocess.run([sys.executable, "-c", ALONE + program, graph, source, target], check=True)
-        photo = images.decode(source.read_bytes(), min_side=16, max_bytes=1 << 20, max_pixels=1 << 20)
+        photo = codec.decode(source.read_bytes(), min_side=16, max_bytes=1 << 20, max_pixels=1 << 20)
         expected = stylize_image(net, torch.from_numpy(photo)).numpy()
         with Image.open(target) as painted:
             assert np.abs(np.asarray(painted, int) - expected).max() <= 1
 
 
 def test_both_readmes_show_the_same_program_and_state_the_operator_set() -> None:
-    assert f"```python\n{model_readme.EXAMPLE}```" in README
-    for text in (README, model_readme._TEMPLATE):
+    assert f"```python\n{card.EXAMPLE}```" in README
+    for text in (README, card._TEMPLATE):
         assert f"operator set {OPSET}" in text

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_nst.data import segments
-from batch_nst.pipelines.store_requests import Traffic, generate_requests
+from batch_nst.data.dataset import plan_files
+from batch_nst.pipelines.cost.requests import Traffic, generate_requests
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operating.md").read_text()
@@ -18,14 +18,14 @@ PAIR_MIB = 0.2
 def cost_row(photos: int) -> str:
     """Of the table of costs."""
     units = -(-photos // UNIT_IMAGES)
-    groups = -(-units // segments.GROUP_UNITS)
+    groups = -(-units // plan_files.GROUP_UNITS)
     traffic = Traffic(
         photo_reads=photos,
         units=units,
         listed=photos,
         single_reads=2,
         output=True,
-        new_segments=segments.segments_for(groups, UNIT_IMAGES),
+        new_segments=plan_files.segments_for(groups, UNIT_IMAGES),
         chunks=groups,
     )
     requests = generate_requests(traffic)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from photos import KINDS
 
-from batch_nst.data.decoder import Limits
-from batch_nst.data.images import REASONS
+from batch_nst.data.images.reasons import REASONS
+from batch_nst.data.images.sandbox import Limits
 from batch_nst.recipe import Generate
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from batch_nst import __version__
-from batch_nst.recipe import load_recipe
+from batch_nst.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 README, START, COMMANDS = (

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from batch_nst.errors import RecipeError
-from batch_nst.recipe import VGG_LAYERS, Loss, Recipe, Schedule, load_recipe, value_at
+from batch_nst.recipe import VGG_LAYERS, Loss, Recipe, Schedule, value_at
+from batch_nst.recipe_file import load_recipe
 
 MINIMAL = """\
 output: out

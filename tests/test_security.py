@@ -26,14 +26,15 @@ from PIL import Image
 from sessions import kill
 from units_job import Order, as_words
 
-from batch_nst.data import models, units
-from batch_nst.data.decoder import Decoder, Limits
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, unit_pairs
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot, unit_pairs
+from batch_nst.data.images.sandbox import Decoder, Limits
+from batch_nst.data.models import registry
+from batch_nst.data.models.gate import publish
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError, RecipeError, StorageError
-from batch_nst.pipelines.nothing_new import find_finished
-from batch_nst.pipelines.publish import publish
-from batch_nst.recipe import load_recipe
+from batch_nst.pipelines.nightly import find_finished
+from batch_nst.recipe_file import load_recipe
 
 ROOT = Path(__file__).parent.parent
 CODE = [*(ROOT / "batch_nst").rglob("*.py"), *(ROOT / "jobs").glob("*.py"), *(ROOT / "docs").glob("*.py")]
@@ -68,7 +69,7 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
         ("np.load", frozenset()),  # without allow_pickle: refuses objects
         ("yaml.load", frozenset()),  # of `_Yaml`, see below
         ("safetensors.torch.load", frozenset()),
-        ("load", frozenset()),  # safetensors', in engine/model_files.py
+        ("load", frozenset()),  # safetensors', in engine/model_io.py
         ("image.load", frozenset()),
         ("objectives.load", frozenset()),
         ("self._objectives.load", frozenset()),
@@ -76,10 +77,8 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
     }
     assert {(name, frozenset(keywords)) for _, name, keywords in named} <= allowed
     assert {path for path, name, _ in named if name == "yaml.load"} == {"batch_nst/recipe.py"}
-    assert {path for path, name, _ in named if name == "load"} == {"batch_nst/engine/model_files.py"}
-    assert (
-        "from safetensors.torch import load, save" in (ROOT / "batch_nst/engine/model_files.py").read_text()
-    )
+    assert {path for path, name, _ in named if name == "load"} == {"batch_nst/engine/model_io.py"}
+    assert "from safetensors.torch import load, save" in (ROOT / "batch_nst/engine/model_io.py").read_text()
     assert "class _Yaml(yaml.SafeLoader)" in (ROOT / "batch_nst/recipe.py").read_text()
 
 
@@ -100,7 +99,7 @@ def test_nothing_is_evaluated_and_no_shell_is_asked() -> None:
 def test_photos_are_decoded_by_the_decoder_alone() -> None:
     found = {path for path, _, _ in calls_of("decode") if "images.decode" in (ROOT / path).read_text()}
     timed = {"docs/apply_speed.py", "docs/decoder_cost.py"}  # on one's own photos, to tell what it costs
-    assert found - timed == {"batch_nst/data/decoder.py"}
+    assert found - timed == {"batch_nst/data/images/sandbox.py"}
     imported = [path for path in CODE if re.search(r"images import .*\bdecode\b", path.read_text())]
     assert imported == []
 
@@ -207,7 +206,7 @@ def test_a_changed_byte_of_a_pair_is_refused_by_name(tmp_path: Path) -> None:
     assert units.read_unit(store, "ab") == read
 
 
-@pytest.mark.parametrize("name", [models.GRAPH, models.WEIGHTS])
+@pytest.mark.parametrize("name", [registry.GRAPH, registry.WEIGHTS])
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_night_is_not_quiet_over_a_damaged_model(
     file: Path, name: str, gone: bool, capsys: pytest.CaptureFixture[str]
@@ -215,7 +214,7 @@ def test_a_night_is_not_quiet_over_a_damaged_model(
     recipe, store, version = finish(file, {"0": 60.0})
     publish(version, recipe.publish, store, 0)
     assert find_finished(recipe, store)[0]
-    part, before = models.model_object(version, name), objects(store)
+    part, before = registry.model_object(version, name), objects(store)
     store.delete(part) if gone else store.replace(part, store.read(part) + b"!")
     assert find_finished(recipe, store) == (None, None)
     assert f"not finished: {store.join(part)}: " in capsys.readouterr().err
@@ -230,9 +229,9 @@ def test_nor_over_a_damaged_published_model_after_a_refusal(file: Path) -> None:
         publish(version, recipe.publish, store, 0)
     found, _ = find_finished(recipe, store)
     assert found is not None
-    part = models.model_object("000001-aaaaaaaaaaaa", models.WEIGHTS)
+    part = registry.model_object("000001-aaaaaaaaaaaa", registry.WEIGHTS)
     store.replace(part, b"other weights")
-    with pytest.raises(models.WeightsError, match=re.escape(f"{store.join(part)}: sha256 is ")):
+    with pytest.raises(registry.WeightsError, match=re.escape(f"{store.join(part)}: sha256 is ")):
         find_finished(recipe, store)
 
 
@@ -240,9 +239,9 @@ def test_nor_over_a_damaged_published_model_after_a_refusal(file: Path) -> None:
 def test_a_pointer_leads_to_no_other_folder(tmp_path: Path, version: str) -> None:
     store = Store(str(tmp_path / "out"))
     pointer = {"version": version, "previous": None, "digests": {}, "token": 1}
-    store.replace(models.CURRENT, json.dumps(pointer).encode())
-    with pytest.raises(models.WeightsError, match=r"models/CURRENT: is damaged: "):
-        models.current(store)
+    store.replace(registry.CURRENT, json.dumps(pointer).encode())
+    with pytest.raises(registry.WeightsError, match=r"models/CURRENT: is damaged: "):
+        registry.current(store)
 
 
 def test_a_plan_leads_to_no_other_folder(tmp_path: Path) -> None:

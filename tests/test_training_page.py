@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from batch_nst.pipelines.arms import ARMS
-from batch_nst.recipe import load_recipe
+from batch_nst.pipelines.benchmark.ablation_arms import ARMS
+from batch_nst.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text()

@@ -22,19 +22,24 @@ import botocore.auth
 from botocore.retries.standard import ExponentialBackoff
 from negative import negative
 
-from batch_nst.data import lease as lease_module
-from batch_nst.data import storage
-from batch_nst.data.lease import SECONDS, acquire
-from batch_nst.data.snapshot import seal
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import seal
+from batch_nst.data.storage import fetch
+from batch_nst.data.storage import lease as lease_module
+from batch_nst.data.storage.lease import SECONDS, acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
-from batch_nst.pipelines.plan import survey
-from batch_nst.pipelines.rows import decode_unit, planned_units, write_unit
+from batch_nst.pipelines.generate.tasks import decode_unit, planned_units, write_unit
 from batch_nst.recipe import Recipe
 
 _WARM = multiprocessing.get_context("forkserver")
 _WARM.set_forkserver_preload(
-    ["batch_nst.data.snapshot", "batch_nst.pipelines.plan", "batch_nst.pipelines.rows", "s3fs"]
+    [
+        "batch_nst.data.dataset.snapshot",
+        "batch_nst.data.dataset.plan",
+        "batch_nst.pipelines.generate.tasks",
+        "s3fs",
+    ]
 )
 
 
@@ -85,7 +90,7 @@ def work(order: Order) -> dict[str, Any]:
 def outcome(order: Order) -> dict[str, Any]:
     """`exit_code`, and `error` or the figures, as the command's."""
     if not order.patient:
-        storage.MAX_DELAY = 0.01
+        fetch.MAX_DELAY = 0.01
         ExponentialBackoff.delay_amount = lambda *_: 0.01
     if order.clock:
         lease_module.datetime = _clock(order.clock)  # type: ignore[misc]

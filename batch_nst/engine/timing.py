@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from batch_nst.engine.gatys import optimise
-from batch_nst.engine.gram import gram
-from batch_nst.engine.peers import plain_network
-from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.baselines import plain_network
+from batch_nst.engine.perceptual_loss import PerceptualLoss, gram
+from batch_nst.engine.slow_transfer import ENGINE, optimise
 from batch_nst.engine.vgg import Vgg16
+
+
+def machine_of(device: torch.device, size: int) -> dict[str, Any]:
+    """Processor, device, versions, and the side of the pictures."""
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "engine": ENGINE,
+        "size": size,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
 
 _WARM_UP = 12
 """Iterations before any is timed: the history of L-BFGS is full then, and memory is where it stays."""

@@ -11,24 +11,21 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batch_nst.data.lease import Lease, acquire
-from batch_nst.data.models import model_object
-from batch_nst.data.settings import require_settings
-from batch_nst.data.storage import Store
-from batch_nst.errors import BatchNSTError, GateError, Stopped, reason_of
-from batch_nst.pipelines.budget import Budget
-from batch_nst.pipelines.progress import say
+from batch_nst.console import log
+from batch_nst.data.dataset.manifest import require_settings
+from batch_nst.data.storage.lease import Lease, acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import BatchNSTError, Stopped, reason_of
+from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.plan import Plan
-    from batch_nst.pipelines.rates import Rates
-    from batch_nst.pipelines.report import Triple
+    from batch_nst.data.dataset.plan import Plan
+    from batch_nst.pipelines.cost.unit_costs import UnitCosts
+    from batch_nst.pipelines.reports.night import Triple
 
 Figures = dict[str, Any]
 
-_STEPS = ("pairs", "training", "graph", "scoring", "publishing")
-"""Of a night, in their order."""
 _JOB_COPY = "/runtime_resources/working_dir_files/"
 """In the path of what `ray job submit --working-dir` unpacks."""
 
@@ -41,30 +38,30 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
         calibrate: measure rates on the real device, with a few photos; else they are the last run's.
         price_per_device_hour: in any currency; tells a price.
     """
-    from batch_nst.pipelines.estimate import estimate, lines
-    from batch_nst.pipelines.plan import survey
-    from batch_nst.pipelines.work import work_of
+    from batch_nst.data.dataset.plan import survey
+    from batch_nst.pipelines.cost.estimate import estimate, estimate_lines
+    from batch_nst.pipelines.cost.workload import workload_of
 
     store = Store(recipe.output)
     planned = survey(recipe, store)
-    work = work_of(planned, store, recipe)
+    work = workload_of(planned, store, recipe)
     figures = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
     counts = planned.counts()
-    for line in lines(counts, figures):
-        say(line)
+    for line in estimate_lines(counts, figures):
+        log(line)
     return {**counts, **asdict(figures)}
 
 
-def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> Rates | None:
+def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> UnitCosts | None:
     """From a trial if asked for, else from the last run; nothing to do starts neither torch nor Ray."""
-    from batch_nst.pipelines.rates import last_rates
+    from batch_nst.pipelines.cost.unit_costs import last_unit_costs
 
     if not plan.to_do:
         return None
     if not calibrate:
-        return last_rates(store)
-    from batch_nst.pipelines.calibration import calibrate as measure
-    from batch_nst.pipelines.generate import check_weights
+        return last_unit_costs(store)
+    from batch_nst.pipelines.cost.calibrate import calibrate as measure
+    from batch_nst.pipelines.generate.run import check_weights
 
     check_weights(recipe)
     return measure(plan, store, recipe)
@@ -78,9 +75,9 @@ def generate(
     deadline: datetime | None = None,
 ) -> Figures:
     """Make or continue the dataset of pairs, and seal it."""
-    from batch_nst.pipelines.generate import generate as step
+    from batch_nst.pipelines.generate.run import generate as step
 
-    return _run(
+    return run_command(
         "generate",
         recipe.output,
         wait,
@@ -90,23 +87,23 @@ def generate(
 
 def train(recipe: Recipe, wait: bool = False) -> Figures:
     """Fit the fast model to the sealed pairs, or resume."""
-    from batch_nst.pipelines.train import train as step
+    from batch_nst.pipelines.train.run import train as step
 
     _check_dataset(recipe, wait)
-    return _run("train", recipe.output, wait, lambda run: step(recipe, run.store))
+    return run_command("train", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
     """Score the model on held-out photos, and write the report."""
     _check_dataset(recipe, wait)
-    from batch_nst.pipelines.evaluate import evaluate as score
-    from batch_nst.pipelines.evaluate import outline
+    from batch_nst.pipelines.evaluate.run import evaluate as score
+    from batch_nst.pipelines.evaluate.run import outline
 
-    def step(run: _Run) -> Figures:
+    def step(run: Run) -> Figures:
         evaluation, triples = score(recipe, run.store)
-        return {**outline(evaluation), "report": _report(recipe, run, evaluation, triples)}
+        return {**outline(evaluation), "report": write_report(recipe, run, evaluation, triples)}
 
-    return _run("evaluate", recipe.output, wait, step)
+    return run_command("evaluate", recipe.output, wait, step)
 
 
 def export(recipe: Recipe, wait: bool = False) -> Figures:
@@ -114,97 +111,22 @@ def export(recipe: Recipe, wait: bool = False) -> Figures:
     from batch_nst.pipelines.export import export as step
 
     _check_dataset(recipe, wait)
-    return _run("export", recipe.output, wait, lambda run: step(recipe, run.store))
-
-
-def nightly(
-    recipe: Recipe,
-    wait: bool = False,
-    retry: bool = False,
-    max_device_hours: float = math.inf,
-    deadline: datetime | None = None,
-) -> Figures:
-    """Generate, train, evaluate, export, and publish what is better than what is published.
-
-    Where there is nothing to do, nothing is written, and neither torch nor Ray is imported. What a budget or
-    a deadline leaves to the next night keeps none of the rest from being done, if `train.min_done` is.
-    """
-    from batch_nst.pipelines.export import export as write_graph
-    from batch_nst.pipelines.generate import generate as make_pairs
-    from batch_nst.pipelines.nothing_new import find_finished
-    from batch_nst.pipelines.plan import survey
-    from batch_nst.pipelines.publish import UNREPORTED, publish
-    from batch_nst.pipelines.train import find_cut_off
-    from batch_nst.pipelines.train import train as fit_model
-
-    def night(run: _Run) -> Figures:
-        try:
-            return steps(run)
-        except (GateError, Stopped):  # the one has its report; the other is no end: the next start goes on
-            raise
-        except Exception as error:
-            run.took(_STEPS[len(run.step_seconds)])
-            _tell_failure(recipe, run, error)
-            raise
-
-    def steps(run: _Run) -> Figures:
-        finished, surveyed = find_finished(recipe, run.store, retry)
-        if finished:
-            run.leaves_figures = False
-            return finished
-        from batch_nst.pipelines.evaluate import evaluate as score
-        from batch_nst.pipelines.evaluate import outline
-        from batch_nst.pipelines.night import cost_of
-        from batch_nst.pipelines.store_requests import Traffic
-        from batch_nst.pipelines.work import work_of
-
-        surveyed = surveyed or survey(recipe, run.store, retry)
-        # Were more sealed each night, a training that deadlines cut off would never come to its end.
-        cut_off = find_cut_off(recipe, run.store) if deadline and surveyed.to_do else None
-        traffic = Traffic() if cut_off else work_of(surveyed, run.store, recipe).traffic
-        budget, least = Budget(max_device_hours, deadline), recipe.train.min_done
-        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off)
-        run.took("pairs")
-        figures = run.figures
-        figures["dataset"] = made
-        figures |= fit_model(recipe, run.store)
-        run.took("training")
-        figures |= write_graph(recipe, run.store)
-        run.took("graph")
-        evaluation, triples = score(recipe, run.store)
-        figures |= outline(evaluation)
-        run.took("scoring")
-        run.lease.check()
-        owed = model_object(figures["version"], UNREPORTED)
-        run.store.replace(owed, f"{run.name}\n".encode())
-        refusal = None
-        try:
-            figures |= publish(figures["version"], recipe.publish, run.store, run.lease.token)
-        except GateError as error:
-            refusal = error
-            figures |= error.figures
-        figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
-        figures["report"] = _report(recipe, run, evaluation, triples, figures)
-        run.store.delete(owed)
-        if refusal:
-            raise refusal
-        return figures
-
-    return _run("nightly", recipe.output, wait, night)
+    return run_command("export", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def _check_dataset(recipe: Recipe, wait: bool) -> None:
     """Refuse an output without a dataset of this recipe before a lease is left there."""
-    from batch_nst.pipelines.plan import check_recipe
+    from batch_nst.data.dataset.manifest import check_recipe
 
     if not wait:  # who waits may wait for this
         check_recipe(recipe, Store(recipe.output))
 
 
-class _Run:
+class Run:
     """A command under way: its output, its lease, and the folder that its figures go into."""
 
     def __init__(self, command: str, store: Store, lease: Lease) -> None:
+        """It starts now, under a lease that it holds."""
         self.store, self.lease, self.command = store, lease, command
         self.leaves_figures = True
         self.figures: Figures = {}  # of the steps of a night that have ended
@@ -214,6 +136,7 @@ class _Run:
 
     @property
     def seconds(self) -> float:
+        """Since it started."""
         return round(time.monotonic() - self._clock, 1)
 
     def took(self, step: str) -> None:
@@ -227,46 +150,47 @@ class _Run:
         return {**named, "output": self.store.uri, "seconds": self.seconds}
 
     def write(self, name: str, data: bytes) -> str:
+        """Leave a file in the folder of the run; returns its URI."""
         self.store.replace(f"runs/{self.name}/{name}", data)
         return self.store.join(f"runs/{self.name}/{name}")
 
 
 def forget(output: str, ids: Sequence[str], wait: bool = False) -> Figures:
     """Remove all pairs of photos for good, and say who has seen them."""
-    from batch_nst.pipelines.deletion import forget as step
+    from batch_nst.pipelines.forget import forget as step
 
     require_settings(Store(output))  # before a lease is left where no dataset is
-    return _run("forget", output, wait, lambda run: step(run.store, run.lease, ids))
+    return run_command("forget", output, wait, lambda run: step(run.store, run.lease, ids))
 
 
 def rollback(output: str, to: str | None = None, wait: bool = False) -> Figures:
     """Publish the version before the published one, or another one."""
-    from batch_nst.pipelines.shelf import rollback as step
+    from batch_nst.pipelines.models import rollback as step
 
     require_settings(Store(output))
-    return _run("rollback", output, wait, lambda run: step(run.store, run.lease, to))
+    return run_command("rollback", output, wait, lambda run: step(run.store, run.lease, to))
 
 
 def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figures:
     """Delete old models; without `yes` only tell which, which needs no lease."""
-    from batch_nst.pipelines.shelf import prune as step
+    from batch_nst.pipelines.models import prune as step
 
     require_settings(Store(output))
     if not yes:
         return step(Store(output), keep)
-    return _run("prune", output, wait, lambda run: step(run.store, keep, run.lease))
+    return run_command("prune", output, wait, lambda run: step(run.store, keep, run.lease))
 
 
-def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures]) -> Figures:
+def run_command(command: str, output: str, wait: bool, step: Callable[[Run], Figures]) -> Figures:
     """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take."""
     store = Store(output)
     if _JOB_COPY in store.uri:
-        say(
+        log(
             f"warning: output {store.uri} lies in this job's own copy of the working directory, which Ray "
             "deletes; give output= as a URI or an absolute path"
         )
     with acquire(store, command, wait=wait) as lease:
-        run = _Run(command, store, lease)
+        run = Run(command, store, lease)
         figures: Figures = {}
         try:
             figures = step(run)
@@ -285,26 +209,14 @@ def _run(command: str, output: str, wait: bool, step: Callable[[_Run], Figures])
         return figures
 
 
-def _tell_failure(recipe: Recipe, run: _Run, error: Exception) -> None:
-    """Leave a page of a night that failed. Where that fails as well, what the night failed of is told."""
-    from batch_nst.pipelines.journal import failure_page
-
-    figures = {**run.figures, **getattr(error, "figures", {})}
-    try:
-        page = failure_page(recipe, run.store, reason_of(error), figures, run.step_seconds, run.about)
-        run.figures["report"] = run.write("report.html", page.encode())
-    except BatchNSTError as trouble:
-        say(f"warning: no page tells of this night: {trouble}")
-
-
-def _report(
-    recipe: Recipe, run: _Run, evaluation: Figures, triples: Sequence[Triple], night: Figures | None = None
+def write_report(
+    recipe: Recipe, run: Run, evaluation: Figures, triples: Sequence[Triple], night: Figures | None = None
 ) -> str:
     """Write the report, of a night with its figures; where it is."""
-    from batch_nst.pipelines.journal import report_of
+    from batch_nst.pipelines.reports.gather import report_of
 
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
     page = report_of(recipe, run.store, evaluation, triples, about, night)
     report = run.write("report.html", page.encode())
-    say(f"report: {report}")
+    log(f"report: {report}")
     return report

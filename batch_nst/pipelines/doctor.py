@@ -17,16 +17,17 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from batch_nst import __version__
+from batch_nst.console import log
 from batch_nst.credentials import redacted
-from batch_nst.data.inputs import Photo, stream_photos, uri_of
-from batch_nst.data.lease import CLOCK_SKEW
-from batch_nst.data.reading import read_photos
-from batch_nst.data.storage import Store, TooLarge, open_filesystem, with_retries
-from batch_nst.data.style import read_style
-from batch_nst.data.weights import weights_digest
+from batch_nst.data.images.style import read_style
+from batch_nst.data.sources.photos import Photo, stream_photos, uri_of
+from batch_nst.data.sources.reader import read_photos
+from batch_nst.data.storage.fetch import TooLarge, open_filesystem, with_retries
+from batch_nst.data.storage.lease import CLOCK_SKEW
+from batch_nst.data.storage.store import Store
+from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
-from batch_nst.pipelines.generate import check_weights
-from batch_nst.pipelines.progress import say
+from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
 
 _PHOTOS = 3
@@ -67,9 +68,9 @@ def doctor(recipe: Recipe) -> dict[str, Any]:
     """
     checks: list[Check] = []
     for check in _examine(recipe, Store(recipe.output)):
-        say(f"{check.state:<9}{check.name:<10}{check.told}")
+        log(f"{check.state:<9}{check.name:<10}{check.told}")
         if check.remedy:
-            say(f"{'':<19}remedy: {check.remedy}")
+            log(f"{'':<19}remedy: {check.remedy}")
         checks.append(check)
     counts = Counter(check.state for check in checks)
     figures = {
@@ -125,11 +126,11 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
 
 def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
     """What the nodes say; on a Ray inside this process, that is this machine."""
-    from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.cluster import connect
 
-    nodes = cluster.living_nodes()
+    nodes = connect.living_nodes()
     names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in nodes]
-    told = cluster.answers(cluster.ask(nodes, versions), _ANSWER_SECONDS)
+    told = connect.answers(connect.ask(nodes, versions), _ANSWER_SECONDS)
     yield _check(
         "nodes",
         lambda: _equal(names, told, versions()),
@@ -226,10 +227,10 @@ def _join() -> str:
         except OSError as error:
             raise ConnectionError(f"RAY_ADDRESS {address}: {error}") from error
 
-    from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.cluster import connect
 
-    cluster.connect()
-    nodes = cluster.living_nodes()
+    connect.connect()
+    nodes = connect.living_nodes()
     total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     place = f"RAY_ADDRESS {address}" if address else "no RAY_ADDRESS"
     return f"{place}: {len(nodes)} nodes up, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
@@ -268,10 +269,10 @@ def _reach(recipe: Recipe) -> None:
 
 
 def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.cluster import connect
 
-    cluster.check_output_is_shared(store)  # a node that does not see it must not make another one
-    reached = cluster.answers(cluster.ask(nodes, _reach, recipe), _ANSWER_SECONDS)
+    connect.check_output_is_shared(store)  # a node that does not see it must not make another one
+    reached = connect.answers(connect.ask(nodes, _reach, recipe), _ANSWER_SECONDS)
     faults = [
         f"{name}: {_line(found)}"
         for name, found in zip(names, reached, strict=True)
@@ -283,12 +284,12 @@ def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names
 
 
 def _clocks(nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.cluster import connect
 
     widest = 0.0
     for node, name in zip(nodes, names, strict=True):
         before = time.time()
-        (answer,) = cluster.answers(cluster.ask([node], _now), _ANSWER_SECONDS)
+        (answer,) = connect.answers(connect.ask([node], _now), _ANSWER_SECONDS)
         if isinstance(answer, Exception):
             raise answer
         apart = _apart(answer, before, time.time())
@@ -303,11 +304,11 @@ def _now() -> float:
 
 
 def _device(recipe: Recipe, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    from batch_nst.pipelines import cluster
+    from batch_nst.pipelines.cluster import connect
 
-    chosen = [cluster.choose_workers(recipe.generate.device), cluster.choose_trainers(recipe.train)]
+    chosen = [connect.choose_workers(recipe.generate.device), connect.choose_trainers(recipe.train)]
     expected = [(node, name) for node, name in zip(nodes, names, strict=True) if node["Resources"].get("GPU")]
-    seen = cluster.answers(cluster.ask([node for node, _ in expected], _gpus), _ANSWER_SECONDS)
+    seen = connect.answers(connect.ask([node for node, _ in expected], _gpus), _ANSWER_SECONDS)
     if any(workers.device == "cuda" for workers in chosen):
         for (node, name), found in zip(expected, seen, strict=True):
             if isinstance(found, Exception):

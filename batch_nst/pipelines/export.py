@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from batch_nst.data import models
-from batch_nst.data.snapshot import require_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.plan import check_recipe
-from batch_nst.pipelines.progress import say
-from batch_nst.pipelines.train import training_version
+from batch_nst.console import log
+from batch_nst.data.dataset.manifest import check_recipe
+from batch_nst.data.dataset.snapshot import require_snapshot
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
 
 
@@ -24,17 +24,17 @@ def export(recipe: Recipe, store: Store) -> dict[str, Any]:
     """
     check_recipe(recipe, store)
     version = training_version(recipe, require_snapshot(store))
-    card = models.require_card(store, version)
-    name = models.model_object(version, models.GRAPH)
-    expected = card["digests"].get(models.GRAPH)
+    card = registry.require_card(store, version)
+    name = registry.model_object(version, registry.GRAPH)
+    expected = card["digests"].get(registry.GRAPH)
     if expected is None or _digest(store, name) != expected:
         if expected is not None:
-            say(f"{store.join(name)}: is gone, or not what {models.CARD} says; it is written again")
-        from batch_nst.engine.model_files import load_net, onnx_bytes
+            log(f"{store.join(name)}: is gone, or not what {registry.CARD} says; it is written again")
+        from batch_nst.engine.model_io import load_net, onnx_bytes
 
-        net = load_net(models.read_weights(store, version), card)
-        card["digests"][models.GRAPH] = models.write_part(store, version, models.GRAPH, onnx_bytes(net))
-        models.write_card(store, version, card)
+        net = load_net(registry.read_weights(store, version), card)
+        card["digests"][registry.GRAPH] = registry.write_part(store, version, registry.GRAPH, onnx_bytes(net))
+        registry.write_card(store, version, card)
     return {"version": version, "model": store.join(name)}
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batch_nst.data.images import Pixels, as_stored
-from batch_nst.data.style import StylePicture
-from batch_nst.data.weights import read_weights
-from batch_nst.engine.gatys import losses_of, optimise
-from batch_nst.engine.memory import keep_freed_memory
+from batch_nst.data.images.codec import Pixels, as_stored
+from batch_nst.data.images.style import StyleImage
+from batch_nst.data.vgg_weights import read_weights
+from batch_nst.engine.device import Precision, choose_device, choose_dtype, keep_freed_memory
 from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
-from batch_nst.engine.precision import Precision, choose_device, choose_dtype
+from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.recipe import Generate, Loss, Vgg
 
@@ -26,7 +25,7 @@ from batch_nst.recipe import Generate, Loss, Vgg
 class Objectives:
     """A style's objective on one device: `fast` to optimise with, `exact` (fp32) to measure with."""
 
-    style: StylePicture
+    style: StyleImage
     loss: Loss
     vgg: Vgg
     device: torch.device
@@ -34,7 +33,7 @@ class Objectives:
 
     @classmethod
     def on(
-        cls, style: StylePicture, loss: Loss, vgg: Vgg, device: str, precision: Precision, threads: int
+        cls, style: StyleImage, loss: Loss, vgg: Vgg, device: str, precision: Precision, threads: int
     ) -> Objectives:
         """Settle device, precision and threads of this process; Ray gives an actor one thread unless told."""
         torch.set_num_threads(threads)

@@ -3,7 +3,7 @@
 import pytest
 from photo_bucket import UNITS, Bucket, fill
 
-from batch_nst.data.storage import Store
+from batch_nst.data.storage.store import Store
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from photo_bucket import UNITS, Bucket, fill
 from store_proxy import Proxy, Request, at_random
 from units_job import Order, as_words, run
 
-from batch_nst.data import segments, units
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.storage.store import Store
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def assert_like_a_clean_run(bucket: Bucket, output: str, ended: dict[str, Any]) 
 def assert_same_dataset(seen: Seen, clean: Seen) -> None:
     assert_whole(seen)
     assert_each_planned_id_once(seen)
-    for part in (segments.PLAN, units.DATA):
+    for part in (plan_files.PLAN, units.DATA):
         assert below(seen, part) == below(clean, part)
 
 
@@ -126,7 +126,7 @@ def test_a_store_that_is_gone_for_good_is_an_error_and_when_it_is_back_the_job_c
 
 def test_a_plan_that_cannot_be_read_leaves_its_units_pending(bucket: Bucket, proxy: Proxy) -> None:
     recipe = bucket.recipe("plan-out")
-    proxy.before = lambda request: "503" if request.kind == "get" and segments.PLAN in request.key else ""
+    proxy.before = lambda request: "503" if request.kind == "get" and plan_files.PLAN in request.key else ""
     failed = run(recipe, environment={"AWS_ENDPOINT_URL": proxy.url})
     assert failed["exit_code"] == 1
     assert failed["error"].startswith(f"{bucket.photos} images are pending: cannot read {recipe['output']}/")
@@ -198,7 +198,7 @@ def test_a_clock_that_jumps_while_it_works_stops_nobody(folder: Bucket, tmp_path
         stdout=subprocess.PIPE,
         text=True,
     )
-    while not (tmp_path / "out" / segments.PLAN).exists():
+    while not (tmp_path / "out" / plan_files.PLAN).exists():
         assert job.poll() is None
         time.sleep(0.01)
     clock.write_text(jump)

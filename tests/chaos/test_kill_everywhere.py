@@ -11,9 +11,9 @@ from photo_bucket import UNITS, Bucket
 from store_proxy import Proxy, Request
 from units_job import Job, Order, run
 
-from batch_nst.data import segments, units
-from batch_nst.data.snapshot import SNAPSHOTS
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.snapshot import SNAPSHOTS
+from batch_nst.data.storage.store import Store
 
 MOMENTS = ("before", "half", "after")
 """The store has not heard of the request; it has half the body of what was to be written; it has done what
@@ -73,7 +73,7 @@ def kill_at(number: int, moment: str, bucket: Bucket, proxy: Proxy, clean: Clean
     seen = look(store)
     assert_whole(seen)
     assert_each_planned_id_once(seen)
-    for folder in (segments.PLAN, units.DATA):
+    for folder in (plan_files.PLAN, units.DATA):
         assert below(seen, folder) == below(clean.seen, folder), told
     assert below(seen, "dataset").keys() == below(clean.seen, "dataset").keys(), told
     committed = below(left_behind, units.DATA)
@@ -93,7 +93,7 @@ def test_a_kill_at_what_is_written_costs_nothing_and_leaves_what_a_clean_run_mak
     unit = next(request for request in puts[len(puts) // 2 :] if units.DATA in request.key)
     lease, plan, snapshot = (
         next(request for request in puts if part in request.key)
-        for part in ("lease", segments.PLAN, "snapshots")
+        for part in ("lease", plan_files.PLAN, "snapshots")
     )
     for request, moment in (
         *((lease, "after"), (plan, "half"), (snapshot, "after")),
@@ -162,5 +162,5 @@ def test_a_resume_reads_a_committed_unit_once_and_another_start_does_not(
     shared_proxy.forget()
     assert run(recipe, environment=environment)["made"] == 0
     assert not shared_proxy.count("get", f"/{units.DATA}/")
-    for folder in (segments.PLAN, units.DATA, SNAPSHOTS):
+    for folder in (plan_files.PLAN, units.DATA, SNAPSHOTS):
         assert not shared_proxy.count("put", f"/{folder}/")

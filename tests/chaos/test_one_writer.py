@@ -17,9 +17,9 @@ from photo_bucket import UNITS, Bucket
 from store_proxy import Proxy, Request
 from units_job import Job, Order, as_words, run
 
-from batch_nst.data import units
-from batch_nst.data.lease import CLOCK_SKEW, SECONDS
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import units
+from batch_nst.data.storage.lease import CLOCK_SKEW, SECONDS
+from batch_nst.data.storage.store import Store
 
 HOUR = 3600.0
 

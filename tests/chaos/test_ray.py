@@ -19,8 +19,8 @@ from sleeper import entries
 from store_proxy import Proxy, Request, at_random
 from units_job import run
 
-from batch_nst.data import segments, units
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.storage.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def assert_as_from_one_clean_run(
     seen, expected = (look(Store(f"{bucket.uri}/{name}")) for name in (output, f"{output}-clean"))
     assert_whole({name: data for name, data in seen.items() if not name.startswith("runs/")})
     assert_each_planned_id_once(seen)
-    for folder in (segments.PLAN, units.DATA):
+    for folder in (plan_files.PLAN, units.DATA):
         assert below(seen, folder) == below(expected, folder)
 
 
@@ -212,7 +212,7 @@ def test_a_fifth_of_all_requests_fails_and_nothing_counts_as_bad(
     assert_as_from_one_clean_run(bucket, "ray-faults", figures)
 
 
-@pytest.mark.parametrize("gone", ["/photos/", f"/{segments.PLAN}/", f"/{units.DATA}/"])
+@pytest.mark.parametrize("gone", ["/photos/", f"/{plan_files.PLAN}/", f"/{units.DATA}/"])
 def test_an_outage_that_outlasts_the_retries_leaves_units_pending(
     bucket: Bucket, tmp_path: Path, proxy: Proxy, gone: str
 ) -> None:
@@ -224,7 +224,7 @@ def test_an_outage_that_outlasts_the_retries_leaves_units_pending(
         nonlocal came
         if request.kind in ("get", "put") and gone in request.key:
             came += 1
-            return "503" if came > (1 if gone == f"/{segments.PLAN}/" else 6) else ""
+            return "503" if came > (1 if gone == f"/{plan_files.PLAN}/" else 6) else ""
         return ""
 
     proxy.before = refuse

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from batch_nst.data import segments, units
-from batch_nst.data.card import CARD, card, write_card
-from batch_nst.data.images import encode
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.card import CARD, card, write_card
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.codec import encode
+from batch_nst.data.storage.store import Store
 
 SETTINGS = {
     "style": {"sha256": "5f" * 32, "size": 256},
@@ -90,7 +90,7 @@ def test_hugging_face_loads_the_folder_by_its_card(tmp_path: Path, monkeypatch: 
     flat = {"bytes": encode(np.full((8, 8, 3), 90, np.uint8), "webp"), "path": None}
     row = {"id": bytes(16), "uri": "a", "split": "train", "status": "ok", "content": flat, "stylized": flat}
     units.commit_unit(store, "ab" * 16, [row], "00" * 16)
-    pq.write_table(segments.PLAN_SCHEMA.empty_table(), plan := io.BytesIO())
+    pq.write_table(plan_files.PLAN_SCHEMA.empty_table(), plan := io.BytesIO())
     store.create("dataset/plan/000001.parquet", plan.getvalue())  # another Parquet file, of other columns
     write_card(store, SNAPSHOT, SETTINGS)
     found = datasets.load_dataset(store.join("dataset"), split="train", cache_dir=str(tmp_path / "cache"))

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_nst.data import census
-from batch_nst.data.census import Census, take_census
-from batch_nst.data.inputs import LISTED, Photo, photo_id
+from batch_nst.data.dataset import plan
+from batch_nst.data.dataset.plan import PlanDiff, diff_with_plan
+from batch_nst.data.sources.photos import LISTED, Photo, photo_id
 
 PHOTOS = [Photo(f"{index:03}.jpg", f"/photos/{index:03}.jpg", str(index)) for index in range(40)]
 
@@ -23,8 +23,8 @@ def ids(photos: list[Photo], crops: int = 1) -> list[bytes]:
     return [photo_id(photo.key, photo.version, crop) for photo in photos for crop in range(crops)]
 
 
-def taken(photos: list[Photo], planned: list[bytes], crops: int = 1) -> tuple[Census, list[bytes]]:
-    found = take_census(listing(photos), crops, pa.chunked_array([pa.array(planned, pa.binary(16))]))
+def taken(photos: list[Photo], planned: list[bytes], crops: int = 1) -> tuple[PlanDiff, list[bytes]]:
+    found = diff_with_plan(listing(photos), crops, pa.chunked_array([pa.array(planned, pa.binary(16))]))
     return found, [id for table in found.new for id in table["id"].to_pylist()]
 
 
@@ -54,7 +54,7 @@ def test_every_attempt_of_an_id_is_as_present_as_the_first() -> None:
 def test_rows_are_those_of_the_listing_and_are_read_as_often_as_one_likes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(census, "_IN_MEMORY", 100)  # bytes, so that a file is needed
+    monkeypatch.setattr(plan, "_IN_MEMORY", 100)  # bytes, so that a file is needed
     odd = [
         *PHOTOS,
         Photo("tar/a\n#.jpg", "s3://b/x.tar", "v", 2**40, 9),

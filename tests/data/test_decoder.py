@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.decoder`: the same pixels, and a process that may be lost."""
+"""Laws of `batch_nst.data.images.sandbox`: the same pixels, and a process that may be lost."""
 
 import gc
 import os
@@ -19,9 +19,9 @@ import pytest
 from photos import DISPLAY_P3, GREY, JPEG, KINDS, LIMITS, MAX_SECONDS, PNG, RGB, lab, many_scans, save
 from PIL import Image
 
-from batch_nst.data import images
-from batch_nst.data.decoder import Decoder, Limits, decoder_for
-from batch_nst.data.images import BadImage
+from batch_nst.data.images import codec
+from batch_nst.data.images.reasons import BadImage
+from batch_nst.data.images.sandbox import Decoder, Limits, decoder_for
 
 ROOT = Path(__file__).parents[2]
 SIZE = 24
@@ -40,8 +40,8 @@ def decoder() -> Iterator[Decoder]:
 
 def crops_of(data: bytes) -> list[bytes]:
     """What must come back for a good photo, worked out in this process."""
-    picture = images.decode(data, **LIMITS)
-    return [images.crop(picture, SIZE, number, seed).tobytes() for number, seed in CROPS]
+    picture = codec.decode(data, **LIMITS)
+    return [codec.crop(picture, SIZE, number, seed).tobytes() for number, seed in CROPS]
 
 
 def gone(pid: int) -> bool:
@@ -77,7 +77,7 @@ def test_every_kind_of_photo_has_its_outcome_and_the_pixels_that_it_has_in_proce
 )
 def test_a_whole_picture_has_the_pixels_that_it_has_in_process(decoder: Decoder, name: str) -> None:
     picture = decoder.picture(KINDS[name].data)
-    np.testing.assert_array_equal(picture, images.decode(KINDS[name].data, **LIMITS))
+    np.testing.assert_array_equal(picture, codec.decode(KINDS[name].data, **LIMITS))
 
 
 def test_a_whole_picture_that_is_bad_is_refused_like_its_crops(decoder: Decoder) -> None:
@@ -184,7 +184,7 @@ PARENT = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from batch_nst.data.decoder import Decoder, Limits
+from batch_nst.data.images.sandbox import Decoder, Limits
 decoder = Decoder(Limits(8, 1 << 24, 1 << 20, float(sys.argv[3])))
 decoder.crops(Path("photo.png").read_bytes(), 24, [(0, b"")])
 print(decoder.pid, flush=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_nst.data.ids import Index, halves, joined, latest, repeated
+from batch_nst.data.dataset.ids import Index, halves, joined, latest, repeated
 
 CHANCE = np.random.default_rng(7)
 # Few different first halves, so that ids collide in them far more often than chance would have it.

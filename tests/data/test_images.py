@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.images`: what becomes of every kind of photo, of squares and of stored pictures."""
+"""Laws of `images.codec`: what becomes of every kind of photo, of squares and of stored pictures."""
 
 import pickle
 import resource
@@ -32,15 +32,8 @@ from photos import (
 )
 from PIL import Image
 
-from batch_nst.data.images import (
-    REASONS,
-    BadImage,
-    crop,
-    decode,
-    decode_stored,
-    encode,
-    resize_short_side,
-)
+from batch_nst.data.images.codec import crop, decode, decode_stored, encode, resize_short_side
+from batch_nst.data.images.reasons import REASONS, BadImage
 
 
 def _decode(data, **limits):

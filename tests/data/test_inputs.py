@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.inputs`: which photos there are, under which ids, on which side of the split."""
+"""Laws of `sources.photos`: which photos there are, under which ids, on which side of the split."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from batch_nst.data import storage, versions
-from batch_nst.data.inputs import Photo, is_held_out, key_hash, list_photos, photo_id
-from batch_nst.data.storage import fetch
+from batch_nst.data.sources.photos import Photo, is_held_out, key_hash, list_photos, photo_id
+from batch_nst.data.storage import fetch as storage_fetch
+from batch_nst.data.storage.fetch import fetch
 from batch_nst.errors import RecipeError
 
 ODD = ["a b#1.jpg", "100%20.jpg", "é/ü?x=1&y.jpg", "日本/[0]*.JPG", "new\nline.png", "a+b::c.jpeg"]
@@ -275,9 +275,9 @@ def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_version_speaks_of_content_where_the_store_tells_it() -> None:
     google = {"etag": "changes with labels", "md5Hash": "of the content", "crc32c": "too", "size": 3}
-    assert versions.of_info(google) == "of the content"
-    assert versions.of_info({name: google[name] for name in ("etag", "crc32c")}) == "too"
-    assert versions.of_info({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
+    assert storage_fetch.of_info(google) == "of the content"
+    assert storage_fetch.of_info({name: google[name] for name in ("etag", "crc32c")}) == "too"
+    assert storage_fetch.of_info({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(
@@ -302,7 +302,7 @@ def test_listing_reads_no_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("bytes were read")
 
-    monkeypatch.setattr("batch_nst.data.inputs.fetch", refuse)
-    monkeypatch.setattr(storage, "_get", refuse)
+    monkeypatch.setattr("batch_nst.data.sources.photos.fetch", refuse)
+    monkeypatch.setattr(storage_fetch, "get_range", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert keys(place.uri) == sorted(PLAIN)

@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.lease`."""
+"""Laws of `batch_nst.data.storage.lease`."""
 
 import contextlib
 import json
@@ -14,15 +14,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from batch_nst.data import lease as lease_module
-from batch_nst.data.lease import CLOCK_SKEW, Lease, acquire
-from batch_nst.data.storage import Store
+from batch_nst.data.storage import lease as lease_module
+from batch_nst.data.storage.lease import CLOCK_SKEW, Lease, acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError, StorageError
 
 HOLDER = """
 import sys
-from batch_nst.data.lease import acquire
-from batch_nst.data.storage import Store
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError
 sys.stdin.readline()
 try:

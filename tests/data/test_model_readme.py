@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from batch_nst.data.model_readme import EXAMPLE, readme
+from batch_nst.data.models.card import EXAMPLE, readme
 
 LOSSES = {"total": 12345.6, "content": 0.25, "style": 120.0, "checkerboard": 0.5}
 CARD: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.outcomes`: every planned id has one outcome, or nothing is sealed."""
+"""Laws of `batch_nst.data.dataset.audit`: every planned id has one outcome, or nothing is sealed."""
 
 import random
 from collections import Counter
@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from batch_nst.data import units
-from batch_nst.data.outcomes import COUNTED, Outcomes, settle
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.audit import COUNTED, Outcomes, audit
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import AuditError
 from batch_nst.recipe import Quality
 
@@ -46,7 +46,7 @@ def commit(store: Store, unit: str, outcomes: dict[bytes, str]) -> None:
 
 
 def settled(store: Store, planned: list[Planned]) -> Outcomes:
-    return settle(store, table(planned), {}, set(), OFF)
+    return audit(store, table(planned), {}, set(), OFF)
 
 
 def random_dataset(store: Store, seed: int) -> tuple[list[Planned], dict[str, dict[bytes, str]]]:
@@ -115,7 +115,7 @@ def test_how_a_plan_is_laid_out_in_memory_changes_nothing(store: Store) -> None:
         [part.set_column(2, "unit", part["unit"].combine_chunks().dictionary_encode()) for part in parts]
     )
     outcomes = [
-        settle(store, each, {}, set(), OFF)._replace(summaries=None)
+        audit(store, each, {}, set(), OFF)._replace(summaries=None)
         for each in (whole, pa.concat_tables(parts), encoded)
     ]
     assert outcomes[0] == outcomes[1] == outcomes[2]

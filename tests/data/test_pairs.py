@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from drawing import drawn
 
-from batch_nst.data import pairs, units
-from batch_nst.data.images import encode
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import sampler, units
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.codec import encode
+from batch_nst.data.storage.store import Store
 
 SIDE = 8
 
@@ -36,7 +36,7 @@ def row(number: int, split: str = "train", status: str = "ok") -> dict:
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """Ten pairs to train on in four units, among held-out, rejected and gone ones."""
-    monkeypatch.setattr(pairs, "WINDOW_UNITS", 2)
+    monkeypatch.setattr(sampler, "WINDOW_UNITS", 2)
     store = Store(str(tmp_path))
     contents = [
         [row(1), row(2), row(3)],
@@ -53,13 +53,13 @@ def dataset(tmp_path, monkeypatch):
     return store, Snapshot(1, 1, "digest", counts, entries, [(bytes([102]) * 16).hex()])
 
 
-def numbers(batch: pairs.Batch) -> list[int]:
+def numbers(batch: sampler.Batch) -> list[int]:
     assert (batch.content == batch.optimised).all()
     return batch.content[:, 0, 0, 0].tolist()
 
 
 def first(dataset, count: int, seed: int, start: int = 0, **worker: int) -> list[list[int]]:
-    share = pairs.Share(seed, 2, **worker)
+    share = sampler.Share(seed, 2, **worker)
     return [numbers(batch) for batch in drawn(*dataset, share, start + count, start)]
 
 
@@ -98,9 +98,9 @@ def test_a_resumed_order_is_the_rest_of_the_uninterrupted_one(dataset, start):
 @pytest.mark.parametrize("start", [0, 3])
 def test_portions_end_where_windows_do_and_hold_what_a_training_has_left(dataset, monkeypatch, least, start):
     whole = first(dataset, 13, seed=2)
-    monkeypatch.setattr(pairs, "PORTION", least)
+    monkeypatch.setattr(sampler, "PORTION", least)
     _, snapshot = dataset
-    places = pairs.portions(snapshot, pairs.Share(2, 2), start, 13)
+    places = sampler.portions(snapshot, sampler.Share(2, 2), start, 13)
     edges = [portion["first"] for portion in places] + [26]
     assert [portion["end"] for portion in places] == edges[1:]
     assert edges[0] == 2 * start
@@ -118,7 +118,7 @@ def test_a_global_batch_does_not_depend_on_the_number_of_workers(dataset):
 @pytest.mark.parametrize("world", [2, 3, 4, 5])
 def test_shares_are_even_to_a_pair_and_make_up_the_global_batch(dataset, world):
     def share(rank: int, world: int) -> list[int]:
-        return numbers(next(drawn(*dataset, pairs.Share(0, 5, rank, world), 1)))
+        return numbers(next(drawn(*dataset, sampler.Share(0, 5, rank, world), 1)))
 
     shares = [share(rank, world) for rank in range(world)]
     assert list(chain.from_iterable(shares)) == share(0, 1)
@@ -132,7 +132,7 @@ def test_crop_and_flip_are_the_same_for_both_pictures_and_depend_on_the_position
     store = Store(str(tmp_path))
     summary = units.commit_unit(store, "0" * 32, [{**row(1), "content": both, "stylized": both}], digest="")
     snapshot = Snapshot(1, 1, "", {"ok": 1}, [{**summary, "left_out": 0}], [])
-    share = pairs.Share(0, 1)
+    share = sampler.Share(0, 1)
     whole = list(drawn(store, snapshot, share, 12, crop_size=5))
     again = list(drawn(store, snapshot, share, 12, start=4, crop_size=5))
     windows = [pixels[y : y + 5, x : x + 5] for y in range(4) for x in range(4)]

@@ -1,11 +1,11 @@
-"""Laws of `batch_nst.data.quality`: exact thresholds, and no rule where there is no distribution."""
+"""Laws of `batch_nst.data.dataset.quality`: exact thresholds, and no rule where there is no distribution."""
 
 import math
 
 import numpy as np
 import pytest
 
-from batch_nst.data.quality import FEWEST, RULES, change, figures_of, judge, told_of
+from batch_nst.data.dataset.quality import FEWEST, RULES, change, figures_of, judge, told_of
 from batch_nst.recipe import Quality
 
 NAN = float("nan")

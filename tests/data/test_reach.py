@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.reach`: a table or list names photos where the recipe says, and nowhere else."""
+"""Laws of `sources.allowlist`: a table or list names photos where the recipe says, and nowhere else."""
 
 import socketserver
 import threading
@@ -9,17 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from batch_nst.data.images import BadImage
-from batch_nst.data.inputs import list_photos
-from batch_nst.data.reach import Reach, refused
-from batch_nst.data.reading import read_photos
+from batch_nst.data.images.reasons import BadImage
+from batch_nst.data.sources.allowlist import Allowlist, refused
+from batch_nst.data.sources.photos import list_photos
+from batch_nst.data.sources.reader import read_photos
 
 OUTSIDE, SECRET = "outside_stores", "holds_credentials"
 
 
 def judged(source: str, stores: list[str], uris: list[str]) -> dict[str, str]:
     """Each URI's reason; empty where it may be read."""
-    versions = Reach(source, stores).judge(pa.array(uris, pa.string())).to_pylist()
+    versions = Allowlist(source, stores).judge(pa.array(uris, pa.string())).to_pylist()
     reasons = [version and refused(version) for version in versions]
     return dict(zip(uris, [reason.reason if reason else "" for reason in reasons], strict=True))
 

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from batch_nst.data import images, storage
-from batch_nst.data.inputs import (
+from batch_nst.data.images import codec
+from batch_nst.data.sources.listing import list_files
+from batch_nst.data.sources.photos import (
     BATCH,
     LISTED,
     Photo,
@@ -27,9 +28,10 @@ from batch_nst.data.inputs import (
     stream_photos,
     uri_of,
 )
-from batch_nst.data.listing import list_files
-from batch_nst.data.reading import read_photos
-from batch_nst.data.storage import Store, TooLarge
+from batch_nst.data.sources.reader import read_photos
+from batch_nst.data.storage import fetch, store
+from batch_nst.data.storage.fetch import TooLarge
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, RecipeError, StorageError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -142,7 +144,7 @@ def test_every_kind_gives_the_same_pixels(home: Store, put: Callable[[Store, Pho
     for photo, data in zip(photos, read_photos(photos, 1 << 20), strict=True):
         (name,) = (name for name in NAMES if photo.key.endswith(name))
         assert isinstance(data, bytes)
-        assert (images.decode(data, **limits) == images.decode(PHOTOS[name], **limits)).all()
+        assert (codec.decode(data, **limits) == codec.decode(PHOTOS[name], **limits)).all()
 
 
 @pytest.mark.parametrize("put", PUT)
@@ -255,14 +257,14 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
-        get = storage._get
+        get = fetch.get_range
 
         def counted(*arguments: Any) -> tuple[bytes, str]:
             data, version = get(*arguments)
             self.sizes.append(len(data))
             return data, version
 
-        monkeypatch.setattr(storage, "_get", counted)
+        monkeypatch.setattr(fetch, "get_range", counted)
 
     def counted(self) -> tuple[int, int]:
         """How many since the last call, and their bytes."""
@@ -400,7 +402,7 @@ def test_large_objects_of_several_chunks_are_what_was_listed(s3: str, tmp_path: 
 def test_the_digest_that_google_lists_is_held_against_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/google/a.png", b"x")
-    monkeypatch.setattr(storage, "open_filesystem", lambda _: (memory, "/google/a.png"))
+    monkeypatch.setattr(fetch, "open_filesystem", lambda _: (memory, "/google/a.png"))
     listed = Photo("a.png", "gs://google/a.png", "QVKQdpWURg4uSFkikE80XQ==", length=1)
     assert isinstance(read_photos([listed], 10)[0], FileNotFoundError)
     assert read_photos([listed._replace(version="ndTkYSaMgDT1yFZOFVxnpg==")], 10) == [b"x"]
@@ -427,8 +429,8 @@ def test_an_outage_is_a_storage_error(s3: str, tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object) -> bytes:
         raise ConnectionResetError("reset")
 
-    monkeypatch.setattr(storage, "_get", refuse)
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    monkeypatch.setattr(fetch, "get_range", refuse)
+    monkeypatch.setattr(store.time, "sleep", lambda _: None)
     assert [type(fault) for fault in read_photos(photos, 1 << 20)] == [OutageError] * 3
     with pytest.raises(StorageError):  # and no fault of the recipe
         list_photos(home.join("tars"))

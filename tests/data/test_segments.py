@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from batch_nst.data import segments
-from batch_nst.data.census import take_census
-from batch_nst.data.inputs import LISTED, Photo, photo_id
-from batch_nst.data.segments import PLAN_SCHEMA, Written
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files
+from batch_nst.data.dataset.plan import diff_with_plan
+from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, Written
+from batch_nst.data.sources.photos import LISTED, Photo, photo_id
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError
 
 PHOTOS = [Photo(f"{index:03}.jpg", f"s3://photos/{index:03}.jpg", f"etag{index}") for index in range(50)]
@@ -26,8 +26,8 @@ def store(request: pytest.FixtureRequest, tmp_path: str) -> Store:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups of two units, and segments of two groups of units of 4 images."""
-    monkeypatch.setattr(segments, "GROUP_UNITS", 2)
-    monkeypatch.setattr(segments, "SEGMENT_ROWS", 16)
+    monkeypatch.setattr(plan_files, "GROUP_UNITS", 2)
+    monkeypatch.setattr(plan_files, "SEGMENT_ROWS", 16)
 
 
 def listing(photos: list[Photo], batch: int = 7) -> Iterator[pa.RecordBatch]:
@@ -38,23 +38,23 @@ def listing(photos: list[Photo], batch: int = 7) -> Iterator[pa.RecordBatch]:
 
 def new_rows(photos: list[Photo], crops: int = 1, planned: pa.Table | None = None) -> list[pa.Table]:
     ids = (planned or PLAN_SCHEMA.empty_table())["id"]
-    return list(take_census(listing(photos), crops, ids).new)
+    return list(diff_with_plan(listing(photos), crops, ids).new)
 
 
 def cut(
     photos: list[Photo], crops: int = 1, unit_images: int = 4, planned: pa.Table | None = None
 ) -> pa.Table:
     rows = new_rows(photos, crops, planned)
-    groups = segments.cut_groups(rows, unit_images, attempt=0)
+    groups = plan_files.cut_groups(rows, unit_images, attempt=0)
     return pa.concat_tables([PLAN_SCHEMA.empty_table(), *groups])
 
 
 def written_down(store: Store, *groups: pa.Table) -> Written:
-    return segments.append_segments(store, groups, segments.read_written(store))
+    return plan_files.append_segments(store, groups, plan_files.read_written(store))
 
 
 def whole(store: Store, written: Written) -> pa.Table:
-    tables = [segments.read_group(store, group) for group in written.groups]
+    tables = [plan_files.read_group(store, group) for group in written.groups]
     return pa.concat_tables([PLAN_SCHEMA.empty_table(), *tables])
 
 
@@ -72,10 +72,10 @@ def test_every_crop_is_planned_once_in_units_of_the_given_size() -> None:
 @pytest.mark.usefixtures("small")
 def test_the_cutting_is_blind_to_how_rows_arrive() -> None:
     rows = pa.concat_tables(new_rows(PHOTOS))
-    at_once = segments.cut(rows, 4, attempt=0)
+    at_once = plan_files.cut(rows, 4, attempt=0)
     for size in (1, 7, 50):
         parts = [rows.slice(first, size) for first in range(0, len(PHOTOS), size)]
-        groups = list(segments.cut_groups(parts, 4, attempt=0))
+        groups = list(plan_files.cut_groups(parts, 4, attempt=0))
         assert [group.num_rows for group in groups] == [8] * 6 + [2]
         assert pa.concat_tables(groups).equals(at_once)
 
@@ -96,8 +96,8 @@ def test_a_units_name_depends_on_its_ids_and_the_attempt_alone() -> None:
     moved = cut([photo._replace(source=f"/mnt/{photo.key}") for photo in PHOTOS])
     for plan in (one, moved.slice(0, 4)):
         assert plan["unit"].to_pylist() == ["d7d7507d8080e3fd8a3cf8b45d25ec13"] * 4
-    again = segments.cut(one, 4, attempt=1)
-    fewer = segments.cut(one.slice(0, 3), 4, attempt=0)
+    again = plan_files.cut(one, 4, attempt=1)
+    fewer = plan_files.cut(one.slice(0, 3), 4, attempt=0)
     for plan in (again, fewer):
         assert not set(plan["unit"].to_pylist()) & set(one["unit"].to_pylist())
     assert again.drop_columns(["unit", "attempt"]).equals(one.drop_columns(["unit", "attempt"]))
@@ -106,17 +106,17 @@ def test_a_units_name_depends_on_its_ids_and_the_attempt_alone() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_segments_are_read_as_they_were_written(store: Store) -> None:
-    assert segments.read_written(store).rows.num_rows == 0
+    assert plan_files.read_written(store).rows.num_rows == 0
     odd = [
         Photo("é\n #%.jpg", "s3://b/é\n #%.jpg", "missing", 2**40, 17),
         Photo("row", "s3://b/x.parquet", "1", 5),
     ]
-    first = list(segments.cut_groups(new_rows(PHOTOS), 4, attempt=0))
-    written = segments.append_segments(store, first, segments.read_written(store), listing="of the first")
-    assert store.list(segments.PLAN) == [f"dataset/plan/{number:06}.parquet" for number in (1, 2, 3, 4)]
+    first = list(plan_files.cut_groups(new_rows(PHOTOS), 4, attempt=0))
+    written = plan_files.append_segments(store, first, plan_files.read_written(store), listing="of the first")
+    assert store.list(plan_files.PLAN) == [f"dataset/plan/{number:06}.parquet" for number in (1, 2, 3, 4)]
     assert [group.rows for group in written.groups] == [8] * 6 + [2]
-    assert segments.segments_for(len(first), 4) == 4
-    found = segments.read_written(store)
+    assert plan_files.segments_for(len(first), 4) == 4
+    found = plan_files.read_written(store)
     assert (found.rows.to_pylist(), *found[1:]) == (written.rows.to_pylist(), *written[1:])
     assert (found.segments, found.listing) == (4, "of the first")
     written = written_down(store, cut(odd))
@@ -130,28 +130,28 @@ def test_segments_are_read_as_they_were_written(store: Store) -> None:
 def test_some_units_of_a_group_are_read_without_the_others(store: Store) -> None:
     (group, *_), plan = written_down(store, cut(PHOTOS[:8])).groups, cut(PHOTOS[:8])
     second = plan["unit"].to_pylist()[4]
-    assert segments.read_group(store, group, [second]).equals(plan.slice(4))
-    keys = segments.read_group(store, group, [second], ["unit", "key"])
+    assert plan_files.read_group(store, group, [second]).equals(plan.slice(4))
+    keys = plan_files.read_group(store, group, [second], ["unit", "key"])
     assert keys.to_pydict() == {"unit": [second] * 4, "key": plan["key"].to_pylist()[4:]}
 
 
 def test_a_segment_is_written_by_one(store: Store) -> None:
-    before = segments.read_written(store)
+    before = plan_files.read_written(store)
     written = written_down(store, cut(PHOTOS))
     with pytest.raises(LeaseError, match=r"000001\.parquet: written by another run"):
-        segments.append_segments(store, [cut(PHOTOS[:3])], before)  # a zombie that looked before
-    assert segments.read_written(store).rows.to_pylist() == written.rows.to_pylist()
+        plan_files.append_segments(store, [cut(PHOTOS[:3])], before)  # a zombie that looked before
+    assert plan_files.read_written(store).rows.to_pylist() == written.rows.to_pylist()
 
 
 @pytest.mark.usefixtures("small")
 def test_where_a_segment_is_deleted_the_next_ones_find_a_number(store: Store) -> None:
-    written_down(store, *segments.cut_groups(new_rows(PHOTOS), 4, attempt=0))
-    store.delete(f"{segments.PLAN}/000002.parquet")
-    store.create(f"{segments.PLAN}/.DS_Store", b"what a file manager leaves")
-    left = segments.read_written(store)
+    written_down(store, *plan_files.cut_groups(new_rows(PHOTOS), 4, attempt=0))
+    store.delete(f"{plan_files.PLAN}/000002.parquet")
+    store.create(f"{plan_files.PLAN}/.DS_Store", b"what a file manager leaves")
+    left = plan_files.read_written(store)
     assert (left.segments, left.rows.num_rows) == (3, len(PHOTOS) - 16)
     again = new_rows(PHOTOS, planned=whole(store, left))
     assert sum(table.num_rows for table in again) == 16
-    written = written_down(store, *segments.cut_groups(again, 4, attempt=0))
-    assert store.exists(f"{segments.PLAN}/000005.parquet")
+    written = written_down(store, *plan_files.cut_groups(again, 4, attempt=0))
+    assert store.exists(f"{plan_files.PLAN}/000005.parquet")
     assert (written.segments, written.rows.num_rows) == (4, len(PHOTOS))

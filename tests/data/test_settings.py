@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.settings`: what decides pixels is written once."""
+"""Laws of `batch_nst.data.dataset.manifest`: what decides pixels is written once."""
 
 import copy
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from batch_nst.data.settings import SETTINGS, check_settings, read_settings, write_settings
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset.manifest import SETTINGS, check_settings, read_settings, write_settings
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
 
 DOCUMENT: dict[str, Any] = {

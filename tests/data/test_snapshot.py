@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.snapshot`: what is sealed, what is left out, and what training is given."""
+"""Laws of `batch_nst.data.dataset.snapshot`: what is sealed, what is left out, and what training is given."""
 
 import dataclasses
 import io
@@ -13,10 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_nst.data import segments, units
-from batch_nst.data.images import encode
-from batch_nst.data.inputs import photo_id
-from batch_nst.data.snapshot import (
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.snapshot import (
     SNAPSHOTS,
     Snapshot,
     latest_snapshot,
@@ -24,8 +22,10 @@ from batch_nst.data.snapshot import (
     seal,
     unit_pairs,
 )
-from batch_nst.data.storage import Store
-from batch_nst.data.summaries import SUMMARIES, changes_of
+from batch_nst.data.dataset.summaries import SUMMARIES, changes_of
+from batch_nst.data.images.codec import encode
+from batch_nst.data.sources.photos import photo_id
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import AuditError, IncompleteError, LeaseError
 from batch_nst.recipe import Quality
 
@@ -42,20 +42,20 @@ class Dataset:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.plan = segments.PLAN_SCHEMA.empty_table()
+        self.plan = plan_files.PLAN_SCHEMA.empty_table()
         self.present: set[bytes] = set()
         self.known: dict[str, str] = {}
 
     def add(self, *names: str) -> None:
         """Plan photos, two in a unit."""
         rows = planned_rows(names)
-        self.plan = pa.concat_tables([self.plan, segments.cut(rows, 2, attempt=0)])
+        self.plan = pa.concat_tables([self.plan, plan_files.cut(rows, 2, attempt=0)])
         self.present |= set(rows["id"].to_pylist())
 
     def retry(self, *names: str) -> None:
         """Plan photos once more."""
         attempt = 1 + max(row["attempt"] for row in self.plan.to_pylist() if row["key"] in names)
-        self.plan = pa.concat_tables([self.plan, segments.cut(planned_rows(names), 2, attempt)])
+        self.plan = pa.concat_tables([self.plan, plan_files.cut(planned_rows(names), 2, attempt)])
 
     def make(self, **outcomes: str) -> None:
         """Commit the units of the latest attempts of these photos: ok, held_out, rejected or failed."""
@@ -93,7 +93,7 @@ def planned_rows(names: Sequence[str]) -> pa.Table:
         {"id": photo_id(name, "1", 0), "key": name, "source": name, "version": "1", "crop": 0}
         for name in names
     ]
-    return pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=plan_files.PLAN_SCHEMA)
 
 
 def planned(plan: pa.Table, present: set[bytes]) -> pa.Table:
@@ -276,7 +276,7 @@ def test_a_zombie_that_looked_before_is_refused(dataset: Dataset, monkeypatch: p
     dataset.add("a", "b", "c")
     dataset.make(a="ok", b="ok")
     sealed = dataset.seal(token=5)
-    monkeypatch.setattr("batch_nst.data.snapshot.latest_snapshot", lambda _: None)
+    monkeypatch.setattr("batch_nst.data.dataset.snapshot.latest_snapshot", lambda _: None)
     with pytest.raises(LeaseError, match=r"000001\.json: sealed by another run"):
         dataset.seal(token=4)
     monkeypatch.undo()
@@ -324,7 +324,7 @@ def test_sealing_is_not_quadratic(tmp_path: Path) -> None:
 
 def seconds_to_seal(store: Store, count: int) -> float:
     """A unit whose images are all gone: the worst case."""
-    plan = segments.cut(planned_rows([str(index) for index in range(count)]), count, attempt=0)
+    plan = plan_files.cut(planned_rows([str(index) for index in range(count)]), count, attempt=0)
     rows = [{"id": identity, "split": "train", "status": "ok"} for identity in plan["id"].to_pylist()]
     units.commit_unit(store, plan["unit"][0].as_py(), rows, "0")
     start = time.process_time()

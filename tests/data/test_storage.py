@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.storage`, on a disk and on a real object store."""
+"""Laws of `batch_nst.data.storage.store`, on a disk and on a real object store."""
 
 import errno
 import os
@@ -17,10 +17,11 @@ import fsspec
 import pytest
 from store_proxy import Proxy
 
-from batch_nst.data import storage
-from batch_nst.data.inputs import Photo, list_photos
-from batch_nst.data.reading import read_photos
-from batch_nst.data.storage import Store, TooLarge, fetch, is_remote, open_filesystem, with_retries
+from batch_nst.data.sources.photos import Photo, list_photos
+from batch_nst.data.sources.reader import read_photos
+from batch_nst.data.storage import fetch as storage_fetch
+from batch_nst.data.storage.fetch import TooLarge, fetch, is_remote, open_filesystem, with_retries
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, RecipeError, StorageError
 
 ODD_NAMES = ["a b#1.jpg", "100%20.jpg", "é/ü?x=1&y.jpg", "[0]*.jpg", "a+b::c.jpg"]
@@ -109,7 +110,7 @@ def test_a_writer_killed_at_any_point_leaves_nothing_partial(tmp_path: Path, cal
     store.replace("old", b"old")
     name = "new" if call == "create" else "old"
     code = (
-        "import os, sys; from batch_nst.data.storage import Store\n"
+        "import os, sys; from batch_nst.data.storage.store import Store\n"
         f"{point} = lambda *a, **k: os.kill(os.getpid(), 9)\n"
         f"Store({store.uri!r}).{call}({name!r}, b'new')"
     )
@@ -206,8 +207,8 @@ def test_what_is_no_regular_file_is_missing(tmp_path: Path, kind: str) -> None:
         path.symlink_to("/dev/zero" if kind == "device" else path)
     for read in (
         lambda: fetch(str(path), 10),
-        lambda: storage.fetch_range(str(path), 0, 1),
-        lambda: storage.open_object(str(path), 10),
+        lambda: storage_fetch.fetch_range(str(path), 0, 1),
+        lambda: storage_fetch.open_object(str(path), 10),
     ):
         with pytest.raises(FileNotFoundError):
             read()
@@ -274,7 +275,7 @@ def test_answers_and_bugs_are_not_retried(error: Exception) -> None:
 def faults(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[deque[str]]:
     """What the proxy, which this process goes through, does to the next requests, one each."""
     kind = fsspec.get_filesystem_class("s3")
-    monkeypatch.setattr(storage, "MAX_DELAY", 0.01)
+    monkeypatch.setattr(storage_fetch, "MAX_DELAY", 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     kind.clear_instance_cache()  # instances keep the endpoint that they were made with
@@ -377,7 +378,7 @@ def test_a_look_with_bad_credentials_is_an_outage_and_no_photo_counts_as_missing
     """HEAD is answered with 403 and nothing more, for whatever reason."""
     kind = type(open_filesystem(s3)[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    monkeypatch.setattr(storage, "MAX_DELAY", 0.01)
+    monkeypatch.setattr(storage_fetch, "MAX_DELAY", 0.01)
     kind.clear_instance_cache()
     with pytest.raises(OutageError, match=rf"cannot look at {s3}/photo.jpg: .*signature"):
         list_photos([f"{s3}/photo.jpg"])

@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.tables`: what columns say, and what is no table of photos."""
+"""Laws of `batch_nst.data.sources.tables`: what columns say, and what is no table of photos."""
 
 import datetime
 from pathlib import Path
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_nst.data.inputs import list_photos
+from batch_nst.data.sources.photos import list_photos
 from batch_nst.errors import RecipeError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

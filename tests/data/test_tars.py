@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.tars`: members where they lie, and nothing that a hostile tar wants."""
+"""Laws of `batch_nst.data.sources.archives`: members where they lie, and nothing that a hostile tar wants."""
 
 import io
 import random
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from batch_nst.data.inputs import list_photos
-from batch_nst.data.storage import TooLarge
-from batch_nst.data.tars import Member, _parse_pax, list_members, read_member
+from batch_nst.data.sources.archives import Member, _parse_pax, list_members, read_member
+from batch_nst.data.sources.photos import list_photos
+from batch_nst.data.storage.fetch import TooLarge
 from batch_nst.errors import RecipeError
 
 LONG = "deep/" * 60 + "é\n #%.jpg"

@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.data.units`: a unit has one writer, others read it."""
+"""Laws of `batch_nst.data.dataset.units`: a unit has one writer, others read it."""
 
 import io
 import threading
@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from batch_nst.data import units
-from batch_nst.data.inputs import photo_id
-from batch_nst.data.storage import Store
-from batch_nst.data.summaries import count
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.summaries import count
+from batch_nst.data.sources.photos import photo_id
+from batch_nst.data.storage.store import Store
 
 DIGEST = "0" * 32
 

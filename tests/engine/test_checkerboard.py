@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from batch_nst.engine.checkerboard import checkerboard
+from batch_nst.engine.image_metrics import checkerboard
 
 
 def repeated(cell: Tensor, rows: int, columns: int) -> Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from batch_nst.engine.gram import gram
 from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
+from batch_nst.engine.perceptual_loss import gram
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

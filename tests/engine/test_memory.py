@@ -3,26 +3,28 @@
 import pytest
 import torch
 
-from batch_nst.engine import memory
-from batch_nst.engine.memory import choose_batch, run_in_batches
+from batch_nst.engine import device as engine_device
+from batch_nst.engine.device import choose_batch, run_in_batches
 
 CPU = torch.device("cpu")
 
 
 def test_a_batch_has_the_same_number_of_pixels_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 1e12)
+    monkeypatch.setattr(engine_device, "_free_bytes", lambda device: 1e12)
     assert [choose_batch(side, CPU) for side in (64, 128, 256, 512, 4096)] == [64, 16, 4, 1, 1]
 
 
 def test_a_batch_fits_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 2 * 3 * 128**2 * memory._BYTES_PER_PIXEL)
+    monkeypatch.setattr(
+        engine_device, "_free_bytes", lambda device: 2 * 3 * 128**2 * engine_device._BYTES_PER_PIXEL
+    )
     assert choose_batch(128, CPU) == 3
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 0)
+    monkeypatch.setattr(engine_device, "_free_bytes", lambda device: 0)
     assert choose_batch(128, CPU) == 1
 
 
 def test_what_is_free_here_is_some_of_what_there_is() -> None:
-    assert 0 < memory._free_bytes(CPU) < 2**50
+    assert 0 < engine_device._free_bytes(CPU) < 2**50
 
 
 class Device:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from batch_nst.engine.model_files import load_net, model_bytes, one_at_a_time, onnx_bytes, stylize_image
+from batch_nst.engine.model_io import load_net, model_bytes, one_at_a_time, onnx_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError, WeightsError
 from batch_nst.recipe import NETWORKS

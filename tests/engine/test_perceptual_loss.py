@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from batch_nst.data.weights import bundled_weights
+from batch_nst.data.vgg_weights import bundled_weights
 from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.vgg import Vgg16

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from batch_nst.engine.ssim import ssim
+from batch_nst.engine.image_metrics import ssim
 
 C1, C2 = 6.5025, 58.5225
 

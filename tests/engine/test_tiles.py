@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from batch_nst.engine import tiles
-from batch_nst.engine.model_files import one_at_a_time, stylize_image
-from batch_nst.engine.tiles import stylize_tiles
+from batch_nst.engine import tiling
+from batch_nst.engine.model_io import one_at_a_time, stylize_image
+from batch_nst.engine.tiling import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.recipe import NETWORKS
 
@@ -98,6 +98,6 @@ def test_no_convolution_sees_more_than_a_tile_and_its_reach(
         return original(values, *rest, **more)
 
     original = F.conv2d
-    monkeypatch.setattr(tiles.F, "conv2d", conv2d)
+    monkeypatch.setattr(tiling.F, "conv2d", conv2d)
     stylize_tiles(net, photo(150, 250), tile=TILE)
     assert max(seen) == 2 * TILE + 1 + 8  # the stem's 9 x 9 below a convolution that takes every second pixel

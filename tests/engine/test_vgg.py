@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
 import batch_nst.engine.vgg
-from batch_nst.data.weights import BUNDLED_SHA256, bundled_weights
+from batch_nst.data.vgg_weights import BUNDLED_SHA256, bundled_weights
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import WeightsError
 from batch_nst.recipe import VGG_LAYERS

@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from batch_nst.data.inputs import key_hash
-from batch_nst.data.pairs import Batch
-from batch_nst.data.style import StylePicture
+from batch_nst.data.dataset.sampler import Batch
+from batch_nst.data.images.style import StyleImage
+from batch_nst.data.sources.photos import key_hash
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.ablation import Pairs, Scale, ablate, lesson, shuffled
-from batch_nst.pipelines.arms import ARMS
-from batch_nst.pipelines.findings import contact_sheet, tables
+from batch_nst.pipelines.benchmark.ablation import Scale, ablate, lesson, shuffled
+from batch_nst.pipelines.benchmark.ablation_arms import ARMS, our_student
+from batch_nst.pipelines.benchmark.ablation_pairs import Pairs
+from batch_nst.pipelines.benchmark.ablation_report import contact_sheet, tables
 from batch_nst.pipelines.objective import Objectives
-from batch_nst.pipelines.students import ours
-from batch_nst.pipelines.training import weights_at
+from batch_nst.pipelines.train.trainer import weights_at
 from batch_nst.recipe import Loss, Quality, Train, Vgg, value_at
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -272,12 +272,12 @@ def test_a_photo_is_cut_where_its_picture_is() -> None:
 def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
     """At the end the rate is 0, whatever the number of the step."""
     chance = np.random.default_rng(0)
-    painting = StylePicture.of_pixels(chance.integers(0, 256, (40, 40, 3), np.uint8))
+    painting = StyleImage.of_pixels(chance.integers(0, 256, (40, 40, 3), np.uint8))
     layers = Loss(content_layers={"relu2_1": 1.0}, style_layers={"relu1_1": 1.0})
     batch = Batch(*chance.integers(0, 256, (2, 4, 32, 32, 3), np.uint8))
     before = torch.get_num_threads()
     objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
-    student = ours(Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]]), objectives, 2)
+    student = our_student(Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]]), objectives, 2)
     torch.set_num_threads(before)
 
     def moved(part: float) -> float:

@@ -22,20 +22,23 @@ import torch
 from photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
 from PIL import Image
 
-from batch_nst.data import images, models, storage
-from batch_nst.data.decoder import Limits
-from batch_nst.data.images import Pixels
-from batch_nst.data.inputs import Photo
-from batch_nst.data.look import Look
-from batch_nst.data.storage import Store
-from batch_nst.engine.model_files import model_bytes, stylize_image
+from batch_nst.data.images import codec
+from batch_nst.data.images.blend import Blend
+from batch_nst.data.images.codec import Pixels
+from batch_nst.data.images.sandbox import Limits
+from batch_nst.data.models import registry
+from batch_nst.data.sources.photos import Photo
+from batch_nst.data.storage import fetch
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError, RecipeError, WeightsError
-from batch_nst.pipelines import fast_model, paint
-from batch_nst.pipelines.apply import RECORD, apply
-from batch_nst.pipelines.fast_model import load_model, read_model
-from batch_nst.pipelines.paint import chunks_of, decode_photos, target_name
-from batch_nst.pipelines.rows import Row
+from batch_nst.pipelines import inference
+from batch_nst.pipelines.apply import tasks
+from batch_nst.pipelines.apply.run import RECORD, apply
+from batch_nst.pipelines.apply.tasks import chunks_of, decode_photos, target_name
+from batch_nst.pipelines.generate.tasks import Row
+from batch_nst.pipelines.inference import load_model, read_model
 from batch_nst.recipe import NETWORKS, Network
 
 ROOT = Path(__file__).parents[2]
@@ -46,14 +49,14 @@ def publish(root: Path, seed: int, width: int = 4, network: Network = "johnson")
     """An untrained model; its address."""
     torch.manual_seed(seed)
     store, net = Store(str(root)), TransformerNet(width, network)
-    digest = models.write_part(store, "v", models.WEIGHTS, model_bytes(net))
+    digest = registry.write_part(store, "v", registry.WEIGHTS, model_bytes(net))
     card = {
         "version": "v",
         "architecture": {"name": network, "width": width},
-        "digests": {models.WEIGHTS: digest},
+        "digests": {registry.WEIGHTS: digest},
     }
-    models.write_card(store, "v", card)
-    models.point(store, "v", {}, 1)
+    registry.write_card(store, "v", card)
+    registry.point(store, "v", {}, 1)
     return store.uri
 
 
@@ -106,7 +109,7 @@ def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suff
         assert picture.format == format
     expected = load_model(model, "cpu")(noise(0))
     if format == "JPEG":
-        stored = images.as_stored(expected, "jpeg")
+        stored = codec.as_stored(expected, "jpeg")
         assert np.abs(load(target).astype(int) - stored).mean() < 1
     else:
         assert_close(load(target), expected)
@@ -125,7 +128,7 @@ def test_every_network_paints(network: Network, tmp_path: Path) -> None:
 def test_a_photo_is_painted_upright(model: str, tmp_path: Path) -> None:
     (tmp_path / "turned.jpg").write_bytes(turned(6))
     paint_one(model, tmp_path / "turned.jpg", tmp_path / "painted.png")
-    upright = images.decode(turned(6), **LIMITS)
+    upright = codec.decode(turned(6), **LIMITS)
     assert upright.shape[1] > upright.shape[0]
     assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(upright))
     with Image.open(tmp_path / "painted.png") as picture:
@@ -154,7 +157,7 @@ def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
     save(source, pixels)
     net = load_model(model, "cpu").net
     whole = stylize_image(net, torch.from_numpy(pixels)).numpy()
-    monkeypatch.setattr(fast_model, "MAX_WHOLE", 1)
+    monkeypatch.setattr(inference, "MAX_WHOLE", 1)
     paint_one(model, source, target)
     assert_close(load(target), whole)
 
@@ -164,7 +167,7 @@ MEGAPIXELS = int(os.environ.get("MEGAPIXELS", "10"))
 PEAK = """
 import sys
 from pathlib import Path
-from batch_nst.pipelines.apply import apply
+from batch_nst.pipelines.apply.run import apply
 apply(*sys.argv[1:], device="cpu")
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
@@ -180,7 +183,7 @@ def test_so_many_megapixels_take_120_bytes_each(tmp_path: Path) -> None:
     sizes, peaks = [(2500, 1800), (8000, 125 * MEGAPIXELS)], []
     with Image.open(ROOT / "jobs" / "samples" / "content" / "great_wall.jpg") as photo:
         for size in sizes:
-            assert math.prod(size) > fast_model.MAX_WHOLE
+            assert math.prod(size) > inference.MAX_WHOLE
             photo.resize(size).save(tmp_path / "large.jpg")
             ran = subprocess.run(
                 [sys.executable, "-c", PEAK, model, tmp_path / "large.jpg", tmp_path / "painted.jpg"],
@@ -234,7 +237,7 @@ def test_a_picture_directly_below_the_root_is_written_there(
         places.append(target.join(row["name"]))
         return {**row, "refused": ""}
 
-    monkeypatch.setattr("batch_nst.pipelines.apply.write_painting", written)
+    monkeypatch.setattr("batch_nst.pipelines.apply.run.write_painting", written)
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "photo.png", noise(0))
     for target in ("/painted.png", "painted.png", "a/painted.png"):
@@ -249,12 +252,12 @@ def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     save(tmp_path / "photo.png", noise(0))
-    monkeypatch.setattr(fast_model, "stylize_image", full)
+    monkeypatch.setattr(inference, "stylize_image", full)
     paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
     monkeypatch.undo()
     assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
     for way in ("stylize_image", "stylize_tiles"):
-        monkeypatch.setattr(fast_model, way, full)
+        monkeypatch.setattr(inference, way, full)
     with pytest.raises(IncompleteError) as ended:
         paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
     assert (ended.value.figures["failed"], ended.value.figures["reasons"]) == (1, {"out_of_memory": 1})
@@ -262,7 +265,7 @@ def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
 
 def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
-    (tmp_path / "model" / "models" / "v" / models.WEIGHTS).write_bytes(b"damaged")
+    (tmp_path / "model" / "models" / "v" / registry.WEIGHTS).write_bytes(b"damaged")
     save(tmp_path / "in" / "photo.png", noise(0))
     for source, target in (("in/photo.png", "x/painted.png"), ("in", "x")):
         with pytest.raises(WeightsError, match="sha256"):
@@ -276,7 +279,7 @@ def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> N
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that the table of kinds is true for."""
-    monkeypatch.setattr(paint, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))
+    monkeypatch.setattr(tasks, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))
 
 
 def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: None, tmp_path: Path) -> None:
@@ -293,7 +296,7 @@ def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: N
     }
     for row, (photo, _) in zip(rows, photos, strict=True):
         if row["status"] == "ok":
-            assert row["pixels"] == images.decode(KINDS[photo.key].data, **LIMITS).tobytes()
+            assert row["pixels"] == codec.decode(KINDS[photo.key].data, **LIMITS).tobytes()
         else:
             assert row["detail"]
 
@@ -320,11 +323,11 @@ def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path:
         "worker_died",
         "it has ended 3 workers",
     )
-    assert paint.paint(bad, lambda: np.copy, Look()) == bad
+    assert tasks.paint(bad, lambda: np.copy, Blend()) == bad
 
 
 def test_an_outage_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "MAX_DELAY", 0.01)
+    monkeypatch.setattr(fetch, "MAX_DELAY", 0.01)
     (chunk,) = chunks_of([(Photo("a.png", "http://127.0.0.1:1/a.png", ""), "a.png")])
     (row,) = decode_photos(chunk)
     assert (row["status"], row["reason"], row["pixels"]) == ("pending", "", b"")
@@ -393,8 +396,8 @@ def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
             assert picture.format == {".webp": "WEBP", ".JPG": "JPEG"}.get(Path(name).suffix, "PNG")
         if seed is not None:
             assert_close(load(target / name), loaded(noise(seed)))
-    upright = images.decode(turned(8), **LIMITS)
-    expected = images.as_stored(loaded(upright), "jpeg").astype(int)
+    upright = codec.decode(turned(8), **LIMITS)
+    expected = codec.as_stored(loaded(upright), "jpeg").astype(int)
     assert np.abs(load(target / "turned.JPG") - expected).mean() < 1
     record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
     assert json.loads((target / RECORD).read_text()) == record
@@ -562,8 +565,8 @@ def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_on
     save(tmp_path / "out" / name, noise(1))
     record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
     (tmp_path / "out" / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n")
-    monkeypatch.setattr("batch_nst.pipelines.cluster.connect", lambda: pytest.fail("Ray was started"))
-    monkeypatch.setattr("batch_nst.pipelines.apply._TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("batch_nst.pipelines.cluster.connect.connect", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr("batch_nst.pipelines.apply.run._TOLD_SECONDS", 0.0)
     with pytest.raises(IncompleteError, match="25 of 26") as ended:
         paint_all(model, tmp_path / "list.txt", tmp_path / "out")
     assert ended.value.figures["reasons"] == {"same_name": 25}

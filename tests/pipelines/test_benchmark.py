@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from batch_nst.data import models
-from batch_nst.data.storage import Store
-from batch_nst.data.weights import bundled_weights
-from batch_nst.engine.gatys import optimise
-from batch_nst.engine.model_files import model_bytes
+from batch_nst.data.models import registry
+from batch_nst.data.storage.store import Store
+from batch_nst.data.vgg_weights import bundled_weights
+from batch_nst.engine.baselines import run_peers
+from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.slow_transfer import optimise
+from batch_nst.engine.statistics import geometric_mean
 from batch_nst.engine.timing import Spread, bare_pass
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines import benchmark as module
-from batch_nst.pipelines.benchmark import Scale, benchmark
-from batch_nst.pipelines.measurements import Measurements
-from batch_nst.pipelines.race import (
+from batch_nst.pipelines.benchmark import engine as module
+from batch_nst.pipelines.benchmark.engine import Scale, benchmark
+from batch_nst.pipelines.benchmark.measure import ResultCache
+from batch_nst.pipelines.benchmark.race import (
     against_pictures,
-    geometric_mean,
     largest_difference,
     ratios,
     run_engine,
-    run_peers,
     seconds_to,
     summary,
 )
@@ -82,15 +82,15 @@ def test_a_difference_is_that_of_stored_pictures() -> None:
 
 def test_a_measurement_is_taken_once_on_a_machine(tmp_path: Path) -> None:
     results = str(tmp_path / "new" / "results.jsonl")
-    here = Measurements(results, {"processor": "a"})
+    here = ResultCache(results, {"processor": "a"})
     assert here.take("x", lambda: {"list": (1, 2)}) == {"list": [1, 2]}
     assert here.take("x", lambda: pytest.fail("taken twice")) == {"list": [1, 2]}
-    again = Measurements(results, {"processor": "a"})
+    again = ResultCache(results, {"processor": "a"})
     assert again.take("x", lambda: pytest.fail("forgotten")) == {"list": [1, 2]}
-    assert Measurements(results, {"processor": "b"}).take("x", lambda: 7) == 7
+    assert ResultCache(results, {"processor": "b"}).take("x", lambda: 7) == 7
     with Path(results).open("a") as file:
         file.write('{"name": "y", "mach')  # killed while it wrote
-    assert Measurements(results, {"processor": "a"}).taken == {"x": {"list": [1, 2]}}
+    assert ResultCache(results, {"processor": "a"}).taken == {"x": {"list": [1, 2]}}
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +149,9 @@ def write_model(folder: Path, style: str, loss: dict[str, Any]) -> str:
         "objective": {"loss": loss},
     }
     store = Store(str(folder))
-    models.write_part(store, "v", models.WEIGHTS, model_bytes(TransformerNet(4)))
-    models.write_card(store, "v", card)
-    models.point(store, "v", {}, 1)
+    registry.write_part(store, "v", registry.WEIGHTS, model_bytes(TransformerNet(4)))
+    registry.write_card(store, "v", card)
+    registry.point(store, "v", {}, 1)
     return store.uri
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from batch_nst.cli import _deadline, _next, _words, parse
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines.budget import UNLIMITED, Budget
-from batch_nst.pipelines.submission import entrypoint
+from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget
+from batch_nst.pipelines.submit import entrypoint
 
 PAST = datetime(2026, 11, 25, 6, 0, tzinfo=UTC)
 FAR = datetime(9999, 1, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from batch_nst.errors import Stopped
-from batch_nst.pipelines import cluster
-from batch_nst.pipelines.cluster import Workers, result_of
+from batch_nst.pipelines.cluster import connect
+from batch_nst.pipelines.cluster.connect import Workers, result_of
 from batch_nst.recipe import Train
 
 
@@ -50,8 +50,8 @@ def test_a_training_worker_reserves_what_it_computes_on_and_no_node_holds_more_t
     asked: int | list[int],
     threads: int,
 ) -> None:
-    monkeypatch.setattr(cluster, "_node_shapes", lambda: shapes)
-    workers = cluster.choose_trainers(Train(workers=asked))
+    monkeypatch.setattr(connect, "_node_shapes", lambda: shapes)
+    workers = connect.choose_trainers(Train(workers=asked))
     assert (workers.num_cpus, workers.threads) == (threads, threads)
 
 
@@ -68,8 +68,8 @@ def test_a_training_worker_reserves_what_it_computes_on_and_no_node_holds_more_t
 def test_actors_leave_processors_for_the_stages_beside_them(
     monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[dict[str, float], int]], num_cpus: float, most: int
 ) -> None:
-    monkeypatch.setattr(cluster, "_node_shapes", lambda: shapes)
-    workers = cluster.choose_workers("auto")
+    monkeypatch.setattr(connect, "_node_shapes", lambda: shapes)
+    workers = connect.choose_workers("auto")
     assert (workers.num_cpus, workers.most) == (num_cpus, most)
 
 

@@ -11,20 +11,21 @@ import torch
 import yaml
 from PIL import Image
 
-from batch_nst.data.images import Pixels, crop, encode
-from batch_nst.data.inputs import key_hash
-from batch_nst.data.style import read_style
+from batch_nst.data.images.codec import Pixels, crop, encode
+from batch_nst.data.images.style import read_style
+from batch_nst.data.sources.photos import key_hash
+from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines import comparison
-from batch_nst.pipelines.cluster import Workers
-from batch_nst.pipelines.comparison import compare
-from batch_nst.pipelines.fast_model import stylize
-from batch_nst.pipelines.page import data_uri
-from batch_nst.pipelines.race import geometric_mean
-from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, unpack
-from batch_nst.pipelines.stylize import Stylizer
-from batch_nst.pipelines.variants import Variant, read_variants
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst.pipelines import try_
+from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.generate.actors import Stylizer
+from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, unpack
+from batch_nst.pipelines.inference import stylize
+from batch_nst.pipelines.reports import compare as reports_compare
+from batch_nst.pipelines.reports.html import data_uri
+from batch_nst.pipelines.try_ import try_variants
+from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import Variant, load_recipe, read_variants
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 SIDE = 32
@@ -70,7 +71,7 @@ class Home:
         return read_variants(self.recipe, overrides)
 
     def compare(self, *overrides: str, photos: int = 4) -> dict[str, Any]:
-        return compare(self.variants(*overrides), photos, str(self.page))
+        return try_variants(self.variants(*overrides), photos, str(self.page))
 
     def text(self) -> str:
         """Of the page, in one line."""
@@ -170,8 +171,8 @@ def test_what_is_no_number_is_told_and_has_no_mean(home: Home) -> None:
     assert "no number, in fp32 either" in home.text()
 
 
-def picture(*curve: float) -> comparison._Picture:
-    return comparison._Picture("", 0.0, 0.0, 0.0, np.array(curve))
+def picture(*curve: float) -> reports_compare.Picture:
+    return reports_compare.Picture("", 0.0, 0.0, 0.0, np.array(curve))
 
 
 def test_the_last_tenth_by_hand() -> None:
@@ -271,7 +272,7 @@ def test_nothing_is_written_but_the_page(home: Home) -> None:
 
 
 def test_interrupted_the_page_shows_what_was_done(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, whole, done = home.files(), comparison._optimise, []
+    before, whole, done = home.files(), try_._optimise, []
 
     def interrupted(*arguments: Any) -> Any:
         if done:
@@ -279,7 +280,7 @@ def test_interrupted_the_page_shows_what_was_done(home: Home, monkeypatch: pytes
         done.append(whole(*arguments))
         return done[0]
 
-    monkeypatch.setattr(comparison, "_optimise", interrupted)
+    monkeypatch.setattr(try_, "_optimise", interrupted)
     with pytest.raises(KeyboardInterrupt):
         home.compare(WEIGHTS, photos=2)
     assert home.files() - before == {"try.html"}
@@ -293,9 +294,9 @@ def test_interrupted_the_page_shows_what_was_done(home: Home, monkeypatch: pytes
 def test_a_page_that_cannot_be_written_is_refused_before_any_work(
     home: Home, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(comparison, "_choose")
+    monkeypatch.delattr(try_, "_choose")
     with pytest.raises(RecipeError, match=r"--out .*: (there is no folder|cannot be written)"):
-        compare(home.variants(WEIGHTS), 1, str(home.root / file))
+        try_variants(home.variants(WEIGHTS), 1, str(home.root / file))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_any_work(
 def test_a_wrong_file_of_any_value_is_refused_before_any_work(
     home: Home, override: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(comparison, "_choose")
+    monkeypatch.delattr(try_, "_choose")
     with pytest.raises(RecipeError, match=told):
         home.compare(override.format(painting=home.root / "painting.png"))
     assert not home.page.exists()

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from batch_nst.data.inputs import Photo, list_photos, photo_id
-from batch_nst.data.segments import Group
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.rows import (
+from batch_nst.data.dataset.plan_files import Group
+from batch_nst.data.sources.photos import Photo, list_photos, photo_id
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.generate.tasks import (
     Attempt,
     decode_unit,
     first_attempt,

@@ -8,19 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_nst.data import lease, models, segments, units
-from batch_nst.data.card import CARD
-from batch_nst.data.forgotten import FORGOTTEN, digest_without
-from batch_nst.data.images import encode
-from batch_nst.data.inputs import photo_id
-from batch_nst.data.lease import acquire
-from batch_nst.data.settings import write_settings
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot, seal, unit_pairs
-from batch_nst.data.storage import Store
-from batch_nst.data.summaries import SUMMARIES, changes_of
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.card import CARD
+from batch_nst.data.dataset.forgotten import FORGOTTEN, digest_without
+from batch_nst.data.dataset.manifest import write_settings
+from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot, seal, unit_pairs
+from batch_nst.data.dataset.summaries import SUMMARIES, changes_of
+from batch_nst.data.images.codec import encode
+from batch_nst.data.models import registry
+from batch_nst.data.sources.photos import photo_id
+from batch_nst.data.storage import lease
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError, RecipeError
 from batch_nst.pipelines import commands
-from batch_nst.pipelines.deletion import forget
+from batch_nst.pipelines.forget import forget
 from batch_nst.recipe import Quality
 
 SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [], "at_least": ["held"]}}
@@ -60,20 +62,20 @@ def make(store: Store, unit: str) -> None:
 
 
 def seal_as_generate(store: Store, token: int) -> Any:
-    planned = segments.read_written(store).rows
+    planned = plan_files.read_written(store).rows
     planned = planned.append_column("present", pa.array([True] * planned.num_rows))
     return seal(store, token, planned, {}, RULES)
 
 
 def write_down(store: Store, rows: pa.Table, unit_images: int) -> pa.Table:
-    table = segments.cut(rows, unit_images, attempt=0)
-    segments.append_segments(store, [table], segments.read_written(store))
+    table = plan_files.cut(rows, unit_images, attempt=0)
+    plan_files.append_segments(store, [table], plan_files.read_written(store))
     return table
 
 
 def plan_of(store: Store) -> pa.Table:
     return pa.concat_tables(
-        segments.read_group(store, group) for group in segments.read_written(store).groups
+        plan_files.read_group(store, group) for group in plan_files.read_written(store).groups
     )
 
 
@@ -85,14 +87,14 @@ def begin(store: Store) -> Store:
         for key in KEYS
         for crop in range(2)
     ]
-    plan = write_down(store, pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA), 3)
+    plan = write_down(store, pa.Table.from_pylist(rows, schema=plan_files.PLAN_SCHEMA), 3)
     for unit in dict.fromkeys(plan["unit"].to_pylist()[:9]):
         make(store, unit)
     assert seal_as_generate(store, 1).counts["ok"] == 5
     evaluation = {"objectives": {image("held"): 9.0, image("held", 1): 9.0}}
-    models.write_card(store, VERSION, {"version": VERSION, "evaluation": evaluation})
-    store.replace(models.model_object(VERSION, models.PREVIEW), b"sheet")
-    models.point(store, VERSION, {}, 1)
+    registry.write_card(store, VERSION, {"version": VERSION, "evaluation": evaluation})
+    store.replace(registry.model_object(VERSION, registry.PREVIEW), b"sheet")
+    registry.point(store, VERSION, {}, 1)
     store.replace("checkpoints/000001-0123456789ab/checkpoint_1/weights", b"half")
     store.replace("runs/one-nightly/summary.json", json.dumps({"version": VERSION}).encode())
     store.replace("runs/one-nightly/report.html", b"report")
@@ -250,14 +252,14 @@ def test_a_report_of_a_run_that_did_not_end_may_show_it(store: Store) -> None:
 
 def test_a_model_of_a_later_snapshot_has_not_seen_it(store: Store) -> None:
     run(store, image("anna"))
-    models.write_card(store, "000002-abcdef012345", {})
+    registry.write_card(store, "000002-abcdef012345", {})
     versions = {model["version"] for model in run(store, image("anna"))["models"]}
     assert versions == {"000001-0123456789ab", VERSION}
     assert "000002-abcdef012345" in {model["version"] for model in run(store, image("bob"))["models"]}
 
 
 def test_a_model_whose_snapshot_is_deleted_may_have_seen_it(store: Store) -> None:
-    models.write_card(store, "000003-abcdef012345", {})
+    registry.write_card(store, "000003-abcdef012345", {})
     figures = run(store, image("anna"))
     splits = {model["version"]: model["splits"] for model in figures["models"]}
     assert splits == {
@@ -301,7 +303,7 @@ def test_digits_of_several_images_are_refused(tmp_path: Path) -> None:
     write_settings(store, SETTINGS)
     twins = [bytes.fromhex("0123456789abcdef" + end * 16) for end in "0f"]
     rows = [{"id": twin, "key": twin.hex()} for twin in twins]
-    write_down(store, pa.Table.from_pylist(rows, schema=segments.PLAN_SCHEMA), 2)
+    write_down(store, pa.Table.from_pylist(rows, schema=plan_files.PLAN_SCHEMA), 2)
     with pytest.raises(RecipeError, match=f"2 images have such an id, among them {twins[0].hex()} and"):
         run(store, "0123456789abcdef")
     assert run(store, "0123456789abcdeff")["ids"] == [twins[1].hex()]

@@ -13,8 +13,8 @@ import fsspec
 import pytest
 from PIL import Image
 
-from batch_nst.data import storage
-from batch_nst.data.storage import Store
+from batch_nst.data.storage import store as storage_store
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, StorageError
 from batch_nst.pipelines import doctor
 from batch_nst.recipe import Recipe
@@ -133,7 +133,7 @@ def test_a_store_that_lets_a_second_writer_in_is_found(
         disk.replace(name, data)
         return True
 
-    monkeypatch.setattr(storage._Disk, "create", create)
+    monkeypatch.setattr(storage_store._Disk, "create", create)
     failed = failures(recipe)
     assert "exclusive create does not work" in failed["output"]["told"]
     assert list(failed) == ["output", "cluster"]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from batch_nst.errors import Stopped
-from batch_nst.pipelines import drain
-from batch_nst.pipelines.drain import draining
+from batch_nst.pipelines.cluster import stop as cluster_stop
+from batch_nst.pipelines.cluster.stop import defer_sigterm
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def terminate() -> None:
 
 def drained(body: Callable[[], object], close: Callable[[str], None] = lambda _: None) -> None:
     """A body at whose beginning SIGTERM comes."""
-    with draining(close):
+    with defer_sigterm(close):
         terminate()
         body()
 
@@ -49,7 +49,7 @@ def test_the_body_is_told_to_close_and_goes_on_to_its_end(handler: object) -> No
 
 
 def test_a_body_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain, "SECONDS", 0.05)
+    monkeypatch.setattr(cluster_stop, "SECONDS", 0.05)
     ended = []
     with pytest.raises(Stopped):
         drained(lambda: ended.append(threading.Event().wait(60)))
@@ -65,7 +65,7 @@ def test_a_second_one_is_not_put_off() -> None:
 
 def test_without_one_nothing_is_closed_and_the_handler_is_as_before(handler: object) -> None:
     closed: list[str] = []
-    with draining(closed.append):
+    with defer_sigterm(closed.append):
         assert signal.getsignal(signal.SIGTERM) is not handler
     assert signal.getsignal(signal.SIGTERM) is handler
     for each in threading.enumerate():
@@ -83,7 +83,7 @@ def test_in_another_thread_signals_stay_what_they_are(handler: object) -> None:
     seen = []
 
     def work() -> None:
-        with draining(lambda _: None):
+        with defer_sigterm(lambda _: None):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.estimate import UNKNOWN, estimate, lines
-from batch_nst.pipelines.rates import Rates, last_rates
-from batch_nst.pipelines.store_requests import Requests, Traffic, generate_requests
-from batch_nst.pipelines.work import Work
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.cost.estimate import UNKNOWN, estimate, estimate_lines
+from batch_nst.pipelines.cost.requests import Requests, Traffic, generate_requests
+from batch_nst.pipelines.cost.unit_costs import UnitCosts, last_unit_costs
+from batch_nst.pipelines.cost.workload import Workload
 
 MADE = {
     "tried": 40,
@@ -26,8 +26,8 @@ MADE = {
 BUCKETS = Traffic(
     photo_reads=90, units=10, listed=70, output=True, new_segments=1, chunks=1, segments=1, done=2
 )
-WORK = Work(images=160, units=10, photo_reads=90, traffic=BUCKETS)
-NOTHING = Work(images=0, units=0, photo_reads=0, traffic=replace(BUCKETS, photo_reads=0, units=0))
+WORK = Workload(images=160, units=10, photo_reads=90, traffic=BUCKETS)
+NOTHING = Workload(images=0, units=0, photo_reads=0, traffic=replace(BUCKETS, photo_reads=0, units=0))
 UNMEASURED = (
     "device",
     "devices",
@@ -55,24 +55,24 @@ def test_the_rates_are_those_of_the_last_run_that_made_images(store: Store) -> N
     leave(store, "3-generate", **{**MADE, "tried": 2, "made": 0})
     leave(store, "4-generate", error="stopped by SIGTERM")
     leave(store, "5-train", steps=4000)
-    assert last_rates(store) == Rates(
+    assert last_unit_costs(store) == UnitCosts(
         source="run 2-generate", device="cuda", devices=4, seconds=2.5, bytes_read=250.0, bytes_written=200.0
     )
     leave(store, "6-nightly", dataset={**MADE, "device_seconds": 200.0}, version="abc")
-    rates = last_rates(store)
+    rates = last_unit_costs(store)
     assert rates is not None
     assert (rates.source, rates.seconds) == ("run 6-nightly", 5.0)
 
 
 def test_where_no_run_tells_there_are_no_rates(store: Store) -> None:
-    assert last_rates(store) is None
+    assert last_unit_costs(store) is None
     leave(store, "1-generate", made=38, device_seconds=100.0)  # as version 0.1.0 wrote it
-    assert last_rates(store) is None
+    assert last_unit_costs(store) is None
 
 
 def test_an_estimate_is_counts_times_rates(store: Store) -> None:
     leave(store, "2-generate", **MADE)
-    figures = estimate(WORK, last_rates(store), price=9.0)
+    figures = estimate(WORK, last_unit_costs(store), price=9.0)
     assert asdict(figures) == {
         "store_requests": asdict(generate_requests(BUCKETS, 4, 100.0)),
         "device": "cuda",
@@ -84,11 +84,11 @@ def test_an_estimate_is_counts_times_rates(store: Store) -> None:
         "price": 1.0,
         "rates_from": "run 2-generate",
     }
-    assert estimate(WORK, last_rates(store)).price is None
+    assert estimate(WORK, last_unit_costs(store)).price is None
 
 
 def test_each_device_that_has_a_unit_starts_once() -> None:
-    rates = Rates("calibration", "cpu", 64, 2.0, 1.0, 1.0, start_seconds=30.0)
+    rates = UnitCosts("calibration", "cpu", 64, 2.0, 1.0, 1.0, start_seconds=30.0)
     figures = estimate(WORK, rates)
     assert (figures.devices, figures.device_hours) == (10, (10 * 30 + 160 * 2) / 3600)
 
@@ -121,8 +121,8 @@ def test_a_thousand_keys_are_a_request_and_the_lease_is_renewed_three_times_a_mi
 
 
 def test_people_see_the_same_figures() -> None:
-    rates = Rates("run 2-generate", "cuda", 4, 90.0, 1.5 * 2**20, 2**30, 0.0)
-    shown = lines({"photos": 1234, "to_do": 160}, estimate(WORK, rates, price=2.5))
+    rates = UnitCosts("run 2-generate", "cuda", 4, 90.0, 1.5 * 2**20, 2**30, 0.0)
+    shown = estimate_lines({"photos": 1234, "to_do": 160}, estimate(WORK, rates, price=2.5))
     requests = generate_requests(BUCKETS, 4, 3600.0)
     assert shown == [
         "        photos 1,234",
@@ -138,7 +138,7 @@ def test_people_see_the_same_figures() -> None:
 
 
 def test_people_are_told_what_is_not_known_and_how_to_know_it() -> None:
-    shown = lines({"to_do": 160}, estimate(replace(WORK, traffic=Traffic()), None, price=2.5))
+    shown = estimate_lines({"to_do": 160}, estimate(replace(WORK, traffic=Traffic()), None, price=2.5))
     assert shown == [
         "         to do 160",
         f"  device-hours {UNKNOWN}",
@@ -150,7 +150,7 @@ def test_people_are_told_what_is_not_known_and_how_to_know_it() -> None:
 
 
 def test_people_see_small_figures_too() -> None:
-    rates = Rates("calibration", "cpu", 1, 0.9, 5.0, 6.4, 0.0)
-    shown = lines({}, estimate(WORK, rates, price=0.1))
+    rates = UnitCosts("calibration", "cpu", 1, 0.9, 5.0, 6.4, 0.0)
+    shown = estimate_lines({}, estimate(WORK, rates, price=0.1))
     assert shown[0] == "  device-hours 0.04 of cpu; 0.04 hours for 1 at a time"
     assert shown[2:5] == ["    bytes read 450 bytes", " bytes written 1.0 KiB", "         price 0.004"]

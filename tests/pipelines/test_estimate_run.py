@@ -18,14 +18,14 @@ import ray
 import s3fs
 from PIL import Image
 
-from batch_nst.data.storage import Store
-from batch_nst.data.units import DATA
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.units import DATA
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines import commands
-from batch_nst.pipelines.calibration import Timing, extrapolate, longer
-from batch_nst.pipelines.plan import survey
-from batch_nst.pipelines.store_requests import generate_requests
-from batch_nst.pipelines.work import work_of
+from batch_nst.pipelines.cost.calibrate import Timing, extrapolate, longer
+from batch_nst.pipelines.cost.requests import generate_requests
+from batch_nst.pipelines.cost.workload import workload_of
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -139,7 +139,7 @@ def recipe(home: str, source: str, **changes: Any) -> Recipe:
 def planned(given: Recipe) -> dict[str, int]:
     """What the formula says, without renewals of the lease."""
     store = Store(given.output)
-    return asdict(generate_requests(work_of(survey(given, store), store, given).traffic))
+    return asdict(generate_requests(workload_of(survey(given, store), store, given).traffic))
 
 
 def test_a_first_run_and_its_successors_send_what_the_formula_says(requests: Counting, home: str) -> None:

@@ -11,17 +11,20 @@ from browser import Browser
 from nights import begin, finish, make_pairs, objects
 from PIL import Image
 
-from batch_nst.data import models, units
-from batch_nst.data.lease import acquire
-from batch_nst.data.snapshot import latest_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.data.summaries import SUMMARIES
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.dataset.summaries import SUMMARIES
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, IncompleteError, RecipeError, StorageError
-from batch_nst.pipelines import commands
-from batch_nst.pipelines.generate import generate
-from batch_nst.pipelines.plan import survey
-from batch_nst.pipelines.train import find_cut_off, training_version
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst.pipelines import commands, nightly
+from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.train.run import find_cut_off
+from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import load_recipe
 
 PASSED = datetime(2026, 11, 25, 6, tzinfo=UTC)
 
@@ -46,7 +49,7 @@ def unmake(store: Store, split: str) -> None:
 def fail(recipe: Recipe, kind: type[BatchNSTError], deadline: datetime | None = None) -> dict[str, object]:
     """What a night that fails tells: its summary, which is the figures that it ends with, to be posted."""
     with pytest.raises(kind) as error:
-        commands.nightly(recipe, deadline=deadline)
+        nightly.nightly(recipe, deadline=deadline)
     store = Store(recipe.output)
     (name,) = (name for name in store.list("runs") if name.endswith("-nightly/summary.json"))
     summary = dict(json.loads(store.read(name)))
@@ -97,25 +100,25 @@ def test_a_training_that_is_refused_and_the_pairs_before_it(file: Path) -> None:
 
 def test_a_model_that_is_damaged_and_the_steps_before_it(file: Path) -> None:
     recipe, store, version = finish(file, {"0": 1.0}, "train.batch_size=2")
-    card = models.require_card(store, version)
+    card = registry.require_card(store, version)
     card["training"] = {"steps": 7, "history": [{"step": 7, "loss": 3.5}]}
-    models.write_card(store, version, card)
-    store.delete(models.model_object(version, models.GRAPH))  # so it is to be made
+    registry.write_card(store, version, card)
+    store.delete(registry.model_object(version, registry.GRAPH))  # so it is to be made
     summary = fail(recipe, RecipeError)
-    assert str(summary["error"]).startswith(f"{models.CARD}: architecture is None; ")
+    assert str(summary["error"]).startswith(f"{registry.CARD}: architecture is None; ")
     assert (summary["version"], summary["steps"], summary["training"]) == (version, 7, {"loss": 3.5})
-    assert models.current(store) is None
+    assert registry.current(store) is None
 
 
 def test_a_bug_is_told_by_its_kind_and_the_published_model_stays(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, store, version = finish(file, {"0": 1.0})
-    models.point(store, version, models.require_card(store, version)["digests"], 1)
+    registry.point(store, version, registry.require_card(store, version)["digests"], 1)
     add_photo(file)
-    monkeypatch.setattr("batch_nst.pipelines.generate.generate", lambda *_: {}["secret"])
+    monkeypatch.setattr("batch_nst.pipelines.generate.run.generate", lambda *_: {}["secret"])
     with pytest.raises(KeyError):
-        commands.nightly(recipe)
+        nightly.nightly(recipe)
     (name,) = (name for name in store.list("runs") if name.endswith("summary.json"))
     summary = json.loads(store.read(name))
     assert summary["error"] == "a bug: KeyError"
@@ -137,7 +140,7 @@ def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
 
     monkeypatch.setattr(Store, "replace", full)
     with pytest.raises(RecipeError, match=r"painting\.png") as error:
-        commands.nightly(load_recipe(file))
+        nightly.nightly(load_recipe(file))
     assert "report" not in error.value.figures
     assert "warning: no page tells of this night: output is full\n" in capsys.readouterr().err
 
@@ -147,7 +150,7 @@ def test_a_browser_shows_the_page_of_a_failed_night(file: Path, browser: Browser
     recipe = load_recipe(file)
     fail(recipe, RecipeError)
     with pytest.raises(RecipeError) as error:
-        commands.nightly(recipe)
+        nightly.nightly(recipe)
     page = Path(error.value.figures["report"])
     links = re.findall(r'<a href="([^"]*)">[^<]*</a> failed', page.read_text())
     assert [(page.parent / link).is_file() for link in links] == [True]
@@ -218,12 +221,12 @@ def test_a_training_is_cut_off_while_it_has_a_checkpoint_and_no_model(file: Path
     version = begin_training(recipe, store)
     assert find_cut_off(recipe, store) == snapshot
     assert find_cut_off(load_recipe(file, ["train.steps=7"]), store) is None
-    failed = models.model_object(version, models.FAILED)
+    failed = registry.model_object(version, registry.FAILED)
     store.replace(failed, b"it would fail again")
     assert find_cut_off(recipe, store) is None
     store.delete(failed)
     assert find_cut_off(recipe, store) == snapshot
-    models.write_card(store, version, {"version": version})
+    registry.write_card(store, version, {"version": version})
     assert find_cut_off(recipe, store) is None
 
 

@@ -8,9 +8,9 @@ import pytest
 import ray
 from drawing import Dataset, drawn, noise, same
 
-from batch_nst.data import pairs
-from batch_nst.pipelines import fit
-from batch_nst.pipelines.cluster import Workers
+from batch_nst.data.dataset import sampler
+from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.train import ray_train
 from batch_nst.recipe import Train
 
 STEPS = 70
@@ -32,21 +32,21 @@ def test_a_worker_gets_its_pairs_in_their_order_whoever_decodes_them(
     start: int,
     decoders: int,
 ) -> None:
-    monkeypatch.setattr(pairs, "PORTION", 50)
-    monkeypatch.setattr(fit, "_BLOCK", 1 << 16)  # several tasks a portion
-    share = pairs.Share(SETTINGS.seed, SETTINGS.batch_size, rank, world)
-    got = list(fit.draw(*dataset, SETTINGS, share, start, decoders))
+    monkeypatch.setattr(sampler, "PORTION", 50)
+    monkeypatch.setattr(ray_train, "_BLOCK", 1 << 16)  # several tasks a portion
+    share = sampler.Share(SETTINGS.seed, SETTINGS.batch_size, rank, world)
+    got = list(ray_train.training_batches(*dataset, SETTINGS, share, start, decoders))
     wanted = list(drawn(*dataset, share, STEPS, start, SETTINGS.crop_size))
     assert len(got) == len(wanted) == STEPS - start
     assert all(map(same, got, wanted))
 
 
 def test_pairs_come_where_trainers_have_reserved_all_cpus(ray_cluster: None, dataset: Dataset) -> None:
-    share = pairs.Share(SETTINGS.seed, SETTINGS.batch_size)
+    share = sampler.Share(SETTINGS.seed, SETTINGS.batch_size)
     reserved = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     ray.get(reserved.ready())
     try:
-        got = list(islice(fit.draw(*dataset, SETTINGS, share, 0, 1), 3))
+        got = list(islice(ray_train.training_batches(*dataset, SETTINGS, share, 0, 1), 3))
     finally:
         ray.util.remove_placement_group(reserved)
     assert all(map(same, got, drawn(*dataset, share, 3, 0, SETTINGS.crop_size)))
@@ -67,4 +67,4 @@ def test_as_many_decode_as_there_are_cpus_beside_the_trainers(
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
     workers = Workers("cuda", num_cpus=reserved, num_gpus=1, threads=2, most=2)
-    assert fit._decoders(workers, world) == decoders
+    assert ray_train._decoders(workers, world) == decoders

@@ -27,20 +27,21 @@ import ray
 import torch
 from PIL import Image
 
-from batch_nst.data import images, segments, units
-from batch_nst.data.inputs import list_photos, photo_id
-from batch_nst.data.lease import acquire
-from batch_nst.data.snapshot import latest_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.data.style import read_style
-from batch_nst.data.summaries import changes_of
-from batch_nst.engine.gatys import ENGINE, losses_of
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.dataset.summaries import changes_of
+from batch_nst.data.images import codec
+from batch_nst.data.images.style import read_style
+from batch_nst.data.sources.photos import list_photos, photo_id
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.slow_transfer import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines import stylize
-from batch_nst.pipelines.budget import Budget
-from batch_nst.pipelines.generate import generate
+from batch_nst.pipelines.cluster.stop import Budget
+from batch_nst.pipelines.generate import actors
+from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.pipelines.plan import survey
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,8 +147,8 @@ def files(output: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (output / units.DATA).rglob("*.parquet")}
 
 
-def pixels(row: Row, column: str) -> images.Pixels:
-    return images.decode_stored(row[column]["bytes"])
+def pixels(row: Row, column: str) -> codec.Pixels:
+    return codec.decode_stored(row[column]["bytes"])
 
 
 def assert_same_images(some: dict[bytes, Row], others: dict[bytes, Row]) -> None:
@@ -251,7 +252,7 @@ def good_rows(made: Made) -> list[Row]:
 def crops_of(output: str) -> dict[bytes, int]:
     """Of the planned images their numbers of crops."""
     store = Store(output)
-    groups = [segments.read_group(store, group) for group in segments.read_written(store).groups]
+    groups = [plan_files.read_group(store, group) for group in plan_files.read_written(store).groups]
     return {row["id"]: row["crop"] for group in groups for row in group.to_pylist()}
 
 
@@ -259,13 +260,13 @@ def test_the_content_is_the_crop_of_the_decoded_photo_to_the_last_bit(made: Made
     crops = crops_of(made.recipe.output)
     limits = made.recipe.generate
     for row in good_rows(made):
-        photo = images.decode(
+        photo = codec.decode(
             Path(row["uri"]).read_bytes(),
             min_side=limits.min_side,
             max_bytes=limits.max_bytes,
             max_pixels=limits.max_pixels,
         )
-        expected = images.crop(photo, SIDE, crops[row["id"]], row["id"])
+        expected = codec.crop(photo, SIDE, crops[row["id"]], row["id"])
         np.testing.assert_array_equal(pixels(row, "content"), expected)
         assert (row["height"], row["width"]) == (SIDE, SIDE)
 
@@ -392,9 +393,9 @@ def parted() -> Iterator[list[int]]:
         return from_items(items)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "GROUP_UNITS", 4)
-        patch.setattr(stylize, "_UNITS", 4)
-        patch.setattr(stylize, "_UNITS_AN_ACTOR", 1)
+        patch.setattr(plan_files, "GROUP_UNITS", 4)
+        patch.setattr(actors, "_UNITS", 4)
+        patch.setattr(actors, "_UNITS_AN_ACTOR", 1)
         patch.setattr(ray.data, "from_items", counted)
         yield begun
 
@@ -666,7 +667,7 @@ def test_three_kills_at_any_moment_leave_what_one_clean_run_makes(tmp_path: Path
             least = max(least, left_behind[-1] + 1)
         strike(
             project.start("killed"),
-            lambda least=least: (out / segments.PLAN).exists() and len(files(out)) >= least,
+            lambda least=least: (out / plan_files.PLAN).exists() and len(files(out)) >= least,
             random.uniform(0, pace),
         )
         left_behind.append(len(files(out)))

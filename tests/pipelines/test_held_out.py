@@ -6,12 +6,14 @@ import pytest
 from nights import begin, make_model, make_pairs
 from PIL import Image
 
-from batch_nst.data import models, units
-from batch_nst.data.inputs import key_hash
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.held_out import choose_held_out
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.models import registry
+from batch_nst.data.models.holdout import choose_held_out
+from batch_nst.data.sources.photos import key_hash
+from batch_nst.data.storage.store import Store
+from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import load_recipe
 
 LATER = 40
 KEPT = "000001-aaaaaaaaaaaa"
@@ -45,9 +47,9 @@ def choose(file: Path, snapshot: Snapshot, photos: int = 3) -> tuple[list[str], 
 def publish_scored(file: Path, ids: list[str], **more: object) -> None:
     store = Store(recipe_of(file).output)
     make_model(store, KEPT, dict.fromkeys(ids, 1.0))
-    card = models.require_card(store, KEPT)
-    models.write_card(store, KEPT, {**card, "evaluation": {**card["evaluation"], **more}})
-    models.point(store, KEPT, {}, 1)
+    card = registry.require_card(store, KEPT)
+    registry.write_card(store, KEPT, {**card, "evaluation": {**card["evaluation"], **more}})
+    registry.point(store, KEPT, {}, 1)
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_nst.data import units
-from batch_nst.data.forgotten import FORGOTTEN
-from batch_nst.data.images import encode
-from batch_nst.data.settings import write_settings
-from batch_nst.data.snapshot import seal
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.forgotten import FORGOTTEN
+from batch_nst.data.dataset.manifest import write_settings
+from batch_nst.data.dataset.snapshot import seal
+from batch_nst.data.images.codec import encode
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines import inspection
-from batch_nst.pipelines.inspection import inspect
+from batch_nst.pipelines.reports import dataset as reports_dataset
+from batch_nst.pipelines.reports.dataset import inspect
 
 EVIL = '<script>alert("1")</script>&'
 SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [EVIL], "at_least": []}}
@@ -153,7 +153,7 @@ def test_bad_photos_are_listed_but_for_those_that_are_gone(dataset: Dataset) -> 
 
 
 def test_of_many_bad_photos_some_are_listed(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_BAD_UNITS", 2)
+    monkeypatch.setattr(reports_dataset, "_BAD_UNITS", 2)
     dataset.make(*[None] * 20)
     dataset.seal()
     assert dataset.inspect()["reasons"]["rejected"] == {"truncated": 20}
@@ -178,7 +178,7 @@ def test_a_dataset_that_has_just_begun_is_no_error(dataset: Dataset) -> None:
 def test_units_made_since_the_snapshot_are_looked_at_but_not_all_of_many(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "_SUMMARIES", 3)
+    monkeypatch.setattr(reports_dataset, "_SUMMARIES", 3)
     dataset.make(100.0, 101.0)
     dataset.seal()
     dataset.make(*(200.0 + number for number in range(20)))

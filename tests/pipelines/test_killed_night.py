@@ -11,11 +11,11 @@ from nights import objects
 from PIL import Image
 from sessions import finish, kill, resumed_from, start
 
-from batch_nst.data import models
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.data.units import DATA
-from batch_nst.pipelines.publish import UNREPORTED
+from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.dataset.units import DATA
+from batch_nst.data.models import registry
+from batch_nst.data.models.gate import UNREPORTED
+from batch_nst.data.storage.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +67,8 @@ def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Pa
         "seal": (out / SNAPSHOTS / "000001.json").exists,
         # In an epoch's middle: six pairs, of which three steps have taken twelve and the fourth takes four.
         "train": lambda: resumed_from(home),
-        "export, evaluate": (models_there / models.GRAPH).exists,
-        "publish": (out / models.CURRENT).exists,
+        "export, evaluate": (models_there / registry.GRAPH).exists,
+        "publish": (out / registry.CURRENT).exists,
     }
     left = {}
     for step, ripe in moments.items():
@@ -76,13 +76,13 @@ def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Pa
         strike(start(home, "nightly"), ripe)
         left[step] = committed()
         if step == "train":
-            assert models.read_card(store, version) is None
+            assert registry.read_card(store, version) is None
         if step == "export, evaluate":
-            assert models.current(store) is None
+            assert registry.current(store) is None
     assert 1 <= left["generate"] < left["seal"] == left["publish"] == 7
 
     # Published without a report: the next start writes it, and only then there is nothing left to do.
-    owed = out / models.model_object(version, UNREPORTED)
+    owed = out / registry.model_object(version, UNREPORTED)
     assert owed.exists()
     assert not list(out.glob("runs/*/report.html"))
     before = objects(store)
@@ -92,7 +92,7 @@ def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Pa
     after = objects(store)
     run = f"runs/{again['run']}"
     assert after.keys() - before.keys() == {f"{run}/report.html", f"{run}/summary.json"}
-    assert before.keys() - after.keys() == {models.model_object(version, UNREPORTED)}
+    assert before.keys() - after.keys() == {registry.model_object(version, UNREPORTED)}
     assert all(after[name] == before[name] for name in after.keys() & before.keys())
     again = finish(start(home, "nightly"))
     assert objects(store) == after
@@ -100,12 +100,12 @@ def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Pa
 
     snapshots = [latest_snapshot(Store(str(home / name))) for name in ("out", "clean")]
     assert snapshots[0].digest == snapshots[1].digest == clean["dataset"]["digest"]
-    pointers = [models.current(Store(str(home / name))) for name in ("out", "clean")]
+    pointers = [registry.current(Store(str(home / name))) for name in ("out", "clean")]
     assert pointers[0]["version"] == version
     assert pointers[0]["digests"] == pointers[1]["digests"]
-    for name in (models.WEIGHTS, models.GRAPH, models.PREVIEW, models.README):
-        part = models.model_object(version, name)
+    for name in (registry.WEIGHTS, registry.GRAPH, registry.PREVIEW, registry.README):
+        part = registry.model_object(version, name)
         assert store.read(part) == Store(str(home / "clean")).read(part), name
-    cards = [models.require_card(Store(str(home / name)), version) for name in ("out", "clean")]
+    cards = [registry.require_card(Store(str(home / name)), version) for name in ("out", "clean")]
     for key in ("digests", "training", "evaluation"):
         assert cards[0][key] == cards[1][key], key

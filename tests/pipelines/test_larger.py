@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch_nst.data.images import crop, decode_stored
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.larger import cut_larger
-from batch_nst.pipelines.plan import survey
-from batch_nst.recipe import load_recipe
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.images.codec import crop, decode_stored
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.evaluate.enlarged import cut_enlarged
+from batch_nst.recipe_file import load_recipe
 
 RECIPE = """
 output: out
@@ -47,7 +47,7 @@ def test_the_centres_of_photos_that_are_large_enough(home, recipe):
     (home / "photos" / "broken.png").write_bytes(b"no picture")
     ids = planned(recipe)
     (home / "photos" / "gone.png").unlink()
-    larger = cut_larger(Store(recipe.output), list(ids.values()), 99, recipe.generate)
+    larger = cut_enlarged(Store(recipe.output), list(ids.values()), 99, recipe.generate)
     assert larger.size == 64
     assert larger.left_out == {"not_an_image": 1, "too_small": 1, "vanished": 1}
     assert larger.pictures.keys() == {ids["large", 0], ids["exact", 0]}
@@ -60,11 +60,11 @@ def test_no_more_are_read_than_are_wanted(home, recipe):
     ids = planned(recipe)
     (home / "photos" / "broken.png").write_bytes(b"no picture")
     order = [ids[name, number] for name in ("short", "large", "exact", "broken") for number in (0, 1)]
-    larger = cut_larger(Store(recipe.output), order, 1, recipe.generate)
+    larger = cut_enlarged(Store(recipe.output), order, 1, recipe.generate)
     assert list(larger.pictures) == [ids["large", 0]]
     assert larger.left_out == {"too_small": 1}
 
 
 def test_an_image_that_nobody_planned_is_counted(recipe):
     planned(recipe)
-    assert cut_larger(Store(recipe.output), ["00" * 16], 1, recipe.generate).left_out == {"unplanned": 1}
+    assert cut_enlarged(Store(recipe.output), ["00" * 16], 1, recipe.generate).left_out == {"unplanned": 1}

@@ -8,8 +8,8 @@ import ray
 from drawing import drawn, noise, same
 from machines import machines
 
-from batch_nst.data.pairs import Share
-from batch_nst.pipelines import fit
+from batch_nst.data.dataset.sampler import Share
+from batch_nst.pipelines.train import ray_train
 from batch_nst.recipe import Train
 
 pytestmark = pytest.mark.slow
@@ -19,13 +19,13 @@ SETTINGS = Train(steps=STEPS, batch_size=5, crop_size=32)
 
 
 def test_a_lost_node_takes_no_pair_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "_AHEAD", 4 << 20)  # so that pairs are still to be made when it is lost
-    monkeypatch.setattr(fit, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(ray_train, "_AHEAD", 4 << 20)  # so that pairs are still to be made when it is lost
+    monkeypatch.setattr(ray_train, "_BLOCK", 1 << 16)
     dataset, share = noise(tmp_path), Share(0, SETTINGS.batch_size)
     with machines(2) as nodes:
         ray.init(nodes.cluster.address, log_to_driver=False)
         try:
-            reading = fit.draw(*dataset, SETTINGS, share, 0, 4)
+            reading = ray_train.training_batches(*dataset, SETTINGS, share, 0, 4)
             got = list(islice(reading, LOST_AFTER))
             nodes.crash(nodes.nodes[1])
             got += reading

@@ -17,19 +17,20 @@ import torch
 from machines import machines
 from photo_bucket import Bucket, fill
 
-from batch_nst.data.images import Pixels
-from batch_nst.data.lease import acquire
-from batch_nst.data.storage import Store
-from batch_nst.engine.model_files import model_bytes
+from batch_nst.data.images.codec import Pixels
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines import painting, stylize
-from batch_nst.pipelines.apply import apply
-from batch_nst.pipelines.attempts import Attempts
-from batch_nst.pipelines.fast_model import ModelFiles
-from batch_nst.pipelines.generate import generate
-from batch_nst.pipelines.paint import paint
-from batch_nst.pipelines.rows import Row
+from batch_nst.pipelines.apply import actors as apply_actors
+from batch_nst.pipelines.apply.run import apply
+from batch_nst.pipelines.apply.tasks import paint
+from batch_nst.pipelines.cluster.crash_counter import CrashCounter
+from batch_nst.pipelines.generate import actors
+from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.generate.tasks import Row
+from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.recipe import Recipe
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def local_ray() -> Iterator[None]:
 def deadly(photos: tuple[str, ...]) -> type:
     """A `Stylizer` whose optimiser ends the worker at some photos, as a fault in a driver of CUDA does."""
 
-    class Deadly(stylize.Stylizer):
+    class Deadly(actors.Stylizer):
         _objectives: Any = SimpleNamespace(load=lambda: None)
         _batch = 4
 
@@ -71,7 +72,7 @@ def run(folder: Path, photos: tuple[str, ...], retry: bool = False, **changes: A
     given = Recipe.model_validate({**document, "loss": {"content_layers": {"relu1_1": 1.0}}})
     store = Store(given.output)
     with pytest.MonkeyPatch.context() as patch, acquire(store, "generate") as lease:
-        patch.setattr(stylize, "stylize_units", partial(stylize.stylize_units, stylizer=deadly(photos)))
+        patch.setattr(actors, "stylize_units", partial(actors.stylize_units, stylizer=deadly(photos)))
         return generate(given, store, lease, retry)
 
 
@@ -111,7 +112,7 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
     """Three machines go, as often as a unit may end its worker; a fourth begins and finishes."""
 
     @ray.remote(num_cpus=1, max_retries=-1)
-    def work(attempts: Attempts) -> int:
+    def work(attempts: CrashCounter) -> int:
         with attempts("unit") as deaths:
             begun = len(list(tmp_path.iterdir()))
             (tmp_path / str(begun)).write_text(json.dumps(ray.get_runtime_context().get_node_id()))
@@ -122,7 +123,7 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
     with machines(1) as found:
         ray.init(found.cluster.address, log_to_driver=False)
         try:
-            made = work.remote(Attempts())
+            made = work.remote(CrashCounter())
             for lost in range(3):
                 while len(list(tmp_path.iterdir())) <= lost:
                     time.sleep(0.1)
@@ -136,7 +137,7 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
 def deadly_painter(photos: tuple[str, ...]) -> type:
     """A `Painter` that ends the worker at some photos, and leaves the others as they are."""
 
-    class Deadly(painting.Painter):
+    class Deadly(apply_actors.FastModelActor):
         def __call__(self, row: Row) -> Row:
             def model(pixels: Pixels) -> Pixels:
                 if row["uri"].endswith(photos):
@@ -152,10 +153,10 @@ def paint_all(folder: Path, photos: tuple[str, ...]) -> dict[str, Any]:
     torch.manual_seed(0)
     card = {"architecture": {"name": "johnson", "width": 4}}
     model = ModelFiles("v", card, model_bytes(TransformerNet(4)), "here")
-    deadly = partial(painting.paint_photos, painter=deadly_painter(photos))
+    deadly = partial(apply_actors.paint_photos, painter=deadly_painter(photos))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(painting, "paint_photos", deadly)
-        patch.setattr("batch_nst.pipelines.apply.read_model", lambda _: model)
+        patch.setattr(apply_actors, "paint_photos", deadly)
+        patch.setattr("batch_nst.pipelines.apply.run.read_model", lambda _: model)
         return apply("model", str(folder / "photos"), str(folder / "painted"), "cpu", precision="fp32")
 
 

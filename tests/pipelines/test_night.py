@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from batch_nst.data import models
-from batch_nst.data.images import decode_stored, encode
-from batch_nst.data.storage import Store
-from batch_nst.engine.model_files import model_bytes, stylize_image
+from batch_nst.data.images.codec import decode_stored, encode
+from batch_nst.data.models import registry
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.night import beside_published, cost_of, earlier_nights
-from batch_nst.pipelines.report import SHOWN, Triple
-from batch_nst.pipelines.store_requests import Requests, Traffic, generate_requests
+from batch_nst.pipelines.cost.requests import Requests, Traffic, generate_requests
+from batch_nst.pipelines.reports.earlier import beside_published, cost_of, earlier_nights
+from batch_nst.pipelines.reports.night import SHOWN, Triple
 
 OLD = "000001-aaaaaaaaaaaa"
 
@@ -30,14 +30,14 @@ def net(store: Store) -> TransformerNet:
     """Of the published model."""
     torch.manual_seed(3)
     net = TransformerNet(4).eval()
-    digest = models.write_part(store, OLD, models.WEIGHTS, model_bytes(net))
+    digest = registry.write_part(store, OLD, registry.WEIGHTS, model_bytes(net))
     card = {
         "version": OLD,
         "architecture": {"name": "johnson", "width": 4},
-        "digests": {models.WEIGHTS: digest},
+        "digests": {registry.WEIGHTS: digest},
         "evaluation": {"objectives": {"00": 123.0}},
     }
-    models.write_card(store, OLD, card)
+    registry.write_card(store, OLD, card)
     return net
 
 
@@ -65,7 +65,7 @@ def test_the_published_model_paints_the_photos_that_are_shown(store: Store, net:
 def test_a_published_model_that_is_damaged_is_told_and_not_shown(
     store: Store, net: TransformerNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.replace(models.model_object(OLD, models.WEIGHTS), b"rust")
+    store.replace(registry.model_object(OLD, registry.WEIGHTS), b"rust")
     given = triples(2)
     assert beside_published(given, store, OLD) == given
     told = capsys.readouterr().err

@@ -16,19 +16,20 @@ import torch
 from PIL import Image
 
 import batch_nst
-from batch_nst.data import models
-from batch_nst.data.snapshot import latest_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.engine.model_files import stylize_image
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.models import registry
+from batch_nst.data.models.gate import publish
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import stylize_image
 from batch_nst.errors import GateError, IncompleteError, RecipeError
-from batch_nst.pipelines import commands
-from batch_nst.pipelines.apply import apply
-from batch_nst.pipelines.evaluate import baseline_figures, milestones, summarise
-from batch_nst.pipelines.nothing_new import find_finished
-from batch_nst.pipelines.page import exact
-from batch_nst.pipelines.publish import publish
-from batch_nst.pipelines.train import training_version
-from batch_nst.recipe import Publish, load_recipe
+from batch_nst.pipelines import commands, nightly
+from batch_nst.pipelines.apply.run import apply
+from batch_nst.pipelines.evaluate.run import baseline_figures, milestones, summarise
+from batch_nst.pipelines.nightly import find_finished
+from batch_nst.pipelines.reports.html import exact
+from batch_nst.recipe import Publish
+from batch_nst.recipe_file import load_recipe
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 
@@ -67,7 +68,7 @@ def home(tmp_path_factory, ray_cluster):
 @pytest.fixture(scope="module")
 def night(home):
     """The figures of a first night."""
-    return commands.nightly(load_recipe(home / "recipe.yaml"))
+    return nightly.nightly(load_recipe(home / "recipe.yaml"))
 
 
 def output(home) -> Store:
@@ -79,8 +80,8 @@ def test_a_night_leaves_dataset_model_graph_preview_report_and_pointer(home, nig
     assert night["dataset"]["ok"] == 6
     assert night["dataset"]["held_out"] == 2
     names = set(output(home).list())
-    parts = (models.WEIGHTS, models.GRAPH, models.CARD, models.PREVIEW, models.README)
-    assert {models.model_object(version, part) for part in parts} <= names
+    parts = (registry.WEIGHTS, registry.GRAPH, registry.CARD, registry.PREVIEW, registry.README)
+    assert {registry.model_object(version, part) for part in parts} <= names
     assert {"dataset/dataset.json", "dataset/plan/000001.parquet", "dataset/snapshots/000001.json"} <= names
     assert {f"runs/{night['run']}/summary.json", f"runs/{night['run']}/report.html"} <= names
     pointer = json.loads(output(home).read("models/CURRENT"))
@@ -89,9 +90,9 @@ def test_a_night_leaves_dataset_model_graph_preview_report_and_pointer(home, nig
 
 
 def test_the_card_says_what_the_files_are(home, night):
-    card = models.require_card(output(home), night["version"])
-    for part in (models.WEIGHTS, models.GRAPH, models.PREVIEW, models.README):
-        data = output(home).read(models.model_object(night["version"], part))
+    card = registry.require_card(output(home), night["version"])
+    for part in (registry.WEIGHTS, registry.GRAPH, registry.PREVIEW, registry.README):
+        data = output(home).read(registry.model_object(night["version"], part))
         assert card["digests"][part] == hashlib.sha256(data).hexdigest()
     assert card["digests"]["style"] == hashlib.sha256((home / "style.png").read_bytes()).hexdigest()
     assert card["training"]["history"][-1]["step"] == 6
@@ -101,7 +102,7 @@ def test_the_card_says_what_the_files_are(home, night):
 
 def test_the_folder_of_a_model_tells_of_itself(home, night):
     store = output(home)
-    text = store.read(models.model_object(night["version"], models.README)).decode()
+    text = store.read(registry.model_object(night["version"], registry.README)).decode()
     for told in (
         f"Version `{night['version']}`",
         "- painting: public domain, as the recipe says (`style.license`)",
@@ -111,14 +112,14 @@ def test_the_folder_of_a_model_tells_of_itself(home, night):
     ):
         assert told in text
     assert "chelsea" not in text
-    data = store.read(models.model_object(night["version"], models.PREVIEW))
+    data = store.read(registry.model_object(night["version"], registry.PREVIEW))
     with Image.open(io.BytesIO(data)) as sheet:
         # A painting of 4:3, twice as high as each of two held-out images.
         assert (sheet.format, sheet.size) == ("JPEG", (3 * 256 + 2 * 4, 512 + 2 * 4 + 2 * 256))
 
 
 def test_the_curve_begins_at_the_photo_and_never_rises(home, night):
-    evaluation = models.require_card(output(home), night["version"])["evaluation"]
+    evaluation = registry.require_card(output(home), night["version"])["evaluation"]
     curve = evaluation["curve"]
     assert len(curve) == 6
     assert curve[0] == pytest.approx(evaluation["photo"]["total"], rel=1e-4)
@@ -131,7 +132,7 @@ def test_the_curve_begins_at_the_photo_and_never_rises(home, night):
 
 
 def test_at_twice_the_size_the_model_is_compared_with_a_shorter_optimisation(home, night):
-    larger = models.require_card(output(home), night["version"])["evaluation"]["larger"]
+    larger = registry.require_card(output(home), night["version"])["evaluation"]["larger"]
     # Two images of one photo are held out, and it has one centre.
     assert (larger["size"], larger["photos"], larger["left_out"]) == (64, 1, {})
     assert len(larger["curve"]) == 2
@@ -146,7 +147,7 @@ def test_at_twice_the_size_the_model_is_compared_with_a_shorter_optimisation(hom
 
 
 def test_the_usual_optimiser_begins_at_the_same_photo_and_goes_as_far(home, night):
-    evaluation = models.require_card(output(home), night["version"])["evaluation"]
+    evaluation = registry.require_card(output(home), night["version"])["evaluation"]
     baseline = evaluation["baseline"]
     assert baseline["photos"] == 1
     assert len(baseline["lbfgs"]["curve"]) == len(baseline["engine"]["curve"]) == 6
@@ -159,10 +160,10 @@ def test_the_usual_optimiser_begins_at_the_same_photo_and_goes_as_far(home, nigh
 def test_what_costs_time_beside_the_scores_can_be_switched_off(home, night):
     off = ["evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0"]
     store = output(home)
-    told = [models.model_object(night["version"], part) for part in (models.CARD, models.README)]
+    told = [registry.model_object(night["version"], part) for part in (registry.CARD, registry.README)]
     before = {name: store.read(name) for name in told}
     figures = commands.evaluate(load_recipe(home / "recipe.yaml", off))
-    card = models.require_card(store, night["version"])
+    card = registry.require_card(store, night["version"])
     assert {"speed", "baseline", "larger"} & {*figures, *card["evaluation"]} == set()
     assert figures["model"]["total"] == pytest.approx(night["model"]["total"])
     for name, data in before.items():
@@ -170,7 +171,7 @@ def test_what_costs_time_beside_the_scores_can_be_switched_off(home, night):
 
 
 def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, night):
-    evaluation = models.require_card(output(home), night["version"])["evaluation"]
+    evaluation = registry.require_card(output(home), night["version"])["evaluation"]
     assert night["larger"]["verdict"] == evaluation["larger"]["verdict"]
     assert list(night["curve"]) == [0, 1, 2, 5]
     assert "objectives" not in night
@@ -183,7 +184,7 @@ def everything(home) -> dict:
 
 def test_a_second_night_finds_nothing_new_and_writes_nothing(home, night):
     before = everything(home)
-    again = commands.nightly(load_recipe(home / "recipe.yaml"))
+    again = nightly.nightly(load_recipe(home / "recipe.yaml"))
     assert everything(home) == before
     assert (again["nothing_new"], again["version"], again["published"]) == (True, night["version"], True)
     counted = ("photos", "found", "ok", "held_out", "rejected", "pending", "snapshot", "digest")
@@ -198,7 +199,7 @@ def test_a_night_that_was_killed_before_the_gate_keeps_every_byte_of_the_model(h
     before = {
         name: data for name, data in everything(home).items() if name.startswith(("dataset/", "models/"))
     }
-    again = commands.nightly(load_recipe(home / "recipe.yaml"))
+    again = nightly.nightly(load_recipe(home / "recipe.yaml"))
     assert again["version"] == night["version"]
     assert again["dataset"]["made"] == 0
     for name, data in before.items():
@@ -214,14 +215,14 @@ def test_times_are_told_by_the_run_and_not_by_the_model(home, night):
     report = " ".join(output(home).read(f"runs/{night['run']}/report.html").decode().split())
     assert re.search(r"that of the optimisation: [^<]+ an image<", report)
     assert "Table 1 of Johnson" in report
-    card = output(home).read(models.model_object(night["version"], models.CARD)).decode()
+    card = output(home).read(registry.model_object(night["version"], registry.CARD)).decode()
     for name in ("seconds_per_image", "speed"):
         assert name not in card
 
 
 def test_a_graph_that_is_damaged_or_gone_is_written_again_and_no_other(home, night, capsys):
     store, recipe = output(home), load_recipe(home / "recipe.yaml")
-    name, card = (models.model_object(night["version"], part) for part in (models.GRAPH, models.CARD))
+    name, card = (registry.model_object(night["version"], part) for part in (registry.GRAPH, registry.CARD))
     whole = {each: store.read(each) for each in (name, card)}
     damaged = whole[name][:-1] + bytes([whole[name][-1] ^ 1])
     for change in (partial(store.replace, name, damaged), partial(store.delete, name)):
@@ -320,7 +321,7 @@ def test_a_model_is_named_by_what_decides_it_and_by_nothing_else(home, night):
 
 
 def test_a_training_leaves_a_page_a_panel_and_curves_for_tensorboard(home, night):
-    folder = models.model_object(night["version"], "training")
+    folder = registry.model_object(night["version"], "training")
     names = [name.removeprefix(f"{folder}/") for name in output(home).list(folder)]
     assert names == [
         *(f"{step:06}.jpg" for step in (1, 2, 3, 4, 6)),  # parts of 6 steps
@@ -359,7 +360,7 @@ def test_training_under_another_objective_than_the_dataset_is_refused(home, nigh
 
 def test_the_gate_lets_only_the_better_through(home, night):
     store = output(home)
-    card = models.require_card(store, night["version"])
+    card = registry.require_card(store, night["version"])
     objective = card["evaluation"]["model"]["total"]
 
     def candidate(name: str, total: float) -> str:
@@ -370,7 +371,7 @@ def test_the_gate_lets_only_the_better_through(home, night):
             "model": {**evaluation["model"], "total": total},
             "objectives": {photo: value * ratio for photo, value in evaluation["objectives"].items()},
         }
-        models.write_card(store, name, {**card, "version": name, "evaluation": worse})
+        registry.write_card(store, name, {**card, "version": name, "evaluation": worse})
         return name
 
     with pytest.raises(GateError, match="not published"):
@@ -381,12 +382,12 @@ def test_the_gate_lets_only_the_better_through(home, night):
         publish(candidate("good", objective * 0.5), Publish(max_objective=objective * 0.4), store, 99)
     with pytest.raises(GateError, match="nan"):
         publish(candidate("broken", float("nan")), Publish(), store, 99)
-    assert models.current(store)["version"] == night["version"]
+    assert registry.current(store)["version"] == night["version"]
     figures = publish("good", Publish(margin=0.1), store, 99)
     assert (figures["version"], figures["previous"]) == ("good", night["version"])
     assert figures["compared"]["objective"] == pytest.approx(objective * 0.5)
-    assert models.current(store)["version"] == "good"
-    models.point(store, night["version"], card["digests"], 99)
+    assert registry.current(store)["version"] == "good"
+    registry.point(store, night["version"], card["digests"], 99)
 
 
 def test_an_image_without_a_number_for_its_loss_is_a_failed_row_and_no_pair(home):
@@ -417,7 +418,7 @@ def check_look(look) -> None:
 def test_a_refused_night_has_a_report_with_both_models_and_a_link_to_the_first(home, night, browser):
     recipe = load_recipe(home / "recipe.yaml", ["train.steps=2", "publish.max_objective=1.0"])
     with pytest.raises(GateError) as refusal:
-        commands.nightly(recipe)
+        nightly.nightly(recipe)
     figures = refusal.value.figures
     report = Path(figures["report"])
     text = report.read_text()
@@ -436,16 +437,16 @@ def test_a_refused_night_tells_the_figures_that_refused_it(home, night):
     before = store.read("models/CURRENT")
     recipe = load_recipe(home / "recipe.yaml", ["train.steps=1", "publish.max_objective=1.0"])
     with pytest.raises(GateError, match=r"publish\.max_objective allows 1;") as refusal:
-        commands.nightly(recipe)
+        nightly.nightly(recipe)
     figures = refusal.value.figures
     assert figures["version"] != night["version"]
     assert figures["model"]["total"] > 1
     assert store.read("models/CURRENT") == before
     summary = json.loads(store.read(store.list("runs")[-1]))
     assert summary["model"] == figures["model"]
-    assert models.require_card(store, figures["version"])["refused"] == figures["refused"]
+    assert registry.require_card(store, figures["version"])["refused"] == figures["refused"]
     kept = everything(home)
-    again = commands.nightly(recipe)  # neither trained nor scored again, and no failure
+    again = nightly.nightly(recipe)  # neither trained nor scored again, and no failure
     assert (again["version"], again["refused"]) == (figures["version"], figures["refused"])
     assert everything(home) == kept
 
@@ -457,13 +458,13 @@ def test_a_night_trains_at_its_deadline_on_what_is_done_if_that_is_enough(home, 
     commands.generate(load_recipe(home / "recipe.yaml", [*overrides, "generate.crops=1"]))
     passed = datetime(2026, 11, 25, 6, tzinfo=UTC)
     with pytest.raises(IncompleteError) as error:
-        commands.nightly(load_recipe(home / "recipe.yaml", overrides), deadline=passed)
+        nightly.nightly(load_recipe(home / "recipe.yaml", overrides), deadline=passed)
     told = "4 images are pending: the deadline 2026-11-25 06:00+00:00 has come"
     assert str(error.value) == (
         f"{told}; 50.0% are done, train.min_done asks for 100.0%; run the same command again"
     )
     assert error.value.figures["error"] == str(error.value)
-    figures = commands.nightly(
+    figures = nightly.nightly(
         load_recipe(home / "recipe.yaml", [*overrides, "train.min_done=0.5"]), deadline=passed
     )
     assert (figures["published"], figures["dataset"]["pending"]) == (True, 4)
@@ -481,7 +482,7 @@ def test_a_night_under_a_deadline_ends_a_training_that_was_cut_off_before_it_sea
     store = Store(recipe.output)
     version = training_version(recipe, latest_snapshot(store))
     store.replace(f"checkpoints/{version}/mark", b"of a training that was killed early")
-    figures = commands.nightly(recipe, deadline=datetime(9999, 1, 1, tzinfo=UTC))
+    figures = nightly.nightly(recipe, deadline=datetime(9999, 1, 1, tzinfo=UTC))
     assert (figures["version"], figures["published"]) == (version, True)
     assert (figures["dataset"]["digest"], figures["dataset"]["made"]) == (first["digest"], 0)
     assert figures["dataset"]["stopped"] == "the training on snapshot 1 was cut off and is ended first"

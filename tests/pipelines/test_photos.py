@@ -12,13 +12,16 @@ import pytest
 from photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name
 from store_proxy import FAULTS, Proxy, Request
 
-from batch_nst.data import images, storage, units
-from batch_nst.data.lease import acquire
-from batch_nst.data.storage import Store, open_filesystem
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.plan import Plan, survey
+from batch_nst.data.images import codec
+from batch_nst.data.storage import fetch
+from batch_nst.data.storage.fetch import open_filesystem
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines.generate import generate
-from batch_nst.pipelines.plan import Plan, survey
-from batch_nst.pipelines.rows import decode_unit, unit_rows, unpack
+from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.generate.tasks import decode_unit, unit_rows, unpack
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +89,7 @@ def assert_as_the_table_says(root: str, rows: dict[str, Row], kinds: list[str]) 
     for name in kinds:
         row = rows[place(root, name)]
         if KINDS[name].status == "ok":
-            picture = images.crop(images.decode(KINDS[name].data, **LIMITS), SIDE)
+            picture = codec.crop(codec.decode(KINDS[name].data, **LIMITS), SIDE)
             assert row["content"] == picture.tobytes()
         else:
             assert row["content"] is None
@@ -121,7 +124,7 @@ def bucket(s3: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
     fill(root)
     owner, path = open_filesystem(root)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "MAX_DELAY", 0.01)
+        patch.setattr(fetch, "MAX_DELAY", 0.01)
         patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
         patch.setattr(kind, "read_timeout", 2)
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)

@@ -1,4 +1,4 @@
-"""Laws of `batch_nst.pipelines.plan`: what is found, done, to do, held out, and refused."""
+"""Laws of `batch_nst.data.dataset.plan`: what is found, done, to do, held out, and refused."""
 
 import sys
 from itertools import count
@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from batch_nst.data import segments, units
-from batch_nst.data.inputs import key_hash, list_photos
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.manifest import check_recipe
+from batch_nst.data.dataset.plan import Plan, survey
+from batch_nst.data.sources.photos import key_hash, list_photos
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines import commands
-from batch_nst.pipelines.plan import Plan, check_recipe, survey
 from batch_nst.recipe import Recipe
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "deep/d.png", "e.webp")
@@ -55,7 +56,7 @@ class Project:
         return self.survey(**sections).write_down(self.store)
 
     def pending(self, plan: Plan) -> pa.Table:
-        return pa.concat_tables([segments.PLAN_SCHEMA.empty_table(), *plan.pending(self.store)])
+        return pa.concat_tables([plan_files.PLAN_SCHEMA.empty_table(), *plan.pending(self.store)])
 
     def keys(self, plan: Plan) -> list[str]:
         return self.pending(plan)["key"].to_pylist()
@@ -88,7 +89,7 @@ def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.make(project.write_down(), 3)
-    monkeypatch.setitem(sys.modules, "batch_nst.pipelines.calibration", None)  # which would import Ray
+    monkeypatch.setitem(sys.modules, "batch_nst.pipelines.cost.calibrate", None)  # which would import Ray
     figures = commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5)
     costs = ("device_hours", "hours", "bytes_read", "bytes_written", "price")
     assert {name: figures[name] for name in ("to_do", *costs)} == dict.fromkeys(("to_do", *costs), 0)

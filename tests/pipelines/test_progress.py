@@ -2,23 +2,23 @@
 
 import pytest
 
-from batch_nst.pipelines import progress
-from batch_nst.pipelines.progress import Clock, Meter
+from batch_nst import console
+from batch_nst.console import ProgressBar, StepTimer
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that both of `time`'s clocks show; set its only value."""
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
     return now
 
 
 def test_rates_and_the_time_left_are_those_of_this_start(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    meter = Meter("train", 500, "steps", None, (8, "images"))
+    meter = ProgressBar("train", 500, "steps", None, (8, "images"))
     clock[0] = 100.0  # before the first step workers start
     meter.resume(400)
     clock[0] = 120.0
@@ -34,7 +34,7 @@ def test_rates_and_the_time_left_are_those_of_this_start(
 
 
 def test_a_clock_tells_shares_of_the_time_that_was_spent(clock: list[float]) -> None:
-    spent = Clock("busy", "waiting", "writing")
+    spent = StepTimer("busy", "waiting", "writing")
     for thing, seconds in (("busy", 3.0), ("waiting", 0.5), ("busy", 4.5)):
         with spent.spends(thing):
             clock[0] += seconds

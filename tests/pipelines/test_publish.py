@@ -10,15 +10,16 @@ import pytest
 from nights import begin, finish, make_model, make_pairs, objects
 from PIL import Image
 
-from batch_nst.data import models
-from batch_nst.data.forgotten import write_request
-from batch_nst.data.storage import Store
-from batch_nst.data.summaries import SUMMARIES
+from batch_nst.data.dataset.forgotten import write_request
+from batch_nst.data.dataset.summaries import SUMMARIES
+from batch_nst.data.models import registry
+from batch_nst.data.models.gate import UNREPORTED, decided, publish
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError, LeaseError, RecipeError
-from batch_nst.pipelines import commands
-from batch_nst.pipelines.nothing_new import find_finished
-from batch_nst.pipelines.publish import UNREPORTED, decided, publish
-from batch_nst.recipe import Publish, Recipe, load_recipe
+from batch_nst.pipelines import nightly
+from batch_nst.pipelines.nightly import find_finished
+from batch_nst.recipe import Publish, Recipe
+from batch_nst.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "000001-aaaaaaaaaaaa", "000002-bbbbbbbbbbbb"
@@ -48,7 +49,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def mark_of(store: Store, version: str) -> object:
-    return models.require_card(store, version).get("refused")
+    return registry.require_card(store, version).get("refused")
 
 
 # --- the gate
@@ -59,7 +60,7 @@ def test_the_first_model_needs_no_comparison_but_a_limit_may_forbid_it(tmp_path:
     make_model(store, OLD, {"a": 100.0})
     with pytest.raises(GateError, match=r"objective 100 .*publish\.max_objective allows 99; not published"):
         publish(OLD, Publish(max_objective=99.0), store, 1)
-    assert models.current(store) is None
+    assert registry.current(store) is None
     assert publish(OLD, Publish(max_objective=100.0), store, 1) == {
         "version": OLD,
         "published": True,
@@ -108,7 +109,7 @@ def test_a_refused_candidate_is_kept_and_marked_with_the_figures(store: Store) -
         "margin": 0.25,
         "photos": 2,
     }
-    card = models.model_object(NEW, models.CARD)
+    card = registry.model_object(NEW, registry.CARD)
     after = objects(store)
     assert {name for name in after if after[name] != before.get(name)} == {card}
     assert json.loads(after[card]) == {**json.loads(before[card]), "refused": refusal}
@@ -122,7 +123,7 @@ def test_a_photo_without_a_positive_number_breaks_a_candidate_even_the_first(
     make_model(store, NEW, {"a": 1.0, "b": value, "c": 1.0})
     with pytest.raises(GateError, match=rf"objective is {value} on 1 of 3 held-out photos; not published"):
         publish(NEW, FREE, store, 1)
-    assert models.current(store) is None
+    assert registry.current(store) is None
     assert decided(NEW, FREE, store) is not None
 
 
@@ -138,11 +139,11 @@ def test_what_is_published_is_marked_no_longer(store: Store) -> None:
         publish(NEW, Publish(margin=0.5), store, 1)
     publish(NEW, FREE, store, 1)
     assert mark_of(store, NEW) is None
-    assert models.current(store) == {
+    assert registry.current(store) == {
         "version": NEW,
         "previous": OLD,
         "withdrawn": [],
-        "digests": models.require_card(store, NEW)["digests"],
+        "digests": registry.require_card(store, NEW)["digests"],
         "token": 1,
     }
 
@@ -151,7 +152,7 @@ def test_who_lost_the_lease_does_not_publish(store: Store) -> None:
     make_model(store, NEW, {"a": 1.0, "b": 1.0})
     with pytest.raises(LeaseError, match="published under lease 1, later than ours 0"):
         publish(NEW, FREE, store, 0)
-    current = models.current(store)
+    current = registry.current(store)
     assert current is not None
     assert current["version"] == OLD
 
@@ -161,10 +162,10 @@ def test_the_gate_that_is_asked_again_tells_what_it_compared(store: Store) -> No
     make_model(store, NEW, {"a": 90.0, "b": 400.0})
     first = publish(NEW, FREE, store, 1)
     assert "compared" in first
-    pointer = store.read(models.CURRENT)
+    pointer = store.read(registry.CURRENT)
     assert publish(NEW, FREE, store, 2) == first
-    assert store.read(models.CURRENT) == pointer
-    models.point(store, OLD, {}, 3, withdraw=True)
+    assert store.read(registry.CURRENT) == pointer
+    registry.point(store, OLD, {}, 3, withdraw=True)
     assert "compared" not in publish(OLD, FREE, store, 3)
 
 
@@ -198,22 +199,22 @@ def test_a_refusal_stands_while_the_gate_says_the_same(store: Store) -> None:
 def test_a_withdrawn_version_is_decided_by_the_pointer_alone(store: Store) -> None:
     make_model(store, NEW, {"a": 1.0, "b": 1.0})
     publish(NEW, FREE, store, 1)
-    card = models.require_card(store, OLD)
-    models.point(store, OLD, card["digests"], 2, withdraw=True)
+    card = registry.require_card(store, OLD)
+    registry.point(store, OLD, card["digests"], 2, withdraw=True)
     figures = decided(NEW, FREE, store)
     assert figures is not None
     assert figures["refused"] == {"why": f"{NEW}: was withdrawn by `batch-nst rollback`; not published"}
     with pytest.raises(GateError, match="was withdrawn"):
         publish(NEW, FREE, store, 3)
     assert mark_of(store, NEW) is None
-    models.point(store, NEW, {}, 3)
+    registry.point(store, NEW, {}, 3)
     assert decided(NEW, FREE, store) == {"version": NEW, "published": True, "previous": OLD}
 
 
 def test_a_pointer_of_version_0_1_0_has_withdrawn_nothing(store: Store) -> None:
-    pointer = json.loads(store.read(models.CURRENT))
+    pointer = json.loads(store.read(registry.CURRENT))
     del pointer["withdrawn"]
-    store.replace(models.CURRENT, json.dumps(pointer).encode())
+    store.replace(registry.CURRENT, json.dumps(pointer).encode())
     make_model(store, NEW, {"a": 1.0, "b": 1.0})
     assert publish(NEW, FREE, store, 1)["previous"] == OLD
 
@@ -225,7 +226,7 @@ def test_a_published_night_is_finished_and_nothing_is_written(night: Night) -> N
     recipe, store, version = night
     publish(version, recipe.publish, store, 0)
     before = objects(store)
-    figures = commands.nightly(recipe)
+    figures = nightly.nightly(recipe)
     assert objects(store) == before
     assert (figures["nothing_new"], figures["version"], figures["published"]) == (True, version, True)
     assert "run" not in figures
@@ -241,7 +242,7 @@ def test_a_refused_night_is_finished_and_says_why(night: Night, capsys: pytest.C
     with pytest.raises(GateError) as error:
         publish(version, recipe.publish, store, 0)
     before = objects(store)
-    figures = commands.nightly(recipe)
+    figures = nightly.nightly(recipe)
     assert objects(store) == before
     assert (figures["published"], figures["refused"]) == (False, error.value.figures["refused"])
     told = f"nothing new: 3 images, all in snapshot 1; {error.value}\n"
@@ -298,7 +299,7 @@ def test_what_is_left_to_do_makes_a_night(night: Night, file: Path) -> None:
 def test_a_night_that_owes_a_report_is_not_finished(night: Night) -> None:
     recipe, store, version = night
     publish(version, recipe.publish, store, 0)
-    owed = models.model_object(version, UNREPORTED)
+    owed = registry.model_object(version, UNREPORTED)
     store.replace(owed, b"")
     assert not is_finished(recipe)
     store.delete(owed)
@@ -332,7 +333,7 @@ def test_what_was_deleted_by_hand_makes_a_night(night: Night) -> None:
         SUMMARIES,
         store.list("dataset/data")[0],
         store.list("dataset/snapshots")[0],
-        models.CURRENT,
+        registry.CURRENT,
     ):
         data = store.read(name)
         store.delete(name)

@@ -14,7 +14,8 @@ import pytest
 from browser import Browser
 from PIL import Image, ImageOps
 
-from batch_nst.pipelines.report import Triple, contact_sheet, render
+from batch_nst.data.images.contact_sheet import contact_sheet
+from batch_nst.pipelines.reports.night import Triple, render
 
 SAMPLES = Path(__file__).parents[2] / "jobs/samples"
 EVIL = '<script>alert("1")</script>/"onerror=x/&.jpg'

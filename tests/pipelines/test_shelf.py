@@ -9,14 +9,16 @@ from nights import begin, make_model, make_pairs, objects
 from PIL import Image
 
 from batch_nst.cli import parse
-from batch_nst.data import lease, models
-from batch_nst.data.lease import acquire
-from batch_nst.data.storage import Store
+from batch_nst.data.models import registry
+from batch_nst.data.models.gate import publish
+from batch_nst.data.storage import lease
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError, LeaseError, RecipeError, WeightsError
 from batch_nst.pipelines import commands
-from batch_nst.pipelines.publish import publish
-from batch_nst.pipelines.shelf import keeps, list_models, prune, rollback
-from batch_nst.recipe import Publish, load_recipe
+from batch_nst.pipelines.models import list_models, prune, retention, rollback
+from batch_nst.recipe import Publish
+from batch_nst.recipe_file import load_recipe
 
 FIRST, SECOND, WORSE, HALF, THIRD = (
     "000001-aaaaaaaaaaaa",
@@ -56,7 +58,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def current(store: Store) -> Any:
-    pointer = models.current(store)
+    pointer = registry.current(store)
     assert pointer is not None
     return pointer
 
@@ -132,13 +134,13 @@ def test_the_one_before_is_published_again_in_one_write(
         monkeypatch.setattr(Store, "replace", note)
         figures = rollback(store, held)
         monkeypatch.undo()
-    assert writes == [models.CURRENT]
+    assert writes == [registry.CURRENT]
     assert figures == {"version": SECOND, "previous": THIRD, "withdrawn": [THIRD]}
-    assert {name for name, data in objects(store).items() if data != before[name]} == {models.CURRENT}
+    assert {name for name, data in objects(store).items() if data != before[name]} == {registry.CURRENT}
     pointer = current(store)
     assert pointer == {
         **figures,
-        "digests": models.require_card(store, SECOND)["digests"],
+        "digests": registry.require_card(store, SECOND)["digests"],
         "token": held.token,
     }
     assert (states(store)[SECOND], states(store)[THIRD]) == ("published", "withdrawn")
@@ -174,10 +176,10 @@ def test_only_a_model_that_was_scored_and_not_refused_can_be_published(store: St
     assert objects(store) == before
 
 
-@pytest.mark.parametrize("part", [models.WEIGHTS, models.GRAPH])
+@pytest.mark.parametrize("part", [registry.WEIGHTS, registry.GRAPH])
 @pytest.mark.parametrize("data", [None, b"others"])
 def test_a_damaged_model_is_not_published(store: Store, part: str, data: bytes | None) -> None:
-    name = models.model_object(SECOND, part)
+    name = registry.model_object(SECOND, part)
     if data is None:
         store.delete(name)
     else:
@@ -201,7 +203,7 @@ def test_who_lost_the_lease_rolls_nothing_back(store: Store, monkeypatch: pytest
         with pytest.raises(LeaseError):
             rollback(store, held)
         monkeypatch.undo()
-        models.point(store, FIRST, {}, held.token + 1)
+        registry.point(store, FIRST, {}, held.token + 1)
         with pytest.raises(LeaseError, match="published under lease"):
             rollback(store, held, SECOND)
     assert current(store)["version"] == FIRST
@@ -258,12 +260,12 @@ def test_the_newest_stay_and_refused_ones_are_not_counted(store: Store) -> None:
 def test_a_recipe_says_how_many_stay_unless_the_caller_does(tmp_path: Path) -> None:
     recipe = begin(tmp_path)
     output = str(tmp_path / "out")
-    assert keeps(str(recipe), None) == (output, 10)
+    assert retention(str(recipe), None) == (output, 10)
     recipe.write_text(f"{recipe.read_text()}publish: {{keep: 7}}\n")
-    assert keeps(str(recipe), None) == (output, 7)
-    assert keeps(str(recipe), 2) == (output, 2)
-    assert keeps(output, None) == (output, 10)
-    assert keeps("s3://models/auvers", 2) == ("s3://models/auvers", 2)
+    assert retention(str(recipe), None) == (output, 7)
+    assert retention(str(recipe), 2) == (output, 2)
+    assert retention(output, None) == (output, 10)
+    assert retention("s3://models/auvers", 2) == ("s3://models/auvers", 2)
 
 
 def test_prune_of_a_recipe_keeps_what_it_says(store: Store, tmp_path: Path) -> None:
@@ -303,7 +305,7 @@ def test_killed_on_the_way_there_is_no_half_model_and_the_next_start_ends_it(
 
     def die(self: Store, name: str) -> None:
         if not name.startswith("lease/"):
-            assert name == models.model_object(WORSE, models.CARD)
+            assert name == registry.model_object(WORSE, registry.CARD)
             delete(self, name)
             raise KeyboardInterrupt
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from batch_nst.data.style import StylePicture
+from batch_nst.data.images.style import StyleImage
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.pipelines.evaluate.speed import COUNTS, measure_speed
 from batch_nst.pipelines.objective import Objectives
-from batch_nst.pipelines.speed import COUNTS, measure_speed
 from batch_nst.recipe import Loss, Vgg
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -16,7 +16,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 @pytest.fixture(scope="module")
 def objectives() -> Objectives:
     loss = Loss(content_layers={"relu1_2": 1.0}, style_layers={"relu1_1": 1.0})
-    return Objectives.on(StylePicture.of_pixels(PICTURE), loss, Vgg(), "cpu", "fp32", torch.get_num_threads())
+    return Objectives.on(StyleImage.of_pixels(PICTURE), loss, Vgg(), "cpu", "fp32", torch.get_num_threads())
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_nst.data.segments import Group
-from batch_nst.pipelines.plan import Chunk
-from batch_nst.pipelines.stylize import executions
+from batch_nst.data.dataset.plan import Chunk
+from batch_nst.data.dataset.plan_files import Group
+from batch_nst.pipelines.generate.actors import executions
 
 
 @given(st.lists(st.integers(1, 300)), st.integers(1, 600))

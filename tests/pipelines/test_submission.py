@@ -25,14 +25,15 @@ from ray.dashboard.modules.job.pydantic_models import JobType
 from ray.job_submission import JobDetails, JobStatus
 from sessions import kill
 
-from batch_nst.data import units
-from batch_nst.data.lease import acquire
-from batch_nst.data.snapshot import latest_snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, RecipeError
-from batch_nst.pipelines import submission
-from batch_nst.pipelines.submission import exit_code_of, last_figures, pack, series
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst.pipelines import submit
+from batch_nst.pipelines.submit import exit_code_of, last_figures, pack, series
+from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import load_recipe
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -119,7 +120,7 @@ def test_a_painting_elsewhere_stays_there() -> None:
 
 
 def test_the_code_of_a_checkout_goes_along() -> None:
-    with submission._working_dir({"recipe.yaml": b"x"}) as folder:
+    with submit._working_dir({"recipe.yaml": b"x"}) as folder:
         sent = {str(path.relative_to(folder)) for path in Path(folder).rglob("*")}
     assert {"recipe.yaml", "batch_nst/cli.py", "batch_nst/weights/vgg16-oxford.safetensors"} <= sent
     assert {name.split("/")[0] for name in sent} == {"recipe.yaml", "batch_nst"}
@@ -139,7 +140,7 @@ def test_the_code_of_a_checkout_goes_along() -> None:
 )
 def test_a_path_of_this_machine_is_refused(key: str, more: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=rf"^{key}: /here/\S+ is a path of this machine; .*--shared"):
-        submission.submit(recipe_of(**({"output": "s3://b/out"} | more)), "nightly", "http://127.0.0.1:1")
+        submit.submit(recipe_of(**({"output": "s3://b/out"} | more)), "nightly", "http://127.0.0.1:1")
 
 
 # --- a job server that is none
@@ -155,7 +156,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_server_out_of_reach_is_named(free_ports: Callable[[int], list[int]]) -> None:
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"  # and not the one in the environment
-    for call in (submission.status, submission.stop):
+    for call in (submit.status, submit.stop):
         with pytest.raises(
             BatchNSTError, match=rf"^--address {address}: Failed to connect .*:{port}"
         ) as raised:
@@ -183,14 +184,14 @@ def test_a_job_server_that_asks_for_a_token_is_told() -> None:
         with pytest.raises(
             BatchNSTError, match=f"^--address {address}: wants the cluster's token: RAY_AUTH_MODE"
         ):
-            submission.status(recipe_of("s3://b/out"), address)
+            submit.status(recipe_of("s3://b/out"), address)
         server.shutdown()
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001", "127.0.0.1:8265"])
 def test_an_address_that_is_none_of_a_job_server_is_refused(address: str) -> None:
     with pytest.raises(RecipeError, match=f"^--address: given '{address}'; allowed: the URL of a job server"):
-        submission.status(recipe_of("s3://b/out"), address)
+        submit.status(recipe_of("s3://b/out"), address)
 
 
 # --- a cluster of three nodes

@@ -17,15 +17,16 @@ from PIL import Image
 from safetensors.torch import load
 from sessions import finish, kill, resumed_from, start
 
-from batch_nst.data import models
-from batch_nst.data.snapshot import latest_snapshot
-from batch_nst.data.storage import Store
-from batch_nst.engine.model_files import model_bytes
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines import commands
-from batch_nst.pipelines.train import find_cut_off, training_version
-from batch_nst.recipe import load_recipe
+from batch_nst.pipelines.train.run import find_cut_off
+from batch_nst.recipe_file import load_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +85,8 @@ def train(home: Path, *overrides: str) -> dict:
 
 def trained(home: Path, version: str) -> tuple[str, list[dict[str, float]], bytes]:
     store = Store(str(home / "out"))
-    history = models.require_card(store, version)["training"]["history"]
-    return version, history, store.read(models.model_object(version, models.WEIGHTS))
+    history = registry.require_card(store, version)["training"]["history"]
+    return version, history, store.read(registry.model_object(version, registry.WEIGHTS))
 
 
 def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:
@@ -120,7 +121,7 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
     kill(killed)
     store = Store(str(home / "out"))
     name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
-    assert models.read_card(store, name) is None
+    assert registry.read_card(store, name) is None
     assert find_cut_off(load_recipe(home / "recipe.yaml"), store) == latest_snapshot(store)
     curve = resumed_from(home) / "history.json"
     history = json.loads(curve.read_text())
@@ -190,7 +191,7 @@ def test_a_training_that_starts_from_a_model_begins_with_its_weights(home, finis
     still = ("train.steps=2", "train.learning_rate=1e-30", "train.average=0")
     second = train(home, *still, f"train.init=model:{folder}/out/models/{first}")["version"]
     assert second != first
-    card = models.require_card(Store(str(home / "out")), second)
+    card = registry.require_card(Store(str(home / "out")), second)
     assert re.fullmatch(rf"{first}@[0-9a-f]{{12}}", card["training"]["init"])
     before, after = (load(trained(*run)[2]) for run in (finished, (home, second)))
     for name, tensor in before.items():
@@ -206,34 +207,34 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
     net = TransformerNet(width=8)
     torch.nn.init.constant_(net.head.weight, 3e38)
     bad = Store(str(home / "bad"))
-    bad.create(models.model_object("v", models.WEIGHTS), model_bytes(net))
-    models.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
+    bad.create(registry.model_object("v", registry.WEIGHTS), model_bytes(net))
+    registry.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
     with pytest.raises(IncompleteError) as error:
         train(home, f"train.init=model:{home}/bad/models/v")
     told = r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help"
     assert re.fullmatch(told, str(error.value))
     out = Store(str(home / "out"))
-    (failed,) = (name for name in out.list("models") if name.endswith(f"/{models.FAILED}"))
+    (failed,) = (name for name in out.list("models") if name.endswith(f"/{registry.FAILED}"))
     assert str(error.value).endswith(f": {out.read(failed).decode().strip()}")
 
 
 def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
     figures = finish(start(pairs, "nightly", f"output={s3}/night", "train.steps=10"))
     store = Store(f"{s3}/night")
-    assert models.current(store)["version"] == figures["version"]
+    assert registry.current(store)["version"] == figures["version"]
     assert store.list("checkpoints")
     assert store.exists(f"runs/{figures['run']}/report.html")
-    log = models.model_object(figures["version"], "training")
+    log = registry.model_object(figures["version"], "training")
     assert {f"{log}/{name}" for name in ("index.html", "photo.jpg", "optimised.jpg", "000010.jpg")} <= set(
         store.list(log)
     )
     assert any(name.startswith(f"{log}/events.out.tfevents.") for name in store.list(log))
-    in_bucket = store.read(models.model_object(figures["version"], models.WEIGHTS))
+    in_bucket = store.read(registry.model_object(figures["version"], registry.WEIGHTS))
 
     out = shutil.copytree(pairs / "out", tmp_path / "out")
     on_disk = train(pairs, f"output={out}", "train.steps=10")
     assert on_disk["version"] == figures["version"]
-    assert Store(str(out)).read(models.model_object(figures["version"], models.WEIGHTS)) == in_bucket
+    assert Store(str(out)).read(registry.model_object(figures["version"], registry.WEIGHTS)) == in_bucket
 
 
 IMPATIENT = """

@@ -9,16 +9,16 @@ import pytest
 import torch
 from drawing import drawn
 
-from batch_nst.data import units
-from batch_nst.data.images import encode
-from batch_nst.data.pairs import Batch, Share
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
-from batch_nst.data.style import StylePicture
-from batch_nst.engine.johnson import Weights
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.sampler import Batch, Share
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.codec import encode
+from batch_nst.data.images.style import StyleImage
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.training_loss import Weights
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives
-from batch_nst.pipelines.training import Training, rate_at, take_step, weights_at
+from batch_nst.pipelines.train.trainer import Trainer, rate_at, take_step, weights_at
 from batch_nst.recipe import NETWORKS, Loss, Network, Train, Vgg
 
 SIDE, STEPS, BATCH = 40, 7, 3
@@ -99,28 +99,28 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Snapshot]:
 @pytest.fixture(scope="module")
 def objectives() -> Objectives:
     loss = Loss(content_layers={"relu1_2": 1.0}, style_layers={"relu1_1": 1.0, "relu2_1": 1.0})
-    style = StylePicture.of_pixels(np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    style = StyleImage.of_pixels(np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8))
     return Objectives.on(style, loss, Vgg(), "cpu", "fp32", 1)
 
 
-def begun(objectives: Objectives, seed: int = 0, settings: Train = SETTINGS) -> Training:
+def begun(objectives: Objectives, seed: int = 0, settings: Train = SETTINGS) -> Trainer:
     torch.manual_seed(seed)
     net = TransformerNet(settings.width, settings.network)
-    return Training(settings, objectives, net, threads=1, at_once=2)
+    return Trainer(settings, objectives, net, threads=1, at_once=2)
 
 
 def batches(dataset: tuple[Store, Snapshot], steps: int, start: int = 0) -> Iterator[Batch]:
     return drawn(*dataset, Share(0, BATCH), steps, start, SETTINGS.crop_size)
 
 
-def stored(training: Training) -> bytes:
+def stored(training: Trainer) -> bytes:
     """Its state as a checkpoint holds it: equal bytes, equal state."""
     file = io.BytesIO()
     torch.save(training.state(), file)
     return file.getvalue()
 
 
-def assert_same(one: Training, other: Training) -> None:
+def assert_same(one: Trainer, other: Trainer) -> None:
     def flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, each in items:

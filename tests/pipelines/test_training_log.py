@@ -9,17 +9,11 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from batch_nst.data import units
-from batch_nst.data.images import encode
-from batch_nst.data.snapshot import Snapshot
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.training_log import (
-    Panel,
-    TrainingLog,
-    panel_columns,
-    panel_steps,
-    read_panel,
-)
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.codec import encode
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.train.log import Panel, TrainingLog, panel_columns, panel_steps, read_panel
 
 SIDE = 16
 FOLDER = "models/000001-abc/training"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines.variants import read_variants
-from batch_nst.recipe import load_recipe
+from batch_nst.recipe_file import load_recipe, read_variants
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "jobs" / "recipes" / "demo.yaml"

@@ -14,23 +14,25 @@ import pytest
 import torch
 from PIL import Image
 
-from batch_nst.data import images, models, units
-from batch_nst.data.lease import acquire
-from batch_nst.data.settings import write_settings
-from batch_nst.data.storage import Store
-from batch_nst.data.style import read_style
-from batch_nst.engine.gatys import losses_of, optimise
-from batch_nst.engine.model_files import model_bytes
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.manifest import write_settings
+from batch_nst.data.dataset.plan import Plan, survey
+from batch_nst.data.images import codec
+from batch_nst.data.images.style import read_style
+from batch_nst.data.models import registry
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes
+from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines.cluster import Workers
-from batch_nst.pipelines.fast_model import ModelFiles, load_model, read_model
-from batch_nst.pipelines.generate import generate
+from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.generate.actors import Stylizer
+from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, unpack
+from batch_nst.pipelines.generate.warm_start import Verdict, check_photos, find_start, judge_warm_start
+from batch_nst.pipelines.inference import ModelFiles, load_model, read_model
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
-from batch_nst.pipelines.plan import Plan, survey
-from batch_nst.pipelines.rows import IN_FLIGHT, Row, pack, unpack
-from batch_nst.pipelines.stylize import Stylizer
-from batch_nst.pipelines.warm_start import Verdict, check_photos, compare, find_start
 from batch_nst.recipe import Recipe
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
@@ -91,13 +93,13 @@ class Home:
     def model(self, output: str, net: TransformerNet, **changes: Any) -> str:
         """Write and publish a model `v`; the address of its output. `changes` are of its card."""
         store = Store(str(self.root / output))
-        digest = models.write_part(store, "v", models.WEIGHTS, model_bytes(net))
+        digest = registry.write_part(store, "v", registry.WEIGHTS, model_bytes(net))
         settings = self.settings
         card = {
             "version": "v",
             "architecture": {"name": "johnson", "width": net.width},
             "digests": {
-                models.WEIGHTS: digest,
+                registry.WEIGHTS: digest,
                 "style": settings["style"]["sha256"],
                 "vgg": settings["vgg"]["sha256"],
             },
@@ -108,8 +110,8 @@ class Home:
                 "gram_divisor": settings["gram_divisor"],
             },
         }
-        models.write_card(store, "v", {**card, **changes})
-        models.point(store, "v", {}, 1)
+        registry.write_card(store, "v", {**card, **changes})
+        registry.point(store, "v", {}, 1)
         return store.uri
 
     def find(self, uri: str, output: str = "nowhere") -> ModelFiles | None:
@@ -136,31 +138,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def test_the_verdict_by_hand() -> None:
-    assert compare([4.0, 9.0], [1.0, 9.0]) == Verdict(2, pytest.approx(0.5), [0.25, 1.0], True)
-    assert compare([4.0, 1.0], [1.0, 5.0]) == Verdict(2, pytest.approx(math.sqrt(5 / 4)), [0.25, 5.0], False)
+    assert judge_warm_start([4.0, 9.0], [1.0, 9.0]) == Verdict(2, pytest.approx(0.5), [0.25, 1.0], True)
+    assert judge_warm_start([4.0, 1.0], [1.0, 5.0]) == Verdict(
+        2, pytest.approx(math.sqrt(5 / 4)), [0.25, 5.0], False
+    )
 
 
 def test_no_worse_is_good_enough_and_the_least_worse_is_not() -> None:
-    assert compare([2.0, 8.0], [2.0, 8.0]).used
-    assert not compare([2.0, 8.0], [2.0, 8.0001]).used
+    assert judge_warm_start([2.0, 8.0], [2.0, 8.0]).used
+    assert not judge_warm_start([2.0, 8.0], [2.0, 8.0001]).used
 
 
 def test_the_mean_is_over_photos_and_not_over_losses() -> None:
     # Half of a small loss outweighs a tenth more of a large one.
-    assert compare([1.0, 1e6], [0.5, 1.1e6]).used
+    assert judge_warm_start([1.0, 1e6], [0.5, 1.1e6]).used
 
 
 def test_a_photo_that_cannot_be_optimised_at_all_tells_nothing_of_the_model() -> None:
-    assert compare([math.inf, 2.0], [1.0, 1.0]) == Verdict(1, 0.5, [0.5], True)
-    assert compare([math.inf], [math.inf]) == compare([], []) == Verdict(0, None, [], False)
+    assert judge_warm_start([math.inf, 2.0], [1.0, 1.0]) == Verdict(1, 0.5, [0.5], True)
+    assert judge_warm_start([math.inf], [math.inf]) == judge_warm_start([], []) == Verdict(0, None, [], False)
 
 
 def test_a_picture_that_leads_to_no_number_speaks_against_the_model() -> None:
-    assert compare([2.0, 2.0], [math.inf, 1.0]) == Verdict(2, None, [], False)
+    assert judge_warm_start([2.0, 2.0], [math.inf, 1.0]) == Verdict(2, None, [], False)
 
 
 def test_two_losses_of_nothing_are_equal() -> None:
-    assert compare([0.0], [0.0]) == Verdict(1, 1.0, [1.0], True)
+    assert judge_warm_start([0.0], [0.0]) == Verdict(1, 1.0, [1.0], True)
 
 
 # Which models fit
@@ -176,7 +180,7 @@ def test_a_model_is_found_by_its_output_and_by_its_folder(home: Home) -> None:
         model = home.find(uri)
         assert model is not None
         assert model.weights == Store(home.good).read("models/v/model.safetensors")
-        assert model.name == f"v@{model.card['digests'][models.WEIGHTS][:12]}"
+        assert model.name == f"v@{model.card['digests'][registry.WEIGHTS][:12]}"
 
 
 def test_an_output_that_has_published_nothing_yet_means_the_photos_and_is_told(
@@ -280,7 +284,7 @@ def test_without_a_held_out_photo_in_the_input_it_is_tried_on_the_others(home: H
 # What an image starts from
 
 
-def stylized(given: Recipe, model: ModelFiles | None, photos: list[images.Pixels]) -> list[Row]:
+def stylized(given: Recipe, model: ModelFiles | None, photos: list[codec.Pixels]) -> list[Row]:
     """Rows as the actor of `generate` makes them, here."""
     rows = [
         {"id": bytes([index] * 16), "status": "ok", "content": pixels.tobytes()}
@@ -290,12 +294,12 @@ def stylized(given: Recipe, model: ModelFiles | None, photos: list[images.Pixels
     return unpack(actor({"unit": "u", "photos": pack(rows, IN_FLIGHT), "outage": ""})["photos"])
 
 
-def photo(name: str) -> images.Pixels:
+def photo(name: str) -> codec.Pixels:
     with Image.open(SAMPLES / "content" / f"{name}.jpg") as picture:
         return np.asarray(picture.convert("RGB").resize((SIDE, SIDE)))
 
 
-def pixels(row: Row) -> images.Pixels:
+def pixels(row: Row) -> codec.Pixels:
     return np.frombuffer(row["stylized"], np.uint8).reshape(SIDE, SIDE, 3)
 
 
@@ -355,7 +359,7 @@ def assert_same_images(some: dict[bytes, Row], others: dict[bytes, Row]) -> None
         for name in ("iterations", "init", "engine", "content_loss", "style_loss", "total_loss"):
             assert row[name] == other[name]
         np.testing.assert_array_equal(
-            images.decode_stored(row["stylized"]["bytes"]), images.decode_stored(other["stylized"]["bytes"])
+            codec.decode_stored(row["stylized"]["bytes"]), codec.decode_stored(other["stylized"]["bytes"])
         )
 
 

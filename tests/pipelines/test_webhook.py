@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from nights import begin, finish, objects
 
-from batch_nst.data.lease import acquire
-from batch_nst.data.storage import Store
-from batch_nst.pipelines import webhook
-from batch_nst.pipelines.publish import publish
+from batch_nst.data.models.gate import publish
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines import notify
 
 ROOT = Path(__file__).parents[2]
 SECRET = "7f3dc0ffee"
@@ -108,7 +108,7 @@ def warning(capsys: pytest.CaptureFixture[str]) -> str:
 def test_an_object_arrives_as_it_is_and_nothing_is_said(
     hook: Hook, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    webhook.post(hook.url, '{"made": 3}')
+    notify.post(hook.url, '{"made": 3}')
     assert hook.received == [{"made": 3}]
     assert hook.paths == [PATH]
     assert hook.headers["content-type"] == "application/json"
@@ -116,7 +116,7 @@ def test_an_object_arrives_as_it_is_and_nothing_is_said(
 
 
 def test_a_password_in_the_address_is_sent_as_one(hook: Hook) -> None:
-    webhook.post(f"http://night:{SECRET}@{hook.place}/", "{}")
+    notify.post(f"http://night:{SECRET}@{hook.place}/", "{}")
     assert hook.headers["authorization"].startswith("Basic ")
 
 
@@ -125,30 +125,30 @@ def test_an_answer_that_is_no_success_is_a_warning(
     hook: Hook, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hook.status = status
-    webhook.post(hook.url.replace("http://", f"http://night:{SECRET}@"), "{}")
+    notify.post(hook.url.replace("http://", f"http://night:{SECRET}@"), "{}")
     assert warning(capsys) == f"answered {status}"
 
 
 def test_a_redirect_is_not_followed(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as other:
         hook.status, hook.location = 307, other.url
-        webhook.post(hook.url, "{}")
+        notify.post(hook.url, "{}")
         assert other.received == []
     assert warning(capsys) == "answered 307"
 
 
 def test_nobody_there_is_a_warning(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
     hook.stop()
-    webhook.post(hook.url, "{}")
+    notify.post(hook.url, "{}")
     assert warning(capsys).startswith("Connect call failed")
 
 
 def test_who_does_not_answer_is_not_waited_for(
     hook: Hook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(webhook, "_SECONDS", 0.2)
+    monkeypatch.setattr(notify, "_SECONDS", 0.2)
     hook.hangs.set()
-    webhook.post(hook.url, "{}")
+    notify.post(hook.url, "{}")
     assert warning(capsys) == "TimeoutError"
 
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from store_proxy import Proxy
 
-from batch_nst.data.storage import Store
-from batch_nst.pipelines.plan import survey
-from batch_nst.pipelines.store_requests import Traffic, generate_requests
-from batch_nst.pipelines.work import work_of
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.cost.requests import Traffic, generate_requests
+from batch_nst.pipelines.cost.workload import workload_of
 from batch_nst.recipe import Recipe
 
 PAINTING = Path(__file__).parents[2] / "jobs" / "samples" / "styles" / "great_wave.jpg"
@@ -105,13 +105,13 @@ def test_requests_to_list_an_input_are_counted(
     proxy.requests.clear()
     plan = survey(given, store)
     sent = [request.kind for request in proxy.requests]
-    traffic = work_of(plan, store, given).traffic
+    traffic = workload_of(plan, store, given).traffic
     assert traffic == Traffic(photo_reads=5, listed=listed, looked_at=looked_at)
     requests = generate_requests(traffic)
     assert requests.reads == 5 + sent.count("head") + sent.count("get")
     assert requests.lists == sent.count("list")
 
     plan.write_down(store)
-    again = work_of(survey(given, store), store, given).traffic
+    again = workload_of(survey(given, store), store, given).traffic
     known = put in (put_tars, put_versions)  # whose files tell whether anything has changed
     assert again == Traffic(photo_reads=5, listed=listed, looked_at=0 if known else looked_at)

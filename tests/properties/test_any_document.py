@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from mutations import damaged, outcome, texts
 from nights import begin, make_model, make_pairs
 
-from batch_nst.data import forgotten, lease, models, segments, storage, summaries, units
-from batch_nst.data.settings import SETTINGS, read_settings
-from batch_nst.data.snapshot import SNAPSHOTS, latest_snapshot
-from batch_nst.data.storage import Store
+from batch_nst.data.dataset import forgotten, plan_files, summaries, units
+from batch_nst.data.dataset.manifest import SETTINGS, read_settings
+from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.models import registry
+from batch_nst.data.storage import fetch, lease
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError
-from batch_nst.pipelines.inspection import _runs
-from batch_nst.pipelines.rates import last_rates
-from batch_nst.recipe import load_recipe
+from batch_nst.pipelines.cost.unit_costs import last_unit_costs
+from batch_nst.pipelines.reports.dataset import _runs
+from batch_nst.recipe_file import load_recipe
 
 VERSION = "000001-aa"
 RUN = "runs/20261122T0200Z-000001-generate/summary.json"
@@ -48,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
     store = Store(recipe.output)
     snapshot = make_pairs(recipe)
     make_model(store, VERSION, {"a": 1.0})
-    models.point(store, VERSION, {}, 1)
+    registry.point(store, VERSION, {}, 1)
     forgotten.write_request(store, {"ids": ["00" * 16], "pairs": []})
     store.replace(RUN, json.dumps(FIGURES).encode())
     with lease.acquire(store, "generate"):
@@ -60,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def home(made: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """It, for tests to change."""
     # Arrow's complaint about a page looks like a fault of the store that may pass.
-    monkeypatch.setattr(storage, "MAX_DELAY", 0.0)
+    monkeypatch.setattr(fetch, "MAX_DELAY", 0.0)
     yield made
     for name, data in made.good.items():
         made.store.replace(name, data)
@@ -84,8 +86,8 @@ def _lease(home: Home) -> object:
 
 
 def _plan(home: Home) -> object:
-    written = segments.read_written(home.store)
-    return [segments.read_group(home.store, group) for group in written.groups]
+    written = plan_files.read_written(home.store)
+    return [plan_files.read_group(home.store, group) for group in written.groups]
 
 
 def _unit(home: Home) -> object:
@@ -96,11 +98,11 @@ def _unit(home: Home) -> object:
 DOCUMENTS: dict[str, Read] = {
     SETTINGS: lambda home: read_settings(home.store),
     f"{SNAPSHOTS}/000001.json": lambda home: latest_snapshot(home.store),
-    models.CURRENT: lambda home: models.current(home.store),
-    models.model_object(VERSION, models.CARD): lambda home: models.read_card(home.store, VERSION),
+    registry.CURRENT: lambda home: registry.current(home.store),
+    registry.model_object(VERSION, registry.CARD): lambda home: registry.read_card(home.store, VERSION),
     f"{forgotten.FORGOTTEN}/000001.json": lambda home: forgotten.forgotten_ids(home.store),
     "lease/000001.json": _lease,
-    RUN: lambda home: (last_rates(home.store), _runs(home.store)),
+    RUN: lambda home: (last_unit_costs(home.store), _runs(home.store)),
 }
 TABLES: dict[str, Read] = {
     PLAN: _plan,

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from mutations import damaged, outcome
 
 from batch_nst.credentials import holds_credentials, redacted
-from batch_nst.data import storage
-from batch_nst.data.inputs import LISTED, Photo, list_photos, photo_id, photo_ids, uri_of
-from batch_nst.data.reach import Reach, refused, without_credentials
-from batch_nst.data.storage import Store, fetch, is_remote, open_filesystem
+from batch_nst.data.sources.allowlist import Allowlist, refused, without_credentials
+from batch_nst.data.sources.photos import LISTED, Photo, list_photos, photo_id, photo_ids, uri_of
+from batch_nst.data.storage import fetch as storage_fetch
+from batch_nst.data.storage.fetch import fetch, is_remote, open_filesystem
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError, StorageError
-from batch_nst.pipelines.paint import target_name
+from batch_nst.pipelines.apply.tasks import target_name
 
 PROTOCOLS = ["", "s3://", "S3A://", "https://", "HTTP://", "file://", "local://", "memory://", "x+y.z-0://"]
 HOSTS = ["photos", "photos2", "user:word@photos", "photos@evil", "photos:80", "", "..", "photos\\"]
@@ -49,7 +50,7 @@ def test_an_output_is_a_store_or_refused(uri: str) -> None:
 def test_no_name_leads_out_of_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
 ) -> None:
-    monkeypatch.setattr(storage, "MAX_DELAY", 0.0)
+    monkeypatch.setattr(storage_fetch, "MAX_DELAY", 0.0)
     store, beside = Store(str(tmp_path / "store" / "root")), tmp_path / "beside"
     beside.write_text("beside")
     for name in names:
@@ -80,7 +81,7 @@ STORES = ["s3://photos", "https://photos:80", "/mnt/photos"]
     source=st.sampled_from(["s3://photos/a.csv", "https://photos/x/"]),
 )
 def test_what_a_table_reaches_lies_in_a_named_store(uris: list[str], source: str) -> None:
-    versions = Reach(source, STORES).judge(pa.array(uris, pa.string()))
+    versions = Allowlist(source, STORES).judge(pa.array(uris, pa.string()))
     shown = without_credentials(pa.array(uris, pa.string()), versions).to_pylist()
     assert "://user:word@" not in "".join(shown)
     own = "s3|s3a" if source.startswith("s3") else "s3|s3a|https"

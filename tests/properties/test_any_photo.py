@@ -12,8 +12,9 @@ from mutations import damaged, outcome
 from photos import KINDS, LIMITS, MAX_SECONDS, PHOTO
 from PIL import Image
 
-from batch_nst.data.decoder import Decoder, Limits
-from batch_nst.data.images import REASONS, BadImage, decode_stored, encode
+from batch_nst.data.images.codec import decode_stored, encode
+from batch_nst.data.images.reasons import REASONS, BadImage
+from batch_nst.data.images.sandbox import Decoder, Limits
 
 SIDE = 24
 CROPS = [(0, b""), (1, b"seed")]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mutations import JSON, changed, damaged
 
 from batch_nst.errors import RecipeError
-from batch_nst.recipe import Recipe, load_recipe
+from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 DEMO = (ROOT / "jobs" / "recipes" / "demo.yaml").read_bytes()

@@ -1,0 +1,88 @@
+"""Photos that were asked to be forgotten: written down first, then taken out of every unit.
+
+What is written down is never undone: `dataset/forgotten/000001.json`, by exclusive create. From then on no
+snapshot holds the photo, and whoever seals one takes its pairs out of the units that still have them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.summaries import changes_of
+from batch_nst.data.storage.documents import intact, read_document
+from batch_nst.data.storage.lease import is_latest
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import LeaseError
+
+FORGOTTEN = "dataset/forgotten"
+
+
+def read_requests(store: Store) -> list[dict[str, Any]]:
+    """What was asked to be forgotten, oldest first: `ids` (hex) and the `pairs` that there were."""
+    return [_read(store, name) for name in store.numbered(FORGOTTEN, ".json").values()]
+
+
+def forgotten_ids(store: Store) -> set[bytes]:
+    """Ids of all crops, versions and attempts of forgotten photos."""
+    return {bytes.fromhex(identity) for request in read_requests(store) for identity in request["ids"]}
+
+
+def _read(store: Store, name: str) -> dict[str, Any]:
+    request = read_document(store, name)
+    with intact(store, name):
+        for identity in request["ids"]:
+            bytes.fromhex(identity)
+    return request
+
+
+def write_request(store: Store, request: Mapping[str, Any]) -> str:
+    """Write down what is to be forgotten; returns its name. Needs the lease.
+
+    Raises:
+        LeaseError: another run wrote one at the same moment, which the lease forbids.
+    """
+    number = max(store.numbered(FORGOTTEN, ".json"), default=0) + 1
+    name = f"{FORGOTTEN}/{number:06}.json"
+    if not store.establish(name, (json.dumps(request, indent=1) + "\n").encode()):
+        raise LeaseError(f"{store.join(name)}: written by another run a moment ago; start again")
+    return name
+
+
+def digest_without(digest: str, ids: Iterable[bytes]) -> str:
+    """The digest of a unit (hex) once it has forgotten these ids, in any order, at once or one by one."""
+    value = int(digest, 16)
+    for identity in ids:
+        mark = hashlib.blake2b(identity, digest_size=16, person=b"batch_nst forget")
+        value ^= int.from_bytes(mark.digest())
+    return f"{value:032x}"
+
+
+def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> dict[str, Any]:
+    """Rewrite a unit so that it holds nothing of these ids but that they are forgotten; returns its summary.
+
+    Done again, it changes nothing. The unit is replaced in one write.
+
+    Raises:
+        LeaseError: a lease later than `token` has been taken.
+    """
+    rows, summary = units.read_unit(store, unit), units.read_summary(store, unit)
+    named = {row["id"] for row in rows if row["id"] in ids and row["status"] != "forgotten"}
+    if not named:
+        return summary
+    left = {**dict.fromkeys(units.UNIT_SCHEMA.names), "status": "forgotten"}
+    changes = changes_of(summary, rows)
+    rows = [
+        {**left, "id": row["id"], "split": row["split"]}
+        if row["id"] in named
+        else {**row, "change": changes[row["id"]]}
+        for row in rows
+    ]
+    encoded = units.encode_unit(unit, rows, digest_without(summary["digest"], named))
+    if not is_latest(store, token):
+        raise LeaseError(f"{store.uri}: another run took over; nothing more is written")
+    store.replace(units.unit_object(unit), encoded.data)
+    return encoded.summary

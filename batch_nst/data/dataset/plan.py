@@ -1,0 +1,405 @@
+"""The input compared with the plan: which photos are new, done, pending or gone; and writing the plan.
+
+One pass over the listing, in bounded memory: of each image only an id of 16 bytes stays, and the rows of new
+ones wait in a temporary file. Neither torch nor Ray is imported to plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+import weakref
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_nst.console import log
+from batch_nst.data.dataset import plan_files, summaries, units
+from batch_nst.data.dataset.ids import Ids, Index, Mask, halves, latest, repeated
+from batch_nst.data.dataset.manifest import check_settings, settings_of, split_of, write_settings
+from batch_nst.data.dataset.plan_files import Group, Written
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.sources.photos import LISTED, input_version, key_hash, photo_ids, stream_photos
+from batch_nst.data.storage.store import Store
+from batch_nst.recipe import Recipe
+
+_TOLD_SECONDS = 10.0
+
+
+class Chunk(NamedTuple):
+    """Units to be made that are written down in one place."""
+
+    group: Group
+    units: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The state of a dataset against its input. Of what is written down it holds ids, not whole rows."""
+
+    settings: dict[str, Any]
+    """As in `dataset.json`, or as they would be written there."""
+    written: Written
+    present: Mask
+    """For each written row whether the input holds its photo now."""
+    done: frozenset[str]
+    """Committed units."""
+    new: NewRows
+    """Images that are not written down yet."""
+    again: pa.Table
+    """Rows of further attempts that are not written down yet, `segments.PLAN_SCHEMA`."""
+    found: int
+    """Different images in the input."""
+    rejected: int
+    """Of those that are done, by the latest snapshot."""
+    crops: int
+    unit_images: int
+    listing: str
+    """Digest of the input as it was found, or empty, see `segments.Written`."""
+
+    @cached_property
+    def unit_done(self) -> Mask:
+        """For each of the units that are written down whether it is committed."""
+        return _mask(pc.is_in(_units(self.written.rows), value_set=pa.array(self.done, pa.string())))
+
+    @cached_property
+    def unit_wanted(self) -> Mask:
+        """For each of these units whether it is to be made: not done, and a photo of it is in the input."""
+        held = np.zeros(self.units, np.bool_)
+        held[_numbers(self.written.rows)[self.present]] = True
+        return held & ~self.unit_done
+
+    @cached_property
+    def row_done(self) -> Mask:
+        """For each written row whether its unit is committed."""
+        return self.unit_done[_numbers(self.written.rows)]
+
+    @property
+    def to_do(self) -> int:
+        """Images of units that are planned, or would be, and are to be made."""
+        waiting = self.unit_wanted[_numbers(self.written.rows)]
+        return int(waiting.sum() + self.new.count + self.again.num_rows)
+
+    @property
+    def in_input(self) -> pa.Table:
+        """`id`, `attempt` and `unit` of each written row, and whether its photo is `present`."""
+        return self.written.rows.append_column("present", pa.array(self.present))
+
+    @property
+    def is_written_down(self) -> bool:
+        """Whether everything that is to be done stands in a segment."""
+        return not self.new.count and not self.again.num_rows
+
+    @property
+    def new_groups(self) -> int:
+        """Row groups that are to be written down."""
+        size = plan_files.GROUP_UNITS * self.unit_images
+        return int(-(-self.new.count // size) + (self.again.num_rows > 0))
+
+    @property
+    def units(self) -> int:
+        """How many are written down."""
+        return len(_units(self.written.rows))
+
+    @property
+    def done_units(self) -> set[str]:
+        """Committed units that are planned."""
+        return set(_units(self.written.rows).filter(pa.array(self.unit_done)).to_pylist())
+
+    def counts(self) -> dict[str, int]:
+        """Photos found; images (crops) found, done, rejected, to do; planned ones gone from the input."""
+        once = self.written.rows["attempt"].to_numpy() == 0  # further attempts repeat an id
+        done = np.zeros(len(once), np.bool_)
+        done[:] = self.row_done
+        if not once.all():
+            ids = halves(self.written.rows["id"])
+            np.logical_or.at(done, Index(ids).find(ids), self.row_done)
+        return {
+            "photos": -(-self.found // self.crops),
+            "found": self.found,
+            "done": int((once & done & self.present).sum()),
+            "rejected": self.rejected,
+            "to_do": self.to_do,
+            "gone": int((once & ~self.present).sum()),
+        }
+
+    def chunks(self) -> list[Chunk]:
+        """The units that are written down and to be made, by their places."""
+        numbers, names = _numbers(self.written.rows), _units(self.written.rows)
+        found, first = [], 0
+        for group in self.written.groups:
+            members = np.unique(numbers[first : first + group.rows])
+            first += group.rows
+            pending = members[self.unit_wanted[members]]
+            if len(pending):
+                found.append(Chunk(group, names.take(pa.array(pending)).to_pylist()))
+        return found
+
+    def pending(self, store: Store, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of units that are planned, or would be, and to be made; some columns of `PLAN_SCHEMA`."""
+        columns = columns or plan_files.PLAN_SCHEMA.names
+        for chunk in self.chunks():
+            yield plan_files.read_group(store, chunk.group, chunk.units, columns)
+        for table in self._unwritten():
+            yield table.select(columns)
+
+    def write_down(self, store: Store) -> Plan:
+        """Make the plan a fact: settings first, then segments for what is new. Needs the lease."""
+        write_settings(store, self.settings)
+        if self.is_written_down:
+            return self
+        # Everything that is planned is in the input, and the other way round: so the next start need not
+        # compare them if it finds the same input.
+        listing = self.listing if self.present.all() else ""
+        written = plan_files.append_segments(store, self._unwritten(), self.written, listing)
+        present = np.ones(written.rows.num_rows, np.bool_)
+        present[: len(self.present)] = self.present
+        return replace(
+            self, written=written, present=present, new=_nothing(), again=plan_files.PLAN_SCHEMA.empty_table()
+        )
+
+    def split_of(self, key: str) -> str:
+        """The side of the split that a photo is on."""
+        return split_of(key, self.settings["holdout"])
+
+    def _unwritten(self) -> Iterator[pa.Table]:
+        """What is not written down, whole units in each table."""
+        yield from plan_files.cut_groups(self.new, self.unit_images, attempt=0)
+        if self.again.num_rows:
+            yield self.again
+
+
+def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
+    """List the input, compare it with what is planned and done. Writes nothing.
+
+    Args:
+        recipe: the recipe.
+        store: its output.
+        retry: plan failed images once more.
+
+    Raises:
+        RecipeError: no photos, an unreadable painting, or settings other than the dataset was begun with.
+    """
+    settings = settings_of(recipe)
+    begun = check_settings(store, settings, ignore=("holdout.at_least",))
+    if begun:
+        settings["holdout"]["at_least"] = begun["holdout"]["at_least"]
+    written = plan_files.read_written(store)
+    generate = recipe.generate
+    listing = _listing_digest(recipe)
+    if listing and listing == written.listing:
+        found = int((written.rows["attempt"].to_numpy() == 0).sum())
+        present, new = np.ones(written.rows.num_rows, np.bool_), _nothing()
+    else:
+        watch = _Watch(settings["holdout"])
+        found, present, new = diff_with_plan(
+            watch.over(stream_photos(generate.input, generate.stores)), generate.crops, written.rows["id"]
+        )
+        if begun is None and not watch.held_out:
+            settings["holdout"]["at_least"] = [watch.lowest[1]]
+    snapshot = latest_snapshot(store)
+    plan = Plan(
+        settings=settings,
+        written=written,
+        present=present,
+        done=frozenset(units.done_units(store, len(_units(written.rows)))),
+        new=new,
+        again=plan_files.PLAN_SCHEMA.empty_table(),
+        found=found,
+        rejected=snapshot.counts["rejected"] if snapshot else 0,
+        crops=generate.crops,
+        unit_images=generate.unit_images,
+        listing=listing,
+    )
+    return replace(plan, again=_again(plan, store)) if retry else plan
+
+
+class _Watch:
+    """Looks at a listing that passes by: tells how far it is, and whether a photo is held out."""
+
+    def __init__(self, holdout: dict[str, Any]) -> None:
+        self._holdout = holdout
+        self.held_out = False
+        self.lowest = (1.0, "")
+        """Of the keys' hashes, while no photo was held out; and its key."""
+
+    def over(self, listing: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        photos, told = 0, time.monotonic()
+        for batch in listing:
+            if not self.held_out:
+                keys = batch["key"].to_pylist()
+                self.held_out = any(split_of(key, self._holdout) == "held_out" for key in keys)
+                self.lowest = min([self.lowest, *((key_hash(key), key) for key in keys)])
+            photos += len(batch)
+            if time.monotonic() - told >= _TOLD_SECONDS:
+                told = time.monotonic()
+                log(f"listing: {photos:,} photos")
+            yield batch
+
+
+def _listing_digest(recipe: Recipe) -> str:
+    """Equal ones mean that the input holds the same images; empty where only listing it tells."""
+    version = input_version(recipe.generate.input)
+    if version is None:
+        return ""
+    generate = recipe.generate
+    parts = json.dumps([generate.input, version, generate.crops, *generate.stores])
+    return hashlib.blake2b(parts.encode(), digest_size=16, person=b"batch_nst list").hexdigest()
+
+
+def _again(plan: Plan, store: Store) -> pa.Table:
+    """A further attempt at images, still in the input, whose latest attempt is done and failed."""
+    rows = plan.written.rows
+    last = latest(halves(rows["id"])) & plan.present & plan.row_done
+    of_units = _units(rows).take(pa.array(np.unique(_numbers(rows)[last])))
+    failed = _failed(store, of_units.to_pylist())
+    mine = last & _mask(pc.is_in(rows["id"].combine_chunks(), value_set=pa.array(failed, pa.binary(16))))
+    chosen, first = [plan_files.PLAN_SCHEMA.empty_table()], 0
+    for group in plan.written.groups:
+        here = mine[first : first + group.rows]
+        first += group.rows
+        if here.any():
+            chosen.append(plan_files.read_group(store, group).filter(pa.array(here)))
+    table = pa.concat_tables(chosen)
+    attempt = 1 + max(table["attempt"].to_pylist(), default=0)
+    return plan_files.cut(table, plan.unit_images, attempt)
+
+
+def _failed(store: Store, names: Collection[str]) -> list[bytes]:
+    """Ids of failed images in committed units; units that have none by their summaries are not read."""
+    table = summaries.read(store, ["unit", "outcomes"])
+    outcomes = dict(zip(*table.to_pydict().values(), strict=True))
+    return [
+        row["id"]
+        for name in names
+        if "f" in outcomes.get(name, "f")
+        for row in units.read_unit(store, name, columns=["id", "status"])
+        if row["status"] == "failed"
+    ]
+
+
+def _nothing() -> NewRows:
+    rows = NewRows()
+    rows.close()
+    return rows
+
+
+def _units(rows: pa.Table) -> pa.StringArray:
+    """Names of the units of written rows, each once."""
+    return rows["unit"].chunk(0).dictionary
+
+
+def _numbers(rows: pa.Table) -> npt.NDArray[np.int32]:
+    """For each written row the number of its unit among `_units`."""
+    return np.concatenate([chunk.indices.to_numpy() for chunk in rows["unit"].chunks])
+
+
+def _mask(values: pa.BooleanArray) -> Mask:
+    mask: Mask = values.to_numpy(zero_copy_only=False)
+    return mask
+
+
+_IN_MEMORY = 32 << 20
+"""Bytes of new rows that need no file."""
+
+
+class PlanDiff(NamedTuple):
+    """What a listing says about a plan."""
+
+    found: int
+    """Different images in the input."""
+    present: Mask
+    """For each planned row whether the input holds its id now."""
+    new: NewRows
+
+
+class NewRows:
+    """Rows of a listing that no segment has, each id once; iterating reads them again each time."""
+
+    def __init__(self) -> None:
+        """Nothing is new yet."""
+        self.count = 0
+        """Of the rows that iterating gives, once it is closed."""
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with its owner
+        weakref.finalize(self, self._file.close)
+        schema = pa.schema([("id", pa.binary(16)), *LISTED, ("crop", pa.int32())])
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, "w"), schema, options=options)
+        self._ids: list[Ids] = []
+        self._again: Mask | None = None
+
+    def add(self, rows: pa.RecordBatch, ids: Ids) -> None:
+        """Take some more rows, whose ids are `ids`."""
+        self._writer.write_batch(rows)
+        self._ids.append(ids)
+
+    def close(self) -> None:
+        """No more rows follow: find the ids that came twice."""
+        self._writer.close()
+        ids = np.concatenate([np.empty((0, 2), np.uint64), *self._ids])
+        self._ids.clear()
+        again = repeated(ids)
+        self.count = len(ids) - int(again.sum())
+        self._again = again if again.any() else None
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Tables of the rows, in the order of the listing."""
+        self._file.seek(0)
+        first = 0
+        with pa.ipc.open_stream(pa.PythonFile(self._file, "r")) as reader:
+            for batch in reader:
+                table = pa.Table.from_batches([batch])
+                if self._again is not None:
+                    table = table.filter(pa.array(~self._again[first : first + len(batch)]))
+                first += len(batch)
+                yield table
+
+
+def diff_with_plan(listing: Iterable[pa.RecordBatch], crops: int, planned: pa.ChunkedArray) -> PlanDiff:
+    """Compare a listing with what is planned.
+
+    Args:
+        listing: batches of `inputs.LISTED`.
+        crops: of each photo.
+        planned: ids of all planned rows, oldest first; further attempts repeat an id.
+    """
+    ids = halves(planned)
+    index = Index(ids)
+    present = np.zeros(len(ids), np.bool_)
+    new = NewRows()
+    for batch in listing:
+        rows = _crops(batch, crops)
+        wanted = halves(rows["id"])
+        at = index.find(wanted)
+        present[at[at >= 0]] = True
+        fresh = np.flatnonzero(at < 0)
+        if len(fresh):
+            new.add(rows.take(pa.array(fresh)), wanted[fresh])
+    new.close()
+    found = int(present.sum()) + new.count
+    # An id was looked up as its first attempt; the others are as present as that.
+    first = index.find(ids) if len(ids) else np.empty(0, np.int64)
+    return PlanDiff(found, present[first], new)
+
+
+def _crops(batch: pa.RecordBatch, crops: int) -> pa.RecordBatch:
+    """A row for each crop of each photo, with its id; crops of a photo are neighbours."""
+    photos = len(batch)
+    by_crop = [photo_ids(batch, crop) for crop in range(crops)]
+    if crops == 1:
+        ids, rows, numbers = by_crop[0], batch, np.zeros(photos, np.int32)
+    else:
+        places = np.arange(crops * photos).reshape(crops, photos).T.flatten()
+        ids = pa.concat_arrays(by_crop).take(pa.array(places))
+        rows = batch.take(pa.array(np.repeat(np.arange(photos), crops)))
+        numbers = np.tile(np.arange(crops, dtype=np.int32), photos)
+    names = ["id", *LISTED.names, "crop"]
+    return pa.RecordBatch.from_arrays([ids, *rows.columns, pa.array(numbers)], names=names)

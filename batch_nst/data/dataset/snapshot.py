@@ -1,0 +1,245 @@
+"""A sealed list of finished units: what training reads, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from batch_nst.data.dataset import forgotten, summaries, units
+from batch_nst.data.dataset.audit import COUNTED, Outcomes, audit
+from batch_nst.data.storage.documents import intact, read_document
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import IncompleteError, LeaseError, StorageError
+from batch_nst.recipe import Quality
+
+SNAPSHOTS = "dataset/snapshots"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a dataset at one moment, written by exclusive create."""
+
+    number: int
+    token: int
+    """Fencing token of the lease under which it was sealed."""
+    digest: str
+    """Over the units' digests and what is left out: equal digests mean equal training data."""
+    counts: dict[str, int]
+    """Images by the outcome of their latest attempt: ok (to train on), held_out (and ok), rejected, failed,
+    forgotten, filtered (ok, but left out by a rule of `quality`), pending; and gone: finished, but no longer
+    in the input, and counted as nothing else."""
+    units: list[dict[str, Any]]
+    """For each unit its name, digest and counts without those `left_out`, which are gone or superseded."""
+    left_out: list[str]
+    """Ids (hex) in these units that are gone from the input."""
+    quality: dict[str, Any] = field(default_factory=dict)
+    """The rules and figures by which pairs were `filtered` (see `quality.judge`), how many losses there were
+    (`pairs`), and for each rule the ids (hex) that it leaves out."""
+    forgotten: list[str] = field(default_factory=list)
+    """Ids (hex) of forgotten images that units still held when it was sealed."""
+    audit: dict[str, int] = field(default_factory=dict)
+    """Ids `planned`, each of which is either `done`, `pending` or `gone` (finished before or not)."""
+    since: int = 0
+    """Number of the first of the snapshots in a row that have this digest; 0, of old ones: its own."""
+
+    @property
+    def first(self) -> int:
+        """The number of the first snapshot with these pairs, by which models that learned from them go."""
+        return self.since or self.number
+
+    @cached_property
+    def passed_over(self) -> frozenset[bytes]:
+        """The ids of ok rows that are not handed out: gone, filtered or forgotten."""
+        filtered = self.quality.get("left_out", {}).values()
+        named = (self.left_out, self.forgotten, *filtered)
+        return frozenset(bytes.fromhex(identity) for ids in named for identity in ids)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of each unit, by its name."""
+        return {unit["unit"]: unit["digest"] for unit in self.units}
+
+    @property
+    def done(self) -> float:
+        """The fraction of planned images that are done."""
+        finished = sum(self.counts[status] for status in COUNTED)
+        return finished / max(1, finished + self.counts["pending"])
+
+
+def seal(
+    store: Store,
+    token: int,
+    planned: pa.Table,
+    known: Mapping[str, str],
+    quality: Quality | None = None,
+) -> Snapshot:
+    """Seal what is done, after an audit; returns the latest snapshot where nothing has changed since.
+
+    Photos that were asked to be forgotten are in no snapshot from then on, and are taken out of the units
+    that still hold them once it is sealed.
+
+    Args:
+        store: the output.
+        token: of the lease held.
+        planned: a row for each id and attempt: `id`, `attempt`, `unit`, and `present`, whether the input
+            holds the id now; those that it does not are left out as gone.
+        known: summaries, in JSON, of units that the caller has just committed, which saves reading them.
+        quality: which pairs to leave out; None stands for the defaults.
+
+    Raises:
+        AuditError: an id is planned twice, or a unit does not hold what was planned. Nothing is sealed.
+        LeaseError: a run with a later lease has sealed one meanwhile.
+    """
+    latest = latest_snapshot(store)
+    if latest and latest.token > token:
+        raise LeaseError(
+            f"snapshot {latest.number} was sealed under lease {latest.token}, later than ours, {token}"
+        )
+    outcomes = audit(store, planned, known, forgotten.forgotten_ids(store), quality or Quality())
+    snapshot = _snapshot(outcomes, latest.number + 1 if latest else 1, token)
+    if latest and latest.digest == snapshot.digest:
+        snapshot = replace(snapshot, since=latest.first)
+    if latest and _says_the_same(latest, snapshot):
+        snapshot = latest
+    else:
+        name = f"{SNAPSHOTS}/{snapshot.number:06}.json"
+        if not store.establish(name, _text(snapshot)):
+            raise LeaseError(f"{store.join(name)}: sealed by another run a moment ago; start again")
+    rewritten = {
+        unit: forgotten.take_out(store, token, unit, ids) for unit, ids in outcomes.to_forget.items()
+    }
+    if rewritten or not outcomes.gathered:
+        summaries.write(store, summaries.updated(outcomes.summaries, rewritten))
+    return snapshot
+
+
+def is_sealed(store: Store, latest: Snapshot, planned: pa.Table, quality: Quality) -> bool:
+    """Whether `seal` would write nothing: its latest snapshot says it all, and nothing is to be forgotten.
+
+    Raises:
+        AuditError: as `seal` does.
+    """
+    outcomes = audit(store, planned, {}, forgotten.forgotten_ids(store), quality)
+    same = _says_the_same(latest, _snapshot(outcomes, latest.number, latest.token))
+    return same and outcomes.gathered and not outcomes.to_forget
+
+
+def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
+    return Snapshot(
+        number=number,
+        token=token,
+        digest=_digest(outcomes.units, outcomes.gone, outcomes.quality),
+        counts=outcomes.counts,
+        units=outcomes.units,
+        left_out=outcomes.gone,
+        quality=outcomes.quality,
+        forgotten=sorted(identity.hex() for ids in outcomes.to_forget.values() for identity in ids),
+        audit=outcomes.audit,
+    )
+
+
+def _digest(units: list[dict[str, Any]], left_out: list[str], quality: Mapping[str, Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
+    for unit in units:
+        digest.update(unit["digest"].encode())
+    digest.update(json.dumps(left_out).encode())
+    filtered = sorted(identity for ids in quality.get("left_out", {}).values() for identity in ids)
+    if filtered:
+        digest.update(json.dumps(filtered).encode())
+    return digest.hexdigest()
+
+
+def _says_the_same(latest: Snapshot, snapshot: Snapshot) -> bool:
+    """Whether sealing would tell nothing new; snapshots of version 0.1.0 tell of no filter."""
+    return (
+        latest.digest == snapshot.digest
+        and latest.counts == snapshot.counts
+        and (latest.quality or snapshot.quality) == snapshot.quality
+    )
+
+
+_SHAPE = TypeAdapter(Snapshot)
+
+
+def _read(store: Store, name: str) -> Snapshot:
+    fields = read_document(store, name)
+    with intact(store, name):
+        fields["counts"] = {**dict.fromkeys(COUNTED, 0), **fields["counts"]}  # version 0.1.0 knew fewer
+        snapshot = _SHAPE.validate_python(fields)
+        digest = _digest(snapshot.units, snapshot.left_out, snapshot.quality)
+        if digest != snapshot.digest:
+            raise ValueError(f"the digest of what it lists is {digest}, but it says {snapshot.digest}")
+    return snapshot
+
+
+def _text(snapshot: Snapshot) -> bytes:
+    """JSON, a line a field; indented it would take a minute where there are a million units."""
+    lines = (
+        f" {json.dumps(each.name)}: {json.dumps(getattr(snapshot, each.name))}" for each in fields(snapshot)
+    )
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def latest_snapshot(store: Store) -> Snapshot | None:
+    """The newest sealed snapshot, or None.
+
+    Raises:
+        StorageError: it is damaged, or its digest is another one.
+    """
+    names = store.numbered(SNAPSHOTS, ".json")
+    return _read(store, names[max(names)]) if names else None
+
+
+def read_snapshot(store: Store, number: int) -> Snapshot:
+    """The snapshot of a number; FileNotFoundError where there is none."""
+    return _read(store, f"{SNAPSHOTS}/{number:06}.json")
+
+
+def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
+    """The newest sealed snapshot.
+
+    Raises:
+        IncompleteError: there is none, or less than `min_done` of the planned images is done in it.
+    """
+    snapshot = latest_snapshot(store)
+    if snapshot is None:
+        raise IncompleteError(f"{store.uri}: no sealed dataset here; run `batch-nst generate` first")
+    if snapshot.done < min_done:
+        raise IncompleteError(
+            f"{store.uri}: snapshot {snapshot.number} holds {snapshot.done:.1%} of the planned images, "
+            f"train.min_done asks for {min_done:.1%}; run `batch-nst generate` again"
+        )
+    return snapshot
+
+
+def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
+    names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])
+    return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.passed_over)
+
+
+def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[dict[str, Any]]:
+    """The ok rows of a unit on one side of the split: as many as the snapshot's counts say.
+
+    Raises:
+        StorageError: the unit is damaged, or another one than the snapshot lists.
+    """
+    rows, digest = units.read_rows(store, unit)
+    expected = snapshot.digests[unit]
+    # Rows that were forgotten since, or are going to be, have changed the digest.
+    forgets = snapshot.forgotten or any(row["status"] == "forgotten" for row in rows)
+    if digest != expected and not forgets:
+        raise StorageError(
+            f"{store.join(units.unit_object(unit))}: its digest is {digest}, but snapshot {snapshot.number} "
+            f"says {expected}"
+        )
+    for row in rows:
+        if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.passed_over:
+            yield row

@@ -1,0 +1,205 @@
+"""What each unit says of its rows, in few bytes: enough to seal a snapshot without reading a picture.
+
+A unit carries its own summary in its metadata. `dataset/summaries.parquet` gathers those of sealed units; it
+only saves reading: where it is missing, it is made again from the units.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch_nst.data.storage.documents import intact
+from batch_nst.data.storage.store import Store
+
+SUMMARIES = "dataset/summaries.parquet"
+
+OUTCOMES = ("ok", "held_out", "rejected", "failed", "forgotten")
+"""What can have become of a row: ok to train on, ok and held out, or its status."""
+
+LETTERS = "ohrfx"
+"""An outcome each, in the order of `OUTCOMES`."""
+
+SCHEMA = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("digest", pa.string()),
+        ("ids", pa.string()),
+        ("outcomes", pa.string()),
+        ("reasons", pa.list_(pa.string())),
+        ("loss", pa.list_(pa.float32())),
+        ("change", pa.list_(pa.float32())),
+    ]
+)
+"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: a letter for each
+row's outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its
+photo (grey levels)."""
+
+_HALF = 1 << 64
+_READERS = 16
+_AT_ONCE = 4096  # summaries that are Python objects
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """Of `OUTCOMES`, from a row's `status` and `split`."""
+    return "held_out" if row["status"] == "ok" and row["split"] == "held_out" else str(row["status"])
+
+
+def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows have each outcome."""
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for row in rows:
+        counts[outcome(row)] += 1
+    return counts
+
+
+def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of a unit: its name and digest, `count`'s figures, and the columns of `SCHEMA`.
+
+    Numbers are float32 as hex digits, so that a summary is few Python objects however long a unit is.
+
+    Args:
+        unit: its name.
+        digest: of its content.
+        rows: with `id`, `status` and `split`; `reason`, `total_loss` and `change` where there are some.
+    """
+    rows = sorted(rows, key=lambda row: bytes(row["id"]))
+    return {
+        "unit": unit,
+        "digest": digest,
+        **count(rows),
+        "ids": sum_of_ids([row["id"] for row in rows]),
+        "outcomes": "".join(LETTERS[OUTCOMES.index(outcome(row))] for row in rows),
+        "reasons": [row.get("reason") or "" for row in rows if row["status"] in ("rejected", "failed")],
+        "loss": _hex(row.get("total_loss") for row in rows),
+        "change": _hex(row.get("change") for row in rows),
+    }
+
+
+def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
+    """Return if this can be what `summarise` made for a unit.
+
+    Raises:
+        ValueError, TypeError or LookupError: it cannot.
+    """
+    if summary["unit"] != unit:
+        raise ValueError(f"it is the unit {summary['unit']}")
+    outcomes = summary["outcomes"]
+    counts = [summary[name] for name in OUTCOMES]
+    if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
+        raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
+    sizes = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
+    bad = summary["rejected"] + summary["failed"]
+    if sizes != [4 * len(outcomes)] * 2 or len(summary["reasons"]) != bad:
+        raise ValueError(f"it has {len(outcomes)} outcomes, and not as many losses, changes or reasons")
+    _table([summary])
+
+
+def changes_of(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[bytes, float]:
+    """By id how far each row of a unit moved from its photo, NaN where unknown."""
+    values = np.frombuffer(bytes.fromhex(summary["change"]), ">f4").tolist()
+    return dict(zip(sorted(row["id"] for row in rows), values, strict=True))
+
+
+def sum_of_ids(ids: Sequence[bytes]) -> str:
+    """A digest of ids in any order: their first and second eight bytes, each summed modulo 2^64."""
+    sums = (sum(int.from_bytes(identity[half]) for identity in ids) for half in (slice(8), slice(8, 16)))
+    return "".join(f"{total % _HALF:016x}" for total in sums)
+
+
+def gather(
+    store: Store,
+    done: pa.Array,
+    known: Mapping[str, str],
+    read_one: Callable[[str], Mapping[str, Any]],
+) -> tuple[pa.Table, bool]:
+    """The summaries of units, `SCHEMA`, in the order of their names; and whether all were gathered before.
+
+    Args:
+        store: the output.
+        done: names of committed units.
+        known: summaries in JSON that the caller has; later than those gathered before.
+        read_one: the summary of a unit that is in neither.
+    """
+    before = read(store)
+    stale = pa.array(known, pa.string())
+    kept = before.filter(pc.and_(pc.is_in(before["unit"], done), pc.invert(pc.is_in(before["unit"], stale))))
+    missing = done.filter(pc.invert(pc.is_in(done, kept["unit"].combine_chunks()))).to_pylist()
+
+    def summary(unit: str) -> Mapping[str, Any]:
+        return dict(json.loads(known[unit])) if unit in known else read_one(unit)
+
+    tables = [kept]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(missing), _AT_ONCE):
+            tables.append(_table(list(pool.map(summary, missing[start : start + _AT_ONCE]))))
+    table = pa.concat_tables(tables).sort_by("unit").combine_chunks()
+    return table, not missing and kept.num_rows == before.num_rows
+
+
+def gathered_units(store: Store) -> set[str]:
+    """Names of the units whose summaries are gathered."""
+    return set(read(store, ["unit"])["unit"].to_pylist())
+
+
+def updated(gathered: pa.Table, fresh: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    """Summaries where those of some units are replaced."""
+    kept = gathered.filter(pc.invert(pc.is_in(gathered["unit"], pa.array(fresh, pa.string()))))
+    return pa.concat_tables([kept, _table(list(fresh.values()))]).sort_by("unit").combine_chunks()
+
+
+def write(store: Store, summaries: pa.Table) -> None:
+    """Replace what was gathered before."""
+    buffer = io.BytesIO()
+    pq.write_table(summaries, buffer, compression="zstd")
+    store.replace(SUMMARIES, buffer.getvalue())
+
+
+def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """The numbers of `loss` or `change` of all rows of all units, one after the other; NaN where unknown."""
+    flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks] or [pa.array([], pa.float32())])
+    found: npt.NDArray[np.float32] = flat.to_numpy(zero_copy_only=False)
+    return found
+
+
+def read(store: Store, columns: list[str] | None = None) -> pa.Table:
+    """What is gathered, `SCHEMA` or some columns of it.
+
+    Raises:
+        StorageError: it is damaged; without it, it is gathered anew.
+    """
+    columns = columns or SCHEMA.names
+    try:
+        with intact(store, SUMMARIES):
+            table = pq.read_table(io.BytesIO(store.read(SUMMARIES)), columns=columns)
+            return table.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
+    except FileNotFoundError:
+        return SCHEMA.empty_table().select(columns)
+
+
+def _table(summaries: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Summaries of `summarise` as `SCHEMA`."""
+    outcomes = [summary["outcomes"] for summary in summaries]
+    ends = np.cumsum([0, *map(len, outcomes)], dtype=np.int32)
+    columns: list[pa.Array] = [
+        pa.array([summary[name] for summary in summaries], pa.string()) for name in ("unit", "digest", "ids")
+    ]
+    columns.append(pa.array(outcomes, pa.string()))
+    columns.append(pa.array([summary["reasons"] for summary in summaries], SCHEMA.field("reasons").type))
+    for name in ("loss", "change"):
+        values = np.frombuffer(bytes.fromhex("".join(summary[name] for summary in summaries)), ">f4")
+        columns.append(pa.ListArray.from_arrays(ends, pa.array(values.astype(np.float32))))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _hex(values: Any) -> str:
+    return np.array([np.nan if value is None else value for value in values], ">f4").tobytes().hex()

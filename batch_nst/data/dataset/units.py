@@ -1,0 +1,195 @@
+"""The unit of work: a few planned images, committed as one Parquet object, first writer wins.
+
+What is planned is written down before work begins, in `segments`; what is done is what a listing shows. So
+retries, lost nodes, zombies and kill -9 need no coordination.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_nst.data.dataset.quality import change
+from batch_nst.data.dataset.summaries import check_summary, summarise
+from batch_nst.data.images.sandbox import stored_picture
+from batch_nst.data.storage.documents import intact
+from batch_nst.data.storage.store import Store
+
+DATA = "dataset/data"
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+_FEATURES = {
+    "id": "binary",
+    "uri": "string",
+    "split": "string",
+    "status": "string",
+    "reason": "string",
+    "detail": "string",
+    "content": None,
+    "stylized": None,
+    "height": "int32",
+    "width": "int32",
+    "content_loss": "float32",
+    "style_loss": "float32",
+    "total_loss": "float32",
+    "iterations": "int32",
+    "init": "string",
+    "engine": "string",
+}
+"""Columns of a unit and their types; None is an encoded image as Hugging Face's `Image` feature stores it."""
+
+_HUGGING_FACE = {
+    "info": {
+        "features": {
+            name: {"_type": "Image"} if kind is None else {"dtype": kind, "_type": "Value"}
+            for name, kind in _FEATURES.items()
+        }
+    }
+}
+
+UNIT_SCHEMA = pa.schema(
+    [(name, _IMAGE if kind is None else pa.type_for_alias(kind)) for name, kind in _FEATURES.items()],
+    metadata={"huggingface": json.dumps(_HUGGING_FACE)},
+)
+"""A row for each planned id of the unit; `status` is ok, rejected or failed, the last two with a `reason`, or
+forgotten, of which nothing else is left."""
+
+_METADATA = b"batch_nst"
+
+_MANY, _LISTERS = 20_000, 16
+
+
+def unit_object(unit: str) -> str:
+    """Where a unit's Parquet object lies below the output."""
+    return f"{DATA}/{unit[:2]}/{unit}.parquet"
+
+
+def done_units(store: Store, planned: int = 0) -> set[str]:
+    """Names of the committed units; where many are planned, folders are listed at the same time."""
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        return {
+            name.rsplit("/", 1)[1].removesuffix(".parquet")
+            for names in pool.map(store.list, listed_folders(planned))
+            for name in names
+        }
+
+
+def listed_folders(planned: int) -> list[str]:
+    """What `done_units` lists where so many units are planned."""
+    return [DATA] if planned < _MANY else [f"{DATA}/{number:02x}" for number in range(256)]
+
+
+class EncodedUnit(NamedTuple):
+    """A unit that is ready to be committed."""
+
+    summary: dict[str, Any]
+    """See `read_summary`."""
+    data: bytes
+    """The Parquet object."""
+
+
+def encode_unit(unit: str, rows: list[dict[str, Any]], digest: str) -> EncodedUnit:
+    """The object of a unit.
+
+    Args:
+        unit: its name.
+        rows: of `UNIT_SCHEMA`, and `change` of those that are ok.
+        digest: of the unit's content, see `row_digest`.
+    """
+    summary = summarise(unit, digest, rows)
+    table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), _METADATA: json.dumps(summary, sort_keys=True)}
+    )
+    return EncodedUnit(summary, _parquet(table))
+
+
+def commit_encoded(store: Store, encoded: EncodedUnit) -> dict[str, Any]:
+    """Write a unit unless another worker has, and return the summary of the one that is there."""
+    unit = encoded.summary["unit"]
+    return encoded.summary if store.create(unit_object(unit), encoded.data) else read_summary(store, unit)
+
+
+def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str) -> dict[str, Any]:
+    """`encode_unit`, then `commit_encoded`."""
+    return commit_encoded(store, encode_unit(unit, rows, digest))
+
+
+def read_summary(store: Store, unit: str) -> dict[str, Any]:
+    """The summary that a committed unit carries in its metadata, see `summarise`.
+
+    Units of version 0.1.0 carry less; theirs is made from their rows and pictures.
+
+    Raises:
+        StorageError: the unit is damaged, or another one.
+    """
+    data = store.read(unit_object(unit))
+    with intact(store, unit_object(unit)):
+        summary = dict(json.loads(pq.read_schema(io.BytesIO(data)).metadata[_METADATA]))
+        if "outcomes" not in summary:
+            rows = _table(data, UNIT_SCHEMA.names).to_pylist()
+            return summarise(unit, summary["digest"], [{**row, "change": _change(row)} for row in rows])
+        check_summary(unit, summary)
+    return summary
+
+
+def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a committed unit.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    data = store.read(unit_object(unit))
+    with intact(store, unit_object(unit)):
+        return list(_table(data, columns or UNIT_SCHEMA.names).to_pylist())
+
+
+def read_rows(store: Store, unit: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a committed unit, and the digest that it carries; raises what `read_unit` does."""
+    data = store.read(unit_object(unit))
+    with intact(store, unit_object(unit)):
+        table = _table(data, UNIT_SCHEMA.names)
+        return list(table.to_pylist()), str(json.loads((table.schema.metadata or {})[_METADATA])["digest"])
+
+
+def _table(data: bytes, columns: list[str]) -> pa.Table:
+    table = pq.read_table(io.BytesIO(data), columns=columns, page_checksum_verification=True)
+    schema = pa.schema([UNIT_SCHEMA.field(name) for name in columns], table.schema.metadata)
+    return table.select(columns).cast(schema)
+
+
+def bad_rows(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Rejected and failed rows of some units: `id`, `uri`, `status`, `reason`, `detail` and `unit`."""
+    for name in names:
+        for row in read_unit(store, name, columns=["id", "uri", "status", "reason", "detail"]):
+            if row["status"] in ("rejected", "failed"):
+                yield {**row, "unit": name}
+
+
+def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:
+    """A digest over what a unit says (id, status, pixels, losses), blind to how its file is written."""
+    digest = hashlib.blake2b(digest_size=16, person=b"batch_nst unit")
+    for identity, status, pixels, losses in sorted(rows):
+        for part in (identity, status.encode(), pixels, json.dumps(losses).encode()):
+            digest.update(len(part).to_bytes(8) + part)
+    return digest.hexdigest()
+
+
+def _change(row: dict[str, Any]) -> float | None:
+    if row["content"] is None or row["stylized"] is None:
+        return None
+    return change(*(stored_picture(row[name]["bytes"]) for name in ("content", "stylized")))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", store_schema=True, write_page_checksum=True)
+    return buffer.getvalue()

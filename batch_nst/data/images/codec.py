@@ -1,0 +1,320 @@
+"""Decode and encode pictures: one set of rules for every photo and style image of the project.
+
+`decode` takes what people have in their buckets and gives 8-bit sRGB or `BadImage`. `crop` and
+`resize_short_side` make the square that is optimised and the style image. `encode` and `decode_stored` are
+the way into the dataset and back. Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere here.
+
+Pillow and numpy only, so that it can be used, and tested, on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+# TIFF and WebP are named because Pillow imports all of its plugins for a format that was not imported yet.
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+
+from batch_nst.data.images.formats import identify, lacks_end, without_texts
+from batch_nst.data.images.reasons import BadImage
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""A picture: uint8, (H, W, 3), 0..255, sRGB."""
+
+
+def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pixels:
+    """The first picture of a JPEG, PNG, WebP, GIF, TIFF or BMP file as the eye should see it.
+
+    EXIF orientation is applied, an embedded ICC profile is converted to sRGB, transparency is laid over
+    white, and 16-bit and floating-point pixels are scaled to 8 bits. Broken EXIF data and broken or
+    unsuitable profiles are ignored, and so are the texts in a PNG. Limits are checked against the header,
+    before pixels are decoded.
+
+    Args:
+        data: the whole file.
+        min_side: least short side, pixels.
+        max_bytes: greatest length of `data`.
+        max_pixels: greatest width times height. Pillow refuses more than 2 * PIL.Image.MAX_IMAGE_PIXELS
+            (179 million) whatever is given here.
+
+    Returns:
+        uint8 (H, W, 3), sRGB, writable.
+
+    Raises:
+        BadImage: with one of `REASONS`. Anything else is a bug, or no memory.
+    """
+    if not data:
+        raise BadImage("empty", "0 bytes")
+    if len(data) > max_bytes:
+        raise BadImage("too_many_bytes", f"{len(data)} bytes; allowed: {max_bytes}")
+    kind = identify(data)
+    if kind == "PNG":
+        data = without_texts(data)
+    # Pillow warns of damaged metadata and of sizes between its own limit and ours. Both are ours to judge.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _faults(kind, data):
+            image: Image.Image = Image.open(BytesIO(data), formats=(kind,))
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImage("too_many_pixels", f"{kind} of {width} x {height} pixels; allowed: {max_pixels}")
+        if min(width, height) < min_side:
+            raise BadImage("too_small", f"{kind} of {width} x {height} pixels; least side: {min_side}")
+        # DNG, NEF and ARW are TIFF files whose first picture is a thumbnail, and says so.
+        if _tiff_tag(image, _NEW_SUBFILE_TYPE, 0) & 1:
+            raise BadImage("unsupported_format", "camera raw: the first picture of this TIFF is a thumbnail")
+        # libjpeg takes the rest of zeros that a broken upload leaves in a preallocated file for grey blocks,
+        # without a word; only the missing end tells.
+        if kind == "JPEG" and lacks_end(kind, data):
+            raise BadImage("truncated", "JPEG without an end-of-image marker")
+        with _faults(kind, data):
+            if kind == "PNG":  # Pillow compares the checksums of pixel data only here
+                Image.open(BytesIO(data), formats=(kind,)).verify()
+            image.load()
+        orientation = _orientation(image)
+    picture = _srgb(image)
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    return np.array(picture)
+
+
+def crop(image: Pixels, size: int, number: int = 0, seed: bytes = b"") -> Pixels:
+    """A square part of a picture, resized with Lanczos' filter.
+
+    Number 0 is the largest square at the centre. The others have a side between half and all of the
+    short side and lie anywhere; `seed` and `number` alone decide, on every machine and version alike.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: side of the result in pixels, at least 1.
+        number: which crop, from 0.
+        seed: the photo's id.
+
+    Returns:
+        uint8 (size, size, 3). A square picture of that size comes back unchanged as crop 0.
+    """
+    height, width, _ = image.shape
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    if number:
+        # Three numbers in [0, 1) straight from the hash: numpy's generators may change between versions.
+        digest = hashlib.sha256(seed + number.to_bytes(8, "big")).digest()
+        scale, across, down = (word / 2**32 for word in struct.unpack_from(">3I", digest))
+        side = max(1, round(side * (1 + scale) / 2))
+        left, top = int(across * (width - side + 1)), int(down * (height - side + 1))
+    box = (left, top, left + side, top + side)
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def resize_short_side(image: Pixels, size: int) -> Pixels:
+    """The whole picture with a short side of `size` pixels: aspect kept, Lanczos.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: at least 1.
+
+    Returns:
+        uint8 (H', W', 3) with min(H', W') == size.
+    """
+    height, width, _ = image.shape
+    short = min(height, width)
+    new = (round(width * size / short), round(height * size / short))
+    return np.array(Image.fromarray(image).resize(new, Image.Resampling.LANCZOS))
+
+
+_SAVE: Final[dict[str, dict[str, Any]]] = {
+    # Lossless WebP of 256 px on one core with method 0, 1, 2, 3, 4 (Pillow's default), 5: photos (mean of 8)
+    # 88, 84, 83, 81, 80, 80 KiB in 3, 15, 22, 31, 78, 158 ms; two stylized ones with 0, 1, 2, 4: 102, 88, 87,
+    # 85 and 141, 135, 134, 133 KiB. Quality, here effort, changes no size by 1 % and up to doubles the time.
+    "webp": {"format": "WEBP", "lossless": True, "method": 1, "quality": 25},
+    # 116 KiB in 26 ms.
+    "png": {"format": "PNG", "compress_level": 6},
+    "jpeg": {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"},
+}
+
+
+def encode(image: Pixels, encoding: Literal["webp", "png", "jpeg"]) -> bytes:
+    """A picture as the bytes of a file; the same bytes for the same pixels and library versions.
+
+    Args:
+        image: uint8 (H, W, 3); for webp no side above 16383.
+        encoding: webp and png keep every pixel; jpeg is quality 95, 4:4:4.
+    """
+    file = BytesIO()
+    Image.fromarray(image).save(file, **_SAVE[encoding])
+    return file.getvalue()
+
+
+def as_stored(image: Pixels, encoding: Literal["webp", "png", "jpeg"]) -> Pixels:
+    """What a reader of the encoded picture will see: the picture itself unless the encoding loses."""
+    return decode_stored(encode(image, encoding)) if encoding == "jpeg" else image
+
+
+_MOST_STORED: Final = 8192 * 8192
+"""Pixels: twice the side of the largest pairs."""
+
+
+def decode_stored(data: bytes) -> Pixels:
+    """The picture in bytes that `encode` made.
+
+    Returns:
+        uint8 (H, W, 3), writable; for webp and png exactly what was encoded.
+
+    Raises:
+        OSError: the bytes were damaged since; of our own files that is an error, no property of a photo.
+    """
+    try:
+        image = Image.open(BytesIO(data), formats=("WEBP", "PNG", "JPEG"))
+        if image.width * image.height > _MOST_STORED:
+            raise OSError(f"{image.width} x {image.height} pixels; allowed: {_MOST_STORED}")
+        return np.array(image.convert("RGB"))
+    except (*_FAULTS, Image.DecompressionBombError) as error:
+        raise OSError(f"a stored picture is damaged: {error}") from error
+
+
+# What Pillow's plugins are known to raise on damaged files. MemoryError is not in it.
+_FAULTS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+_OUT_OF_MEMORY: Final = ("out of memory when reading image file", "decoder error -9")
+"""How they say so where they raise no MemoryError."""
+
+
+@contextmanager
+def _faults(kind: str, data: bytes) -> Iterator[None]:
+    """Make `BadImage` of a decoder's complaint, MemoryError of one about that.
+
+    Only Pillow's reading of `data` belongs into it.
+    """
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_many_pixels", f"{kind}: {error}") from error
+    except _FAULTS as error:
+        if str(error) in _OUT_OF_MEMORY:
+            raise MemoryError(f"{kind}: {error}") from error
+        # The text of UnidentifiedImageError holds an address, different each time.
+        unknown = isinstance(error, UnidentifiedImageError)
+        detail = "its header cannot be read" if unknown else str(error) or type(error).__name__
+        cut = "truncated" in detail.lower() or lacks_end(kind, data)
+        raise BadImage("truncated" if cut else "corrupt", f"{kind}: {detail}") from error
+
+
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 258, 262, 339
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """First value of a TIFF tag; `default` where there is none, as in all other formats."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) else default
+
+
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an EXIF orientation; 1 is upright."""
+
+
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation; 1 where EXIF is missing or broken. Pillow has turned a TIFF already."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except _FAULTS:
+        return 1
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode as RGB: profile applied, transparency over white, deep pixels scaled."""
+    profile = image.info.get("icc_profile")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("La", "LA", "L", "1") else "RGBA")
+    alpha = image.getchannel("A") if image.mode.endswith("A") else None
+    if alpha is not None:
+        image = image.convert(image.mode[:-1])
+    elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    image = _apply_profile(image, profile)
+    if alpha is not None:
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=alpha)
+        image = white
+    return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 or 32 bits (modes I;16, I, F) as L, or as LA where one value is transparent.
+
+    Integers are divided by the greatest value of their depth. Floating-point pixels are taken for 0..1,
+    or, where any is above 1, for 0..255: files do not say. What lies outside is clipped.
+    """
+    deep = np.asarray(image)
+    if image.mode == "F":
+        white = 255 if (deep[np.isfinite(deep)] > 1).any() else 1
+        deep = np.nan_to_num(deep)
+    else:
+        bits, signed = _tiff_tag(image, _BITS_PER_SAMPLE, 16), _tiff_tag(image, _SAMPLE_FORMAT, 1) == 2
+        white = 2 ** (bits - signed) - 1
+        if white == 2**32 - 1:
+            deep = deep.view(np.uint32)  # Pillow has no mode for it
+    grey = np.rint(np.clip(np.divide(deep, white, dtype=np.float32), 0, 1) * 255).astype(np.uint8)
+    if image.mode == "I;16" and _tiff_tag(image, _PHOTOMETRIC, 1) == 0:
+        grey = 255 - grey  # 0 is white; Pillow inverts 8 bits only
+    if "transparency" not in image.info:
+        return Image.fromarray(grey)
+    opaque = np.where(deep == image.info["transparency"], 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(opaque)))
+
+
+_SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+_SPACES: Final = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+"""The ICC name of a mode's colours."""
+
+
+def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An L, RGB, CMYK or LAB image as RGB in sRGB; a broken profile or one of another space is ignored."""
+    if image.mode == "LAB":  # means the same without a profile, and `convert` cannot do it
+        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if profile:
+        try:
+            embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
+            described = ImageCms.getProfileDescription(embedded)
+            space = embedded.profile.xcolor_space.strip()
+            if space == "RGB" and image.mode == "L":
+                image = image.convert("RGB")
+            if space == _SPACES[image.mode] and not described.startswith("sRGB"):
+                return _transform(image, embedded)
+        except (ImageCms.PyCMSError, OSError):
+            pass  # broken: the picture is worth more than its exact colours
+    return image.convert("RGB")
+
+
+def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
+    assert converted is not None  # it is None in place only
+    return converted

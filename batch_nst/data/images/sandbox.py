@@ -1,0 +1,276 @@
+"""Photos decoded in a process of their own, so that no file takes a worker's memory, time or life.
+
+`Decoder` owns the child and is the only one that talks to it; what the child is, is below. The limits are
+the kernel's, set by the child for itself: no library of C code can hold them off, and they hold when the
+worker is gone. A photo on which the child ends is tried once more in a new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from batch_nst.data.images import codec
+from batch_nst.data.images.codec import Pixels
+from batch_nst.data.images.reasons import BadImage
+from batch_nst.errors import StorageError
+
+_TRIES: Final = 2
+_WALL: Final = 10
+"""Seconds on the clock for each second of processor time: a machine may be busy, and no photo is to blame."""
+_NO_MEMORY: Final = errno.ENOMEM
+"""The child's exit code when it met its limit."""
+_READY, _PART, _DONE, _BAD, _BUG = b"r", b"p", b"d", b"b", b"x"
+"""How an answer of the child begins. It is no pickle: who has read a photo is not to be trusted."""
+
+_INHERITED = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "HOME", "TMPDIR", "MALLOC_", "GLIBC_")
+"""How names of the environment begin that the child gets: credentials are not among them."""
+
+_Wanted = tuple[int, Sequence[tuple[int, bytes]]] | None
+"""What is wanted of a photo: side of the squares, number and seed of each; None: the whole."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a photo may be and take; see the keys of `recipe.Generate`."""
+
+    min_side: int
+    max_bytes: int
+    max_pixels: int
+    max_seconds: float
+    """Of processor time, a photo."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of address space beside the interpreter's: enough for any picture of `max_pixels`."""
+        return (512 << 20) + 4 * self.max_bytes + 32 * self.max_pixels
+
+
+STORED: Final = Limits(min_side=1, max_bytes=256 << 20, max_pixels=178_000_000, max_seconds=60)
+"""What a picture of an output may be."""
+
+
+class Decoder:
+    """A process that decodes photos: started for the first, kept for all others.
+
+    Threads may share it; they are served one after the other. It ends when this object or this process does.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        """Nothing is started yet."""
+        self.limits = limits
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child that waits or works; None where there is none."""
+        return self._child.pid if self._child else None
+
+    def crops(self, data: bytes, size: int, crops: Sequence[tuple[int, bytes]]) -> list[bytes]:
+        """Squares of a photo, by `images.decode` and `images.crop`.
+
+        Args:
+            data: the whole file.
+            size: side of the squares, pixels.
+            crops: number and seed of each.
+
+        Returns:
+            For each its pixels: (size, size, 3), uint8, sRGB.
+
+        Raises:
+            BadImage: the photo cannot be used.
+            RuntimeError: a bug, with the child's traceback, or it cannot be started.
+        """
+        return self._ask(data, (size, crops))
+
+    def picture(self, data: bytes) -> Pixels:
+        """A whole photo, by `images.decode`; raises what `crops` does. Read-only."""
+        shape, pixels = self._ask(data, None)
+        return np.frombuffer(pixels, np.uint8).reshape(*struct.unpack("<2I", shape), 3)
+
+    def close(self) -> None:
+        """End the child. The next photo gets a new one."""
+        child, self._child = self._child, None
+        if child:
+            child.end()
+
+    def _ask(self, data: bytes, wanted: _Wanted) -> list[bytes]:
+        with self._lock:
+            code = 0
+            for _ in range(_TRIES):
+                child = self._child = self._child or _Child(self.limits)
+                try:
+                    return child.ask(data, wanted)
+                except (EOFError, OSError):
+                    self._child = None
+                    code = child.end()
+                except BadImage:
+                    raise
+                except BaseException:  # a bug, or Ctrl-C: half an answer may be under way
+                    self.close()
+                    raise
+            raise self._refusal(code)
+
+    def _refusal(self, code: int) -> BadImage:
+        """Why a photo is given up, from how the child ended."""
+        if code == _NO_MEMORY:
+            return BadImage("needs_memory", f"more than {self.limits.memory >> 20} MiB")
+        if code in (-signal.SIGPROF, -signal.SIGALRM):
+            return BadImage("decoder_timeout", f"not decoded in {self.limits.max_seconds:g} s")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return BadImage("decoder_died", f"the decoder ended with {how}")
+
+
+@lru_cache(maxsize=1)
+def decoder_for(limits: Limits) -> Decoder:
+    """The decoder of this process, kept from unit to unit; a new one takes its place where limits change."""
+    return Decoder(limits)
+
+
+def stored_picture(data: bytes) -> Pixels:
+    """A picture of an output, for the process of a command itself, which decodes none. Read-only.
+
+    Raises:
+        StorageError: it is damaged, or larger than any that is written.
+    """
+    try:
+        return decoder_for(STORED).picture(data)
+    except BadImage as error:
+        raise StorageError(f"a picture cannot be read: {error}") from error
+
+
+class _Child:
+    """The process and the connection to it. What ends one ends the other."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Start it and wait until it can decode: what goes wrong before is no photo's fault."""
+        connection, theirs = Pipe()
+        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), json.dumps(asdict(limits))]
+        inherited = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
+        with theirs:
+            process = subprocess.Popen(
+                command,
+                # A worker's path is not only what its environment says. Threads of numpy's would cost memory.
+                env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self.pid, self._process, self._connection = process.pid, process, connection
+        self._end = weakref.finalize(self, _end, process, connection)
+        try:
+            connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise RuntimeError(f"a decoder did not start: exit code {self.end()} of {command}") from error
+
+    def end(self) -> int:
+        """End it if it has not; its exit code, negative where a signal ended it."""
+        self._end()
+        return self._process.wait()
+
+    def ask(self, data: bytes, wanted: _Wanted) -> list[bytes]:
+        """The parts of the answer; EOFError or OSError: it ended."""
+        self._connection.send(wanted)
+        self._connection.send_bytes(data)
+        parts: list[bytes] = []
+        for answer in iter(self._connection.recv_bytes, _DONE):
+            kind, rest = answer[:1], answer[1:]
+            if kind == _BAD:
+                raise BadImage(*json.loads(rest))
+            if kind == _BUG:
+                raise RuntimeError(f"a photo could not be decoded:\n{rest.decode()}")
+            parts.append(rest)
+        return parts
+
+
+def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
+    connection.close()
+    process.kill()  # changes nothing where it is ending already
+    process.wait()
+
+
+def _serve(connection: Connection, limits: Limits) -> None:
+    """Answer what comes, until nobody is there any more: crops and `_DONE`, or why there are none."""
+    _limit(limits)
+    connection.send_bytes(_READY)
+    while True:
+        wanted = connection.recv()
+        data = connection.recv_bytes()
+        _set_timers(limits.max_seconds)
+        for answer in _answers(data, wanted, limits):
+            connection.send_bytes(answer)
+        _set_timers(0)
+
+
+def _answers(data: bytes, wanted: _Wanted, limits: Limits) -> Iterator[bytes]:
+    """One at a time, since many large crops take more memory than a picture may."""
+    try:
+        picture = codec.decode(
+            data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+        )
+        if wanted is None:
+            yield _PART + struct.pack("<2I", *picture.shape[:2])
+            yield _PART + picture.tobytes()
+        else:
+            size, crops = wanted
+            for number, seed in crops:
+                yield _PART + codec.crop(picture, size, number, seed).tobytes()
+        yield _DONE
+    except BadImage as error:
+        yield _BAD + json.dumps([error.reason, error.detail]).encode()
+    except MemoryError:
+        raise
+    except Exception:
+        yield _BUG + traceback.format_exc().encode()
+
+
+def _limit(limits: Limits) -> None:
+    """Bound this process: no core files, no more address space than pictures of these limits need."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the worker
+    for number in (signal.SIGPROF, signal.SIGALRM):  # a parent may have left them ignored or blocked
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # elsewhere the kernel does not keep to it
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        room, hard = pages * resource.getpagesize() + limits.memory, resource.getrlimit(resource.RLIMIT_AS)[1]
+        room = room if hard == resource.RLIM_INFINITY else min(room, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+
+
+def _set_timers(seconds: float) -> None:
+    """Let the kernel end this process after so much processor time, or `_WALL` times as much on the clock."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, _WALL * seconds)
+
+
+def _main(descriptor: str, limits: str) -> None:
+    try:
+        _serve(Connection(int(descriptor)), Limits(**json.loads(limits)))
+    except MemoryError:
+        os._exit(_NO_MEMORY)
+    except (EOFError, ConnectionError):
+        pass  # the worker is gone
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

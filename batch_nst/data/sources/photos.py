@@ -1,0 +1,349 @@
+"""Which photos there are: stable ids, a place to read each, and the side of the split that it is on.
+
+Listing pulls names and versions, never the bytes of a photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_nst.data.sources.allowlist import Allowlist, without_credentials
+from batch_nst.data.sources.archives import list_members, row_names
+from batch_nst.data.sources.listing import File, content_of, is_hidden, list_files
+from batch_nst.data.sources.tables import Columns, image_column, read_schema, read_table, refused, uri_columns
+from batch_nst.data.storage.fetch import fetch
+from batch_nst.errors import RecipeError
+
+T = TypeVar("T")
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif")
+"""What a folder is searched for. Other files in it are not photos; these are, even where they are broken."""
+
+CONTAINERS = (".parquet", ".csv", ".tar")
+"""Files that hold photos, or name them; a folder is searched for one kind of these or for photos."""
+
+LISTED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("version", pa.string()),
+    ]
+)
+"""A photo of the input, a row each; the columns are the fields of `Photo`."""
+
+BATCH = 1 << 16
+"""Most rows in a batch of a listing."""
+
+_PHOTO = "photo"
+_PERSON = b"batch_nst photo"
+_MAX_LIST_BYTES = 1 << 30
+_LOOKING = 16
+"""Objects that are looked at at once."""
+
+
+class Photo(NamedTuple):
+    """One photo of the input."""
+
+    key: str
+    """Its path below the input root, through the tar or Parquet file that holds it; in a list of URIs the URI
+    itself, in a table its key where it has one."""
+    source: str
+    """The URI or path of the object that it is, or that it lies in."""
+    version: str
+    """ETag, or size and modification time: the same key with new content is a new photo."""
+    offset: int | None = None
+    """Where it begins in its source (a member of a tar), or its row (Parquet); None: it is the source."""
+    length: int | None = None
+    """Bytes, as it was listed (0 as well where its store does not tell). None: it is a row, or its version is
+    not that of its store: a table, or nobody, has told it."""
+
+
+def list_photos(source: str | list[str], stores: Collection[str] = ()) -> list[Photo]:
+    """All photos of an input, sorted by key; see `stream_photos`. For inputs that fit in memory."""
+    batches = [batch.select(Photo._fields).to_pydict().values() for batch in stream_photos(source, stores)]
+    return sorted({Photo(*row) for columns in batches for row in zip(*columns, strict=True)})
+
+
+def stream_photos(source: str | list[str], stores: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+    """All photos of an input, `LISTED`, at most `BATCH` in a batch; the same order every time.
+
+    Memory is bounded, but for what `listing` says of stores other than S3, and the names in one Parquet file
+    of images or in 64 tars.
+
+    Args:
+        source: a file, folder or glob, of photos or of one of `CONTAINERS`; a `.txt` file of URIs (one a
+            line, relative ones to its folder); or a list of URIs; on any file system that fsspec knows. A
+            listed URI that does not exist is kept, and will fail as a row. Hidden files, and what lies in
+            hidden folders, are passed over. A photo that is named twice comes twice.
+        stores: where a table or text file may name photos beside its own store; see `reach`. Those that it
+            names elsewhere are listed, and will be rejected.
+
+    Raises:
+        RecipeError: there is no such folder, no photo in it, more than one kind of input, or a file that is
+            not what its name says.
+    """
+    empty = True
+    for batch in _stream(source, stores):
+        empty = empty and not batch.num_rows
+        yield batch
+    if empty:
+        raise RecipeError(
+            f"generate.input: no photos in {source}; looked for {' '.join((*SUFFIXES, *CONTAINERS))}"
+        )
+
+
+def input_version(source: str | list[str]) -> str | None:
+    """A digest of the files that make up an input; while it stays, `stream_photos` gives the same.
+
+    None where there are no such files, or where they name photos without versions: each must be looked at.
+
+    Raises:
+        RecipeError: as `stream_photos` does, as far as names and the first file tell.
+    """
+    files = list_containers(source)
+    if not files or lacks_versions(files[0]):
+        return None
+    digest = hashlib.blake2b(digest_size=16, person=b"batch_nst input")
+    for file in files:
+        for part in (file.key.encode(), file.uri.encode(), file.version.encode()):
+            digest.update(struct.pack("<Q", len(part)) + part)
+    return digest.hexdigest()
+
+
+def list_containers(source: str | list[str]) -> list[File]:
+    """The files of one of `CONTAINERS` that make up an input; none where it is made of other things.
+
+    Raises:
+        RecipeError: as `stream_photos` does, as far as names tell.
+    """
+    if is_uri_list(source):
+        return []
+    found = _one_kind(str(source))
+    first = next(found, None)
+    return [] if first is None or _kind(first.key) == _PHOTO else [first, *found]
+
+
+def is_tar(file: File) -> bool:
+    """Whether a container is a tar; to list one, the header of each of its photos is read."""
+    return _kind(file.key) == ".tar"
+
+
+def lacks_versions(file: File) -> bool:
+    """Whether a container is a table that names photos without versions, so that each is looked at."""
+    columns = None if is_tar(file) else _columns(file)
+    return columns is not None and not columns.version
+
+
+def uri_of(photo: Photo) -> str:
+    """Where a photo is, for people; that of a tar's member opens with fsspec."""
+    if photo.offset is None:
+        return photo.source
+    if photo.length is None:
+        return f"{photo.source}#row={photo.offset}"
+    tar = photo.source.rpartition("/")[2]
+    member = f"/{photo.key}".partition(f"/{tar}/")[2]
+    return f"tar://{member}::{photo.source}"
+
+
+def is_uri_list(source: str | list[str]) -> bool:
+    """Whether an input names each photo, so that every one of them is looked at; else it is listed."""
+    return not isinstance(source, str) or source.endswith(".txt")
+
+
+def photo_id(key: str, version: str, crop: int) -> bytes:
+    """The 16 bytes that name a crop of a photo for ever."""
+    digest = hashlib.blake2b(digest_size=16, person=_PERSON)
+    for part in (key.encode(errors="surrogateescape"), version.encode()):
+        digest.update(struct.pack("<Q", len(part)) + part)
+    digest.update(struct.pack("<I", crop))
+    return digest.digest()
+
+
+def photo_ids(batch: pa.RecordBatch, crop: int) -> pa.FixedSizeBinaryArray:
+    """`photo_id` of every row of `LISTED`."""
+    keys, versions = (batch[name].cast(pa.binary()).to_pylist() for name in ("key", "version"))
+    packed = {size: struct.pack("<Q", size) for size in {*map(len, keys), *map(len, versions)}}
+    begun, end = hashlib.blake2b(digest_size=16, person=_PERSON), struct.pack("<I", crop)
+    ids = []
+    for key, version in zip(keys, versions, strict=True):
+        digest = begun.copy()
+        digest.update(packed[len(key)] + key + packed[len(version)] + version + end)
+        ids.append(digest.digest())
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(b"".join(ids))])
+
+
+def key_hash(key: str) -> float:
+    """A number in [0, 1) drawn from a photo's key alone; held-out photos are those with the lowest."""
+    data = key.encode(errors="surrogateescape")
+    digest = hashlib.blake2b(data, digest_size=8, person=b"batch_nst split").digest()
+    return (int.from_bytes(digest) >> 11) / 2**53  # all 53 bits of a float, and never 1
+
+
+def is_held_out(key: str, holdout: float, always: Collection[str] = ()) -> bool:
+    """Whether all crops and versions of a photo are kept away from training."""
+    return key in always or key_hash(key) < holdout
+
+
+def _stream(source: str | list[str], stores: Collection[str]) -> Iterator[pa.RecordBatch]:
+    if not isinstance(source, str):
+        return _batches(_look_at(source))
+    if is_uri_list(source):
+        return _batches(_look_at(_read_text(source), Allowlist(source, stores)))
+    files = _one_kind(source)
+    first = next(files, None)
+    if first is None:
+        return iter(())
+    if _kind(first.key) == _PHOTO:
+        return _batches(
+            Photo(file.key, file.uri, file.version, length=file.size) for file in chain([first], files)
+        )
+    containers = [first, *files]
+    if is_tar(first):
+        return chain.from_iterable(_map_ahead(_list_tar, containers))
+    return _list_tables(containers, Allowlist(source, stores))
+
+
+def _one_kind(root: str) -> Iterator[File]:
+    """The files that count: all photos, or all of one of `CONTAINERS`."""
+    first = None
+    for file in list_files(root):
+        if (kind := _kind(file.key)) is None:
+            continue
+        first = first or file
+        if kind != _kind(first.key):
+            raise RecipeError(
+                f"generate.input: {root}: given {first.key} and {file.key}; allowed: photos, or one of "
+                f"{' '.join(CONTAINERS)}; a glob chooses, such as {root.rstrip('/')}/**/*.jpg"
+            )
+        yield file
+
+
+def _kind(name: str) -> str | None:
+    name = name.lower()
+    if name.endswith(SUFFIXES):
+        return _PHOTO
+    return next((suffix for suffix in CONTAINERS if name.endswith(suffix)), None)
+
+
+def _list_tar(file: File) -> list[pa.RecordBatch]:
+    members = (
+        Photo(f"{file.key}/{member.name}", file.uri, member.version, member.offset, member.length)
+        for member in list_members(file.uri, file.size)
+        if _kind(member.name) == _PHOTO and not is_hidden(member.name)
+    )
+    with refused(file):
+        return list(_batches(members))
+
+
+def _list_tables(files: Iterable[File], reach: Allowlist) -> Iterator[pa.RecordBatch]:
+    """Photos of Parquet files that hold them, or of tables that name them."""
+    first: tuple[File, str] | None = None
+    for file in files:
+        columns = _columns(file)
+        does = "holds photos" if columns is None else "names photos with their versions"
+        if columns and not columns.version:
+            does = "names photos without versions"
+        first = first or (file, does)
+        # All with versions or none, else a digest of the files would not tell whether photos have changed.
+        if does != first[1]:
+            raise RecipeError(
+                f"generate.input: {first[0].uri} {first[1]}, {file.uri} {does}; allowed: files of one kind"
+            )
+        yield from _list_rows(file) if columns is None else _list_named(file, columns, reach)
+
+
+def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
+    names = row_names(file)
+    for start in range(0, len(names), BATCH):
+        keys = pc.binary_join_element_wise(file.key, names.slice(start, BATCH), "/")
+        numbers = pa.array(range(start, start + len(keys)), pa.int64())
+        yield _batch(keys, pa.repeat(file.uri, len(keys)), pa.repeat(file.version, len(keys)), numbers)
+
+
+def _list_named(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.RecordBatch]:
+    for batch in read_table(file, columns, reach):
+        if columns.version:
+            yield _batch(batch["key"], batch["source"], batch["version"])
+        else:
+            named = zip(batch["source"].to_pylist(), batch["version"].to_pylist(), strict=True)
+            found = list(_map_ahead(_look, named))
+            versions, lengths = ([content[field] for content in found] for field in (0, 1))
+            yield _batch(batch["key"], batch["source"], versions, lengths=lengths)
+
+
+def _look(named: tuple[str, str | None]) -> tuple[str, int | None]:
+    """Version and length of a photo; those that have a version already are not looked at."""
+    uri, version = named
+    return content_of(uri) if version is None else (version, None)
+
+
+def _columns(file: File) -> Columns | None:
+    """The columns of a table; None for a Parquet file that holds photos."""
+    schema = read_schema(file)
+    return None if image_column(file, schema) else uri_columns(file, schema)
+
+
+def _batches(photos: Iterator[Photo]) -> Iterator[pa.RecordBatch]:
+    while rows := list(islice(photos, BATCH)):
+        keys, sources, versions, offsets, lengths = zip(*rows, strict=True)
+        yield _batch(keys, sources, versions, offsets, lengths)
+
+
+def _batch(
+    keys: Any, sources: Any, versions: Any, offsets: Any = None, lengths: Any = None
+) -> pa.RecordBatch:
+    columns = {"key": keys, "source": sources, "offset": offsets, "length": lengths, "version": versions}
+    missing = pa.nulls(len(keys), pa.int64())
+    return pa.RecordBatch.from_pydict(
+        {name: missing if column is None else column for name, column in columns.items()}, LISTED
+    )
+
+
+def _read_text(source: str) -> Iterator[str]:
+    try:
+        text = fetch(source, _MAX_LIST_BYTES).decode("utf-8-sig")
+    except (FileNotFoundError, PermissionError, ValueError) as error:
+        raise RecipeError(f"generate.input: {source}: cannot be read as a list of URIs: {error}") from error
+    folder = source.rpartition("/")[0]
+    for line in text.split("\n"):  # not splitlines, which breaks at characters that names may have
+        if uri := line.strip():
+            yield uri if "://" in uri else os.path.join(folder, uri)
+
+
+def _look_at(uris: Iterable[str], reach: Allowlist | None = None) -> Iterator[Photo]:
+    def look(uri: str) -> Photo:
+        if _kind(uri) in CONTAINERS:
+            raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
+        version: str | None
+        version, shown = None, uri
+        if reach:
+            judged = reach.judge(pa.array([uri]))
+            version, shown = judged[0].as_py(), without_credentials(pa.array([uri]), judged)[0].as_py()
+        version, length = _look((uri, version))
+        return Photo(shown, shown, version, length=length)
+
+    return _map_ahead(look, uris)
+
+
+def _map_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
+    """`map` by threads, in order, that takes no more items than it needs to keep them busy."""
+    with ThreadPoolExecutor(_LOOKING) as pool:
+        ahead: deque[Future[T]] = deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 4 * _LOOKING:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

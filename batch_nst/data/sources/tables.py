@@ -1,0 +1,230 @@
+"""Tables that name photos, one a row, as Parquet or CSV; and what the columns of a file say it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_nst.data.sources.allowlist import Allowlist, without_credentials
+from batch_nst.data.sources.listing import File
+from batch_nst.data.storage.fetch import open_filesystem, open_object
+from batch_nst.errors import RecipeError
+
+URI_COLUMNS = ("uri", "url", "path", "image", "file_name")
+"""Text in one of these names a photo."""
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes", "content")
+"""Bytes, or a struct with a field `bytes`, in one of these are a photo."""
+KEY_COLUMNS = ("key", "id")
+VERSION_COLUMNS = (("version",), ("etag",), ("size", "mtime"))
+
+ROWS = 1 << 16
+"""Rows of a table in memory."""
+_BUFFER = 4 << 20
+"""Bytes of one read."""
+
+
+class Columns(NamedTuple):
+    """Which columns of a table say what."""
+
+    uri: str
+    key: str | None
+    """None: the URI is the key."""
+    version: tuple[str, ...]
+    """(): each photo must be looked at."""
+
+
+def read_schema(file: File) -> pa.Schema:
+    """The columns of a Parquet file (from its footer) or a CSV file (from its first line, all text)."""
+    if file.uri.lower().endswith(".csv"):
+        with refused(file), _open_csv(file) as reader:
+            return pa.schema([(name, pa.string()) for name in reader.schema.names])
+    with refused(file), open_parquet(file) as parquet:
+        return parquet.schema_arrow
+
+
+def image_column(file: File, schema: pa.Schema) -> str | None:
+    """The column that holds photos, if one does.
+
+    Raises:
+        RecipeError: several do.
+    """
+    found = [field for field in schema if _holds_images(field)]
+    named = [field.name for field in found if field.name in IMAGE_COLUMNS]
+    names = named or [field.name for field in found if pa.types.is_struct(field.type)]
+    if len(names) > 1:
+        raise refuse(file, f"given images in the columns {', '.join(names)}; allowed: in one")
+    return names[0] if names else None
+
+
+def uri_columns(file: File, schema: pa.Schema) -> Columns:
+    """The columns of a table that names photos.
+
+    Raises:
+        RecipeError: it has none for URIs, or several.
+    """
+    names = [
+        name for name in URI_COLUMNS if any(field.name == name and _is_text(field.type) for field in schema)
+    ]
+    given = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    if len(names) != 1:
+        raise refuse(
+            file,
+            f"given the columns {given}; allowed: one of {', '.join(IMAGE_COLUMNS)} with bytes or a struct "
+            f"with bytes (Parquet), or one of {', '.join(URI_COLUMNS)} with text",
+        )
+    columns = Columns(
+        names[0],
+        next((name for name in KEY_COLUMNS if name in schema.names), None),
+        next((names for names in VERSION_COLUMNS if set(names) <= set(schema.names)), ()),
+    )
+    for name in _used(columns):
+        if schema.names.count(name) > 1:
+            raise refuse(file, f"the column {name} comes {schema.names.count(name)} times; allowed: once")
+    return columns
+
+
+def read_table(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.RecordBatch]:
+    """`key`, `source` and `version` of its rows, at most `ROWS` in a batch; null: to be looked up.
+
+    Photos that are out of reach have a version that says so, and no credentials in key and source.
+
+    Raises:
+        RecipeError: the file cannot be read, a value is missing or neither text nor a number, or the protocol
+            of a URI is unknown or not installed.
+    """
+    folder = file.uri.rpartition("/")[0]
+    protocols: set[str | None] = {None}
+    with refused(file):
+        first = 0
+        for batch in _read(file, _used(columns)):
+            values = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
+            first += batch.num_rows
+            source = _absolute(values[columns.uri], folder)
+            version = reach.judge(source)
+            for protocol in set(_protocols(source.filter(version.is_null()))) - protocols:
+                open_filesystem(f"{protocol}://")
+                protocols.add(protocol)
+            key = without_credentials(values[columns.key] if columns.key else source, version)
+            source = without_credentials(source, version)
+            if columns.version:
+                parts = [values[name] for name in columns.version]
+                told = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
+                version = pc.coalesce(version, told)
+            yield pa.RecordBatch.from_pydict({"key": key, "source": source, "version": version})
+
+
+@contextlib.contextmanager
+def open_parquet(file: File) -> Iterator[Any]:
+    """A Parquet file from which columns are read piece by piece, never a whole row group at once."""
+    import pyarrow.parquet as pq
+
+    with (
+        open_object(file.uri, file.size) as opened,
+        pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False) as parquet,
+    ):
+        yield parquet
+
+
+def texts(file: File, name: str, column: Any) -> Any:
+    """A column of text or numbers as text, nulls kept."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_timestamp(kind):  # the same moment in whatever unit
+        column, kind = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64()), pa.int64()
+    if not _is_text(kind) and not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
+        raise refuse(file, f"the column {name} is {kind}; allowed: text or numbers")
+    column = column.cast(pa.string())
+    column.validate(full=True)
+    return column
+
+
+@contextlib.contextmanager
+def refused(file: File) -> Iterator[None]:
+    """Faults of the file as RecipeError; those of the store stay."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of a CSV file's first line
+        raise refuse(file, f"cannot be read: {' '.join(str(error).split())}") from error
+
+
+def refuse(file: File, what: str) -> RecipeError:
+    """The error about an input file."""
+    return RecipeError(f"generate.input: {file.uri}: {what}")
+
+
+def _used(columns: Columns) -> list[str]:
+    return list(dict.fromkeys(name for name in (columns.uri, columns.key, *columns.version) if name))
+
+
+def _texts(file: File, name: str, column: Any, first: int) -> Any:
+    column = texts(file, name, column)
+    empty = pc.fill_null(pc.equal(column, ""), True)
+    if pc.any(empty).as_py():
+        raise refuse(file, f"the column {name} has no value in row {first + empty.index(True).as_py()}")
+    return column
+
+
+def _absolute(uris: Any, folder: str) -> Any:
+    """URIs with relative ones joined to the table's folder."""
+    absolute = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
+    if pc.all(absolute).as_py():
+        return uris
+    return pc.if_else(absolute, uris, pc.binary_join_element_wise(folder, uris, "/"))
+
+
+def _protocols(uris: Any) -> list[str | None]:
+    """Those that there are; None: a path."""
+    found = pc.extract_regex(uris, r"^(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://")
+    return list(pc.unique(pc.struct_field(found, "protocol")).to_pylist())
+
+
+def _read(file: File, names: list[str]) -> Iterator[pa.RecordBatch]:
+    if file.uri.lower().endswith(".csv"):
+        with _open_csv(file, names) as reader:
+            for batch in reader:
+                yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
+    else:
+        with open_parquet(file) as parquet:
+            yield from parquet.iter_batches(batch_size=ROWS, columns=names, use_threads=False)
+
+
+@contextlib.contextmanager
+def _open_csv(file: File, names: list[str] | None = None) -> Iterator[Any]:
+    """Text in every column."""
+    import pyarrow.csv
+
+    with open_object(file.uri, file.size) as opened:
+        convert = pyarrow.csv.ConvertOptions(
+            include_columns=names, column_types=dict.fromkeys(names or (), pa.string())
+        )
+        with pyarrow.csv.open_csv(
+            opened,
+            read_options=pyarrow.csv.ReadOptions(block_size=_BUFFER, use_threads=False),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=convert,
+        ) as reader:
+            yield reader
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def _holds_images(field: pa.Field) -> bool:
+    if pa.types.is_struct(field.type):
+        index = field.type.get_field_index("bytes")
+        return index >= 0 and _is_binary(field.type.field(index).type)
+    return field.name in IMAGE_COLUMNS and _is_binary(field.type)

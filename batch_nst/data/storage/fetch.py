@@ -1,0 +1,429 @@
+"""Read any URI, whole or in part, with retries; and tell which version of an object was read.
+
+Credentials come from the environment or the platform, never from here. `AWS_ENDPOINT_URL_S3` or
+`AWS_ENDPOINT_URL` names an S3 endpoint other than AWS.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import io
+import os
+import random
+import re
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import fsspec
+from fsspec.asyn import sync
+
+from batch_nst.errors import OutageError, RecipeError
+
+T = TypeVar("T")
+
+LIBRARIES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "az": "adlfs",
+}
+"""Protocols of the object stores that can create exclusively, and the package that speaks each."""
+
+ATTEMPTS = 5
+"""How often a request is tried in all before its fault counts as an outage."""
+FIRST_DELAY = 0.5
+"""Seconds before the second attempt; doubled for each further one; up to half is taken off at random."""
+MAX_DELAY = 20.0
+"""Seconds."""
+
+_GOOGLE = {"gs", "gcs"}
+
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_NOTHING = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+"""No file can have such a name; links in a circle; a socket."""
+_NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
+_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
+# S3 answers these with 403 too, but they speak of the caller and not of the object: a photo must not be
+# written off because a token ran out.
+_CALLER_FAULTS = {
+    "AccountProblem",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "NotSignedUp",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+}
+
+
+class TooLarge(ValueError):  # noqa: N818 - it says what the object is
+    """An object has more bytes than the caller accepts."""
+
+    def __init__(self, uri: str, size: int, max_bytes: int) -> None:
+        """`size` and `max_bytes` in bytes."""
+        super().__init__(uri, size, max_bytes)
+        self.uri = uri
+        self.size = size
+        """Bytes of the object."""
+        self.max_bytes = max_bytes
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.uri}: {self.size} bytes, more than the {self.max_bytes} allowed"
+
+
+def fetch(
+    uri: str,
+    max_bytes: int,
+    attempts: int = ATTEMPTS,
+    first_delay: float = FIRST_DELAY,
+    listed: Content | None = None,
+) -> bytes:
+    """Read one object from a local path or any URI that fsspec knows; names are taken literally.
+
+    Args:
+        uri: the object.
+        max_bytes: bounds what is accepted and (except from a web server that ignores ranges) what is
+            transferred.
+        attempts: see `with_retries`.
+        first_delay: in seconds, likewise.
+        listed: what it must hold still. Disks and S3 tell that with the bytes, and Google's MD5 is held
+            against them; of other stores only an object of which no byte is left is noticed.
+
+    Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, OutageError when a
+    fault outlasts the attempts, RecipeError for a protocol that is unknown or not installed.
+    """
+    if listed and listed.size > max_bytes:
+        raise TooLarge(uri, listed.size, max_bytes)
+
+    def compare(version: str, data: bytes) -> None:
+        if listed and listed.differs(version, data):
+            raise FileNotFoundError(f"{uri}: it was written anew")
+
+    protocol, path = split_uri(uri)
+    if protocol == "file":
+
+        def read() -> bytes:
+            with io.BufferedReader(_open_file(path)) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(max_bytes + 1) if size <= max_bytes else b""  # it may grow meanwhile
+                compare(of_stat(os.fstat(file.fileno())), data)
+                if max(size, len(data)) > max_bytes:
+                    raise TooLarge(uri, max(size, len(data)), max_bytes)
+                return data
+
+    else:
+        filesystem, key = open_filesystem(uri)
+
+        def read() -> bytes:
+            data, version = get_range(filesystem, key, 0, max_bytes + 1)
+            if listed and protocol in _GOOGLE and is_md5(listed.version):
+                version = md5_of(data)
+            compare(version, data)
+            if len(data) > max_bytes:
+                raise TooLarge(uri, filesystem.size(key) or len(data), max_bytes)
+            return data
+
+    try:
+        return with_retries(f"read {uri}", read, attempts, first_delay)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(one_line(error)) from error
+
+
+def fetch_range(uri: str, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` (exclusive) of an object in one read; fewer where it ends before.
+
+    Raises what `fetch` does, but for TooLarge.
+    """
+    protocol, path = split_uri(uri)
+    if protocol == "file":
+
+        def read() -> bytes:
+            with io.BufferedReader(_open_file(path)) as file:
+                file.seek(start)
+                return file.read(end - start)
+
+    else:
+        filesystem, key = open_filesystem(uri)
+
+        def read() -> bytes:
+            data, _ = get_range(filesystem, key, start, end)
+            return data if len(data) <= end - start else data[start:end]  # a web server that ignores ranges
+
+    try:
+        return with_retries(f"read {uri}", read)
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(one_line(error)) from error
+
+
+def open_object(uri: str, size: int) -> io.RawIOBase:
+    """An object of `size` bytes as a file to seek and read in; from a bucket each read is a request.
+
+    Raises what `fetch_range` does, that of a bucket when it is read.
+    """
+    if is_remote(uri):
+        return _Object(uri, size)
+    try:
+        return _open_file(open_filesystem(uri)[1])
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(one_line(error)) from error
+
+
+def _open_file(path: str) -> io.FileIO:
+    """A regular file, to read; nothing else is one: a pipe would be waited for, and a device never end."""
+    try:
+        file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno in _NOTHING:
+            raise FileNotFoundError(error.errno, error.strerror, path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "is no regular file", path)
+    return file
+
+
+def info_of(filesystem: Any, path: str) -> dict[str, Any]:
+    """What fsspec tells of one object, in one try.
+
+    S3 is asked with HEAD, whose answer has no room for a reason: 403 says that the object may not be read,
+    that there is none (where the caller may not list), or that the caller's token ran out or its clock is
+    wrong. A read of one byte is refused with the reason, and raises that.
+    """
+    try:
+        info: dict[str, Any] = filesystem.info(path)
+    except PermissionError as error:
+        if error_code(error) != "403":
+            raise
+        get_range(filesystem, path, 0, 1)
+        raise OSError("HEAD is refused, and GET is not") from error
+    return info
+
+
+def is_remote(uri: str) -> bool:
+    """Whether reading this URI sends requests; a path on a local disk sends none."""
+    return split_uri(uri)[0] != "file"
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec file system of a URI and the path within it; listings are never cached.
+
+    On S3 each request is tried three times by botocore itself, so that one bad page does not undo a long
+    listing; s3fs's own retries around these are off. Raises RecipeError when the protocol is unknown or
+    not installed.
+    """
+    protocol, path = split_uri(uri)
+    if protocol == "file":
+        return fsspec.filesystem("file"), str(Path(path).absolute())
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        library = LIBRARIES.get(protocol)
+        remedy = f"pip install {library}" if library else str(error)
+        raise RecipeError(f"{uri}: the library for {protocol}:// is not installed; {remedy}") from error
+    except ValueError as error:
+        raise RecipeError(
+            f"{uri}: no such protocol; allowed: a local path or one that fsspec knows"
+        ) from error
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if protocol in ("s3", "s3a"):
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        options["config_kwargs"] = {"retries": retries, "max_pool_connections": 64}
+    elif LIBRARIES.get(protocol) == "adlfs" and (host := re.search(r"@([^./]+)\.(?:dfs|blob)\.", uri)):
+        options["account_name"] = host[1]
+    elif protocol not in LIBRARIES:
+        options |= kind._get_kwargs_from_urls(uri)  # a host, for ftp:// and others
+    try:
+        filesystem = kind(**options)
+    except (TypeError, ValueError, ImportError, OSError) as error:
+        raise RecipeError(f"{protocol}://: cannot be opened: {one_line(error)}") from error
+    if protocol in ("s3", "s3a"):
+        filesystem.retries = 1
+    return filesystem, kind._strip_protocol(uri)
+
+
+def with_retries(
+    what: str, action: Callable[[], T], attempts: int = ATTEMPTS, first_delay: float = FIRST_DELAY
+) -> T:
+    """What `action` returns; called again, up to `attempts` times in all, while it meets transient faults.
+
+    `what` names verb and object for the error ("read s3://..."). The wait starts at `first_delay` seconds
+    and doubles, with jitter, so that a thousand workers do not come back at once. Raises OutageError
+    when the last attempt fails too. An answer that will not change (missing, exists, no permission, a disk
+    that is full or read-only) and anything that is no fault of storage is raised at once.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except Exception as error:
+            lasting = _lasting(error)
+            if lasting is error:
+                raise
+            if lasting is not None:
+                raise lasting from error
+            if attempt >= attempts:
+                raise OutageError(f"cannot {what}: {attempts} attempts, last: {one_line(error)}") from error
+        time.sleep(min(MAX_DELAY, first_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1))
+    raise ValueError(f"attempts is {attempts}; allowed: 1 or more")
+
+
+class _Object(io.RawIOBase):
+    """An object in a bucket as a file; each read is a request, with retries."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._position = uri, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        data = fetch_range(self._uri, self._position, end) if end > self._position else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def get_range(filesystem: Any, path: str, start: int, end: int | None) -> tuple[bytes, str]:
+    """Bytes of an object, as far as it has them, and its version; empty where that does not come with them.
+
+    As a range, else s3fs asks for the size first.
+    """
+    try:
+        if hasattr(filesystem, "call_s3"):
+            found: tuple[bytes, str] = sync(filesystem.loop, _get_s3, filesystem, path, start, end)
+            return found
+        return filesystem.cat_file(path, start=start, end=end), ""
+    except Exception as error:
+        # No range of an empty object, or beyond the end of another, can be satisfied.
+        if error_code(error) in ("InvalidRange", "416") or _status(error) == 416:
+            return b"", ""
+        raise
+
+
+async def _get_s3(filesystem: Any, path: str, start: int, end: int | None) -> tuple[bytes, str]:
+    """What s3fs's own `cat_file` does, which keeps the bytes of the answer alone."""
+    bucket, key, _ = filesystem.split_path(path)
+    part = f"bytes={start}-{'' if end is None else end - 1}"
+    answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, Range=part)
+    try:
+        return await answer["Body"].read(), str(answer.get("ETag") or "").strip('"')
+    finally:
+        answer["Body"].close()
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Protocol and rest; "file" for a path. No URL parsing: `#`, `%` and `?` are letters of a name."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    if match is None:
+        return "file", uri
+    protocol = match[1].lower()
+    return ("file" if protocol == "local" else protocol), uri[match.end() :]
+
+
+def _lasting(error: Exception) -> Exception | None:
+    """What to raise at once, because trying again cannot help; None for a fault that may pass."""
+    if isinstance(error, PermissionError) and error_code(error) in _CALLER_FAULTS:
+        return None
+    if isinstance(error, _LASTING):
+        return error
+    if isinstance(error, OSError) and error.errno in _NOTHING:
+        return FileNotFoundError(one_line(error))
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return FileNotFoundError(one_line(error))  # nor one with a zero byte
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return error
+    status = _status(error)
+    # gcsfs says 403 with a plain OSError.
+    if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):
+        return PermissionError(one_line(error))
+    if status in (404, 410):
+        return FileNotFoundError(one_line(error))
+    of_a_client = type(error).__module__.partition(".")[0] in _CLIENTS
+    return None if of_a_client or isinstance(error, (OSError, EOFError)) else error
+
+
+def error_code(error: Exception) -> str:
+    """S3's own name for an error, which s3fs keeps in the cause ("" for others)."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an error of aiohttp, azure or gcsfs."""
+    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next(
+        (int(status) for status in found if isinstance(status, int | str) and str(status).isdigit()), None
+    )
+
+
+def one_line(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+MISSING = "missing"
+"""The version of what does not exist, or may not be looked at."""
+
+
+class Content(NamedTuple):
+    """What a file or object held when it was listed."""
+
+    version: str
+    size: int
+    """Bytes; 0 as well where the store did not tell."""
+
+    def differs(self, version: str, data: bytes) -> bool:
+        """Whether a read has found another content.
+
+        Args:
+            version: what came with the bytes; empty where none did.
+            data: the bytes.
+        """
+        return version != self.version if version else self.size > 0 and not data
+
+
+def of_stat(stat: os.stat_result) -> str:
+    """Of a file: size and modification time."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def of_info(info: dict[str, Any]) -> str:
+    """Of an object, from what fsspec tells of it: its ETag, or what comes nearest."""
+    # Of the content first: Google's etag changes with an object's labels and storage class as well.
+    for name in ("ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""
+    return f"{info.get('size')}-{changed}"
+
+
+def is_md5(version: str) -> bool:
+    """Whether it is a digest of the whole content, as Google writes it."""
+    return len(version) == 24 and version.endswith("==")
+
+
+def md5_of(data: bytes) -> str:
+    """That digest."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

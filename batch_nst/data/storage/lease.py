@@ -1,0 +1,276 @@
+"""The lease of an output: at most one writing command at a time, on any machines, without a server.
+
+Leases are numbered objects `lease/000017.json`, each made by exclusive create; the highest number counts,
+and that number is the fencing token. A holder renews its own object until it releases it. A lease may be
+taken over when it is released, when its time and CLOCK_SKEW have passed, or at once when its holder is
+dead and ran on this host.
+
+Taking over never edits the earlier lease, so an old holder that was only asleep finds the higher number
+in `Lease.check`, which is to be called right before anything that must not be written twice. A check and
+the write after it are not one step; that gap is closed by exclusive create of what is written.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import LeaseError, StorageError
+
+SECONDS = 60.0
+"""How long a lease lives without renewal."""
+CLOCK_SKEW = 10.0
+"""Seconds by which clocks of two hosts may differ: a lease counts as expired only this long after its time.
+
+The holder itself measures with its own monotonic clock and stops at the expiry, without this allowance.
+Beyond such a difference two commands may run at once for a while; the fencing token still lets only the
+later one publish.
+"""
+
+logger = logging.getLogger(__name__)
+
+
+class Owner(BaseModel):
+    """Which process holds a lease."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    boot_id: str
+    pid_namespace: str
+    """Containers share host name and boot id; a pid means something only within its namespace."""
+    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
+    start_time: int
+    """Of the process, in clock ticks since boot: a pid alone is used again."""
+    user: str
+    command: str
+
+    @classmethod
+    def this_process(cls, command: str) -> Owner:
+        """The owner to write into a lease that this process takes."""
+        return cls(
+            host=socket.gethostname(),
+            boot_id=_boot_id(),
+            pid_namespace=_pid_namespace(),
+            pid=os.getpid(),
+            start_time=_start_time(os.getpid()) or 0,
+            user=_user(),
+            command=command,
+        )
+
+    def is_dead(self) -> bool:
+        """Whether the process is known to be gone; False for one on another host or before another boot."""
+        here = (socket.gethostname(), _boot_id(), _pid_namespace())
+        if not all(here) or here != (self.host, self.boot_id, self.pid_namespace):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # alive, of another user
+        started = _start_time(self.pid)
+        return started is not None and started != self.start_time
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.user}@{self.host} (pid {self.pid}, {self.command})"
+
+
+class Record(BaseModel):
+    """The content of a lease object."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    """Drawn for each taking: tells a holder its own lease after a lost answer."""
+    owner: Owner
+    acquired: AwareDatetime
+    """UTC, as is `expires`."""
+    expires: AwareDatetime
+    released: bool = False
+
+    def is_free(self) -> bool:
+        """Whether another command may take the output now."""
+        expired = datetime.now(UTC) - timedelta(seconds=CLOCK_SKEW) > self.expires
+        return self.released or expired or self.owner.is_dead()
+
+
+class Lease:
+    """A held lease, renewed by a thread until it is released; a context manager that releases it."""
+
+    def __init__(self, store: Store, token: int, record: Record, seconds: float, taken: float) -> None:
+        """For `acquire`. `taken`: time.monotonic() before the lease was written."""
+        self.store = store
+        self.token = token
+        """The fencing token: higher than that of any earlier lease of the output."""
+        self._record = record
+        self._seconds = seconds
+        self._valid_until = taken + seconds
+        self._fault: StorageError | None = None
+        self._ended = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name=f"lease-{token}", daemon=True)
+        self._renewer.start()
+
+    def check(self) -> None:
+        """Return if this process may still write, else LeaseError: taken over; StorageError: not renewed."""
+        what = f"lease {self.token} of {self.store.uri}"
+        if self._ended.is_set():
+            raise LeaseError(f"{what} has been released")
+        latest = max(_numbers(self.store), default=0)
+        if latest > self.token:
+            newer = _read(self.store, latest)
+            raise LeaseError(f"{what} was taken over by {newer.owner if newer else f'lease {latest}'}")
+        if time.monotonic() > self._valid_until:
+            why = f"; last error: {self._fault}" if self._fault else ""
+            raise StorageError(f"{what} could not be renewed within {self._seconds:g} s{why}")
+
+    def release(self) -> None:
+        """Stop renewing and let others take the output at once; StorageError if that cannot be written."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._renewer.join()  # a renewal under way would undo the release
+        self._write(self._record.model_copy(update={"released": True}))
+
+    def __enter__(self) -> Lease:
+        """The lease itself, held already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release, whatever ended the block."""
+        try:
+            self.release()
+        except StorageError as fault:
+            if error is None:
+                raise
+            # What ended the command matters more; the lease ends by itself.
+            error.add_note(f"lease {self.token} was not released: {fault}")
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self._seconds / 3):
+            started = time.monotonic()
+            expires = datetime.now(UTC) + timedelta(seconds=self._seconds)
+            record = self._record.model_copy(update={"expires": expires})
+            try:
+                self._write(record)
+            except StorageError as fault:
+                self._fault = fault  # for check(), once the time is up
+            else:
+                self._record = record
+                self._valid_until = started + self._seconds
+
+    def _write(self, record: Record) -> None:
+        self.store.replace(_name(self.token), _encode(record))
+
+
+def acquire(store: Store, command: str, wait: bool = False, seconds: float = SECONDS) -> Lease:
+    """Take the lease of an output: `with acquire(store, command="generate") as lease: ...`.
+
+    `command` is told to others. When another process holds the lease: LeaseError that names it, or with
+    `wait` polls until it is free. The lease lives for `seconds` after its last renewal. StorageError if
+    the output can be neither read nor written.
+    """
+    owner = Owner.this_process(command)
+    told: str | None = None
+    while True:
+        numbers = _numbers(store)
+        latest = max(numbers, default=0)
+        held = _read(store, latest) if latest else None
+        if latest and held is None:
+            continue  # others took later ones meanwhile and cleared this one away
+        if held and not held.is_free():
+            until = held.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+            if not wait:
+                raise LeaseError(f"{store.uri} is held by {held.owner} until {until}; --wait waits for it")
+            if held.id != told:
+                logger.warning("waiting for %s, held by %s", store.uri, held.owner)
+                told = held.id
+            time.sleep(seconds / 12 * random.uniform(0.5, 1))
+            continue
+        for number in numbers:
+            if number < latest - 1:  # the two latest stay, to be looked at by people
+                store.delete(_name(number))
+        taken, now = time.monotonic(), datetime.now(UTC)
+        record = Record(
+            id=uuid.uuid4().hex, owner=owner, acquired=now, expires=now + timedelta(seconds=seconds)
+        )
+        token = latest + 1
+        if not store.create(_name(token), _encode(record)):
+            other = _read(store, token)
+            if other is None or other.id != record.id:
+                continue
+        # Who dawdled since the look above may have made a number that others had taken and cleared away.
+        if max(_numbers(store), default=0) == token:
+            return Lease(store, token, record, seconds, taken)
+
+
+def is_latest(store: Store, token: int) -> bool:
+    """Whether no later lease of the output has been taken than the one with this token."""
+    return max(_numbers(store), default=0) <= token
+
+
+def _name(number: int) -> str:
+    return f"lease/{number:06d}.json"
+
+
+def _numbers(store: Store) -> list[int]:
+    return list(store.numbered("lease", ".json"))
+
+
+def _read(store: Store, number: int) -> Record | None:
+    name = _name(number)
+    try:
+        return Record.model_validate_json(store.read(name))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise StorageError(f"{store.join(name)} is not a lease: {error.errors()[0]['msg']}") from error
+
+
+def _encode(record: Record) -> bytes:
+    return record.model_dump_json(indent=1).encode()
+
+
+def _boot_id() -> str:
+    """Of this host since it started; "" where the system does not tell: only time ends a lease there."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _pid_namespace() -> str:
+    path = Path("/proc/self/ns/pid")
+    return str(path.readlink()) if path.is_symlink() else ""
+
+
+def _start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; 0 if it only waits to be reaped, None if hidden."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # The second field is the program's name in parentheses and may hold anything.
+    state, *fields = stat.rpartition(")")[2].split()
+    return 0 if state in "ZX" else int(fields[18])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's uid without a name
+        return str(os.getuid())

@@ -1,0 +1,268 @@
+"""The objects below an output root: read, list, replace, and create unless they exist.
+
+Everything that the project promises about crashes and races rests on `Store.create`: an object appears whole
+or not at all, and exactly one of any number of writers makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from batch_nst.credentials import holds_credentials
+from batch_nst.data.storage.fetch import (
+    LIBRARIES,
+    T,
+    error_code,
+    get_range,
+    one_line,
+    open_filesystem,
+    split_uri,
+    with_retries,
+)
+from batch_nst.errors import RecipeError, StorageError
+
+_TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
+
+
+@dataclass(frozen=True)
+class Store:
+    """An output root: a folder on disk, or a prefix in a bucket. Pickled by its uri; any number may be open.
+
+    Names are relative to the root, use `/`, and do not lead out of it. Transient faults are retried. What
+    cannot be done raises StorageError, OutageError where it may pass; a root of another kind, or with
+    credentials, raises RecipeError when the Store is made.
+    """
+
+    uri: str
+    """Without a trailing slash; a local root is made an absolute path."""
+
+    def __post_init__(self) -> None:
+        """Check the protocol and make a local root absolute."""
+        if holds_credentials(self.uri):
+            raise RecipeError(f"output {self.uri}: allowed: credentials from the environment alone")
+        protocol, path = split_uri(self.uri)
+        if protocol == "file":
+            uri = str(Path(path).absolute())
+        elif protocol in LIBRARIES:
+            uri = self.uri.rstrip("/")
+            if not path.partition("/")[0]:
+                raise RecipeError(f"output {self.uri}: names no bucket; allowed: {protocol}://BUCKET/NAME")
+        else:
+            raise RecipeError(
+                f"output {self.uri}: exclusive create is not atomic on {protocol}://; "
+                f"allowed: a local path or {', '.join(LIBRARIES)}"
+            )
+        object.__setattr__(self, "uri", uri)
+
+    @property
+    def local_path(self) -> Path | None:
+        """The root as a path when it is on a local disk, else None."""
+        return Path(self.uri) if split_uri(self.uri)[0] == "file" else None
+
+    def join(self, name: str) -> str:
+        """The full URI of a name."""
+        return f"{self.uri}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an object; FileNotFoundError when there is none."""
+        return self._attempt("read", name, lambda: self._place.read(name))
+
+    def view(self, name: str, look: Callable[[IO[bytes]], T]) -> T:
+        """What `look` finds in an object, opened to read parts of it; called anew after a transient fault."""
+
+        def action() -> T:
+            with self._place.open(name) as file:
+                return look(file)
+
+        return self._attempt("read", name, action)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of this name; a folder is none."""
+        return self._attempt("look for", name, lambda: self._place.exists(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object that must not exist yet: True when this call made it, False when it exists already.
+
+        After a lost answer the retry finds what the first try made and returns False too: "it exists"
+        says that an object is there, not whose. A caller to whom that matters compares the content, see
+        `establish`.
+        """
+        return self._attempt("create", name, lambda: self._place.create(name, data))
+
+    def establish(self, name: str, data: bytes) -> bool:
+        """`create`, or find the same there: whether the object holds exactly these bytes now."""
+        return self.create(name, data) or self.read(name) == data
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write an object, over any earlier one; a reader sees the old bytes or the new."""
+        self._attempt("write", name, lambda: self._place.replace(name, data))
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Sorted names of all files below a folder ("" is the root), at any depth; [] if there is no folder.
+
+        Shows what was written before the call, by any process.
+        """
+        return self._attempt("list", prefix, lambda: self._place.list(prefix.rstrip("/")))
+
+    def numbered(self, folder: str, suffix: str) -> dict[int, str]:
+        """Names of the objects `folder/000001<suffix>`, by number, in order; others are passed over."""
+        found = (re.fullmatch(rf"{folder}/(\d+){re.escape(suffix)}", name) for name in self.list(folder))
+        return dict(sorted((int(match[1]), match[0]) for match in found if match))
+
+    def delete(self, name: str) -> None:
+        """Remove an object; a missing one is fine."""
+        self._attempt("delete", name, lambda: self._place.delete(name))
+
+    @property
+    def _place(self) -> _Place:
+        path = self.local_path
+        return _Disk(path) if path else _Bucket(*open_filesystem(self.uri))
+
+    def _attempt(self, verb: str, name: str, action: Callable[[], T]) -> T:
+        what = f"{verb} {self.join(name)}"
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StorageError(f"cannot {what}: the name leads out of {self.uri}")
+        try:
+            return with_retries(what, action)
+        except OSError as error:
+            # A missing object is an answer; a missing bucket is not.
+            if isinstance(error, FileNotFoundError) and error_code(error) != "NoSuchBucket":
+                raise
+            raise StorageError(f"cannot {what}: {one_line(error)}") from error
+
+
+class _Place(Protocol):
+    """What a Store needs of a disk or bucket; one try each, raising what the layer below raises."""
+
+    def read(self, name: str) -> bytes: ...
+    def open(self, name: str) -> IO[bytes]: ...
+    def exists(self, name: str) -> bool: ...
+    def create(self, name: str, data: bytes) -> bool: ...
+    def replace(self, name: str, data: bytes) -> None: ...
+    def list(self, prefix: str) -> list[str]: ...
+    def delete(self, name: str) -> None: ...
+
+
+class _Disk:
+    """A folder. Objects are written aside, synced, and then linked or renamed into place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self.root / name).open("rb")
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def create(self, name: str, data: bytes) -> bool:
+        with self._written(name, data) as temporary:
+            try:
+                os.link(temporary, self.root / name)
+            except FileExistsError:
+                return False
+            return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        with self._written(name, data) as temporary:
+            temporary.replace(self.root / name)
+
+    def list(self, prefix: str) -> list[str]:
+        def refuse(error: OSError) -> None:
+            # os.walk passes over unreadable folders in silence; only one that is none may be left out.
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise error
+
+        names: list[str] = []
+        for folder, folders, files in os.walk(self.root / prefix, onerror=refuse):
+            below = Path(folder).relative_to(self.root)
+            if below == Path() and _TEMPORARY in folders:
+                folders.remove(_TEMPORARY)
+            names.extend(str(below / file) for file in files)
+        return sorted(names)
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _written(self, name: str, data: bytes) -> Iterator[Path]:
+        """A temporary file that holds `data` on disk, gone at the end unless it was renamed."""
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.root / _TEMPORARY / uuid.uuid4().hex
+        temporary.parent.mkdir(exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class _Bucket:
+    """A prefix in an object store, where a single write is atomic by itself."""
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self.filesystem = filesystem
+        self.root = root
+
+    def read(self, name: str) -> bytes:
+        return get_range(self.filesystem, f"{self.root}/{name}", 0, None)[0]
+
+    def open(self, name: str) -> IO[bytes]:
+        # What is asked for and no more: readers know which parts they want.
+        file: IO[bytes] = self.filesystem.open(f"{self.root}/{name}", "rb", cache_type="none")
+        return file
+
+    def exists(self, name: str) -> bool:
+        # Not filesystem.exists, which takes every error for a no.
+        try:
+            return bool(self.filesystem.info(f"{self.root}/{name}")["type"] == "file")
+        except FileNotFoundError as error:
+            if error_code(error) == "NoSuchBucket":
+                raise
+            return False
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self.filesystem.pipe_file(f"{self.root}/{name}", data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # s3fs makes a FileExistsError of a failed If-None-Match only if the answer names that
+            # condition, as AWS does. Others say 412 alone, which becomes errno 22 like many a bad
+            # request; the code tells them apart.
+            if error_code(error) in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        self.filesystem.pipe_file(f"{self.root}/{name}", data)
+
+    def list(self, prefix: str) -> list[str]:
+        folder = f"{self.root}/{prefix}" if prefix else self.root
+        try:
+            found = self.filesystem.find(folder)
+        except FileNotFoundError as error:
+            if error_code(error) == "NoSuchBucket":
+                raise
+            return []
+        # A key that ends in "/" is a console's mark for an empty folder.
+        files = (path for path in found if path.startswith(f"{folder}/") and not path.endswith("/"))
+        return sorted(path.removeprefix(f"{self.root}/") for path in files)
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm_file(f"{self.root}/{name}")

@@ -1,0 +1,172 @@
+"""Slow and fast transfer as other programs do it, to be measured beside ours.
+
+Fp32, contiguous NCHW tensors, autograd, `torch.optim`; one image at a time, with unbounded pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.slow_transfer import losses_of
+from batch_nst.engine.vgg import Vgg16
+
+Method = Literal["lbfgs", "lbfgs_wolfe", "adam"]
+Network = Callable[[Tensor], dict[str, Tensor]]
+"""Images (B, 3, H, W), RGB, 0..255, to the activations of each layer."""
+
+
+def optimise_one(
+    objective: PerceptualLoss,
+    content: Tensor,
+    iterations: int,
+    method: Method,
+    on_loss: Callable[[float, Tensor], bool],
+) -> None:
+    """Minimise from the photo, with the settings that the peers ship.
+
+    Args:
+        objective: in fp32.
+        content: one photo (1, 3, H, W), RGB, 0..255.
+        iterations: evaluations of the loss and its gradient, at most.
+        method: L-BFGS with history 100 (neural-style's), the same with torch's strong-Wolfe line search, or
+            Adam with style-transfer-pytorch's rate (0.02 of the range of a pixel, betas 0.9 and 0.99).
+        on_loss: called with the loss of every evaluation and the pixels it was taken at, which are not
+            bounded; says whether to go on.
+    """
+    network = plain_activations(objective.vgg)
+    targets = network(content)
+    pixels = nn.Parameter(content.clone(memory_format=torch.contiguous_format))
+    solver: torch.optim.Optimizer
+    if method == "adam":
+        solver = torch.optim.Adam([pixels], lr=0.02 * 255, betas=(0.9, 0.99))
+    else:
+        solver = torch.optim.LBFGS(
+            [pixels],
+            max_iter=iterations,
+            max_eval=iterations,
+            history_size=100,
+            tolerance_grad=-1,
+            tolerance_change=-1,
+            line_search_fn="strong_wolfe" if method == "lbfgs_wolfe" else None,
+        )
+    evaluations = 0
+
+    def closure() -> float:
+        nonlocal evaluations
+        solver.zero_grad()
+        loss = objective.of_activations(pixels, network(pixels), targets).total.sum()
+        torch.autograd.backward(loss)
+        evaluations += 1
+        value = float(loss.detach())
+        if not on_loss(value, pixels.detach()) or evaluations >= iterations:
+            raise _Enough
+        return value
+
+    try:
+        while True:
+            solver.step(closure)  # type: ignore[no-untyped-call]
+    except _Enough:
+        return
+
+
+class _Enough(Exception):  # noqa: N818 - nothing went wrong
+    """Leaves the loop inside torch's optimiser."""
+
+
+def train_step(
+    net: nn.Module,
+    objective: PerceptualLoss,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    content: Tensor,
+) -> float:
+    """One step of a fast model along the mean perceptual loss of a batch, as pytorch/examples takes it.
+
+    No pairs, no logarithm, no schedule, no clipping, no average of the weights.
+
+    Args:
+        net: 0..1 to 0..1, not clamped.
+        objective: in fp32.
+        network: `plain_activations` of its VGG-16.
+        optimizer: of the net's weights.
+        content: photos (B, 3, H, W), RGB, 0..255.
+
+    Returns:
+        The loss.
+    """
+    optimizer.zero_grad()
+    stylized = net(content / 255) * 255
+    with torch.no_grad():
+        targets = network(content)
+    loss = objective.of_activations(stylized, network(stylized), targets).total.mean()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def plain_activations(vgg: Vgg16) -> Network:
+    """What `vgg` computes, by `plain_network` in contiguous tensors."""
+    stages = plain_network(vgg, torch.contiguous_format)
+
+    def network(image: Tensor) -> dict[str, Tensor]:
+        x = vgg.normalised(image).contiguous()
+        activations = {}
+        for name, stage in stages.items():
+            x = activations[name] = stage(x)
+        return activations
+
+    return network
+
+
+def plain_network(vgg: Vgg16, memory_format: torch.memory_format) -> nn.ModuleDict:
+    """The same VGG-16 out of torch's modules: a stage for each layer, to be called one after the other."""
+    stages = nn.ModuleDict()
+    for name, conv in vgg.convolutions.items():
+        assert isinstance(conv, nn.Conv2d)
+        pool = [nn.MaxPool2d(2)] if name.endswith("_1") and name != "relu1_1" else []
+        stages[name] = nn.Sequential(*pool, copy.deepcopy(conv), nn.ReLU(inplace=True))
+    return stages.requires_grad_(False).to(memory_format=memory_format)
+
+
+Curve = list[tuple[float, float]]
+"""(seconds since the start, loss) of every evaluation of one photo, in order."""
+
+MARKS = (50, 100, 300)
+"""Iterations of the baseline whose best loss is to be reached."""
+
+
+def run_peers(
+    objective: PerceptualLoss, photo: Tensor, iterations: int, method: Method
+) -> tuple[Curve, dict[str, float]]:
+    """The curve of the peers' way, and the loss of the picture that it would have stored at each mark.
+
+    Args:
+        objective: in fp32.
+        photo: (1, 3, H, W), RGB, 0..255.
+        iterations: evaluations of the loss.
+        method: which of the peers' optimisers.
+    """
+    curve: Curve = []
+    stored: dict[str, float] = {}
+    paused = 0.0
+    start = time.perf_counter()
+
+    def on_loss(loss: float, pixels: Tensor) -> bool:
+        nonlocal paused
+        now = time.perf_counter()
+        curve.append((now - start - paused, loss))
+        if len(curve) in MARKS:
+            picture = pixels.clamp(0, 255).round()
+            stored[str(len(curve))] = losses_of(objective, picture, photo).total.item()
+            paused += time.perf_counter() - now
+        return True
+
+    optimise_one(objective, photo, iterations, method, on_loss)
+    return curve, stored

@@ -1,0 +1,99 @@
+"""Statistics over photos: geometric means, and how many iterations a model is worth (bootstrap)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    """None of nothing."""
+    logarithms = [math.log(value) for value in values]
+    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else None
+
+
+Values: TypeAlias = npt.NDArray[np.float64]
+
+_LEAST = 1e-12
+"""Of a loss, so that one of 0 has a logarithm."""
+_RESAMPLES, _CUT = 2000, 50
+"""Of the bootstrap, and how many of them are left out at either end: 95 % are between."""
+
+
+def equivalent_iterations(
+    curves: Sequence[Sequence[float]],
+    objectives: Sequence[float],
+    photos: Sequence[str],
+    way: str = "the optimisation",
+) -> dict[str, Any]:
+    """Where a model stands on the way of an optimisation, over images; the same input gives the same output.
+
+    Args:
+        curves: the losses of each image after 0, 1, 2, ... iterations, as many for each.
+        objectives: the loss of the model's picture of each.
+        photos: what each is a crop of.
+        way: what the optimisation is called.
+
+    Returns:
+        `curve`, the geometric mean of the running minima; `worth_iterations`, the most iterations that the
+        model is at least as good as, in the geometric mean, None where it is worse than the photos;
+        `worth_interval`, both ends of its 95 % interval; and `verdict`, the same in words.
+    """
+    # The running minimum of each image first: an optimiser's early steps overshoot on some of them. Of
+    # iterates that are no number none is taken, here as in `optimise`.
+    least = np.fmin.accumulate(np.array(curves, np.float64), axis=1)
+    heights = np.log2(np.maximum(least, _LEAST))
+    with np.errstate(invalid="ignore"):  # a model without a number is ahead of nothing
+        ahead = heights - np.log2(np.maximum(np.array(objectives, np.float64), _LEAST))[:, None]
+        total = ahead.sum(0)
+        worth, interval = worth_iterations(total.tolist(), 0.0), _interval(ahead, photos)
+    return {
+        "curve": np.exp2(heights.mean(0)).tolist(),
+        "worth_iterations": worth,
+        "worth_interval": list(interval),
+        "verdict": _verdict(total, worth, interval if len(set(photos)) > 1 else None, way),
+    }
+
+
+def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
+    """The most iterations of the optimisation that an objective is at least as good as; none: not even 0."""
+    reached = [iteration for iteration, loss in enumerate(curve) if objective <= loss]
+    return max(reached) if reached else None
+
+
+def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | None]:
+    """By the bootstrap over photos: a crop tells nothing new where its photo is drawn again."""
+    names, numbers = np.unique(np.array(photos), return_inverse=True)
+    by_photo = np.zeros((len(names), ahead.shape[1]))
+    np.add.at(by_photo, numbers, ahead)
+    chance = np.random.default_rng(0)
+    found = []
+    for _ in range(_RESAMPLES):
+        reached = np.flatnonzero(by_photo[chance.integers(len(names), size=len(names))].sum(0) >= 0)
+        found.append(int(reached[-1]) if len(reached) else -1)
+    found.sort()
+    low, high = (None if end < 0 else end for end in (found[_CUT], found[-1 - _CUT]))
+    return low, high
+
+
+def _verdict(
+    ahead: Values, worth: int | None, interval: tuple[int | None, int | None] | None, way: str
+) -> str:
+    """In words; without an interval where there is one photo, which says nothing of others."""
+    last = len(ahead) - 1
+    if worth is None:
+        told = "worse than the photo"
+    else:
+        more, number = ("more than ", last) if ahead[-1] > 0 else ("", worth)
+        told = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
+    if interval is None or interval == (None, None):
+        return told
+    low, high = (
+        "worse than the photo" if end is None else f"{end} or more" if end == last else str(end)
+        for end in interval
+    )
+    return f"{told} (95 % interval: {low} to {high})"

@@ -1,0 +1,165 @@
+"""Measurements of the benchmark: peak memory, pipeline overhead, and results cached in a file."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from batch_nst.console import log
+from batch_nst.data.images import codec
+from batch_nst.data.images.style import StyleImage
+from batch_nst.engine.device import choose_batch
+from batch_nst.engine.slow_transfer import optimise
+from batch_nst.engine.timing import Spread, seconds, wait_for
+from batch_nst.errors import BatchNSTError
+from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.recipe import Loss, Vgg
+
+
+def peak_memory(batch: int, side: int, device: str) -> dict[str, Any]:
+    """Peaks while `batch` images of `side` pixels are optimised.
+
+    Returns:
+        `before` and `process`, of the process with the network loaded and at the end, and `device`, what
+        torch held on a GPU, in bytes; None where the system does not tell. `out_of_memory` if it did not fit.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_memory, batch, side, device).result()
+
+
+def _peak_memory(batch: int, side: int, device: str) -> dict[str, Any]:
+    grey = np.full((batch, side, side, 3), 128, np.uint8)
+    style = StyleImage.of_pixels(np.full((64, 64, 3), 128, np.uint8))
+    objectives = Objectives.on(style, Loss(), Vgg(), device, "auto", os.cpu_count() or 1)
+    content, objective = to_tensor(grey, objectives.device), objectives.fast
+    before = _process_bytes()
+    try:
+        optimise(objective, content, 3)
+    except torch.OutOfMemoryError:
+        return {"before": before, "process": None, "device": None, "out_of_memory": True}
+    on_gpu = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    return {"before": before, "process": _process_bytes(), "device": on_gpu, "out_of_memory": False}
+
+
+def _process_bytes() -> int | None:
+    """Most that this process ever held. `getrusage` would count its parent's peak as well."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
+def pipeline_overhead(
+    objectives: Objectives, pictures: list[codec.Pixels], unit_images: int, iterations: int
+) -> dict[str, Any]:
+    """Images a second of `generate`, from its first unit's start to its last one's end, over the loop's.
+
+    Args:
+        objectives: the style's, with the default loss.
+        pictures: (size, size, 3) each.
+        unit_images: of them in a unit; so many images should take 10 s or more.
+        iterations: for each image.
+    """
+    side, device = pictures[0].shape[0], objectives.device
+    batch = min(unit_images, choose_batch(side, device))
+    units = [pictures[first : first + unit_images] for first in range(0, len(pictures), unit_images)]
+
+    def loop() -> None:
+        for unit in units:
+            for part in torch.split(torch.cat([to_tensor(picture[None], device) for picture in unit]), batch):
+                optimise(objectives.fast, part, iterations)
+        wait_for(device)
+
+    before = seconds(loop)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = _generate(Path(folder), objectives, pictures, unit_images, iterations)
+    bare = Spread.of([before, seconds(loop)])
+    return {
+        "fraction": bare.median / figures["span_seconds"],
+        "images_per_second": len(pictures) / figures["span_seconds"],
+        "bare_images_per_second": len(pictures) / bare.median,
+        "bare_seconds": bare._asdict(),
+        "span_seconds": figures["span_seconds"],
+        "unit_seconds": figures["span_seconds"] / len(units),
+        "command_seconds": figures["seconds"],
+    }
+
+
+def _generate(
+    folder: Path, objectives: Objectives, pictures: list[codec.Pixels], unit_images: int, iterations: int
+) -> dict[str, Any]:
+    """The figures of the command on these pictures, in a process and on a Ray of its own."""
+    (folder / "photos").mkdir()
+    for index, picture in enumerate(pictures):
+        (folder / "photos" / f"{index:03}.png").write_bytes(codec.encode(picture, "png"))
+    (folder / "style.png").write_bytes(codec.encode(objectives.style.pixels, "png"))
+    recipe = {
+        "output": "out",
+        "style": {"image": "style.png", "size": min(objectives.style.pixels.shape[:2])},
+        "generate": {
+            "input": "photos",
+            "image_size": pictures[0].shape[0],
+            "iterations": iterations,
+            "unit_images": unit_images,
+            "device": objectives.device.type,
+        },
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    ran = subprocess.run(
+        [sys.executable, "-m", "batch_nst", "generate", "recipe.yaml"],
+        cwd=folder,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    figures: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    if ran.returncode:
+        raise BatchNSTError(f"benchmark: generate failed: {figures.get('error')}")
+    return figures
+
+
+class ResultCache:
+    """By name; each is taken once on a machine, with an engine and at a size."""
+
+    def __init__(self, results: str, machine: dict[str, Any]) -> None:
+        """Take over what a file knows of this machine.
+
+        Args:
+            results: a local file, a JSON object a line, made if it is missing; empty: nothing is remembered.
+            machine: what a measurement is true of, see `machine_of`.
+        """
+        self._file = Path(results) if results else None
+        self._machine = machine
+        self.taken: dict[str, Any] = {}
+        if self._file and self._file.exists():
+            for line in self._file.read_text().splitlines():
+                if not line.endswith("}"):
+                    continue  # cut off while it was written
+                record = json.loads(line)
+                if record["machine"] == machine:
+                    self.taken[record["name"]] = record["value"]
+
+    def take(self, name: str, run: Callable[[], Any]) -> Any:
+        """The measurement of this name: an earlier one, or what `run` measures, written down at once."""
+        if name not in self.taken:
+            log(f"measuring {name}")
+            record = {"name": name, "machine": self._machine, "value": run()}
+            line = json.dumps(record)
+            if self._file:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with self._file.open("a") as file:
+                    file.write(f"{line}\n")
+            self.taken[name] = json.loads(line)["value"]
+        return self.taken[name]

@@ -1,0 +1,81 @@
+"""A benchmark's figures as lines for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batch_nst.engine.baselines import MARKS
+
+_NAMES = {
+    "free": "this engine, free",
+    "engine": "this engine",
+    "warm": "... warm",
+    "lbfgs_wolfe": "peers' Wolfe",
+    "adam": "peers' Adam",
+}
+
+
+def table(figures: dict[str, Any]) -> list[str]:
+    """Of the figures of `benchmark`."""
+    machine, details = figures["machine"], figures["details"]
+    floor, pipeline, scale = details["floor"], details["pipeline"], details["scale"]
+    differences = details["invariance"]["differences"]
+    memory = {size: peak["process"] for size, peak in details["memory"].items() if peak["process"]}
+    rows = [
+        ("machine", f"{machine['processor']}, {machine['threads']} threads, {machine['device']}"),
+        ("engine", f"{figures['engine']}, torch {machine['torch']}, {machine['size']} px"),
+        ("matmul", f"fp32 {_giga(floor['matmul_fp32'])}, bf16 {_giga(floor['matmul_bf16'])} GFLOP/s"),
+        ("floor", f"{_range(floor['floor'], 1e3)} ms an image: bare VGG-16, forward and back"),
+        ("iteration", f"{_range(floor['iteration'], 1e3)} ms an image, in batches of {floor['batch']}"),
+        ("of that", ", ".join(f"{name} {part * 1e3:.3g}" for name, part in details["parts"].items())),
+        ("vgg_fraction", _range(floor["fraction"])),
+        ("sooner at", "".join(f"{f'baseline {mark}':>26}" for mark in MARKS)),
+        *(
+            (_NAMES[method], "".join(f"{_speedup(marks[str(mark)]):>26}" for mark in MARKS))
+            for method, marks in details["race"].items()
+            if marks[str(MARKS[0])]["photos"]
+        ),
+        (
+            "bf16 / fp32",
+            f"{_number(figures['bf16_loss_ratio'], 4)} in loss, {scale['precise']} iterations",
+        ),
+        *(
+            (name.replace("_", " "), f"{value['largest']:.0f} grey levels, {value['beyond_1']:.2%} beyond 1")
+            for name, value in differences.items()
+        ),
+        ("peak memory", ", ".join(f"batch {size}: {peak / 2**20:,.0f} MiB" for size, peak in memory.items())),
+        *((f"{side} px", _cost(cost)) for side, cost in details["sizes"].items()),
+        *((f"batch {count}", _cost(cost)) for count, cost in details["batches"].items()),
+        (
+            "pipeline",
+            f"{_number(figures['pipeline_fraction'])} of the bare loop: {pipeline['images_per_second']:.3f} "
+            f"images/s, units of {pipeline['unit_seconds']:.0f} s",
+        ),
+    ]
+    return [f"{name:18}  {text}" for name, text in rows]
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    return (
+        f"{cost['iteration'] * 1e3:.3g} ms an image and iteration in batches of {cost['batch']}, "
+        f"{cost['pairs_1000_hours']:.2f} device-hours for 1,000 pairs"
+    )
+
+
+def _giga(rate: float) -> str:
+    return f"{rate / 1e9:,.0f}"
+
+
+def _range(spread: dict[str, float], scale: float = 1.0) -> str:
+    return f"{spread['median'] * scale:.3g} ({spread['least'] * scale:.3g} to {spread['most'] * scale:.3g})"
+
+
+def _speedup(mark: dict[str, Any]) -> str:
+    if mark["speedup"] is None:
+        return "-"
+    missing = f", {mark['not_reached']} never" if mark["not_reached"] else ""
+    return f"{mark['speedup']:.2f}x ({mark['least']:.1f}-{mark['most']:.1f}{missing})"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,227 @@
+"""The Ray cluster that a command runs on: joined where there is one, started inside the process where not."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import ray
+from ray._private import ray_constants, services
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import RecipeError
+from batch_nst.recipe import Train
+
+_TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+"""Loggers that warn of what is meant to be: tokens are on, and progress is shown by this project."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What an actor that holds VGG-16 gets, and how many of them this cluster can hold at most."""
+
+    device: Literal["cpu", "cuda"]
+    num_cpus: float
+    num_gpus: float
+    threads: int
+    most: int
+
+    def pool(self, actors: list[int], tasks: int, calls: int = 1) -> ray.data.ActorPoolStrategy:
+        """The recipe's [fewest, most], bounded by what the cluster can hold and by the tasks that there are.
+
+        All of them are asked for at once: Ray Data would add one at a time, half a minute apart. It lets go
+        of those that have no work. So many `calls` may be under way in one of them.
+        """
+        most = max(1, min(self.at_once(actors), tasks))
+        return ray.data.ActorPoolStrategy(
+            min_size=min(actors[0], most),
+            max_size=most,
+            initial_size=most,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=True,
+        )
+
+    def at_once(self, actors: list[int]) -> int:
+        """How many actors can work at the same time, of the recipe's [fewest, most]."""
+        return max(1, min(actors[1], self.most))
+
+
+def connect() -> None:
+    """Join the cluster of `RAY_ADDRESS`, of the submitted job, or of this machine; else start one inside."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Two settings for a Ray that is started here. It runs its workers at nice 15: a loop of torch waits for
+    # its slowest thread, so that every wake-up of a process of normal priority beside it would stop them all.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # And it ends workers that are idle for a second, to start others for the next unit, two seconds of
+    # imports each. `cluster.yaml` says the same.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        # Not "auto": that joins what another command on this machine has started inside itself as well,
+        # and dies with it.
+        address = services.get_ray_address_from_environment(None, None) or "local"
+        if address == "local":
+            _stay_on_loopback()
+        try:
+            ray.init(address, include_dashboard=False, **options)
+        except ConnectionError:  # what `ray start` has left on this machine is no more
+            if os.environ.get("RAY_ADDRESS"):
+                raise
+            _stay_on_loopback()
+            ray.init("local", include_dashboard=False, **options)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    # A unit may take longer than Ray's half hour without progress, on a slow node.
+    context.execution_no_progress_timeout_s = -1
+    # One node with a broken driver must not end the job.
+    context.max_consecutive_actor_init_deaths = 3
+
+
+def _stay_on_loopback() -> None:
+    """Have the Ray that is started next, and torch's process groups inside it, listen on 127.0.0.1."""
+    # There is no public way (Ray 2.60): in place of a loopback address it takes the machine's own, unless it
+    # believes, as it does on macOS, that clusters are out of question.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
+
+
+def choose_workers(device: str) -> Workers:
+    """One actor a GPU where the cluster has GPUs or can start nodes that do; else one a node, on its cores.
+
+    Raises:
+        RecipeError: `cuda` is asked for and no node type has a GPU.
+    """
+    shapes = _node_shapes()
+    gpus = int(sum(shape.get("GPU", 0) * count for shape, count in shapes))
+    if device == "cuda" and not gpus:
+        raise RecipeError(
+            "device: given 'cuda', but no node type of this cluster has a GPU; allowed: auto, cpu"
+        )
+    if device != "cpu" and gpus:
+        # No whole CPU for an actor whose work is on the GPU: the others are for reading and writing.
+        cpus = sum(shape.get("CPU", 0) * count for shape, count in shapes)
+        return Workers("cuda", num_cpus=min(0.5, cpus / gpus / 2), num_gpus=1, threads=2, most=gpus)
+    cores = [int(shape["CPU"]) for shape, _ in shapes if shape.get("CPU", 0) >= 1]
+    threads = min(cores, default=1)
+    nodes = sum(count for shape, count in shapes if shape.get("CPU", 0) >= 1)
+    # All cores of a node compute for one actor; one is not reserved, so that stages beside it can run.
+    reserved = threads - 1 if threads > 1 else 0.5
+    return Workers("cpu", num_cpus=reserved, num_gpus=0, threads=threads, most=max(1, nodes))
+
+
+def choose_trainers(train: Train) -> Workers:
+    """What each training worker gets: a GPU, or its share of a node's cores.
+
+    Raises:
+        RecipeError: `cuda` is asked for and no node type has a GPU.
+    """
+    one = choose_workers(train.device)
+    if one.device == "cuda":
+        return one
+    # As many workers as there are nodes get a node each; more of them share its cores. Of elastic ones that
+    # holds for the fewest: more than those train on more nodes.
+    sharing = math.ceil(train.worker_range[0] / one.most)
+    threads = max(1, one.threads // sharing)
+    # All that they compute on: where a node is lost, none of the others gets one more than its share.
+    return replace(one, threads=threads, num_cpus=threads)
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Where an actor belongs that a command cannot do without: no other node takes it along as it goes."""
+    return NodeAffinitySchedulingStrategy(_this_node(), soft=False)
+
+
+def result_of(reference: ray.ObjectRef[Any]) -> Any:
+    """What a task of minutes returns, or raises, awaited in Python, where a signal ends the command.
+
+    In `ray.get` what a handler of SIGTERM raises is lost, or becomes a SystemError.
+    """
+    return reference.future().result()
+
+
+def check_output_is_shared(store: Store) -> None:
+    """Refuse a local output that other nodes of the cluster do not see.
+
+    Raises:
+        RecipeError: names the node.
+    """
+    others = [node for node in living_nodes() if node["NodeID"] != _this_node()]
+    if store.local_path is None or not others:
+        return
+    marker = f".tmp/seen-{uuid.uuid4().hex}"
+    store.create(marker, b"")
+    try:
+        for node, seen in zip(others, ray.get(ask(others, _exists, store.uri, marker)), strict=True):
+            if not seen:
+                raise RecipeError(
+                    f"output {store.uri}: is local, and node {node['NodeManagerAddress']} does not see it; "
+                    "allowed: a bucket, or a disk that all nodes share"
+                )
+    finally:
+        store.delete(marker)
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes that are up, as `ray.nodes()` tells of them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def ask(nodes: Sequence[dict[str, Any]], question: Callable[..., object], *arguments: object) -> list[Any]:
+    """References to what a function answers on each of these nodes; it reserves nothing there."""
+    task = ray.remote(num_cpus=0)(question)
+    places = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes)
+    return [task.options(scheduling_strategy=place).remote(*arguments) for place in places]
+
+
+def answers(asked: Sequence[Any], seconds: float) -> list[Any]:
+    """What has been asked, or the exception that came instead; a node that takes longer has none."""
+    until = time.monotonic() + seconds
+    found: list[Any] = []
+    for reference in asked:
+        try:
+            found.append(ray.get(reference, timeout=max(0.1, until - time.monotonic())))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def _exists(uri: str, name: str) -> bool:
+    return Store(uri).exists(name)
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _node_shapes() -> list[tuple[dict[str, float], int]]:
+    """Resources and number of the cluster's nodes: those that are up, or that its autoscaler may start."""
+    shapes = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+    # Ray Data asks the same way for node types scaled to zero; there is no public call (Ray 2.60).
+    config = ray._private.state.state.get_cluster_config()
+    for group in config.node_group_configs if config else ():
+        up = sum(
+            1
+            for shape, _ in shapes
+            if all(shape.get(name) == amount for name, amount in group.resources.items())
+        )
+        if group.max_count > up:
+            shapes.append((dict(group.resources), group.max_count - up))
+    return shapes

@@ -1,0 +1,157 @@
+"""A short trial where `generate` would work: what an image costs on that device, before any is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from batch_nst.console import log
+from batch_nst.data.dataset.plan import Plan
+from batch_nst.data.images.style import StyleImage, read_style
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.cluster import connect
+from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.cost.unit_costs import UnitCosts
+from batch_nst.pipelines.generate.actors import Stylizer
+from batch_nst.pipelines.generate.tasks import (
+    IN_FLIGHT,
+    Row,
+    decode_unit,
+    encode_picture,
+    encode_unit,
+    pack,
+    unit_rows,
+    unpack,
+)
+from batch_nst.recipe import Generate, Recipe
+
+_FEWEST, _MOST = 16, 64
+"""Photos that are read, for their sizes: as many as a unit has, within these. One batch is optimised."""
+_SHORT = 3
+"""Iterations of the shorter trial, whose share of the costs does not grow with iterations."""
+_LONG_SECONDS = 20.0
+"""How long the longer trial may take; all of the recipe's iterations where they fit."""
+
+
+class Timing(NamedTuple):
+    """What some images took."""
+
+    iterations: int
+    seconds: float
+
+
+def calibrate(plan: Plan, store: Store, recipe: Recipe) -> UnitCosts:
+    """Try a few pending photos on a worker as `generate` would choose it. Writes nothing; about a minute.
+
+    Args:
+        plan: with something to do.
+        store: the output.
+        recipe: the recipe.
+
+    Raises:
+        IncompleteError: no photo could be tried.
+    """
+    connect.connect()
+    workers = connect.choose_workers(recipe.generate.device)
+    photos = min(plan.to_do, max(_FEWEST, min(_MOST, recipe.generate.unit_images)))
+    log(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
+    some = _spread(plan.pending(store), plan.to_do, photos)
+    some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
+    (unit,) = unit_rows(some, plan.split_of)
+    trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
+    outcome = connect.result_of(trial.remote(unit, read_style(recipe.style), recipe, workers))
+    if isinstance(outcome, str):
+        raise IncompleteError(f"calibration: {outcome}")
+    return UnitCosts(
+        source="calibration",
+        device=workers.device,
+        devices=workers.at_once(recipe.generate.actors),
+        **outcome,
+    )
+
+
+def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:
+    """So many rows of a stream of `rows`, evenly apart."""
+    wanted = np.arange(count) * rows // count
+    chosen, first = [], 0
+    for table in tables:
+        here = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
+        chosen.append(table.take(pa.array(here)))
+        first += table.num_rows
+    return pa.concat_tables(chosen)
+
+
+def longer(short: Timing, iterations: int) -> int:
+    """Iterations of the longer trial, at most the recipe's; at least twice those of the shorter one."""
+    # A run of n iterations evaluates the objective n + 1 times.
+    affordable = int(_LONG_SECONDS / short.seconds * (short.iterations + 1)) - 1
+    return min(iterations, max(affordable, 2 * short.iterations))
+
+
+def extrapolate(short: Timing, long: Timing, iterations: int) -> float:
+    """Seconds for so many iterations, on the line through two timings; of equal ones, the longer's."""
+    further = long.iterations - short.iterations
+    slope = max(0.0, (long.seconds - short.seconds) / further) if further else 0.0
+    return long.seconds + (iterations - long.iterations) * slope
+
+
+def _try(unit: Row, style: StyleImage, recipe: Recipe, workers: Workers) -> dict[str, float] | str:
+    """In a worker: what an image costs, by the names of `Rates`; or why nothing could be tried."""
+    settings = recipe.generate
+    decoded = decode_unit(unit, settings)
+    if decoded["outage"]:
+        return str(decoded["outage"])
+    rows = unpack(decoded["photos"])
+    good = [row for row in rows if row["status"] == "ok"]
+    if not good:
+        return f"none of {len(rows)} photos is good; the first, {rows[0]['uri']}: {rows[0]['reason']}"
+    trial = _Trial(style, recipe, workers)
+    opening = trial.run([], 1)  # of the device
+    batch = good[: min(trial.batch, settings.unit_images)]
+    first = trial.run(batch, 1)  # with the loading of weights and choosing of kernels
+    short = trial.run(batch, min(_SHORT, settings.iterations))
+    long = trial.run(batch, longer(short, settings.iterations))
+    return {
+        "seconds": extrapolate(short, long, settings.iterations) / len(batch),
+        "start_seconds": opening.seconds + max(0.0, first.seconds - extrapolate(short, long, 1)),
+        "bytes_read": decoded["bytes_read"] / decoded["photos_read"],
+        "bytes_written": _bytes_written(trial.made, good, settings),
+    }
+
+
+class _Trial(Stylizer):
+    """The actor of `generate`, whose number of iterations can be set."""
+
+    made: list[Row]
+    """Rows of the last run that are images."""
+
+    @property
+    def batch(self) -> int:
+        """Images that are optimised together."""
+        return self._batch
+
+    def run(self, rows: list[Row], iterations: int) -> Timing:
+        self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
+        unit: dict[str, Any] = {"unit": "trial", "photos": pack(rows, IN_FLIGHT), "outage": ""}
+        unit = self(unit)
+        self.made = [row for row in unpack(unit["photos"]) if row["status"] == "ok"]
+        return Timing(iterations, unit["seconds"])
+
+
+def _bytes_written(made: list[Row], good: list[Row], settings: Generate) -> float:
+    """An image's share of a unit's object: as a few were made, with the mean size of all photos read."""
+    if not made:
+        return 0.0
+    frame = len(encode_unit("", [], settings).data)
+    share = (len(encode_unit("", made, settings).data) - frame) / len(made)
+    return share + frame / settings.unit_images + _size(good, settings) - _size(made, settings)
+
+
+def _size(rows: list[Row], settings: Generate) -> float:
+    """Mean bytes of an encoded photo."""
+    return sum(len(encode_picture(row["content"], settings)) for row in rows) / len(rows)

@@ -1,0 +1,95 @@
+"""What a run of `generate` would have to do, in numbers, from a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pyarrow.compute as pc
+
+from batch_nst.data.dataset import summaries
+from batch_nst.data.dataset.forgotten import FORGOTTEN
+from batch_nst.data.dataset.plan import Plan
+from batch_nst.data.dataset.plan_files import segments_for
+from batch_nst.data.dataset.snapshot import SNAPSHOTS
+from batch_nst.data.sources.photos import is_tar, is_uri_list, lacks_versions, list_containers
+from batch_nst.data.storage.fetch import is_remote
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.cost.requests import Traffic
+from batch_nst.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Counts that an estimate multiplies by rates."""
+
+    images: int
+    """To be tried."""
+    units: int
+    photo_reads: int
+    """A photo counts once for each unit that has a crop of it."""
+    traffic: Traffic
+
+
+def workload_of(plan: Plan, store: Store, recipe: Recipe) -> Workload:
+    """Count what is pending; of an output in a bucket also what is there. Writes nothing."""
+    units = reads = remote_reads = 0
+    for rows in plan.pending(store, ["unit", "source", "offset"]):
+        photos = rows.group_by(["unit", "source", "offset"]).aggregate([])
+        units += len(pc.unique(photos["unit"]))
+        reads += photos.num_rows
+        remote_reads += sum(map(is_remote, photos["source"].to_pylist()))
+    of_input = _of_input(plan, recipe, remote_reads, reads)
+    traffic = of_input if store.local_path else _of_output(plan, store, of_input, units)
+    return Workload(plan.to_do, units, reads, traffic)
+
+
+def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traffic:
+    source = recipe.generate.input
+    # Of the places of photos only the pending ones are looked at.
+    remote = round(plan.found / plan.crops * remote_reads / max(1, reads))
+    listed, looked_at = _listing(source, remote, bool(plan.listing) and plan.listing == plan.written.listing)
+    return Traffic(
+        photo_reads=remote_reads,
+        listed=listed,
+        looked_at=looked_at,
+        single_reads=2 * is_remote(recipe.style.image)
+        + (isinstance(source, str) and is_uri_list(source) and is_remote(source)),
+        weights=recipe.vgg.weights != "bundled" and is_remote(recipe.vgg.weights),
+    )
+
+
+def _listing(source: str | list[str], remote: int, known: bool) -> tuple[int, int]:
+    """Keys to list and photos to ask for, of an input of so many remote photos.
+
+    `known`: whether its tables or tars are still those that the plan was made of, and need not be opened.
+    """
+    if is_uri_list(source):
+        return 0, remote
+    containers = list_containers(source)
+    if not containers:
+        return remote, 0
+    first = containers[0]
+    asked = 0
+    if not known and is_tar(first):
+        asked = remote + is_remote(first.uri) * len(containers)  # a header each, and the end of the tar
+    elif not known and lacks_versions(first):
+        asked = remote
+    return is_remote(first.uri) * len(containers), asked
+
+
+def _of_output(plan: Plan, store: Store, of_input: Traffic, units: int) -> Traffic:
+    new_groups = plan.new_groups
+    return replace(
+        of_input,
+        units=units,
+        output=True,
+        new_segments=segments_for(new_groups, plan.unit_images),
+        chunks=len(plan.chunks()) + new_groups,
+        segments=plan.written.segments,
+        planned=plan.units,
+        done=len(plan.done),
+        reread=len(plan.done_units - summaries.gathered_units(store)),
+        forgotten=len(store.list(FORGOTTEN)),
+        leases=len(store.list("lease")),
+        snapshots=len(store.list(SNAPSHOTS)),
+    )

@@ -1,0 +1,83 @@
+"""Held-out photos cut anew at twice the size of pairs: models are used larger than they were trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_nst.data.dataset import plan_files
+from batch_nst.data.images.codec import encode
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines.generate.tasks import Row, decode_unit, pack, unpack
+from batch_nst.recipe import Generate
+
+
+class Enlarged(NamedTuple):
+    """Photos at twice the size."""
+
+    size: int
+    """Side in pixels."""
+    pictures: dict[str, bytes]
+    """By the image's id (hex) the photo, encoded without loss."""
+    left_out: dict[str, int]
+    """How many photos were left out, by reason: those of bad photos, `unreachable`, or `unplanned`."""
+
+
+def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate) -> Enlarged:
+    """Read the originals of held-out images again, and cut the same squares at twice the size.
+
+    Of a photo its centre is taken, the largest square that it has. Nothing is enlarged: a photo whose short
+    side is below twice `image_size` is left out as `too_small`. What lies under the photo's name now is
+    what is taken; a photo is held out by its name, so that no model has seen it either.
+
+    Args:
+        store: the output.
+        ids: of images (hex), in the order in which they are tried.
+        photos: how many are wanted.
+        limits: what a photo may be, and the size of the pairs.
+    """
+    size = 2 * limits.image_size
+    limits = limits.model_copy(update={"image_size": size, "min_side": size})
+    planned = _planned(store, ids)
+    pictures: dict[str, bytes] = {}
+    left_out: Counter[str] = Counter()
+    for identity in ids:
+        row = planned.get(identity)
+        if len(pictures) == photos or (row and row["crop"]):
+            continue
+        if row is None:  # its segment was deleted
+            left_out["unplanned"] += 1
+            continue
+        unit = {"unit": "larger", "photos": pack([{**row, "split": "held_out"}]), "outage": ""}
+        decoded = decode_unit(unit, limits)
+        if decoded["outage"]:
+            left_out["unreachable"] += 1
+            continue
+        (found,) = unpack(decoded["photos"])
+        if found["status"] == "ok":
+            pixels = np.frombuffer(found["content"], np.uint8).reshape(size, size, 3)
+            pictures[identity] = encode(pixels, "webp")
+        else:
+            left_out[found["reason"]] += 1
+    return Enlarged(size, pictures, dict(sorted(left_out.items())))
+
+
+def _planned(store: Store, ids: Sequence[str]) -> dict[str, Row]:
+    """Where the photo of each image was when it was planned last: rows of `segments.PLAN_SCHEMA`."""
+    written, wanted = plan_files.read_written(store), pa.array(map(bytes.fromhex, ids), pa.binary(16))
+    mine = pc.is_in(written.rows["id"], value_set=wanted)
+    found: dict[str, Row] = {}
+    first = 0
+    for group in written.groups:
+        here = mine.slice(first, group.rows)
+        first += group.rows
+        if pc.any(here).as_py():
+            rows = plan_files.read_group(store, group)
+            rows = rows.filter(pc.is_in(rows["id"], value_set=wanted))
+            found |= {row["id"].hex(): row for row in rows.to_pylist()}
+    return found

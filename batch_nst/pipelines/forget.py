@@ -1,0 +1,202 @@
+"""A request to forget photos: their pairs leave the dataset for good, and who has seen them is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch_nst.console import log
+from batch_nst.data.dataset import forgotten, plan_files, units
+from batch_nst.data.dataset.card import write_card
+from batch_nst.data.dataset.ids import halves
+from batch_nst.data.dataset.manifest import require_settings
+from batch_nst.data.dataset.plan_files import Written
+from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot, read_snapshot, seal
+from batch_nst.data.models import registry
+from batch_nst.data.storage.documents import read_document
+from batch_nst.data.storage.lease import Lease
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import RecipeError
+from batch_nst.recipe import Quality
+
+_SEEN = {
+    "train": "was trained",
+    "held_out": "was scored",
+    "unknown": "may have been trained or scored (its snapshot is deleted)",
+}
+
+Pair = Mapping[str, str]
+"""`id` (hex), `unit` and `split` of a pair that there was."""
+
+
+def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
+    """Forget photos with all their crops, versions and attempts. May be cut off anywhere and done again.
+
+    What is to be forgotten is written down first. Then a snapshot is sealed without it, and then every unit
+    that has it is rewritten. The ids stay in the plan, so that they are never planned again.
+
+    Args:
+        store: the output.
+        lease: held on it.
+        words: ids of images, in hex, or their first digits (8 or more), each of one image of a photo.
+
+    Returns:
+        Figures: `ids` of the images, how many `pairs` there were of them, the `snapshot` without them, the
+        `models` that have seen one with the side of the split that it was on, and `files` that may show one;
+        these are left as they are.
+
+    Raises:
+        RecipeError: there is no such image, or there are several.
+    """
+    settings = require_settings(store)
+    written = plan_files.read_written(store)
+    named = pa.array([_image(store, written.rows["id"], word) for word in words], pa.binary(16))
+    keys = _rows(store, written, "id", named)["key"].unique()
+    images = _rows(store, written, "key", keys)
+    ids = set(images["id"].to_pylist())
+    new = ids - forgotten.forgotten_ids(store)
+    lease.check()
+    if new:
+        request = {"ids": sorted(each.hex() for each in new), "pairs": _pairs(store, images, new)}
+        forgotten.write_request(store, request)
+    snapshot = _seal(store, lease, written.rows)
+    write_card(store, snapshot, settings)
+    pairs = [
+        pair
+        for request in forgotten.read_requests(store)
+        for pair in request["pairs"]
+        if bytes.fromhex(pair["id"]) in ids
+    ]
+    seen = _models(store, pairs)
+    figures = {
+        "photos": len(keys),
+        "ids": sorted(each.hex() for each in ids),
+        "pairs": len(pairs),
+        "snapshot": snapshot.number,
+        "models": seen,
+        "files": _files(store, {model["version"] for model in seen}, pairs),
+    }
+    _tell(figures)
+    return figures
+
+
+def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
+    """The one of the planned ids that begins with these digits."""
+    digits = word.lower()
+    if not re.fullmatch(r"[0-9a-f]{8,32}", digits):
+        raise RecipeError(f"ID {word!r}: allowed: an image's id in hex, or 8 or more of its first digits")
+    low, high = (int(digits.ljust(32, digit), 16) for digit in "0f")
+    ids = halves(planned).view(">u8")
+    near = ids[(ids[:, 0] >= low >> 64) & (ids[:, 0] <= high >> 64)]
+    found: set[int] = {first << 64 | second for first, second in near.tolist()}
+    matching = sorted(number for number in found if low <= number <= high)
+    if not matching:
+        raise RecipeError(f"ID {word!r}: no image of {store.uri} has this id")
+    if len(matching) > 1:
+        some = " and ".join(f"{number:032x}" for number in matching[:2])
+        raise RecipeError(f"ID {word!r}: {len(matching)} images have such an id, among them {some}")
+    return matching[0].to_bytes(16)
+
+
+def _rows(store: Store, written: Written, column: str, values: pa.Array) -> pa.Table:
+    """`id`, `key` and `unit` of the planned rows that have one of these values in a column."""
+    found = []
+    for group in written.groups:
+        rows = plan_files.read_group(store, group, columns=["id", "key", "unit"])
+        found.append(rows.filter(pc.is_in(rows[column], values)))
+    return pa.concat_tables(found)
+
+
+def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
+    """The pairs of these images that units hold."""
+    return [
+        {"id": row["id"].hex(), "unit": unit, "split": row["split"]}
+        for unit in sorted(units.done_units(store) & set(images["unit"].to_pylist()))
+        for row in units.read_unit(store, unit, columns=["id", "status", "split"])
+        if row["id"] in ids and row["status"] == "ok"
+    ]
+
+
+def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
+    """A snapshot by the rules of the last one, of the input as it was then."""
+    latest = latest_snapshot(store)
+    gone = pa.array(map(bytes.fromhex, latest.left_out) if latest else [], pa.binary(16))
+    planned = planned.append_column("present", pc.invert(pc.is_in(planned["id"], gone)))
+    rules = Quality()
+    if latest and latest.quality:
+        rules = Quality(**{name: latest.quality[name] for name in Quality.model_fields})
+    return seal(store, lease.token, planned, {}, rules)
+
+
+def _models(store: Store, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Models, finished or not, whose snapshot held one of the pairs, and on which side of the split."""
+    numbers = {version: registry.snapshot_of(version) for version in registry.versions(store)}
+    published = registry.current(store)
+    seen = []
+    for number in sorted(set(numbers.values())):
+        sides = _sides(store, number, pairs)
+        seen += [
+            {
+                "version": version,
+                "splits": sorted(sides),
+                "published": published is not None and published["version"] == version,
+            }
+            for version in sorted(numbers)
+            if sides and numbers[version] == number
+        ]
+    return seen
+
+
+def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
+    """Sides of the split on which a snapshot held some of the pairs; `unknown` where it has been deleted."""
+    try:
+        snapshot = read_snapshot(store, number)
+    except FileNotFoundError:
+        return {"unknown"} if pairs else set()
+    held = {unit["unit"] for unit in snapshot.units}
+    return {
+        pair["split"]
+        for pair in pairs
+        if pair["unit"] in held and bytes.fromhex(pair["id"]) not in snapshot.passed_over
+    }
+
+
+def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+    """Previews of scored photos, logs of trainings and reports, of models that have seen one of the pairs."""
+    ids, versions = {pair["id"] for pair in pairs}, set(versions)
+    held_out = any(pair["split"] == "held_out" for pair in pairs)
+    found = []
+    for version in sorted(versions):
+        card = registry.read_card(store, version) or {}
+        if ids & card.get("evaluation", {}).get("objectives", {}).keys():
+            found.append(registry.model_object(version, registry.PREVIEW))
+        pictures = registry.model_object(version, registry.TRAINING)
+        if held_out and store.list(pictures):
+            found.append(pictures)
+    for name in store.list("runs"):
+        folder, _, file = name.rpartition("/")
+        if file == "report.html":
+            try:
+                shown = read_document(store, f"{folder}/summary.json").get("version")
+            except FileNotFoundError:  # killed before it was written
+                shown = None
+            if shown in versions or (versions and shown is None):
+                found.append(name)
+    return found
+
+
+def _tell(figures: Mapping[str, Any]) -> None:
+    """The figures as lines for people."""
+    log(
+        f"{figures['photos']} photos forgotten: {len(figures['ids'])} images, {figures['pairs']} pairs; "
+        f"snapshot {figures['snapshot']} is without them"
+    )
+    for model in figures["models"]:
+        told = " and ".join(_SEEN[split] for split in model["splits"])
+        log(f"model {model['version']}{' (published)' if model['published'] else ''} {told} on them")
+    for name in figures["files"]:
+        log(f"may show them: {name}")

@@ -1,0 +1,244 @@
+"""Images that start from a fast model's pictures: a model that fits, and a trial before any is made.
+
+A pair must not inherit the model's faults. So a few held-out photos are optimised both ways on a worker, with
+the same work; where the model's way ends worse, all images start from their photos.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from batch_nst.console import log
+from batch_nst.data.dataset.manifest import differences
+from batch_nst.data.dataset.plan import Plan
+from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, read_group
+from batch_nst.data.images.style import StyleImage
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.statistics import geometric_mean
+from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.pipelines.cluster.connect import Workers, result_of
+from batch_nst.pipelines.generate.actors import Stylizer
+from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack
+from batch_nst.pipelines.inference import ModelFiles, read_start
+from batch_nst.recipe import Recipe
+
+_READ, _CHECKED = 16, 8
+"""Images that are read, should some be bad; and those of them that are optimised both ways."""
+_LEAST = 1e-12
+"""Of a loss, so that two that are 0 have a ratio."""
+
+
+class Verdict(NamedTuple):
+    """Whether images may start from a model's pictures."""
+
+    checked: int
+    """Images that were optimised both ways."""
+    ratio: float | None
+    """Final losses from the model's pictures over those from the photos, geometric mean."""
+    each: list[float]
+    """The ratio of each image; none where an image from the model's picture was not a number."""
+    used: bool
+
+
+def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelFiles | None:
+    """The model of `generate.init`; None: images start from the photos, which is said where it is news.
+
+    That is where an output that has been begun (this one, by its first night) has published no model yet.
+
+    Args:
+        recipe: the recipe.
+        settings: of the dataset, as in `dataset.json`.
+        store: the output.
+
+    Raises:
+        RecipeError: there is no such model or output, its files do not belong together, or it was fitted to
+            another objective.
+    """
+    uri = recipe.generate.init_model
+    if uri is None:
+        return None
+    model = read_start(uri, store, "generate.init", "images start from the photos")
+    if model is None:
+        return None
+    misfits = differences(_objective_of(model.card), {name: settings[name] for name in _OBJECTIVE})
+    if misfits:
+        raise RecipeError(
+            "\n".join(
+                f"generate.init: {uri}: the model was fitted with {key} {theirs!r}, the recipe says "
+                f"{ours!r}; allowed: a model of the same painting, loss and VGG-16"
+                for key, (theirs, ours) in misfits.items()
+            )
+        )
+    return model
+
+
+_OBJECTIVE = ("style", "vgg", "loss", "gram_divisor")
+"""Settings of a dataset that a model must have been fitted with."""
+
+
+def _objective_of(card: dict[str, Any]) -> dict[str, Any]:
+    """These settings as a model's card tells them."""
+    digests, objective = card.get("digests", {}), card.get("objective", {})
+    return {
+        "style": {"sha256": digests.get("style"), "size": objective.get("style_size")},
+        "vgg": {"sha256": digests.get("vgg"), "input": objective.get("vgg_input")},
+        "loss": objective.get("loss"),
+        "gram_divisor": objective.get("gram_divisor"),
+    }
+
+
+def check_start(
+    model: ModelFiles | None,
+    plan: Plan,
+    store: Store,
+    style: StyleImage,
+    recipe: Recipe,
+    workers: Workers,
+) -> tuple[ModelFiles | None, dict[str, Any] | None]:
+    """Try the model on a worker as `generate` chooses it, and say what came of it. Writes nothing.
+
+    The same plan, input and device give the same verdict.
+
+    Args:
+        model: of `find_start`.
+        plan: written down.
+        store: the output.
+        style: the painting.
+        recipe: the recipe.
+        workers: what an actor that holds VGG-16 gets.
+
+    Returns:
+        The model, or None where images start from the photos; and figures, None where no model was asked for.
+
+    Raises:
+        IncompleteError: the photos cannot be read now.
+    """
+    if recipe.generate.init_model is None:
+        return None, None
+    if model is None:
+        return None, {"model": None, **judge_warm_start([], [])._asdict(), "seconds": 0.0}
+    start = time.monotonic()
+    log(f"trying to start from model {model.name} on {workers.device}, {workers.threads} threads")
+    verdict = judge_warm_start(*_losses(check_photos(plan, store), plan, model, style, recipe, workers))
+    log(f"images start from {f'model {model.name}' if verdict.used else 'the photos'}: {_why(verdict)}")
+    figures = {"model": model.name, **verdict._asdict(), "seconds": round(time.monotonic() - start, 1)}
+    return model if verdict.used else None, figures
+
+
+def check_photos(plan: Plan, store: Store) -> pa.Table:
+    """Which images to try with: the first crops of a few held-out photos, of others where none is held out.
+
+    Those that were planned first, and that the input holds: rows of `segments.PLAN_SCHEMA`.
+    """
+    sides = {"held_out": PLAN_SCHEMA.empty_table(), "train": PLAN_SCHEMA.empty_table()}
+    first = 0
+    for group in plan.written.groups:
+        rows = read_group(store, group)
+        once = pc.and_(pc.equal(rows["crop"], 0), pc.equal(rows["attempt"], 0))
+        rows = rows.filter(pc.and_(once, pa.array(plan.present[first : first + group.rows])))
+        first += group.rows
+        side = pa.array([plan.split_of(key) for key in rows["key"].to_pylist()], pa.string())
+        for name, found in sides.items():
+            sides[name] = pa.concat_tables([found, rows.filter(pc.equal(side, name))]).slice(0, _READ)
+        if sides["held_out"].num_rows == _READ:
+            break
+    return sides["held_out"] if sides["held_out"].num_rows else sides["train"]
+
+
+def judge_warm_start(cold: Sequence[float], warm: Sequence[float]) -> Verdict:
+    """The verdict on final losses of the same images after the same work.
+
+    Images may start from the model's pictures where their loss is not larger in the geometric mean. No
+    tolerance: a start that is not better wins nothing.
+
+    Args:
+        cold: from the photos; infinite where that was not a number twice, which tells nothing of the model.
+        warm: from the model's pictures; infinite likewise, which speaks against it.
+    """
+    pairs = [
+        (max(before, _LEAST), max(after, _LEAST))
+        for before, after in zip(cold, warm, strict=True)
+        if math.isfinite(before)
+    ]
+    if not pairs or not all(math.isfinite(after) for _, after in pairs):
+        return Verdict(len(pairs), None, [], False)
+    each = [after / before for before, after in pairs]
+    mean = geometric_mean(each)
+    return Verdict(len(pairs), mean, each, mean is not None and mean <= 1)
+
+
+def _why(verdict: Verdict) -> str:
+    if not verdict.checked:
+        return "no photo to try it on was good"
+    if verdict.ratio is None:
+        return "an image that started from the model's picture was not a number"
+    return (
+        f"from the model's pictures the loss after the same work is {verdict.ratio:.3f} of that from the "
+        f"photos (geometric mean of {verdict.checked} images; the worst {max(verdict.each):.3f})"
+    )
+
+
+def _losses(
+    photos: pa.Table,
+    plan: Plan,
+    model: ModelFiles,
+    style: StyleImage,
+    recipe: Recipe,
+    workers: Workers,
+) -> tuple[list[float], list[float]]:
+    """Final losses of images from the photos, and from the model's pictures."""
+    if not photos.num_rows:
+        return [], []
+    order = photos["id"].to_pylist()
+    column = photos.schema.get_field_index("unit")
+    (unit,) = unit_rows(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
+    # One call: its process ends with it, and gives back the device and the memory before the actors begin.
+    trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_try)
+    outcome: tuple[list[float], list[float]] | str = result_of(
+        trial.remote(unit, order, style, recipe, workers, model)
+    )
+    if isinstance(outcome, str):
+        raise IncompleteError(f"generate.init: the trial: {outcome}")
+    return outcome
+
+
+def _try(
+    unit: Row,
+    order: list[bytes],
+    style: StyleImage,
+    recipe: Recipe,
+    workers: Workers,
+    model: ModelFiles,
+) -> tuple[list[float], list[float]] | str:
+    """In a worker: losses of the first good photos, both ways; or why they could not be read."""
+    decoded = decode_unit(unit, recipe.generate)
+    if decoded["outage"]:
+        return str(decoded["outage"])
+    rows = sorted(unpack(decoded["photos"]), key=lambda row: order.index(row["id"]))
+    good = [row for row in rows if row["status"] == "ok"][:_CHECKED]
+    trial = _Trial(style, recipe, workers)
+    # The model's pass has a quarter of an iteration's operations at the default width (20 GFLOP of 77 at
+    # 256 px), and is counted as one. Rows get all iterations: as the best iterate is kept, they are no worse
+    # than what is compared here.
+    return (
+        trial.losses(good, None, recipe.generate.iterations),
+        trial.losses(good, model, recipe.generate.iterations - 1),
+    )
+
+
+class _Trial(Stylizer):
+    """The actor of `generate`, whose start and number of iterations can be set."""
+
+    def losses(self, rows: list[Row], model: ModelFiles | None, iterations: int) -> list[float]:
+        """Of the stored pictures, in fp32; infinite where there is none."""
+        self._model = model
+        self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
+        unit = self({"unit": "trial", "photos": pack(rows, IN_FLIGHT), "outage": ""})
+        return [row["total_loss"] if row["status"] == "ok" else math.inf for row in unpack(unit["photos"])]

@@ -1,0 +1,148 @@
+"""The page of `try`: the same photos optimised by several recipes, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batch_nst.data.images import codec
+from batch_nst.data.images.codec import Pixels
+from batch_nst.data.images.style import StyleImage
+from batch_nst.engine.statistics import geometric_mean
+from batch_nst.pipelines.reports.html import ENVIRONMENT, data_uri, number
+from batch_nst.recipe import Recipe, Style, Vgg
+from batch_nst.recipe_file import Variant
+
+Figures = dict[str, Any]
+
+_SIDE = 512
+"""Most pixels of a picture's side on the page."""
+PARTS = ("content", "style", "total")
+_TEMPLATE = ENVIRONMENT.get_template("comparison.html.j2")
+
+
+@dataclass(frozen=True)
+class Content:
+    """The middle of a photo."""
+
+    name: str
+    squares: dict[int, Pixels]
+    """By their side, the largest last."""
+
+
+class Picture(NamedTuple):
+    """What became of a photo."""
+
+    image: str
+    """As stored, for the page."""
+    content: float
+    style: float
+    total: float
+    curve: npt.NDArray[np.float64]
+    """The least loss so far after 0, 1, 2, ... iterations."""
+
+    @property
+    def last_tenth(self) -> float:
+        """The share of the loss that the last tenth of iterations took away."""
+        steps = len(self.curve) - 1
+        before, after = self.curve[steps - math.ceil(steps / 10)], self.curve[-1]
+        return float(1 - after / before) if before else 0.0
+
+    @property
+    def points(self) -> str:
+        """The logarithm of the curve as points of an SVG polyline that fills 100 x 20."""
+        shown = self.curve[np.linspace(0, len(self.curve) - 1, min(len(self.curve), 100)).round().astype(int)]
+        heights = np.log(np.maximum(shown, 1e-12))
+        heights = (heights - heights.min()) / max(np.ptp(heights), 1e-12)
+        across = np.linspace(0, 100, len(shown))
+        return " ".join(f"{x:.1f},{20 * (1 - y):.1f}" for x, y in zip(across, heights, strict=True))
+
+
+@dataclass(frozen=True)
+class Column:
+    """What became of all photos by one recipe."""
+
+    pictures: list[Picture | None]
+    """None where there was no number, in fp32 either."""
+    seconds: float
+
+    def figures(self) -> Figures:
+        """See `compare`."""
+        made = [picture for picture in self.pictures if picture]
+        return {
+            "images": len(made),
+            **{part: _mean([getattr(picture, part) for picture in made]) for part in PARTS},
+            "last_tenth": fmean(picture.last_tenth for picture in made) if made else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The geometric mean; 0 where one of them is, None of nothing."""
+    return 0.0 if 0 in values else geometric_mean(values)
+
+
+def render_page(
+    variants: Sequence[Variant],
+    columns: Sequence[Column],
+    contents: Sequence[Content],
+    paintings: Mapping[Style, StyleImage],
+) -> str:
+    """The page with what is done; of two keys the first one's values are rows, the second one's columns."""
+    recipe, keys = variants[0].recipe, list(variants[0].given)
+    across = list(dict.fromkeys(variant.given[keys[-1]] for variant in variants))
+    shown = {painting.digest: (style, painting) for style, painting in paintings.items()}
+    return _TEMPLATE.render(
+        keys=keys,
+        across=across,
+        lines=[
+            (variants[first].given[keys[0]], range(first, first + len(across)))
+            for first in range(0, len(variants), len(across))
+        ],
+        photos=[(content.name, shown_uri([*content.squares.values()][-1])) for content in contents],
+        paintings=[
+            (style.image.rsplit("/", 1)[-1], shown_uri(seen.pixels)) for style, seen in shown.values()
+        ],
+        pictures=[column.pictures for column in columns],
+        means=[column.figures() for column in columns],
+        parts=PARTS,
+        iterations=sorted({variant.recipe.generate.iterations for variant in variants}),
+        sides=sorted({variant.recipe.generate.image_size for variant in variants}),
+        one_measure=len({_measure(variant.recipe) for variant in variants}) == 1,
+        settings=recipe.model_dump(include={"style", "loss", "vgg", "generate"}),
+    )
+
+
+def shown_uri(pixels: Pixels) -> str:
+    """A picture as a data URI, scaled down for the page."""
+    return data_uri(codec.encode(pixels, "png"), _SIDE)
+
+
+def _measure(recipe: Recipe) -> tuple[Style, Vgg, str]:
+    """What content and style losses are taken with; weights are no part of it."""
+    layers = recipe.loss.model_dump_json(include={"content_layers", "style_layers"})
+    return recipe.style, recipe.vgg, layers
+
+
+def summary_lines(variants: Sequence[Variant], values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The figures as a table for people."""
+    wide = max(map(len, map(str, variants)))
+    heads = (*PARTS, "last tenth")
+    return [
+        f"{'':{wide}} {' '.join(f'{head:>12}' for head in heads)}",
+        *(
+            f"{variant!s:{wide}} {' '.join(f'{number(figures[part]):>12}' for part in PARTS)} "
+            f"{_share(figures['last_tenth']):>12}"
+            for variant, figures in zip(variants, values, strict=True)
+        ),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"-{value:.2%}"

@@ -1,0 +1,347 @@
+"""A dataset as people can look at it, under way or done: counts, losses, speed, and its best and worst pairs.
+
+Needs no lease and writes nothing into the output. However large the dataset is, only a few units are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import matplotlib.dates
+import matplotlib.style
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from markupsafe import Markup
+
+from batch_nst.console import log
+from batch_nst.data.dataset import summaries, units
+from batch_nst.data.dataset.forgotten import forgotten_ids
+from batch_nst.data.dataset.manifest import require_settings
+from batch_nst.data.dataset.quality import RULES, figures_of, quantiles
+from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot
+from batch_nst.data.storage.documents import intact, read_document
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import RecipeError
+from batch_nst.pipelines.reports.charts import OPTIMISED, STYLE, histogram, plot, set_scale, svg
+from batch_nst.pipelines.reports.html import ENVIRONMENT, count, data_uri, number
+
+_SHOWN = 8
+"""Pairs of each kind on the contact sheet."""
+_SUMMARIES = 512
+"""Units that no snapshot lists yet whose summaries are read."""
+_RUNS = 200
+_BAD, _BAD_UNITS = 200, 64
+"""Photos that led to no pair that are listed, and units that are read for them."""
+_TEMPLATE = ENVIRONMENT.get_template("inspection.html.j2")
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.intp]
+
+
+def inspect(output: str, file: str = "inspect.html") -> dict[str, Any]:
+    """Write a page about the dataset of an output.
+
+    Args:
+        output: of a recipe.
+        file: on this machine; an HTML file that needs no other.
+
+    Returns:
+        Figures: `units` done and looked at; the `snapshot` and its `counts` (of what was looked at, while
+        there is none); `reasons` by status; `losses` and `changes` of pairs to train on; `quality`; what the
+        `runs` have made; the `file`.
+
+    Raises:
+        RecipeError: there is no dataset, or the file cannot be written.
+    """
+    target, store = Path(file).absolute(), Store(output)
+    settings = require_settings(store)
+    if not target.parent.is_dir():
+        raise RecipeError(f"--out {file}: there is no folder {target.parent}")
+    snapshot, images = latest_snapshot(store), _look(store)
+    runs = _runs(store)
+    figures = {
+        "output": store.uri,
+        "units": {"done": images.done, "looked_at": images.units.num_rows},
+        "snapshot": snapshot.number if snapshot else None,
+        "counts": snapshot.counts if snapshot else images.counts(),
+        "reasons": images.reasons(),
+        "losses": quantiles(images.loss[images.pairs]),
+        "changes": quantiles(images.change[images.pairs]),
+        "quality": figures_of(snapshot.quality) if snapshot else {},
+        "runs": len(runs),
+        "made": sum(run.made for run in runs),
+        "device_seconds": round(sum(run.device_seconds for run in runs), 1),
+        "images_per_hour": round(runs[-1].images_per_hour, 1) if runs else None,
+    }
+    hidden = forgotten_ids(store) | {bytes.fromhex(each) for each in (snapshot.left_out if snapshot else ())}
+    bad = _bad(store, images, hidden)
+    page = _page(figures, settings, images, runs, bad, _sheet(store, images, snapshot, hidden))
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"--out {file}: cannot be written: {error.strerror}") from error
+    for line in _lines(figures):
+        log(line)
+    log(f"page: {target}")
+    return {**figures, "file": str(target)}
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What summaries say, image by image: arrays of equal length."""
+
+    done: int
+    """Committed units, looked at or not."""
+    units: pa.Table
+    """`summaries.SCHEMA`, of the units that were looked at."""
+    unit: Indices
+    """Row of `units`."""
+    position: Indices
+    """Within its unit, in the order of ids."""
+    letter: npt.NDArray[np.uint8]
+    """Of its outcome."""
+    loss: Floats
+    change: Floats
+
+    @property
+    def pairs(self) -> npt.NDArray[np.bool_]:
+        """Which of them are pairs to train on, before any filter."""
+        return np.equal(self.letter, ord(summaries.LETTERS[0]))
+
+    @property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """Which of them are rejected or failed."""
+        return np.isin(self.letter, [ord("r"), ord("f")])
+
+    def counts(self) -> dict[str, int]:
+        """By outcome."""
+        return {
+            outcome: int(np.count_nonzero(self.letter == ord(letter)))
+            for outcome, letter in zip(summaries.OUTCOMES, summaries.LETTERS, strict=True)
+        }
+
+    def reasons(self) -> dict[str, dict[str, int]]:
+        """How many images were rejected and failed for each reason, most first."""
+        letters = self.letter[self.bad]
+        reasons = [reason for of_unit in self.units["reasons"].to_pylist() for reason in of_unit]
+        return {
+            status: dict(
+                Counter(
+                    reason for reason, each in zip(reasons, letters, strict=True) if each == ord(letter)
+                ).most_common()
+            )
+            for status, letter in (("rejected", "r"), ("failed", "f"))
+        }
+
+
+def _look(store: Store) -> _Images:
+    """The summaries that are gathered, and some of those that are not."""
+    done = units.done_units(store)
+    gathered = summaries.read(store)
+    # Names are hashes, so that the first are as good as any.
+    others = sorted(done - set(gathered["unit"].to_pylist()))[:_SUMMARIES]
+    with ThreadPoolExecutor(16) as pool:
+        fresh = dict(zip(others, pool.map(lambda unit: units.read_summary(store, unit), others), strict=True))
+    table = summaries.updated(gathered, fresh)
+    letters = np.frombuffer("".join(table["outcomes"].to_pylist()).encode(), np.uint8)
+    sizes = np.array([len(outcomes) for outcomes in table["outcomes"].to_pylist()], np.intp)
+    unit = np.repeat(np.arange(len(sizes)), sizes)
+    return _Images(
+        done=len(done),
+        units=table,
+        unit=unit,
+        position=np.arange(len(unit)) - np.repeat(np.cumsum(sizes) - sizes, sizes),
+        letter=letters,
+        loss=summaries.numbers(table["loss"]),
+        change=summaries.numbers(table["change"]),
+    )
+
+
+def _bad(store: Store, images: _Images, hidden: Collection[bytes]) -> list[dict[str, Any]]:
+    """Some photos that led to no pair, see `units.bad_rows`."""
+    chosen = np.unique(images.unit[images.bad])[:_BAD_UNITS]
+    names = images.units["unit"].take(pa.array(chosen)).to_pylist()
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda name: list(units.bad_rows(store, name)), [[name] for name in names]))
+    rows = [row for of_unit in found for row in of_unit if row["id"] not in hidden]
+    return sorted(rows[:_BAD], key=lambda row: (row["status"], row["reason"], row["uri"]))
+
+
+class _Run(NamedTuple):
+    name: str
+    started: datetime
+    made: int
+    span_seconds: float
+    """From the first unit's start to the last one's end."""
+    device_seconds: float
+    device: str
+    devices: int
+
+    @property
+    def images_per_hour(self) -> float:
+        return 3600 * self.made / max(self.span_seconds, 1e-3)
+
+    @property
+    def seconds_per_image(self) -> float:
+        return self.device_seconds / self.made
+
+
+def _runs(store: Store) -> list[_Run]:
+    """The last runs that made images, oldest first."""
+    endings = ("-generate/summary.json", "-nightly/summary.json")
+    names = [name for name in store.list("runs") if name.endswith(endings)][-_RUNS:]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda name: read_document(store, name), names))
+    runs = []
+    for name, summary in zip(names, found, strict=True):
+        with intact(store, name):
+            figures = summary.get("dataset", summary)
+            if figures.get("made"):
+                runs.append(
+                    _Run(
+                        summary["run"],
+                        datetime.fromisoformat(summary["started"]),
+                        figures["made"],
+                        figures["span_seconds"],
+                        figures["device_seconds"],
+                        figures["device"],
+                        figures["devices"],
+                    )
+                )
+    return runs
+
+
+def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
+    """Images an hour of each run, as long as it took."""
+    if not runs:
+        return None
+    figure, axes = plot(9.4, 2.0)
+    rates = np.array([run.images_per_hour for run in runs])
+    for run in runs:
+        ends = [run.started, run.started + timedelta(seconds=max(run.span_seconds, 1.0))]
+        axes.plot(ends, [run.images_per_hour] * 2, color=OPTIMISED, linewidth=5)  # type: ignore[arg-type]
+    locator = mpl.dates.AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.set_ylabel("images an hour")
+    set_scale(axes.yaxis, rates, axes.set_yscale)
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(0, rates.max() * 1.15)
+    return svg(figure, f"Images an hour of {len(runs)} runs, the last {number(rates[-1])}")
+
+
+def _sheet(
+    store: Store, images: _Images, snapshot: Snapshot | None, hidden: Collection[bytes]
+) -> dict[str, list[dict[str, Any]]]:
+    """Best, worst and random pairs to train on, and some that a rule leaves out."""
+    filtered = _filtered(images, snapshot)
+    good = np.flatnonzero(images.pairs & np.isfinite(images.loss) & ~filtered)
+    by_loss = good[np.argsort(images.loss[good], kind="stable")]
+    chance = np.random.default_rng(len(good))
+    kinds = {
+        "best": by_loss,
+        "worst": by_loss[::-1],
+        "random": chance.permutation(good),
+        "left_out": np.flatnonzero(filtered),
+    }
+    rows: dict[int, list[dict[str, Any]]] = {}
+
+    def find(candidates: Iterable[int]) -> Iterator[dict[str, Any]]:
+        for index in candidates:
+            unit = int(images.unit[index])
+            if unit not in rows:
+                name = images.units["unit"][unit].as_py()
+                rows[unit] = sorted(units.read_unit(store, name), key=lambda row: bytes(row["id"]))
+            row = rows[unit][int(images.position[index])]
+            if row["status"] == "ok" and row["id"] not in hidden:
+                yield {**row, "change": float(images.change[index])}
+
+    return {
+        kind: [row for row, _ in zip(find(candidates[: 2 * _SHOWN].tolist()), range(_SHOWN), strict=False)]
+        for kind, candidates in kinds.items()
+    }
+
+
+def _filtered(images: _Images, snapshot: Snapshot | None) -> npt.NDArray[np.bool_]:
+    """Which pairs to train on break a rule of the snapshot."""
+    quality: Mapping[str, Any] = snapshot.quality if snapshot else {}
+    broken = np.zeros(len(images.loss), bool)
+    if quality.get("min_change") is not None:
+        broken |= images.change < quality["min_change"]
+    if quality.get("max_loss") is not None:
+        broken |= images.loss > quality["max_loss"]
+    return images.pairs & broken
+
+
+def _page(
+    figures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    images: _Images,
+    runs: Sequence[_Run],
+    bad: Sequence[Mapping[str, Any]],
+    sheet: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
+    quality = figures["quality"]
+    loss, change = (values[images.pairs].astype(np.float64) for values in (images.loss, images.change))
+    with mpl.style.context(["default", STYLE]):
+        charts = {
+            "loss": histogram(loss, bound=quality.get("max_loss")),
+            "change": histogram(
+                change, "mean change, grey levels", "changes", bound=quality.get("min_change")
+            ),
+            "speed": _plot_speed(runs),
+        }
+    return _TEMPLATE.render(
+        title=figures["output"].rsplit("/", 1)[-1],
+        figures=figures,
+        rules=RULES,
+        charts=charts,
+        runs=runs[::-1],
+        bad=bad,
+        sheet={
+            kind: [
+                {
+                    "name": row["uri"].rsplit("/", 1)[-1],
+                    "id": row["id"].hex(),
+                    "loss": row["total_loss"],
+                    "change": row["change"],
+                    "photo": data_uri(row["content"]["bytes"], 256),
+                    "made": data_uri(row["stylized"]["bytes"], 256),
+                }
+                for row in rows
+            ]
+            for kind, rows in sheet.items()
+        },
+        settings=settings,
+    )
+
+
+def _lines(figures: Mapping[str, Any]) -> list[str]:
+    """The figures as lines for people."""
+    done, looked_at = figures["units"]["done"], figures["units"]["looked_at"]
+    rows = [
+        ("units", f"{done:,}" if looked_at == done else f"{done:,}, of which {looked_at:,} were looked at"),
+        ("snapshot", figures["snapshot"] or "none yet"),
+        *((name.replace("_", " "), f"{value:,}") for name, value in figures["counts"].items()),
+        *(
+            (f"why {status}", ", ".join(f"{reason} {value:,}" for reason, value in reasons.items()))
+            for status, reasons in figures["reasons"].items()
+            if reasons
+        ),
+        *(
+            (name, ", ".join(f"{each} {number(value)}" for each, value in figures[key].items()))
+            for name, key in (("loss", "losses"), ("change", "changes"))
+            if figures[key]
+        ),
+    ]
+    if figures["images_per_hour"] is not None:
+        rows.append(("speed", f"{count(figures['images_per_hour'])} images an hour in the last run"))
+    return [f"{name:>14} {value}" for name, value in rows]

@@ -1,0 +1,100 @@
+"""What every page is made of: templates, pictures as data URIs, and figures for people.
+
+Nothing that is shown is trusted: names and reasons come from other people's buckets, and templates escape
+them all.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Mapping
+from io import BytesIO
+from numbers import Integral, Real
+from typing import Final
+
+import yaml
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+from PIL import Image
+
+from batch_nst.data.images.contact_sheet import picture
+
+
+def data_uri(data: bytes, side: int) -> str:
+    """A picture that is at most `side` pixels long, as a URI that every browser shows, WebP."""
+    image = picture(data)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = BytesIO()
+    image.save(file, "WEBP", quality=85)
+    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
+
+
+_UNITS: Final = {3: "k", 6: "M", 9: "G", 12: "T"}
+
+
+def number(value: object) -> str:
+    """Three digits and a unit, such as 1.23 M; – for what is no finite number."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        return "–"
+    mantissa, exponent = f"{float(value):.2e}".split("e")  # rounded before the unit is chosen
+    power = int(exponent) // 3 * 3
+    if power not in _UNITS:
+        return f"{float(value):.3g}"
+    return f"{float(mantissa) * 10 ** (int(exponent) - power):.3g}\u202f{_UNITS[power]}"
+
+
+def count(value: object) -> str:
+    """A whole number with all its digits, in groups of three."""
+    return f"{int(value):,}".replace(",", "\u202f") if isinstance(value, Integral) else number(value)
+
+
+def exact(value: float) -> str:
+    """A number as a whole one where it is large, so that figures that differ little can be told apart."""
+    return count(round(value)) if math.isfinite(value) and abs(value) >= 1000 else f"{value:.4g}"
+
+
+def duration(seconds: object) -> str:
+    """Seconds as 0.05 s, 7.1 s, 12 min 5 s or 3 h 2 min."""
+    if not isinstance(seconds, Real) or not math.isfinite(seconds) or seconds < 60:
+        return f"{number(seconds)}\u202fs"
+    minutes, rest = divmod(round(float(seconds)), 60)
+    if minutes < 60:
+        return f"{minutes}\u202fmin {rest}\u202fs"
+    return f"{count(minutes // 60)}\u202fh {minutes % 60}\u202fmin"
+
+
+def plain(value: object, key: str = "") -> str:
+    """Any value of the run's summary in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{str(name).replace('_', ' ')} {plain(each, str(name))}" for name, each in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(each, key) for each in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, Real):
+        return duration(value) if value is not None and key.endswith("seconds") else count(value)
+    return str(value)
+
+
+def settings(values: Mapping[str, object]) -> str:
+    """A recipe, or sections of it, as YAML."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
+ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("batch_nst", "pipelines/reports/templates"),
+    autoescape=True,
+    undefined=ChainableUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters |= {
+    "number": number,
+    "count": count,
+    "exact": exact,
+    "duration": duration,
+    "plain": plain,
+    "settings": settings,
+}

@@ -1,0 +1,318 @@
+"""A command as a job on a Ray cluster elsewhere: what is sent, one job an output, its log and exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+import batch_nst
+from batch_nst.console import log
+from batch_nst.data.images.style import MAX_BYTES, read_style
+from batch_nst.data.storage.fetch import fetch, is_remote
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import BatchNSTError, JobError, LeaseError, RecipeError, Stopped
+from batch_nst.recipe import Recipe
+
+Figures = dict[str, Any]
+
+STOP_SECONDS = 40
+"""From SIGTERM to SIGKILL when a job is stopped. Ray's own 3 do not do to commit what is finished."""
+_RECIPE = "recipe.yaml"
+_FOLLOW_SECONDS = 300.0
+"""After which the connection to a log is made anew: one that is dead looks like one that is quiet."""
+_SILENT_SECONDS = 120.0
+"""For which the job server may be out of reach before the command gives up; the job goes on."""
+
+
+def submit(
+    recipe: Recipe,
+    command: str,
+    address: str,
+    shared: bool = False,
+    detach: bool = False,
+    words: Sequence[str] = (),
+) -> Figures:
+    """Start a command on the cluster, or join the job that does the same; wait, and show its log.
+
+    Args:
+        recipe: with its overrides.
+        command: `nightly`, `generate` and so on.
+        address: URL of the cluster's job server.
+        shared: local paths in the recipe are the same files on all nodes.
+        detach: do not wait.
+        words: options of the command; everybody who sees the cluster's jobs sees them.
+
+    Returns:
+        Figures: `submission_id`, `joined`, `status`; and, of a job that is over, `job`: its command's own.
+
+    Raises:
+        RecipeError: a path that only this machine sees; a painting that cannot be read.
+        LeaseError: a job that does something else to this output is under way.
+        JobError: the job did not succeed.
+        BatchNSTError: the job server cannot be reached, or refuses.
+    """
+    if not shared:
+        _check_paths(recipe)
+    files = pack(recipe)
+    with _told(address):
+        client = _client(address)
+        name, joined = _begin(client, recipe, entrypoint(command, words), files)
+        log(f"{'joined' if joined else 'submitted'} {name}: batch-nst {command}")
+        figures: Figures = {"submission_id": name, "joined": joined}
+        if detach:
+            return figures | {"status": str(client.get_job_status(name))}
+        job, text = _follow(client, name, address)
+    told = last_figures(text)
+    figures |= {"status": str(job.status), "job": told}
+    if code := exit_code_of(job):
+        why = (told or {}).get("error") or str(job.message).partition("\n")[0]
+        raise JobError(f"{name}: {job.status}: {why}", code, figures)
+    return figures
+
+
+def stop(recipe: Recipe, address: str) -> Figures:
+    """Stop the output's job, if one is under way, and wait: SIGTERM, and SIGKILL after `STOP_SECONDS`."""
+    with _told(address):
+        client = _client(address)
+        _, job = _latest(client, series(recipe.output))
+        if job is not None and not job.status.is_terminal():
+            client.stop_job(job.submission_id)
+            log(f"stopping {job.submission_id}")
+            while not job.status.is_terminal():
+                time.sleep(0.5)
+                job = client.get_job_info(job.submission_id)
+    return _tell(job, recipe)
+
+
+def status(recipe: Recipe, address: str) -> Figures:
+    """How the output's latest job is."""
+    with _told(address):
+        _, job = _latest(_client(address), series(recipe.output))
+    return _tell(job, recipe)
+
+
+def pack(recipe: Recipe) -> dict[str, bytes]:
+    """What goes to the cluster beside the code: the recipe as it stands, and a painting that lies here.
+
+    Raises:
+        RecipeError: that painting cannot be read, or is none.
+    """
+    files = {}
+    if not is_remote(recipe.style.image):
+        read_style(recipe.style)
+        data = fetch(recipe.style.image, MAX_BYTES)
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}{Path(recipe.style.image).suffix}"
+        files[name] = data
+        recipe = recipe.model_copy(update={"style": recipe.style.model_copy(update={"image": name})})
+    files[_RECIPE] = recipe.model_dump_json(indent=1).encode()
+    return files
+
+
+def entrypoint(command: str, words: Sequence[str]) -> str:
+    """The line that runs a command with these options on the cluster."""
+    return shlex.join(["python", "-m", "batch_nst", command, _RECIPE, *words])
+
+
+def series(output: str) -> str:
+    """What the ids of all jobs of an output begin with."""
+    uri = Store(output).uri
+    name = re.sub(r"[^A-Za-z0-9]+", "-", uri.rpartition("/")[2]).strip("-")[:32]
+    return f"batch-nst-{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+
+
+def exit_code_of(job: JobDetails) -> int:
+    """Of a job that is over: 0 only if it succeeded; its command's own; 143 if it was stopped; else 1."""
+    if job.status == JobStatus.SUCCEEDED:
+        return 0
+    if job.status == JobStatus.STOPPED:
+        return Stopped.exit_code
+    code = job.driver_exit_code or 1
+    return int(code) if code > 0 else 128 - int(code)  # a signal
+
+
+def last_figures(text: str) -> Figures | None:
+    """The JSON object that a command ends with; None where there is none in its log."""
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError):
+                found = json.loads(line)
+                return dict(found) if isinstance(found, dict) else None
+    return None
+
+
+def _check_paths(recipe: Recipe) -> None:
+    """Refuse what the cluster would not find, or would write where nobody looks."""
+    source = recipe.generate.input
+    places = {
+        "output": [recipe.output],
+        "vgg.weights": [recipe.vgg.weights] if recipe.vgg.weights != "bundled" else [],
+        "generate.input": [source] if isinstance(source, str) else source,
+        "generate.init": [recipe.generate.init_model or ""],
+        "train.init": [recipe.train.init_model or ""],
+    }
+    for key, uris in places.items():
+        for uri in filter(None, uris):
+            if not is_remote(uri):
+                raise RecipeError(
+                    f"{key}: {uri} is a path of this machine; allowed: a URI; or, with --shared, a path "
+                    "under which all nodes of the cluster see the same files"
+                )
+
+
+def _client(address: str) -> JobSubmissionClient:
+    if not re.match("https?://.", address):
+        raise RecipeError(
+            f"--address: given {address!r}; allowed: the URL of a job server, such as http://127.0.0.1:8265"
+        )
+    # Ray lets these win over what it is given.
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    return JobSubmissionClient(address)
+
+
+def _begin(
+    client: JobSubmissionClient, recipe: Recipe, line: str, files: Mapping[str, bytes]
+) -> tuple[str, bool]:
+    """The id of the job that runs this line, and whether it was there already."""
+    prefix = series(recipe.output)
+    digest = hashlib.sha256(files[_RECIPE]).hexdigest()  # a painting's name in it tells its bytes
+    while True:
+        number, latest = _latest(client, prefix)
+        if latest is not None and not latest.status.is_terminal():
+            name = str(latest.submission_id)
+            if latest.entrypoint == line and (latest.metadata or {}).get("recipe") == digest:
+                return name, True
+            raise LeaseError(
+                f"{recipe.output}: {name} is under way there, with another command or recipe "
+                f"({latest.entrypoint}); wait for its end, or --stop it"
+            )
+        try:
+            with _working_dir(files) as folder:
+                name = client.submit_job(
+                    entrypoint=line,
+                    submission_id=f"{prefix}-{number + 1}",
+                    metadata={"output": recipe.output, "recipe": digest},
+                    runtime_env={
+                        "working_dir": folder,
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+                    },
+                )
+            return str(name), False
+        except RuntimeError as error:
+            # Somebody else has submitted it meanwhile.
+            if "already exists" not in str(error) or _latest(client, prefix)[0] == number:
+                raise
+
+
+def _latest(client: JobSubmissionClient, prefix: str) -> tuple[int, JobDetails | None]:
+    """Number and details of the newest job of a series; 0 and None before the first."""
+    found: dict[int, JobDetails] = {}
+    for job in client.list_jobs():
+        if match := re.fullmatch(rf"{re.escape(prefix)}-(\d+)", job.submission_id or ""):
+            found[int(match[1])] = job
+    number = max(found, default=0)
+    return number, found.get(number)
+
+
+@contextlib.contextmanager
+def _working_dir(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A folder to send: these files, and the package where it is a checkout; else the nodes have it."""
+    package = Path(batch_nst.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="batch-nst-") as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        if (package.parent / "pyproject.toml").is_file():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(package, Path(folder) / package.name, ignore=ignore)
+        yield folder
+
+
+def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDetails, str]:
+    """Show a job's log to its end; who ends this command does not end the job."""
+    shown, heard = _Log(), time.monotonic()
+    try:
+        while True:
+            # The connection ends with the job, or sooner.
+            with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
+                asyncio.run(shown.follow(client, name))
+            try:
+                job = client.get_job_info(name)
+                heard = time.monotonic()
+                if job.status.is_terminal():
+                    text = client.get_job_logs(name)
+                    break
+            except (OSError, RuntimeError):
+                if time.monotonic() - heard > _SILENT_SECONDS:
+                    raise
+            time.sleep(1)
+    except BaseException:
+        log(
+            f"{name} goes on without this command: the same call joins it, "
+            f"`batch-nst submit RECIPE --address {address} --stop` stops it"
+        )
+        raise
+    shown.show(text)
+    return job, text
+
+
+class _Log:
+    """A job's log, shown once however often it is read."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def show(self, text: str) -> None:
+        """What of a log, from its beginning on, has not been shown yet."""
+        print(text[self._shown :], end="", file=sys.stderr, flush=True)
+        self._shown = max(self._shown, len(text))
+
+    async def follow(self, client: JobSubmissionClient, name: str) -> None:
+        """Show what comes, until the connection ends."""
+        read = 0
+        async with asyncio.timeout(_FOLLOW_SECONDS):
+            async for text in client.tail_job_logs(name):
+                print(text[max(0, self._shown - read) :], end="", file=sys.stderr, flush=True)
+                read += len(text)
+                self._shown = max(self._shown, read)
+
+
+def _tell(job: JobDetails | None, recipe: Recipe) -> Figures:
+    if job is None:
+        log(f"{recipe.output}: no job of it on this cluster")
+        return {"submission_id": None, "status": None}
+    log(f"{job.submission_id}: {job.status}: {str(job.message).partition(chr(10))[0]}")
+    return {
+        "submission_id": job.submission_id,
+        "status": str(job.status),
+        "entrypoint": job.entrypoint,
+        "job_exit_code": exit_code_of(job) if job.status.is_terminal() else None,
+    }
+
+
+@contextlib.contextmanager
+def _told(address: str) -> Iterator[None]:
+    """Faults of the job server, in one line."""
+    try:
+        yield
+    except AuthenticationError as error:
+        raise BatchNSTError(
+            f"--address {address}: wants the cluster's token: RAY_AUTH_MODE=token, and the token in "
+            "~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise BatchNSTError(f"--address {address}: {' '.join(str(error).split())[:1000]}") from error

@@ -1,0 +1,396 @@
+"""read pairs -> crop/flip -> TransformerNet -> loss: one Ray Train job and its worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.fs
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+
+from batch_nst.console import ProgressBar, StepTimer, log, progress_bar
+from batch_nst.data.dataset.sampler import Batch, Share, decode_pair, portions, read_portion
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.style import StyleImage
+from batch_nst.data.models import registry
+from batch_nst.data.storage.fetch import open_filesystem
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import load_net
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines.cluster.connect import Workers, beside_driver
+from batch_nst.pipelines.inference import ModelFiles
+from batch_nst.pipelines.objective import Objectives
+from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
+from batch_nst.pipelines.train.trainer import History, Trainer, rate_at
+from batch_nst.recipe import Recipe, Train
+
+CHECKPOINTS = "checkpoints"
+"""Below the output: what a training run that was cut off resumes from."""
+
+_STATE = "state.pt"
+_HISTORY = "history.json"
+_MAX_FAILURES = 10
+"""Lost workers that a training outlives; a bug is told after as many starts."""
+_WAIT_FOR_WORKERS = "10"
+"""Seconds. Ray looks at the nodes three times a minute: elastic training may wait for one that was just lost,
+once or twice, before it goes on without."""
+_LOOK_FOR_MORE = 300.0
+"""Seconds after which elastic training takes in nodes that have come: it goes back to its last checkpoint."""
+_READERS = 2
+"""Portions of pairs that are read at the same time: one is, while another is handed out."""
+_MOST_DECODERS = 16
+_BLOCK = 4 << 20
+"""Bytes of encoded pairs that are decoded in one task, about."""
+_AHEAD = 512 << 20
+"""Bytes of pairs that are read and decoded ahead of a worker, about."""
+
+
+class Fitted(NamedTuple):
+    """What came of a training."""
+
+    net: TransformerNet
+    """With averaged weights, on the CPU."""
+    history: History
+    """The training curve."""
+    skipped: int
+    """Steps that were not taken, for want of a number in their gradients."""
+    init: str
+    """What the first weights were: `random`, or the name of a model."""
+    pace: dict[str, float]
+    """Of the last start, from its first batch on: `steps_per_second`, `images_per_second`, and the shares of
+    the time in which the first worker was computing (`busy`), `waiting` for pairs, and `writing` checkpoints
+    and pictures. And how long it had taken to have that batch, `start_up_seconds`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training worker needs to know."""
+
+    recipe: Recipe
+    store: Store
+    snapshot: Snapshot
+    style: StyleImage
+    version: str
+    start: ModelFiles | None
+    """Whose weights training starts from; none: random ones."""
+    workers: Workers
+    board: Any = None
+    """Handle of the actor that the driver's progress is read from; `fit` makes it."""
+
+
+def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
+    """Train, or resume the run named by the version; a finished one returns at once.
+
+    Args:
+        task: what to do.
+        show: called with the curve, and how many steps are done, when there are new pictures of the panel.
+
+    Raises:
+        IncompleteError: there was no number in the gradients of many steps one after the other.
+    """
+    settings, workers = task.recipe.train, task.workers
+    fewest, most = settings.worker_range
+    if fewest < most:
+        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, _WAIT_FOR_WORKERS)
+    board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_ProgressActor).remote()
+    trainer = TorchTrainer(
+        _training_worker,
+        train_loop_config={"task": replace(task, board=board)},
+        scaling_config=ScalingConfig(
+            num_workers=most if fewest == most else (fewest, most),
+            elastic_resize_monitor_interval_s=_LOOK_FOR_MORE,
+            use_gpu=workers.device == "cuda",
+            resources_per_worker={"CPU": workers.num_cpus, **({"GPU": 1} if workers.num_gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=task.version,
+            **_storage(task.store),
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    fitting = _begin(trainer)
+    with progress_bar("train", settings.steps, "steps", (settings.batch_size, "images")) as progress:
+        _watch(board, fitting, progress, show)
+    result = fitting.result()
+    failure = ray.get(board.look.remote())["failure"]
+    if failure:
+        task.store.replace(registry.model_object(task.version, registry.FAILED), f"{failure}\n".encode())
+        raise IncompleteError(f"training {task.version}: {failure}")
+    with result.checkpoint.as_directory() as folder:
+        state, history = _load(Path(folder))
+    if state["step"] < settings.steps:
+        raise IncompleteError(
+            f"training {task.version} ended after {state['step']} of {settings.steps} steps; run it again"
+        )
+    net = TransformerNet(settings.width, settings.network)
+    net.load_state_dict(state["average"])
+    return Fitted(
+        net.eval(),
+        history,
+        state.get("skipped", 0),
+        state.get("init", "random"),
+        (result.metrics or {}).get("pace", {}),
+    )
+
+
+def _training_worker(config: dict[str, Any]) -> None:
+    """One worker: its share of every global batch, from the last checkpoint on."""
+    begun, start_up = time.perf_counter(), 0.0
+    task: Task = config["task"]
+    settings = task.recipe.train
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    state: dict[str, Any] = {}
+    history: History = []
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state, history = _load(Path(folder))
+    net = _first_net(task)
+    # As many threads for an image from one worker as from each of several that share a node, and however
+    # many of them are left.
+    threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
+    objectives = _objectives(task, threads, state)
+    training = Trainer(settings, objectives, net, threads, max(1, task.workers.threads // threads))
+    if state:
+        training.restore(state, history)
+    lasting = {
+        "init": state.get("init", task.start.name if task.start else "random"),
+        "precision": "bf16" if objectives.dtype == torch.bfloat16 else "fp32",
+    }
+    shown = _Shown(task, training, world) if rank == 0 else None
+    first, clock = training.step, StepTimer("busy", "waiting", "writing")
+    share = Share(settings.seed, settings.batch_size, rank, world)
+    reading = training_batches(
+        task.store, task.snapshot, settings, share, first, _decoders(task.workers, world)
+    )
+    while training.step < settings.steps:
+        with clock.spends("waiting"):
+            batch = next(reading)
+        if training.step == first:  # no part of the pace, of which a longer training would have less
+            start_up, clock = time.perf_counter() - begun, StepTimer("busy", "waiting", "writing")
+        try:
+            with clock.spends("busy"):
+                parts = training.advance(batch)
+        except FloatingPointError as error:  # on all workers alike, and at every other start: no use in one
+            if rank == 0:
+                ray.get(task.board.fail.remote(str(error)))
+            return
+        with clock.spends("writing"):
+            step = training.step
+            pace = clock.pace(step - first, settings.batch_size)
+            keep = step % settings.checkpoint_steps == 0 or step == settings.steps
+            if shown:
+                shown.step(parts, pace, keep)
+            if keep:
+                metrics = {"step": step, **parts, "pace": {**pace, "start_up_seconds": round(start_up, 1)}}
+                _report({**training.state(), **lasting}, training.history, metrics, rank)
+
+
+def training_batches(
+    store: Store, snapshot: Snapshot, settings: Train, share: Share, start: int, decoders: int
+) -> Iterator[Batch]:
+    """A worker's share of every global batch from step `start` on, to the last one.
+
+    A sentence of Ray Data of this worker's own: the cluster reads and decodes. Its tasks ask for no CPU, so
+    that they run where trainers have reserved all that there are, and in what number is said here.
+    """
+    places = portions(snapshot, share, start, settings.steps)
+    dataset = (
+        ray.data.from_items(places, override_num_blocks=len(places))
+        .flat_map(
+            read_portion,
+            fn_args=(store, snapshot, share),
+            compute=ray.data.TaskPoolStrategy(_READERS),
+            num_cpus=0,
+        )
+        .map(
+            decode_pair,
+            fn_args=(settings.seed, settings.crop_size),
+            compute=ray.data.TaskPoolStrategy(decoders),
+            num_cpus=0,
+        )
+    )
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=_AHEAD)
+    dataset.context.target_max_block_size = _BLOCK
+    for pairs in dataset.iter_batches(batch_size=len(share.places), prefetch_batches=2):
+        yield Batch(pairs["content"], pairs["optimised"])
+
+
+def _decoders(workers: Workers, world: int) -> int:
+    """How many tasks decode for each of the workers: as many as there are CPUs beside them, or one."""
+    beside = ray.cluster_resources().get("CPU", 0) / world - workers.num_cpus
+    # Tasks of two stages that may be equally many would be made one, and read a portion while they decode.
+    return min(int(beside), _MOST_DECODERS) if beside >= _READERS + 1 else 1
+
+
+def _first_net(task: Task) -> TransformerNet:
+    """With the weights that training starts from, on the worker's device."""
+    torch.manual_seed(task.recipe.train.seed)
+    net = TransformerNet(task.recipe.train.width, task.recipe.train.network)
+    if task.start:
+        net.load_state_dict(load_net(task.start.weights, task.start.card).state_dict())
+    # Not DDP, which adds up in the gradients' own precision, where the order counts.
+    prepared: TransformerNet = ray.train.torch.prepare_model(net, parallel_strategy=None)
+    return prepared
+
+
+def _objectives(task: Task, threads: int, state: dict[str, Any]) -> Objectives:
+    """The style's, in the precision of the checkpoint, if there is one; the same on all workers."""
+    settings, on_gpu = task.recipe.train, task.workers.device == "cuda"
+    precision = settings.precision
+    if precision == "auto":
+        precision = state.get("precision", precision)
+    objectives = Objectives.on(
+        task.style,
+        task.recipe.loss,
+        task.recipe.vgg,
+        task.workers.device,
+        precision,
+        # More of them beside those of the images would be more than there are cores.
+        threads if on_gpu else 1,
+    )
+    if torch.distributed.is_initialized():  # what is measured may differ from one to another
+        half = torch.tensor([int(objectives.dtype == torch.bfloat16)], device=objectives.device)
+        torch.distributed.all_reduce(half, torch.distributed.ReduceOp.MIN)
+        objectives.dtype = torch.bfloat16 if half else torch.float32
+    return objectives
+
+
+class _Shown:
+    """What the first worker tells people: on the board, and in the training's log."""
+
+    def __init__(self, task: Task, training: Trainer, world: int) -> None:
+        """Tell where training begins, and with how many workers."""
+        self._training, self._settings, self._board = training, task.recipe.train, task.board
+        self._panel = read_panel(task.store, task.snapshot)
+        self._painted = panel_steps(self._settings.steps) if self._panel.photos else set()
+        self._log = TrainingLog(task.store, task.version)
+        self._log.begin(training.step, self._panel)
+        self._board.begin.remote(training.step, world)
+
+    def step(self, parts: dict[str, float], pace: dict[str, float], keep: bool) -> None:
+        """Tell of the step that is done; `keep`: its checkpoint is next."""
+        step, history = self._training.step, self._training.history
+        self._board.tell.remote(step, parts)
+        if history and history[-1]["step"] == step:
+            self._log.add(step, {**parts, **pace, "learning_rate": rate_at(self._settings, step)})
+        if step in self._painted:
+            self._log.show(step, self._training.paint(self._panel.photos))
+            self._board.show.remote(history)
+        if keep:
+            self._log.flush(step)
+
+
+def _report(state: dict[str, Any], history: History, metrics: dict[str, Any], rank: int) -> None:
+    """A checkpoint of rank 0; all ranks must report the same number of times."""
+    if rank != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / _STATE)
+        (Path(folder) / _HISTORY).write_text(json.dumps(history))
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _load(folder: Path) -> tuple[dict[str, Any], History]:
+    """State and curve of a checkpoint."""
+    # weights_only: a checkpoint comes from storage, and nothing that could run code is ever loaded.
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    return dict(state), json.loads((folder / _HISTORY).read_text())
+
+
+def _storage(store: Store) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints, through the same file systems as everything else."""
+    if store.local_path is not None:
+        return {"storage_path": str(store.local_path / CHECKPOINTS)}
+    filesystem, path = open_filesystem(store.join(CHECKPOINTS))
+    wrapped = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
+    return {"storage_path": path, "storage_filesystem": wrapped}
+
+
+class _ProgressActor:
+    """What the training's first worker says of itself, for the driver to show."""
+
+    def __init__(self) -> None:
+        self.starts = self.first = self.workers = self.step = 0
+        self.parts: dict[str, float] = {}
+        self.history: History = []
+        self.failure = ""
+
+    def begin(self, step: int, workers: int) -> None:
+        self.starts, self.first, self.workers, self.step = self.starts + 1, step, workers, step
+
+    def tell(self, step: int, parts: dict[str, float]) -> None:
+        self.step, self.parts = step, parts
+
+    def show(self, history: History) -> None:
+        self.history = history
+
+    def fail(self, why: str) -> None:
+        self.failure = why
+
+    def look(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def _begin(trainer: TorchTrainer) -> Future[Result]:
+    """Fit in another thread, so that signals end the command as they end others.
+
+    In the main thread Ray loses what a handler of SIGTERM raises, and makes an exit with 0 of Ctrl-C. A
+    daemon: nobody waits for a training that was stopped; it ends with the job.
+    """
+    fitting: Future[Result] = Future()
+
+    def fit() -> None:
+        try:
+            fitting.set_result(trainer.fit())
+        except BaseException as error:  # raised where the result is asked for
+            fitting.set_exception(error)
+
+    threading.Thread(target=fit, name="fit", daemon=True).start()
+    return fitting
+
+
+def _watch(
+    board: Any, fitting: Future[Result], progress: ProgressBar, show: Callable[[History, int], None]
+) -> None:
+    """Show what the board says, once a second, until the training is over."""
+    starts = seen = shown = 0
+    while not fitting.done():
+        wait([fitting], timeout=1.0)
+        now = ray.get(board.look.remote())
+        if now["starts"] != starts:
+            starts, seen = now["starts"], now["first"]
+            progress.resume(seen)
+            if seen or starts > 1:
+                log(f"training goes on from step {seen}, workers: {now['workers']}")
+        if now["step"] != seen:
+            parts = now["parts"]
+            note = f"loss {parts['loss']:.3f} objective {parts['objective']:,.0f}"
+            note = f"{note} content {parts['content']:,.0f} style {parts['style']:,.0f}"
+            progress.advance(now["step"] - seen, note)
+            seen = now["step"]
+        if now["history"] and now["history"][-1]["step"] != shown:
+            shown = now["history"][-1]["step"]
+            show(now["history"], seen)

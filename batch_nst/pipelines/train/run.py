@@ -1,0 +1,166 @@
+"""The fast model: fitted to a sealed snapshot, named by everything that decides it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from batch_nst import __version__
+from batch_nst.console import log
+from batch_nst.data.dataset.manifest import check_recipe
+from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot, require_snapshot
+from batch_nst.data.images.style import read_style
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import architecture_of, training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import IncompleteError, RecipeError, StorageError
+from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.inference import ModelFiles
+    from batch_nst.pipelines.train.trainer import History
+
+
+def train(recipe: Recipe, store: Store) -> dict[str, Any]:
+    """Fit the model, or resume; a model that is finished is found, not fitted again. Needs the lease.
+
+    Returns:
+        Figures: version, steps, the last training losses; and how fast and busy it was, see `Fitted.pace`.
+
+    Raises:
+        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on
+            or no held-out one; or gradients that are no numbers ended the training.
+        RecipeError: it has fewer pairs than a batch; or the model that training should start from is not
+            there, or is of another architecture.
+    """
+    start = time.monotonic()
+    settings = check_recipe(recipe, store)
+    snapshot = require_snapshot(store, recipe.train.min_done)
+    if not snapshot.counts["ok"]:
+        raise IncompleteError(f"{store.uri}: snapshot {snapshot.number} has no pair to train on")
+    if snapshot.counts["ok"] < recipe.train.batch_size:
+        raise RecipeError(
+            f"train.batch_size: given {recipe.train.batch_size}; {store.uri}: snapshot {snapshot.number} has "
+            f"{snapshot.counts['ok']} pairs to train on; allowed: so many or fewer"
+        )
+    if not snapshot.counts["held_out"]:
+        pending = snapshot.counts["pending"]
+        raise IncompleteError(
+            f"{store.uri}: snapshot {snapshot.number} has {snapshot.counts['ok']} pairs to train on and no "
+            f"held-out one to score a model on, {pending} images are pending; needed: 1; "
+            f"{'run `batch-nst generate` again' if pending else 'add photos'}"
+        )
+    version = training_version(recipe, snapshot)
+    card = registry.read_card(store, version)
+    if card is not None:
+        log(f"model {version} is trained already")
+        return _figures(card)
+
+    from batch_nst.engine.model_io import model_bytes
+    from batch_nst.pipelines.cluster import connect
+    from batch_nst.pipelines.train.log import PAGE
+    from batch_nst.pipelines.train.ray_train import Task, run_training
+
+    start_model = _find_start(recipe, store)
+    connect.connect()
+    connect.check_output_is_shared(store)
+    workers = connect.choose_trainers(recipe.train)
+    fewest, most = recipe.train.worker_range
+    log(
+        f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "
+        f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
+        f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
+    )
+    page = registry.model_object(version, PAGE)
+
+    def show(history: History, step: int) -> None:
+        from batch_nst.pipelines.reports.gather import training_page
+
+        try:
+            store.replace(page, training_page(recipe, store, version, history, step).encode())
+        except StorageError as error:  # training itself does not need it
+            log(f"{error}; the page of the training is not up to date")
+
+    show([], 0)
+    log(f"how it comes along: {store.join(page)}")
+    fitted = run_training(
+        Task(recipe, store, snapshot, read_style(recipe.style), version, start_model, workers), show
+    )
+    show(fitted.history, recipe.train.steps)
+    if fitted.skipped:
+        log(f"{fitted.skipped} steps were skipped: there was no number in their gradients")
+    if pace := fitted.pace:
+        log(
+            f"{pace['steps_per_second']:.2f} steps/s, {pace['images_per_second']:.1f} images/s after "
+            f"{pace['start_up_seconds']:.1f} s of start-up; of that time {pace['busy']:.1%} computing, "
+            f"{pace['waiting']:.1%} waiting for pairs, {pace['writing']:.1%} writing checkpoints and pictures"
+        )
+    digest = registry.write_part(store, version, registry.WEIGHTS, model_bytes(fitted.net))
+    card = {
+        "version": version,
+        "batch_nst": __version__,
+        "architecture": architecture_of(recipe.train),
+        "digests": {
+            registry.WEIGHTS: digest,
+            "style": settings["style"]["sha256"],
+            "vgg": settings["vgg"]["sha256"],
+        },
+        "objective": {
+            "loss": settings["loss"],
+            "style_size": settings["style"]["size"],
+            "vgg_input": settings["vgg"]["input"],
+            "gram_divisor": settings["gram_divisor"],
+        },
+        "recipe": recipe.model_dump(),
+        "snapshot": {"number": snapshot.first, "digest": snapshot.digest, "counts": snapshot.counts},
+        "training": {
+            "steps": recipe.train.steps,
+            "init": fitted.init,
+            "skipped": fitted.skipped,
+            "history": fitted.history,
+        },
+    }
+    registry.write_card(store, version, card)
+    return {**_figures(card), "pace": fitted.pace, "seconds": round(time.monotonic() - start, 1)}
+
+
+def find_cut_off(recipe: Recipe, store: Store) -> Snapshot | None:
+    """The latest snapshot, if `train` has begun with it, come to no model yet, and would go on to one."""
+    snapshot = latest_snapshot(store)
+    if not snapshot or not snapshot.counts["held_out"] or snapshot.done < recipe.train.min_done:
+        return None
+    version = training_version(recipe, snapshot)
+    begun = store.list(f"checkpoints/{version}") and registry.read_card(store, version) is None
+    failed = store.exists(registry.model_object(version, registry.FAILED))
+    return snapshot if begun and not failed else None
+
+
+def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:
+    """The model of `train.init`; None: training starts from random weights.
+
+    Raises:
+        RecipeError: there is no such model or output, its files do not belong together, or it is of another
+            architecture.
+    """
+    from batch_nst.pipelines.inference import read_start
+
+    uri = recipe.train.init_model
+    if uri is None:
+        return None
+    model = read_start(uri, store, "train.init", "training starts from random weights")
+    wanted = architecture_of(recipe.train)
+    if model and model.card["architecture"] != wanted:
+        raise RecipeError(
+            f"train.init: {uri}: the model's architecture is {model.card['architecture']}; allowed: "
+            f"{wanted}, as the recipe's"
+        )
+    return model
+
+
+def _figures(card: dict[str, Any]) -> dict[str, Any]:
+    last = card["training"]["history"][-1]
+    return {
+        "version": card["version"],
+        "steps": card["training"]["steps"],
+        "training": {name: value for name, value in last.items() if name != "step"},
+    }

@@ -1,0 +1,231 @@
+"""The steps of a training, without Ray: a state, and what a global batch makes of it.
+
+After the first weights no random number is drawn but those of the batches, which follow from seed and
+position alone. So a training that goes on from a `state` ends as one that never stopped; on CPUs to the last
+bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+
+from batch_nst.data.dataset.sampler import Batch
+from batch_nst.data.images.codec import Pixels
+from batch_nst.engine.model_io import one_at_a_time, stylize_image
+from batch_nst.engine.training_loss import GEOMETRIC, Average, Weights, training_loss
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.recipe import Train, value_at
+
+History = list[dict[str, float]]
+"""A training curve: `step` and the parts of the loss at some steps."""
+
+_WARM_UP_STEPS = 20
+_LONGEST_GRADIENT = 10.0
+_LOGGED = 200
+"""Points in a training curve, about."""
+_PATIENCE = 50
+"""Steps that may be skipped one after the other; a training of fewer takes one at the least."""
+
+
+class Trainer:
+    """A net on its way through the steps of a recipe: all that a step changes.
+
+    Attributes:
+        net: with the weights of the last step.
+        average: of the weights, which becomes the model.
+        step: how many are done.
+        skipped: of them not taken, for want of a number in their gradients.
+        history: the curve so far.
+    """
+
+    def __init__(
+        self, settings: Train, objectives: Objectives, net: TransformerNet, threads: int, at_once: int
+    ) -> None:
+        """No step is done yet.
+
+        Args:
+            settings: of the recipe.
+            objectives: the style's.
+            net: with its first weights, on the device of the objectives.
+            threads: of the CPU that compute one image.
+            at_once: images that a CPU computes at the same time.
+        """
+        self.net, self.average = net, Average(net, settings.average)
+        self.step = self.skipped = 0
+        self.history: History = []
+        self._settings, self._objectives = settings, objectives
+        self._parameters = list(net.parameters())
+        self._optimizer = torch.optim.Adam(self._parameters, lr=rate_at(settings, 1))
+        self._running = 0
+        # On CPUs an image is computed at a time, on threads of its own. Where these are as many, its gradient
+        # is the same to the last bit whoever computes it: one worker, or each of several that share a node.
+        # Rounding that differs grows: through the kinks of ReLU it becomes a thousandth of the loss within
+        # twenty steps. And no image waits for another. A GPU takes a share in one piece.
+        self._pool = (
+            ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,))
+            if objectives.device.type == "cpu"
+            else None
+        )
+        self._stylizing = one_at_a_time(net) if self._pool else net
+
+    def advance(self, batch: Batch, part: float | None = None, measure_all: bool = True) -> dict[str, float]:
+        """Do the next step.
+
+        Args:
+            batch: this worker's share of the step's global batch.
+            part: of the training that is done, 0..1, where it is not steps that end it; none: of the steps.
+            measure_all: whether parts of the loss that weigh nothing are measured too.
+
+        Returns:
+            The parts of the loss over the global batch.
+
+        Raises:
+            FloatingPointError: there was no number in the gradients of many steps one after the other.
+        """
+        device = self._objectives.device
+        step = self.step + 1
+        if part is None:
+            part = _part(self._settings, step)
+        weighted = partial(self._piece, weights_at(self._settings, part), measure_all)
+        content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
+        if self._pool:
+            pieces = self._pool.map(weighted, content.chunk(len(content)), optimised.chunk(len(optimised)))
+        else:
+            pieces = map(weighted, [content], [optimised])
+        gradient, parts = _mean(pieces)
+        self.step = step
+        if take_step(self._optimizer, self._parameters, gradient, rate_at(self._settings, step, part)):
+            self.average.update(self.net, step)
+            self._running = 0
+            every = max(1, self._settings.steps // _LOGGED)
+            if not self.history or step % every == 0 or step == self._settings.steps:
+                self.history.append({"step": step, **parts})
+        else:
+            self.skipped, self._running = self.skipped + 1, self._running + 1
+            if self._running == min(_PATIENCE, self._settings.steps):
+                raise FloatingPointError(
+                    f"step {step}: there was no number in the gradients of {self._running} steps one after "
+                    "the other; a lower train.learning_rate may help"
+                )
+        return parts
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs beside the history; tensors and numbers."""
+        return {
+            "net": self.net.state_dict(),
+            "average": self.average.weights,
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "running": self._running,
+        }
+
+    def restore(self, state: dict[str, Any], history: History) -> None:
+        """Be where another training was when it made this state."""
+        self.net.load_state_dict(state["net"])
+        device = self._objectives.device
+        self.average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped = int(state["step"]), int(state.get("skipped", 0))
+        self._running = int(state.get("running", 0))
+        self.history = list(history)
+
+    def paint(self, photos: list[Pixels]) -> list[Pixels]:
+        """Photos of one size as the averaged weights paint them now, in fp32; changes nothing."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(self.average.weights)
+        images = torch.from_numpy(np.stack(photos))
+        return [picture.numpy() for picture in stylize_image(net, images, self._objectives.device)]
+
+    def _piece(
+        self, weights: Weights, measure_all: bool, content: Tensor, optimised: Tensor
+    ) -> tuple[Tensor, dict[str, float], int]:
+        loss, parts = training_loss(
+            self._stylize, self._objectives.fast, weights, content, optimised, measure_all
+        )
+        gradients = torch.autograd.grad(loss, self._parameters)
+        return torch.cat([gradient.flatten() for gradient in gradients]), parts, len(content)
+
+    def _stylize(self, image: Tensor) -> Tensor:
+        half = self._objectives.dtype == torch.bfloat16
+        if self._pool:
+            image = image.contiguous(memory_format=torch.channels_last)
+        # All threads would share the cache of cast weights, which are used once in a call.
+        with torch.autocast(self._objectives.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            stylized: Tensor = self._stylizing(image)
+        return stylized.float()
+
+
+def rate_at(settings: Train, step: int, part: float | None = None) -> float:
+    """The learning rate of a step, from 1 on, when `part` of the training is done; none: of the steps."""
+    part = _part(settings, step) if part is None else part
+    return value_at(settings.learning_rate, part) * min(1.0, step / _WARM_UP_STEPS)
+
+
+def _part(settings: Train, step: int) -> float:
+    """Of the steps that is done when this one begins."""
+    return (step - 1) / max(1, settings.steps - 1)
+
+
+def weights_at(settings: Train, part: float) -> Weights:
+    """The weights of the loss when `part` of the steps is done."""
+    return Weights(
+        perceptual=value_at(settings.perceptual_weight, part),
+        feature=value_at(settings.feature_weight, part),
+        pixel=value_at(settings.pixel_weight, part),
+        checkerboard=value_at(settings.checkerboard_weight, part),
+    )
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    gradient: Tensor,
+    rate: float,
+) -> bool:
+    """Step along a gradient (all parameters', flat), cut to a bearable length.
+
+    Returns:
+        Whether it was taken. Where the gradient is not all numbers nothing changes, on every worker alike.
+    """
+    if not gradient.isfinite().all():
+        return False
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, its in zip(parameters, gradient.split_with_sizes(sizes), strict=True):
+        parameter.grad = its.view_as(parameter)
+    torch.nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
+    optimizer.step()
+    return True
+
+
+def _mean(pieces: Iterable[tuple[Tensor, dict[str, float], int]]) -> tuple[Tensor, dict[str, float]]:
+    """Gradient and parts of the loss over the global batch, from those of all workers' pieces, of any size.
+
+    Sums of fp32 numbers are exact in fp64, but for a rare last bit that fp32 does not have: so the mean is
+    the same whatever is added up first.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for gradient, parts, size in pieces:
+        values = [math.log(value) if name in GEOMETRIC else value for name, value in parts.items()]
+        shown = torch.tensor([*values, 1.0], dtype=torch.float64, device=gradient.device)
+        total = total.to(gradient.device) + size * torch.cat([gradient.double(), shown])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    mean = total[:-1] / total[-1]
+    means = zip(parts, mean[-len(parts) :].tolist(), strict=True)
+    return mean[: -len(parts)].float(), {
+        name: math.exp(value) if name in GEOMETRIC else value for name, value in means
+    }

@@ -1,0 +1,274 @@
+"""Reading a recipe: YAML, `section.key=value` overrides, and messages that name the key at fault."""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from batch_nst.credentials import redacted
+from batch_nst.errors import RecipeError
+from batch_nst.recipe import MODEL_PREFIX, Loss, Recipe
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides.
+
+    Args:
+        path: a local YAML file.
+        overrides: each `key=value` or `section.key=value`, the value in YAML; it replaces what stood at that
+            key, and nothing beside it. Later ones win.
+
+    Returns:
+        The checked recipe. Relative paths in it are made absolute: those of the file against the
+        file's folder, those of overrides against the current folder.
+
+    Raises:
+        RecipeError: one line for each fault: key, what was given, what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path}: is not UTF-8 text") from error
+    document = _parse_yaml(text, f"recipe {path}")
+    if not isinstance(document, dict):
+        given = "nothing" if document is None else _short(document)
+        raise RecipeError(f"recipe {path}: given {given}; allowed: a mapping of sections")
+    document = _absolute(document, Path(path).absolute().parent)
+    for override in overrides:
+        keys, value = _parse_override(override)
+        change = _absolute(_nest(keys, value), Path.cwd())
+        document = _merge(_with_default_layers(document), change, len(keys))
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML where 1e-3 is a number, as in YAML 1.2; PyYAML wants 1.0e-3 and reads that as text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+)
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Yaml)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, RecursionError) as error:  # the 99th of a month; ten thousand brackets
+        raise RecipeError(f"{source}: holds what YAML cannot read: {error}") from error
+
+
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"override {override!r}: allowed: key=value or section.key=value")
+    return key.split("."), _parse_yaml(value, f"override {_short(override)}")
+
+
+def _with_default_layers(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the default layers written out, so that an override of one keeps the others."""
+    loss = document.get("loss", {})
+    if not isinstance(loss, dict):
+        return document
+    layers = Loss().model_dump(include={"content_layers", "style_layers"})
+    return {**document, "loss": {**layers, **loss}}
+
+
+def _merge(base: Any, change: Any, depth: int) -> Any:
+    """`change` laid over `base`: mappings are merged key by key down to `depth`, the rest is replaced."""
+    if depth == 0 or not isinstance(base, Mapping):
+        return change
+    return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
+
+
+_PATHS = (
+    ("output",),
+    ("style", "image"),
+    ("vgg", "weights"),
+    ("generate", "input"),
+    ("generate", "stores"),
+    ("generate", "init"),
+    ("train", "init"),
+)
+
+
+def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with relative paths joined to `folder`; URIs with a scheme stay as they are."""
+    for *sections, key in _PATHS:
+        holder: Any = document
+        for section in sections:
+            holder = holder.get(section) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or key not in holder:
+            continue
+        value = holder[key]
+        if key == "init":
+            if not isinstance(value, str) or not value.startswith(MODEL_PREFIX):
+                continue
+            value = MODEL_PREFIX + _absolute_path(value.removeprefix(MODEL_PREFIX), folder)
+        elif isinstance(value, str):
+            value = _absolute_path(value, folder)
+        elif isinstance(value, list):
+            value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]
+        document = _merge(document, _nest([*sections, key], value), len(sections) + 1)
+    return document
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _absolute_path(path: str, folder: Path) -> str:
+    if "://" in path or path in ("", "bundled"):
+        return path
+    return os.path.normpath(folder / os.path.expanduser(path))
+
+
+_ALLOWED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "letters, digits, dots and hyphens",
+    "list_type": "a list",
+    "too_short": "{min_length} values or more",
+    "too_long": "{max_length} values or fewer",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "invalid_key": "a mapping whose keys are text",
+}
+"""What pydantic's fault types say, in a recipe's words; a type that is not here keeps pydantic's."""
+
+
+def _explain(path: object, fault: Any) -> str:
+    keys = ".".join(str(part) for part in fault["loc"])
+    where = f"recipe {path}: {(keys if keys.isprintable() else repr(keys)) or 'recipe'}"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key; allowed here: {', '.join(_allowed_keys(fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: missing; this key has no default"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in _ALLOWED:
+        message = "allowed: " + _ALLOWED[fault["type"]].format(**fault.get("ctx", {}))
+    return f"{where}: given {_short(fault['input'])}; {message}"
+
+
+_LIMITED = reprlib.Repr()  # a few aliases in YAML stand for more than memory holds
+_LIMITED.maxlevel = 4
+_LIMITED.maxlist = _LIMITED.maxdict = 8
+_LIMITED.maxstring = _LIMITED.maxother = _LIMITED.maxlong = 1000
+
+
+def _short(value: object) -> str:
+    text = redacted(_LIMITED.repr(value))
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _allowed_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+_SECTIONS = ("loss", "style", "vgg")
+_GENERATE = ("image_size", "iterations", "optimizer", "precision", "encoding")
+"""Beside these sections, the keys of `generate` that decide what a photo becomes."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the recipes."""
+
+    given: dict[str, str]
+    """Each key that has several values, and this recipe's one, as it was typed."""
+    recipe: Recipe
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The same, as the recipe understood it."""
+        document = self.recipe.model_dump()
+        return {key: reduce(lambda part, name: part[name], key.split("."), document) for key in self.given}
+
+    def __str__(self) -> str:
+        """As typed."""
+        return " ".join(f"{key}={value}" for key, value in self.given.items())
+
+
+def read_variants(path: str | os.PathLike[str], overrides: Sequence[str]) -> list[Variant]:
+    """The recipe of every value that is given; of two keys, of every pair of values, the last key's fastest.
+
+    Args:
+        path: a local YAML file.
+        overrides: as of `load_recipe`; those with several values as `key=V1,V2,V3`. Values are what a YAML
+            list in brackets may hold: numbers, text, lists, mappings. One with a comma in it is quoted.
+
+    Raises:
+        RecipeError: no key has several values, or more than two have, or one that does not decide pixels;
+            two of the recipes are the same; or what `load_recipe` says of the first that is wrong.
+    """
+    choices = [_choices(override) for override in overrides]
+    several = {_key(each[0]): len(each) for each in choices if len(each) > 1}
+    if not 1 <= len(several) <= 2:
+        what = f"several values of {', '.join(several)}" if several else "no key with several values"
+        raise RecipeError(f"{what}; allowed: of one key or two, such as loss.style_weight=10,100,1000")
+    for key, count in several.items():
+        if not _decides_pixels(key):
+            allowed = [f"{name}.*" for name in _SECTIONS] + [f"generate.{name}" for name in _GENERATE]
+            raise RecipeError(
+                f"{key}: given {count} values; allowed: several of {', '.join(allowed)}; "
+                "one value, quoted where it holds a comma, of any other key"
+            )
+    variants: list[Variant] = []
+    for words in product(*choices):
+        given = {_key(word): word.partition("=")[2] for word in words if _key(word) in several}
+        variant = Variant(given, load_recipe(path, words))
+        for other in variants:
+            if other.recipe == variant.recipe:
+                raise RecipeError(f"{other} and {variant}: are one and the same recipe; allowed: two")
+        variants.append(variant)
+    return variants
+
+
+def _choices(override: str) -> list[str]:
+    """An override, or one for each of the values that it gives."""
+    text = f"[{override.partition('=')[2]}]"
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError):
+        return [override]  # such as the path photos/[ab].jpg; what is wrong with it, `load_recipe` tells
+    if node is None or len(node.value) < 2:
+        return [override]
+    return [f"{_key(override)}={text[each.start_mark.index : each.end_mark.index]}" for each in node.value]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _decides_pixels(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section in _SECTIONS or (section == "generate" and name in _GENERATE)
