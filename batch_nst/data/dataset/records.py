@@ -1,7 +1,7 @@
 """The records between the stages of `generate`: a unit, and the photos in it.
 
-A `UnitRecord` is one row of Ray Data. `to_row` and `from_row` are the only place where it becomes Ray's mapping
-of column values and comes back: photos as one Arrow stream, pictures as raw pixels.
+A `UnitRecord` is one row of Ray Data. `to_row` and `from_row` are the only place where it becomes Ray's
+mapping of column values and comes back: photos as one Arrow stream, pictures as raw pixels.
 """
 
 from __future__ import annotations
