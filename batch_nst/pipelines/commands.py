@@ -46,7 +46,7 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     planned = survey(recipe, store)
     work = workload_of(planned, store, recipe)
     figures = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
-    counts = planned.counts()
+    counts = asdict(planned.counts())
     for line in estimate_lines(counts, figures):
         log(line)
     return {**counts, **asdict(figures)}
