@@ -305,5 +305,6 @@ def test_listing_reads_no_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("batch_nst.data.sources.photos.fetch", refuse)
     monkeypatch.setattr(storage_fetch, "get_range", refuse)
+    monkeypatch.setattr("batch_nst.data.sources.listing.get_range", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert keys(place.uri) == sorted(PLAIN)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -194,7 +194,8 @@ def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[ObjectInfo
     while True:
         page = with_retries(f"list {root}", lambda: filesystem.call_s3("list_objects_v2", **request))
         objects = page.get("Contents", [])
-        yield [{**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]} for info in objects]
+        named = ({**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]} for info in objects)
+        yield [cast(ObjectInfo, info) for info in named]
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
