@@ -16,6 +16,7 @@ from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, Stopped, reason_of
+from batch_nst.figures import as_json
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.recipe import Recipe
 
@@ -81,7 +82,7 @@ def generate(
         "generate",
         recipe.output,
         wait,
-        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
+        lambda run: as_json(step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline))),
     )
 
 

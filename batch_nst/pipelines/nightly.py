@@ -14,6 +14,7 @@ from batch_nst.data.models.gate import decided
 from batch_nst.data.models.registry import model_object, training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
+from batch_nst.figures import as_json
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.pipelines.commands import Figures, Run, run_command, write_report
 from batch_nst.recipe import Recipe
@@ -68,7 +69,7 @@ def nightly(
         cut_off = find_cut_off(recipe, run.store) if deadline and surveyed.to_do else None
         traffic = Traffic() if cut_off else workload_of(surveyed, run.store, recipe).traffic
         budget, least = Budget(max_device_hours, deadline), recipe.train.min_done
-        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off)
+        made = as_json(make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off))
         run.took("pairs")
         figures = run.figures
         figures["dataset"] = made

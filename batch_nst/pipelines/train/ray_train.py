@@ -22,7 +22,6 @@ import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from batch_nst.console import ProgressBar, StepTimer, log, progress_bar
 from batch_nst.data.dataset.sampler import Batch, Share, decode_pair, portions, read_portion
@@ -108,7 +107,7 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     settings, workers = task.recipe.train, task.workers
     fewest, most = settings.worker_range
     if fewest < most:
-        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, _WAIT_FOR_WORKERS)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _WAIT_FOR_WORKERS)
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_ProgressActor).remote()
     trainer = TorchTrainer(
         _training_worker,
