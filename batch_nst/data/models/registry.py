@@ -147,7 +147,7 @@ class Pointer(TypedDict):
     previous: str | None
     """What was published before."""
     withdrawn: NotRequired[list[str]]
-    """Versions that `rollback` replaced and no run publishes again; pointers of version 0.1.0 lack the list."""
+    """Versions that `rollback` replaced and no run publishes again. Pointers of 0.1.0 lack the list."""
     digests: dict[str, str]
     token: int
     """Fencing token of the lease under which it was published."""
@@ -320,7 +320,7 @@ def point(
 
 
 def panel_columns(store: Store, version: str) -> list[tuple[str, bytes]]:
-    """A name and a JPEG for each column of a training's panel: the photos, the optimised images, each step."""
+    """Name and JPEG of each column of a training's panel: the photos, the optimised images, each step."""
     folder = model_object(version, TRAINING)
     names = {kind: f"{folder}/{kind}.jpg" for kind in ("photo", "optimised")}
     names |= {f"step {step}": name for step, name in store.numbered(folder, ".jpg").items()}
