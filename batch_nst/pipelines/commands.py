@@ -178,11 +178,11 @@ def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figu
 
     require_settings(Store(output))
     if not yes:
-        return step(Store(output), keep)
+        return as_json(step(Store(output), keep))
     return run_command("prune", output, wait, lambda run: step(run.store, keep, run.lease))
 
 
-def run_command(command: str, output: str, wait: bool, step: Callable[[Run], Figures]) -> Figures:
+def run_command(command: str, output: str, wait: bool, step: Callable[[Run], object]) -> Figures:
     """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take."""
     store = Store(output)
     if _JOB_COPY in store.uri:
@@ -194,7 +194,7 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], Fig
         run = Run(command, store, lease)
         figures: Figures = {}
         try:
-            figures = step(run)
+            figures = as_json(step(run))
         except (BatchNSTError, Stopped) as error:
             figures = {**run.figures, **error.figures, "error": str(error)}
             error.figures = figures | run.about

@@ -73,9 +73,9 @@ def nightly(
         run.took("pairs")
         figures = run.figures
         figures["dataset"] = made
-        figures |= fit_model(recipe, run.store)
+        figures |= as_json(fit_model(recipe, run.store))
         run.took("training")
-        figures |= write_graph(recipe, run.store)
+        figures |= as_json(write_graph(recipe, run.store))
         run.took("graph")
         evaluation, triples = score(recipe, run.store)
         figures |= outline(evaluation)
@@ -85,7 +85,7 @@ def nightly(
         run.store.replace(owed, f"{run.name}\n".encode())
         refusal = None
         try:
-            figures |= publish(figures["version"], recipe.publish, run.store, run.lease.token)
+            figures |= as_json(publish(figures["version"], recipe.publish, run.store, run.lease.token))
         except GateError as error:
             refusal = error
             figures |= error.figures
@@ -130,16 +130,16 @@ def find_finished(
     """
     snapshot = latest_snapshot(store)
     decision = decided(training_version(recipe, snapshot), recipe.publish, store) if snapshot else None
-    if not snapshot or not decision or not _is_whole(store, decision["version"]):
+    if not snapshot or not decision or not _is_whole(store, decision.version):
         return None, None
     published = registry.current(store)
-    if published and published["version"] != decision["version"]:  # which no night can mend
+    if published and published["version"] != decision.version:  # which no night can mend
         registry.check_parts(store, published["version"], registry.require_card(store, published["version"]))
     plan = survey(recipe, store, retry)
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
     if plan.to_do or too_many or not is_sealed(store, snapshot, plan.in_input, recipe.quality):
         return None, plan
-    told = f"published {decision['version']}" if decision["published"] else decision["refused"]["why"]
+    told = f"published {decision.version}" if decision.published else decision.refused["why"]
     log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {told}")
     dataset = {
         "photos": plan.counts().photos,
@@ -149,7 +149,7 @@ def find_finished(
         "snapshot": snapshot.number,
         "digest": snapshot.digest,
     }
-    return {"nothing_new": True, "dataset": dataset, **decision}, plan
+    return {"nothing_new": True, "dataset": dataset, **as_json(decision)}, plan
 
 
 def _is_whole(store: Store, version: str) -> bool:

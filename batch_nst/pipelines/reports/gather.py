@@ -15,7 +15,6 @@ from batch_nst.data.storage.store import Store
 from batch_nst.pipelines.reports.earlier import beside_published, earlier_nights, started
 from batch_nst.pipelines.reports.html import ENVIRONMENT
 from batch_nst.pipelines.reports.night import Triple, render
-from batch_nst.pipelines.train.log import panel_columns
 from batch_nst.recipe import Recipe
 
 _UNITS = 200
@@ -60,7 +59,7 @@ def report_of(
         run={**run, "engine": ", ".join(sorted({row["engine"] for row in good})), "batch_nst": __version__},
         recipe=recipe.model_dump(),
         pairs=_pairs(store, snapshot),
-        panel=panel_columns(store, card["version"]),
+        panel=registry.panel_columns(store, card["version"]),
         night=night and {**night, "started": started(run["run"]), "rival": _rival(night, store)},
         earlier=earlier_nights(store, run["run"]),
     )
@@ -79,7 +78,7 @@ def training_page(
         dataset={},
         run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
         recipe=recipe.model_dump(),
-        panel=panel_columns(store, version),
+        panel=registry.panel_columns(store, version),
     )
 
 
