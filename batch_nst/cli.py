@@ -209,7 +209,7 @@ def _forget(options: argparse.Namespace) -> Figures:
 def _inspect(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.reports.dataset import inspect
 
-    return inspect(options.output, options.out)
+    return as_json(inspect(options.output, options.out))
 
 
 def _models(options: argparse.Namespace) -> Figures:

@@ -26,6 +26,7 @@ from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
+from batch_nst.figures import as_json
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
     Column,
@@ -101,12 +102,12 @@ def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.
     figures: Figures = {
         "photos": [photo.name for photo in chosen],
         "values": [
-            {"given": variant.values, **column.figures()}
+            {"given": variant.values, **as_json(column.figures())}
             for variant, column in zip(variants, columns, strict=True)
         ],
         "file": str(target),
     }
-    for line in summary_lines(variants, figures["values"]):
+    for line in summary_lines(variants, columns):
         log(line)
     log(f"page: {target}")
     return figures

@@ -18,7 +18,7 @@ from batch_nst.pipelines.generate.tasks import decode_unit, units_of
 from batch_nst.recipe import Generate
 
 
-class Enlarged(NamedTuple):
+class EnlargedPhotos(NamedTuple):
     """Photos at twice the size."""
 
     size: int
@@ -29,7 +29,7 @@ class Enlarged(NamedTuple):
     """How many photos were left out, by reason: those of bad photos, `unreachable`, or `unplanned`."""
 
 
-def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate) -> Enlarged:
+def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate) -> EnlargedPhotos:
     """Read the originals of held-out images again, and cut the same squares at twice the size.
 
     Of a photo its centre is taken, the largest square that it has. Nothing is enlarged: a photo whose short
@@ -64,7 +64,7 @@ def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate
             pictures[identity] = encode(pixels, "webp")
         else:
             left_out[found.reason or ""] += 1
-    return Enlarged(size, pictures, dict(sorted(left_out.items())))
+    return EnlargedPhotos(size, pictures, dict(sorted(left_out.items())))
 
 
 def _planned(store: Store, ids: Sequence[str]) -> dict[str, PhotoRecord]:
