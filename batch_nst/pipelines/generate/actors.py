@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -205,7 +206,7 @@ class Stylizer:
         rows = unpack(unit["photos"])
         for row in rows:
             if row["status"] == "ok":
-                row.update(given_up(deaths), content=None)
+                row.update(asdict(given_up(deaths)), content=None)
         return {**unit, "photos": pack(rows, IN_FLIGHT), "began": time.time(), "seconds": 0.0}
 
     def _made(self, unit: Row) -> Row:

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 from batch_nst.data.dataset import plan_files, units
 from batch_nst.data.dataset.manifest import SETTINGS, split_of
 from batch_nst.data.dataset.quality import change
+from batch_nst.data.dataset.records import Refusal
 from batch_nst.data.images import codec
 from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.images.sandbox import Limits, decoder_for
@@ -104,7 +106,7 @@ def decode_unit(unit: Row, limits: Generate, closed: Closed = str, attempt: Atte
     rows = [{"id": row["id"], "uri": uri_of(_photo(row)), "split": row["split"]} for row in planned]
     return {
         "unit": unit["unit"],
-        "photos": pack([row | given_up(deaths) for row in rows], IN_FLIGHT),
+        "photos": pack([row | asdict(given_up(deaths)) for row in rows], IN_FLIGHT),
         "outage": "",
         "photos_read": 0,
         "bytes_read": 0,
@@ -232,16 +234,16 @@ def photo_rows(uri: str, data: bytes | Exception, planned: list[Row], limits: Ge
 
 def _outcomes(data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
     if isinstance(data, Exception):
-        return [refusal(data)] * len(planned)
+        return [asdict(refusal(data))] * len(planned)
     decoder = decoder_for(Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds))
     try:
         crops = decoder.crops(data, limits.image_size, [(row["crop"], row["id"]) for row in planned])
     except BadImage as error:
-        return [refusal(error)] * len(planned)
+        return [asdict(refusal(error))] * len(planned)
     return [{"status": "ok", "content": crop} for crop in crops]
 
 
-def refusal(error: Exception) -> Row:
+def refusal(error: Exception) -> Refusal:
     """What becomes of a photo that could not be read or decoded: status, reason and detail.
 
     Raises:
@@ -249,24 +251,20 @@ def refusal(error: Exception) -> Row:
     """
     match error:
         case FileNotFoundError():
-            return _bad("failed", "vanished", "listed, but gone or another one when it was read")
+            return Refusal("failed", "vanished", "listed, but gone or another one when it was read")
         case PermissionError():
-            return _bad("failed", "forbidden", "no permission to read it")
+            return Refusal("failed", "forbidden", "no permission to read it")
         case TooLarge():
-            return _bad("rejected", "too_many_bytes", f"{error.size} bytes; allowed: {error.max_bytes}")
+            return Refusal("rejected", "too_many_bytes", f"{error.size} bytes; allowed: {error.max_bytes}")
         case BadImage():
-            return _bad("rejected", error.reason, error.detail)
+            return Refusal("rejected", error.reason, error.detail)
         case _:
             raise error
 
 
-def given_up(deaths: int, what: str = "its unit") -> Row:
+def given_up(deaths: int, what: str = "its unit") -> Refusal:
     """What becomes of the photos of what has ended so many workers."""
-    return _bad("failed", DIED, f"{what} has ended {deaths} workers")
-
-
-def _bad(status: str, reason: str, detail: str) -> Row:
-    return {"status": status, "reason": reason, "detail": detail}
+    return Refusal("failed", DIED, f"{what} has ended {deaths} workers")
 
 
 def pack(rows: list[Row], schema: pa.Schema | None = None) -> bytes:
