@@ -293,11 +293,8 @@ def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: N
     kinds = [name for name in KINDS if name not in (VANISHED, FORBIDDEN)]
     for name in kinds:
         (tmp_path / file_name(name)).write_bytes(KINDS[name].data)
-    photos = [
-        PictureTask(Photo(name, str(tmp_path / file_name(name)), ""), "out.png")
-        for name in [*kinds, VANISHED]
-    ]
-    chunks = chunks_of(photos)
+    photos = [Photo(name, str(tmp_path / file_name(name)), "") for name in [*kinds, VANISHED]]
+    chunks = chunks_of(PictureTask(photo, "out.png") for photo in photos)
     records = [record for chunk in chunks for record in decode_photos(chunk)]
     assert sum(map(len, chunks)) == len(records)
     told = {record.uri: (record.status, record.reason) for record in records}
@@ -472,7 +469,7 @@ def test_overwrite_says_of_nothing_that_it_did_not_paint_of_which_model_it_is(
     with pytest.raises(IncompleteError):
         paint_all(model, source, target, strength=0.0, overwrite=True)
     assert not (target / RECORD).exists()
-    assert "1 pictures there were not painted now, gone from in.png the first" in capsys.readouterr().err
+    assert "1 pictures there were not stylized now, the first is gone from in.png" in capsys.readouterr().err
     with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
         paint_all(model, source, target, strength=0.0)
 

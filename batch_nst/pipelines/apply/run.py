@@ -312,8 +312,8 @@ def _restore_record(job: _Job, written: set[str]) -> None:
     others = sorted(set(pictures) - written)
     if others:
         log(
-            f"OUT {job.target.uri}: {len(others):,} pictures there were not painted now, {others[0]} the first, and "
-            f"may be of another model; there is no {RECORD}, so that none counts as done"
+            f"OUT {job.target.uri}: {len(others):,} pictures there were not stylized now, the first is "
+            f"{others[0]}; they may be of another model, so no {RECORD} is written and none counts as done"
         )
     else:
         job.target.replace(RECORD, job.record)
