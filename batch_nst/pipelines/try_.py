@@ -104,13 +104,15 @@ def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.
             squares = [photo.squares[settings.image_size] for photo in chosen]
             columns.append(_optimise(objectives, squares, settings, clock.watch(settings, str(variant))))
             _write(target, file, render_page(variants, columns, chosen, styles))
-    means = [column.figures() for column in columns]
-    for line in summary_lines(variants, means):
+    for line in summary_lines(variants, columns):
         log(line)
     log(f"page: {target}")
     return TryFigures(
         photos=[photo.name for photo in chosen],
-        values=[ValueFigures(variant.values, each) for variant, each in zip(variants, means, strict=True)],
+        values=[
+            ValueFigures(variant.values, column.figures())
+            for variant, column in zip(variants, columns, strict=True)
+        ],
         file=str(target),
     )
 

@@ -14,7 +14,7 @@ import torch
 
 from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.images.style import StyleImage
-from batch_nst.engine.baselines import run_peers
+from batch_nst.engine.baselines import run_baseline
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
 from batch_nst.engine.model_io import load_net, stylize_image
 from batch_nst.engine.slow_transfer import optimise
@@ -158,7 +158,7 @@ class Scorer:
         }
         if row["baseline"]:
             # Its first evaluation is the photo's own.
-            usual, _ = run_peers(self._objectives.exact, content, row["iterations"] + 1, "lbfgs")
+            usual, _ = run_baseline(self._objectives.exact, content, row["iterations"] + 1, "lbfgs")
             figures["lbfgs"] = [loss for _, loss in usual]
             figures["lbfgs_seconds"] = usual[-1][0]
         return figures, pictures

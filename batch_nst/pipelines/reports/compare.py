@@ -144,7 +144,7 @@ def _measure(recipe: Recipe) -> tuple[Style, Vgg, str]:
     return recipe.style, recipe.vgg, layers
 
 
-def summary_lines(variants: Sequence[Variant], columns: Sequence[ColumnFigures]) -> list[str]:
+def summary_lines(variants: Sequence[Variant], columns: Sequence[Column]) -> list[str]:
     """The figures as a table for people."""
     wide = max(map(len, map(str, variants)))
     heads = (*PARTS, "last tenth")
@@ -153,7 +153,7 @@ def summary_lines(variants: Sequence[Variant], columns: Sequence[ColumnFigures])
         *(
             f"{variant!s:{wide}} {' '.join(f'{number(getattr(figures, part)):>12}' for part in PARTS)} "
             f"{_share(figures.last_tenth):>12}"
-            for variant, figures in zip(variants, columns, strict=True)
+            for variant, figures in zip(variants, (column.figures() for column in columns), strict=True)
         ),
     ]
 
