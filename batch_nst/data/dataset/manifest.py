@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from batch_nst.console import log
+from batch_nst.data.dataset.defaults import deciding, frozen_defaults, section_types
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import is_held_out
 from batch_nst.data.storage.documents import intact, read_document
@@ -29,7 +31,11 @@ class _Manifest(BaseModel):
     """What is read of them by name; the rest is compared."""
 
     style: dict[str, Any]
+    vgg: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    generate: dict[str, Any] = {}
     holdout: _Holdout
+    defaults: dict[str, dict[str, Any]] = {}
 
 
 def read_settings(store: Store) -> dict[str, Any] | None:
@@ -72,7 +78,11 @@ def check_settings(
     old = read_settings(store)
     if old is None:
         return None
-    changed = {key: values for key, values in differences(old, settings).items() if key not in ignore}
+    changed = {
+        key: values
+        for key, values in differences(old, settings).items()
+        if key not in ignore and not key.startswith("defaults.")  # they decide nothing by themselves
+    }
     if changed:
         told = "; ".join(
             f"{key}: the dataset in {store.uri} was begun with {before!r}, the recipe says {after!r}"
@@ -135,7 +145,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return {
         "style": {"sha256": read_style(recipe.style).digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
-        "loss": recipe.loss.model_dump(),
+        "loss": deciding(recipe, "loss"),
         "generate": generate.model_dump(include={"image_size", "iterations", "optimizer", "encoding"}),
         "holdout": {
             "fraction": recipe.evaluate.holdout,
@@ -143,4 +153,47 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
             "at_least": [],
         },
         "gram_divisor": "C*H*W",
+    }
+
+
+def as_started(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe with the meaning that its dataset gives to the keys it omits.
+
+    A key that the recipe omits takes the value that the dataset recorded when it was started; where it
+    recorded none, the frozen default. Keys that are written stay. Without a dataset nothing changes.
+
+    Raises:
+        StorageError: `dataset.json` is damaged or cannot be read.
+    """
+    settings = read_settings(store)
+    if settings is None:
+        return recipe
+    recorded, update = _recorded(settings), {}
+    for name in section_types():
+        section = getattr(recipe, name)
+        values = {
+            **frozen_defaults(name),
+            **settings.get("defaults", {}).get(name, {}),
+            **recorded.get(name, {}),
+        }
+        omitted = type(section).model_fields.keys() - section.model_fields_set
+        today = {key: getattr(section, key) for key in sorted(omitted & values.keys())}
+        changed = {key: values[key] for key, value in today.items() if value != values[key]}
+        for key, value in changed.items():
+            log(f"{name}.{key}: {value}, as the dataset was started with; the default is {today[key]} now")
+        if changed:
+            with intact(store, SETTINGS):
+                update[name] = section.model_validate(section.model_dump(exclude_unset=True) | changed)
+    return recipe.model_copy(update=update)
+
+
+def _recorded(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values of recipe keys that are written in the settings, by section."""
+    holdout, style, vgg = settings["holdout"], settings["style"], settings.get("vgg", {})
+    return {
+        "style": {key: style[key] for key in ("size",) if key in style},
+        "vgg": {key: vgg[key] for key in ("input",) if key in vgg},
+        "loss": settings.get("loss", {}),
+        "generate": settings.get("generate", {}),
+        "evaluate": {"holdout": holdout["fraction"], "holdout_photos": holdout["photos"]},
     }
