@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -68,7 +68,7 @@ def load_net(weights: bytes, card: Description) -> TransformerNet:
     match architecture:
         case {"name": str(network), "width": int(width)} if network in NETWORKS and 0 < width <= _MOST_WIDTH:
             with torch.device("meta"):  # shapes only
-                net = TransformerNet(width, cast(Network, network))
+                net = TransformerNet(width, network)
         case _:
             raise WeightsError(
                 f"model.json: architecture is {architecture!r}; "
