@@ -14,8 +14,9 @@ from batch_nst.data.models.gate import decided
 from batch_nst.data.models.registry import model_object, training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
+from batch_nst.figures import as_json
 from batch_nst.pipelines.cluster.stop import Budget
-from batch_nst.pipelines.commands import Figures, Run, run_command, write_report
+from batch_nst.pipelines.commands import Run, RunSummary, run_command, write_report
 from batch_nst.recipe import Recipe
 
 _STEPS = ("pairs", "training", "graph", "scoring", "publishing")
@@ -28,21 +29,19 @@ def nightly(
     retry: bool = False,
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
-) -> Figures:
+) -> RunSummary:
     """Generate, train, evaluate, export, and publish what is better than what is published.
 
     Where there is nothing to do, nothing is written, and neither torch nor Ray is imported. What a budget or
     a deadline leaves to the next night keeps none of the rest from being done, if `train.min_done` is.
     """
-    from batch_nst.data.dataset.plan import survey
     from batch_nst.data.models.gate import UNREPORTED, publish
     from batch_nst.pipelines.export import export as write_graph
     from batch_nst.pipelines.generate.run import generate as make_pairs
-    from batch_nst.pipelines.nightly import find_finished
     from batch_nst.pipelines.train.run import find_cut_off
     from batch_nst.pipelines.train.run import train as fit_model
 
-    def night(run: Run) -> Figures:
+    def night(run: Run) -> dict[str, Any]:
         try:
             return steps(run)
         except (GateError, Stopped):  # the one has its report; the other is no end: the next start goes on
@@ -52,7 +51,7 @@ def nightly(
             _tell_failure(recipe, run, error)
             raise
 
-    def steps(run: Run) -> Figures:
+    def steps(run: Run) -> dict[str, Any]:
         finished, surveyed = find_finished(recipe, run.store, retry)
         if finished:
             run.leaves_figures = False
@@ -70,8 +69,8 @@ def nightly(
         budget, least = Budget(max_device_hours, deadline), recipe.train.min_done
         made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off)
         run.took("pairs")
-        figures = run.figures
-        figures["dataset"] = made
+        figures: dict[str, Any] = {"dataset": made}
+        run.figures = figures
         figures |= fit_model(recipe, run.store)
         run.took("training")
         figures |= write_graph(recipe, run.store)
@@ -87,7 +86,7 @@ def nightly(
             figures |= publish(figures["version"], recipe.publish, run.store, run.lease.token)
         except GateError as error:
             refusal = error
-            figures |= error.figures
+            figures |= as_json(error.figures)
         figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
         figures["report"] = write_report(recipe, run, evaluation, triples, figures)
         run.store.delete(owed)
@@ -102,10 +101,10 @@ def _tell_failure(recipe: Recipe, run: Run, error: Exception) -> None:
     """Leave a page of a night that failed. Where that fails as well, what the night failed of is told."""
     from batch_nst.pipelines.reports.gather import failure_page
 
-    figures = {**run.figures, **getattr(error, "figures", {})}
+    figures = as_json(run.figures) | as_json(getattr(error, "figures", None) or {})
     try:
         page = failure_page(recipe, run.store, reason_of(error), figures, run.step_seconds, run.about)
-        run.figures["report"] = run.write("report.html", page.encode())
+        run.figures = as_json(run.figures) | {"report": run.write("report.html", page.encode())}
     except BatchNSTError as trouble:
         log(f"warning: no page tells of this night: {trouble}")
 
