@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Required, TypedDict, cast
 
@@ -21,7 +21,7 @@ from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.data.dataset.plan import Plan
+    from batch_nst.data.dataset.plan import Plan, PlanCounts
     from batch_nst.pipelines.cost.estimate import Estimate
     from batch_nst.pipelines.cost.unit_costs import UnitCosts
     from batch_nst.pipelines.reports.night import Triple
@@ -44,14 +44,7 @@ class RunSummary(TypedDict, total=False):
 class PlanFigures:
     """What `generate` would do, and what that would cost."""
 
-    photos: int
-    found: int
-    """Images: one for each crop of a photo."""
-    done: int
-    rejected: int
-    to_do: int
-    gone: int
-    """Planned images whose photos are no longer in the input."""
+    counts: PlanCounts = inlined()
     costs: Estimate = inlined()
 
 
@@ -80,9 +73,9 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     work = workload_of(planned, store, recipe)
     costs = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
     counts = planned.counts()
-    for line in estimate_lines(counts, costs):
+    for line in estimate_lines(asdict(counts), costs):
         log(line)
-    return PlanFigures(**counts, costs=costs)
+    return PlanFigures(counts, costs)
 
 
 def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> UnitCosts | None:

@@ -140,7 +140,7 @@ def find_finished(
     told = f"published {decision['version']}" if decision["published"] else decision["refused"]["why"]
     log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {told}")
     dataset = {
-        "photos": plan.counts()["photos"],
+        "photos": plan.counts().photos,
         "found": plan.found,
         **snapshot.counts,
         "made": 0,

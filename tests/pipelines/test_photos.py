@@ -79,7 +79,7 @@ def decode_all(given: Recipe, root: str, owner: Any) -> dict[str, Row]:
     assert [unit["outage"] for unit in decoded] == [""] * len(decoded)
     rows = [row for unit in decoded for row in unpack(unit["photos"])]
     assert sum(unit["photos_read"] for unit in decoded) == len(rows)
-    assert plan.counts()["found"] == len(rows)
+    assert plan.counts().found == len(rows)
     return {row["uri"]: row for row in rows}
 
 

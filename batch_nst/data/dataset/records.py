@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -83,6 +83,38 @@ class UnitRecord:
     """Seconds since the epoch when its optimisation began, the network loaded."""
     seconds: float = 0.0
     """That its device worked on it."""
+
+
+class StoredImage(TypedDict):
+    """An encoded picture as Hugging Face's `Image` feature stores it."""
+
+    bytes: bytes
+    path: str | None
+
+
+class UnitRow(TypedDict, total=False):
+    """A row of a unit's Parquet object, see `units.UNIT_SCHEMA`; columns that were not read are missing."""
+
+    id: bytes
+    uri: str
+    split: str
+    """`train` or `held_out`."""
+    status: str
+    """`ok`, `rejected`, `failed` or `forgotten`."""
+    reason: str | None
+    detail: str | None
+    content: StoredImage | None
+    stylized: StoredImage | None
+    height: int | None
+    width: int | None
+    content_loss: float | None
+    style_loss: float | None
+    total_loss: float | None
+    iterations: int | None
+    init: str | None
+    engine: str | None
+    change: float | None
+    """Distance to the photo in grey levels. It goes into the unit's summary and is not a column."""
 
 
 PHOTO_SCHEMA = pa.schema(

@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def generate(
     """
     start = time.monotonic()
     plan = plan or survey(recipe, store, retry)
-    counts = plan.counts()
+    counts = asdict(plan.counts())
     log(
         f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "
         f"{counts['to_do']:,} to do, {counts['gone']:,} gone"
