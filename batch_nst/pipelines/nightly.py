@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from batch_nst.console import log
+from batch_nst.data.dataset.manifest import as_started
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.snapshot import is_sealed, latest_snapshot
 from batch_nst.data.models import registry
@@ -17,7 +18,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
 from batch_nst.figures import as_json, inlined, omitted
 from batch_nst.pipelines.cluster.stop import Budget
-from batch_nst.pipelines.commands import Figures, Run, run_command, write_report
+from batch_nst.pipelines.commands import Run, RunSummary, run_command, write_report
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ def nightly(
     retry: bool = False,
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
-) -> Figures:
+) -> RunSummary:
     """Generate, train, evaluate, export, and publish what is better than what is published.
 
     Where there is nothing to do, nothing is written, and neither torch nor Ray is imported. What a budget or
     a deadline leaves to the next night keeps none of the rest from being done, if `train.min_done` is.
     """
+    recipe = as_started(recipe, Store(recipe.output))
     budget = Budget(max_device_hours, deadline)
 
     def night(run: Run) -> object:

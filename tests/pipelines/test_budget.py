@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batch_nst.cli import _deadline, _next, _words, parse
+from batch_nst.arguments import deadline, next_time
+from batch_nst.cli import _words, parse
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget, Stop, StopReason
 from batch_nst.pipelines.submit import entrypoint
@@ -80,18 +81,18 @@ def test_a_time_of_day_is_the_next_one_on_the_local_clock(
     zone: Callable[[str], None], now: str, expected: str
 ) -> None:
     zone("Europe/Berlin")
-    assert _next(6, 0, datetime.fromisoformat(now)).isoformat() == expected
+    assert next_time(6, 0, datetime.fromisoformat(now)).isoformat() == expected
 
 
 def test_words_for_a_time_of_day_are_within_a_day_of_now() -> None:
     for word in ("0:00", "06:00", "6:00", "23:59"):
         now = datetime.now(UTC)
-        assert now < _deadline(word) <= now + timedelta(hours=25)  # of the day when clocks go back
+        assert now < deadline(word) <= now + timedelta(hours=25)  # of the day when clocks go back
 
 
 @pytest.mark.parametrize("word", ["2026-11-25T06:00Z", "2026-11-25 07:00+01:00", "2026-11-25T06:00:00+00:00"])
 def test_a_moment_may_have_passed(word: str) -> None:
-    assert _deadline(word) == PAST
+    assert deadline(word) == PAST
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_deadline_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(
         ArgumentTypeError, match=r"given '.*'; allowed: a time of day, such as 06:00, or a date"
     ):
-        _deadline(word)
+        deadline(word)
 
 
 # --- on a cluster elsewhere

@@ -25,6 +25,7 @@ from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import stylize_image
 from batch_nst.errors import GateError, IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands, nightly
 from batch_nst.pipelines.apply.run import apply
 from batch_nst.pipelines.evaluate.scores import (
@@ -249,11 +250,11 @@ def test_a_graph_that_is_damaged_or_gone_is_written_again_and_no_other(home, nig
 def test_a_plan_estimates_from_what_images_took_and_guesses_nothing_before(home, night):
     recipe = load_recipe(home / "recipe.yaml", ["generate.crops=3"])
     took = night["dataset"]["device_seconds"] / night["dataset"]["made"]
-    planned = commands.plan(recipe)
+    planned = as_json(commands.plan(recipe))
     assert planned["to_do"] == 4
     assert planned["device_hours"] == pytest.approx(4 * took / 3600)
     elsewhere = load_recipe(home / "recipe.yaml", [f"output={home / 'nowhere'}"])
-    assert commands.plan(elsewhere)["device_hours"] is None
+    assert commands.plan(elsewhere).costs.device_hours is None
     assert not (home / "nowhere").exists()
 
 

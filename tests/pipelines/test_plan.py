@@ -16,6 +16,7 @@ from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.sources.photos import key_hash, list_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands
 from batch_nst.recipe import Recipe
 
@@ -91,7 +92,7 @@ def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
 ) -> None:
     project.make(project.write_down(), 3)
     monkeypatch.setitem(sys.modules, "batch_nst.pipelines.cost.calibrate", None)  # which would import Ray
-    figures = commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5)
+    figures = as_json(commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5))
     costs = ("device_hours", "hours", "bytes_read", "bytes_written", "price")
     assert {name: figures[name] for name in ("to_do", *costs)} == dict.fromkeys(("to_do", *costs), 0)
     assert set(figures["store_requests"].values()) == {0}
