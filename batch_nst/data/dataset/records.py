@@ -37,7 +37,7 @@ class PhotoRecord:
     """Where its bytes lie."""
     version: str = ""
     offset: int | None = None
-    """Of its bytes within the source; None: all of it."""
+    """Offset of its bytes within the source; None: the photo is the whole source."""
     length: int | None = None
     crop: int = 0
     """Number of the crop."""
@@ -48,7 +48,7 @@ class PhotoRecord:
     content: bytes | None = None
     """The square cut from the photo, raw uint8 (size, size, 3)."""
     stylized: bytes | None = None
-    """The optimised image, likewise."""
+    """The optimised image, in the same form."""
     content_loss: float | None = None
     style_loss: float | None = None
     total_loss: float | None = None
