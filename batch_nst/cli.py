@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from batch_nst import __version__
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
+from batch_nst.figures import as_json
 from batch_nst.recipe_file import load_recipe
 
 Figures = dict[str, Any]
@@ -208,13 +209,13 @@ def _forget(options: argparse.Namespace) -> Figures:
 def _inspect(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.reports.dataset import inspect
 
-    return inspect(options.output, options.out)
+    return as_json(inspect(options.output, options.out))
 
 
 def _models(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.models import list_models
 
-    return list_models(options.output)
+    return as_json(list_models(options.output))
 
 
 def _rollback(options: argparse.Namespace) -> Figures:

@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,14 @@ from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, Stopped, reason_of
+from batch_nst.figures import as_json
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
     from batch_nst.data.dataset.plan import Plan
     from batch_nst.pipelines.cost.unit_costs import UnitCosts
-    from batch_nst.pipelines.reports.night import Triple
+    from batch_nst.pipelines.reports.night import Night, ScoredModel
 
 Figures = dict[str, Any]
 
@@ -81,7 +82,7 @@ def generate(
         "generate",
         recipe.output,
         wait,
-        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
+        lambda run: as_json(step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline))),
     )
 
 
@@ -97,11 +98,11 @@ def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
     """Score the model on held-out photos, and write the report."""
     _check_dataset(recipe, wait)
     from batch_nst.pipelines.evaluate.run import evaluate as score
-    from batch_nst.pipelines.evaluate.run import outline
+    from batch_nst.pipelines.evaluate.run import figures_of
 
-    def step(run: Run) -> Figures:
-        evaluation, triples = score(recipe, run.store)
-        return {**outline(evaluation), "report": write_report(recipe, run, evaluation, triples)}
+    def step(run: Run) -> object:
+        scored = score(recipe, run.store)
+        return replace(figures_of(scored), report=write_report(recipe, run, scored))
 
     return run_command("evaluate", recipe.output, wait, step)
 
@@ -129,7 +130,7 @@ class Run:
         """It starts now, under a lease that it holds."""
         self.store, self.lease, self.command = store, lease, command
         self.leaves_figures = True
-        self.figures: Figures = {}  # of the steps of a night that have ended
+        self.figures: object = {}  # of the steps of a night that have ended
         self.step_seconds: dict[str, float] = {}
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{lease.token:06}-{command}"
@@ -177,11 +178,11 @@ def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figu
 
     require_settings(Store(output))
     if not yes:
-        return step(Store(output), keep)
+        return as_json(step(Store(output), keep))
     return run_command("prune", output, wait, lambda run: step(run.store, keep, run.lease))
 
 
-def run_command(command: str, output: str, wait: bool, step: Callable[[Run], Figures]) -> Figures:
+def run_command(command: str, output: str, wait: bool, step: Callable[[Run], object]) -> Figures:
     """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take."""
     store = Store(output)
     if _JOB_COPY in store.uri:
@@ -193,13 +194,13 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], Fig
         run = Run(command, store, lease)
         figures: Figures = {}
         try:
-            figures = step(run)
+            figures = as_json(step(run))
         except (BatchNSTError, Stopped) as error:
-            figures = {**run.figures, **error.figures, "error": str(error)}
+            figures = {**as_json(run.figures), **as_json(error.figures), "error": str(error)}
             error.figures = figures | run.about
             raise
         except Exception as bug:
-            figures = {**run.figures, "error": reason_of(bug)}
+            figures = {**as_json(run.figures), "error": reason_of(bug)}
             raise
         finally:
             figures |= run.about  # a step's own `seconds` are no part of it
@@ -209,14 +210,12 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], Fig
         return figures
 
 
-def write_report(
-    recipe: Recipe, run: Run, evaluation: Figures, triples: Sequence[Triple], night: Figures | None = None
-) -> str:
+def write_report(recipe: Recipe, run: Run, scored: ScoredModel, night: Night | None = None) -> str:
     """Write the report, of a night with its figures; where it is."""
     from batch_nst.pipelines.reports.gather import report_of
 
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
-    page = report_of(recipe, run.store, evaluation, triples, about, night)
+    page = report_of(recipe, run.store, scored, about, night)
     report = run.write("report.html", page.encode())
     log(f"report: {report}")
     return report
