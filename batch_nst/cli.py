@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         options = parse(arguments)
         sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
         command, continues, url = options.command, _continues(options), _hide_url(options)
-        figures = options.run(options)
+        figures = as_json(options.run(options))
     except (BatchNSTError, Stopped) as error:
         code = error.exit_code
         figures = {"error": str(error), **error.figures}
@@ -174,7 +174,7 @@ def _words(options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _try(options: argparse.Namespace) -> Figures:
+def _try(options: argparse.Namespace) -> object:
     from batch_nst.recipe_file import read_variants
 
     variants = read_variants(options.recipe, options.overrides)  # what is wrong is told before torch is there
@@ -184,7 +184,7 @@ def _try(options: argparse.Namespace) -> Figures:
     return try_variants(variants, options.photos, options.out)
 
 
-def _apply(options: argparse.Namespace) -> Figures:
+def _apply(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.apply.run import apply
 
     return apply(
@@ -231,7 +231,7 @@ def _prune(options: argparse.Namespace) -> Figures:
     return prune(*retention(options.output, options.keep), options.yes, wait=options.wait)
 
 
-def _benchmark(options: argparse.Namespace) -> Figures:
+def _benchmark(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.benchmark.engine import benchmark
 
     return benchmark(
@@ -348,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
-        name: str, text: str, example: str, run: Callable[[argparse.Namespace], Figures]
+        name: str, text: str, example: str, run: Callable[[argparse.Namespace], object]
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"Example: {example}"

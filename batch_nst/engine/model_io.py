@@ -66,9 +66,9 @@ def load_net(weights: bytes, card: Description) -> TransformerNet:
 
     architecture = card.get("architecture")
     match architecture:
-        case {"name": name, "width": int(width)} if name in NETWORKS and 0 < width <= _MOST_WIDTH:
+        case {"name": str(network), "width": int(width)} if network in NETWORKS and 0 < width <= _MOST_WIDTH:
             with torch.device("meta"):  # shapes only
-                net = TransformerNet(width, name)
+                net = TransformerNet(width, network)
         case _:
             raise WeightsError(
                 f"model.json: architecture is {architecture!r}; "

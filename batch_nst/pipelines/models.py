@@ -14,7 +14,6 @@ from batch_nst.data.dataset import units
 from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.dataset.snapshot import SNAPSHOTS
 from batch_nst.data.models import registry
-from batch_nst.data.models.evaluation import Evaluation
 from batch_nst.data.models.registry import ModelCard, Pointer
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.lease import Lease
@@ -219,15 +218,16 @@ def _models(store: Store) -> list[Model]:
 
 
 def _model(version: str, card: ModelCard | None, now: Pointer | None, date: str | None) -> Model:
-    evaluation: Evaluation = card.get("evaluation", {}) if card else {}
+    evaluation = card.get("evaluation") if card else None
+    scores = evaluation.get("model") if evaluation else None
     why = card.get("refused", {}).get("why") if card else None
     return Model(
         version=version,
         snapshot=registry.snapshot_of(version),
         trained=date,
-        photos=evaluation.get("photos"),
-        objective=evaluation.get("model", {}).get("total"),
-        worth_iterations=evaluation.get("worth_iterations"),
+        photos=evaluation.get("photos") if evaluation else None,
+        objective=scores.get("total") if scores else None,
+        worth_iterations=evaluation.get("worth_iterations") if evaluation else None,
         state=_state(version, card, now),
         why=why,
     )

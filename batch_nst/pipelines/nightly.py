@@ -157,7 +157,8 @@ def _meet_gate(
     run.lease.check()
     owed = model_object(scored.version, UNREPORTED)
     run.store.replace(owed, f"{run.name}\n".encode())
-    refusal, gate = None, None
+    refusal: GateError | None = None
+    gate: object = None
     try:
         gate = publish(scored.version, recipe.publish, run.store, run.lease.token)
     except GateError as error:
@@ -223,7 +224,7 @@ def find_finished(
             told = f"published {version}"
     log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {told}")
     dataset = FinishedDataset(
-        photos=plan.counts()["photos"],
+        photos=plan.counts().photos,
         found=plan.found,
         counts=snapshot.counts,
         made=0,

@@ -17,6 +17,7 @@ from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import key_hash
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import try_
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.generate.actors import Stylizer
@@ -71,7 +72,7 @@ class Home:
         return read_variants(self.recipe, overrides)
 
     def compare(self, *overrides: str, photos: int = 4) -> dict[str, Any]:
-        return try_variants(self.variants(*overrides), photos, str(self.page))
+        return as_json(try_variants(self.variants(*overrides), photos, str(self.page)))
 
     def text(self) -> str:
         """Of the page, in one line."""

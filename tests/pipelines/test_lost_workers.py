@@ -26,8 +26,8 @@ from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.figures import as_json
 from batch_nst.pipelines.apply import actors as apply_actors
-from batch_nst.pipelines.apply.run import apply
-from batch_nst.pipelines.apply.tasks import Row, paint
+from batch_nst.pipelines.apply.run import ApplyFigures, apply
+from batch_nst.pipelines.apply.tasks import PictureRecord, stylize_picture
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
@@ -136,28 +136,28 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 4
 
 
-def deadly_painter(photos: tuple[str, ...]) -> type:
-    """A `Painter` that ends the worker at some photos, and leaves the others as they are."""
+def deadly_actor(photos: tuple[str, ...]) -> type:
+    """A `FastModelActor` that kills its worker at some photos, and leaves the others as they are."""
 
     class Deadly(apply_actors.FastModelActor):
-        def __call__(self, row: Row) -> Row:
+        def stylize(self, record: PictureRecord) -> PictureRecord:
             def model(pixels: Pixels) -> Pixels:
-                if row["uri"].endswith(photos):
+                if record.uri.endswith(photos):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return pixels
 
-            return paint(row, lambda: model, self._look, self._attempt)
+            return stylize_picture(record, lambda: model, self._blend, self._attempt)
 
     return Deadly
 
 
-def paint_all(folder: Path, photos: tuple[str, ...]) -> dict[str, Any]:
+def paint_all(folder: Path, photos: tuple[str, ...]) -> ApplyFigures:
     torch.manual_seed(0)
     card = {"architecture": {"name": "johnson", "width": 4}}
     model = ModelFiles("v", card, model_bytes(TransformerNet(4)), "here")
-    deadly = partial(apply_actors.paint_photos, painter=deadly_painter(photos))
+    deadly = partial(apply_actors.stylize_photos, actor=deadly_actor(photos))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply_actors, "paint_photos", deadly)
+        patch.setattr(apply_actors, "stylize_photos", deadly)
         patch.setattr("batch_nst.pipelines.apply.run.read_model", lambda _: model)
         return apply("model", str(folder / "photos"), str(folder / "painted"), "cpu", precision="fp32")
 
@@ -169,7 +169,7 @@ def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
         paint_all(tmp_path, ("003.png",))
     figures = ended.value.figures
     assert (figures["made"], figures["failed"], figures["reasons"]) == (5, 1, {"worker_died": 1})
-    assert paint_all(tmp_path, ())["made"] == 1
+    assert paint_all(tmp_path, ()).made == 1
 
 
 @pytest.mark.usefixtures("local_ray")

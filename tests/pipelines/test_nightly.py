@@ -274,7 +274,7 @@ def test_a_place_without_a_model_is_named(tmp_path):
 def test_one_picture_is_painted_into_a_file(home, night, tmp_path):
     target = tmp_path / "painted.png"
     source = home / "photos" / "coffee.png"
-    assert apply(str(home / "out"), str(source), str(target), precision="fp32")["ok"] == 1
+    assert apply(str(home / "out"), str(source), str(target), precision="fp32").ok == 1
     photo = np.asarray(Image.open(source).convert("RGB"))
     painted = batch_nst.load_model(str(home / "out"))(photo)
     assert np.abs(np.asarray(Image.open(target)) - painted.astype(int)).max() <= 1

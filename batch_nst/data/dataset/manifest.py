@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from pydantic import BaseModel
 
+from batch_nst.console import log
+from batch_nst.data.dataset.defaults import deciding, frozen_defaults, section_types
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import is_held_out
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.figures import JsonValue
+from batch_nst.figures import JsonValue, as_json
 from batch_nst.recipe import Recipe
 
 SETTINGS = "dataset/dataset.json"
@@ -77,6 +79,8 @@ class Manifest(TypedDict):
     generate: GenerateSettings
     holdout: Holdout
     gram_divisor: str
+    defaults: NotRequired[dict[str, dict[str, JsonValue]]]
+    """Defaults of the recipe, by section, that differed from the frozen ones when the dataset was started."""
 
 
 class _CheckedStyle(BaseModel):
@@ -93,7 +97,11 @@ class _Checked(BaseModel):
     """The keys that are read by name; the others are only compared."""
 
     style: _CheckedStyle
+    vgg: dict[str, JsonValue] = {}
+    loss: dict[str, JsonValue] = {}
+    generate: dict[str, JsonValue] = {}
     holdout: _CheckedHoldout
+    defaults: dict[str, dict[str, JsonValue]] = {}
 
 
 def read_settings(store: Store) -> Manifest | None:
@@ -138,7 +146,11 @@ def check_settings(store: Store, settings: Manifest, ignore: Collection[str] = (
     old = read_settings(store)
     if old is None:
         return None
-    changed = {key: values for key, values in differences(old, settings).items() if key not in ignore}
+    changed = {
+        key: values
+        for key, values in differences(old, settings).items()
+        if key not in ignore and not key.startswith("defaults.")  # they decide nothing by themselves
+    }
     if changed:
         changes = "; ".join(
             f"{key}: the dataset in {store.uri} was started with {before!r}, the recipe says {after!r}"
@@ -203,17 +215,11 @@ def check_recipe(recipe: Recipe, store: Store) -> Manifest:
 
 def settings_of(recipe: Recipe) -> Manifest:
     """The settings of a recipe that decide pixels and the split."""
-    loss, generate = recipe.loss, recipe.generate
+    generate = recipe.generate
     return {
         "style": {"sha256": read_style(recipe.style).digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
-        "loss": {
-            "content_layers": dict(loss.content_layers),
-            "style_layers": dict(loss.style_layers),
-            "content_weight": loss.content_weight,
-            "style_weight": loss.style_weight,
-            "tv_weight": loss.tv_weight,
-        },
+        "loss": cast(LossSettings, deciding(recipe, "loss")),
         "generate": {
             "image_size": generate.image_size,
             "iterations": generate.iterations,
@@ -226,4 +232,47 @@ def settings_of(recipe: Recipe) -> Manifest:
             "at_least": [],
         },
         "gram_divisor": "C*H*W",
+    }
+
+
+def as_started(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe with the meaning that its dataset gives to the keys it omits.
+
+    A key that the recipe omits takes the value that the dataset recorded when it was started; where it
+    recorded none, the frozen default. Keys that are written stay. Without a dataset nothing changes.
+
+    Raises:
+        StorageError: `dataset.json` is damaged or cannot be read.
+    """
+    settings = read_settings(store)
+    if settings is None:
+        return recipe
+    recorded, update = _recorded(settings), {}
+    for name in section_types():
+        section = getattr(recipe, name)
+        values = {
+            **frozen_defaults(name),
+            **settings.get("defaults", {}).get(name, {}),
+            **recorded.get(name, {}),
+        }
+        omitted = type(section).model_fields.keys() - section.model_fields_set
+        today = {key: getattr(section, key) for key in sorted(omitted & values.keys())}
+        changed = {key: values[key] for key, value in today.items() if value != values[key]}
+        for key, value in changed.items():
+            log(f"{name}.{key}: {value}, as the dataset was started with; the default is {today[key]} now")
+        if changed:
+            with intact(store, SETTINGS):
+                update[name] = section.model_validate(section.model_dump(exclude_unset=True) | changed)
+    return recipe.model_copy(update=update)
+
+
+def _recorded(settings: Manifest) -> dict[str, dict[str, JsonValue]]:
+    """The values of recipe keys that are written in the settings, by section."""
+    style, vgg, holdout = (as_json(settings.get(name, {})) for name in ("style", "vgg", "holdout"))
+    return {
+        "style": {"size": style["size"]} if "size" in style else {},
+        "vgg": {"input": vgg["input"]} if "input" in vgg else {},
+        "loss": as_json(settings.get("loss", {})),
+        "generate": as_json(settings.get("generate", {})),
+        "evaluate": {"holdout": holdout["fraction"], "holdout_photos": holdout["photos"]},
     }

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from batch_nst.console import log
 from batch_nst.data.dataset import plan_files, summaries, units
+from batch_nst.data.dataset.defaults import changed_defaults
 from batch_nst.data.dataset.ids import Ids, Index, Mask, halves, latest, repeated
 from batch_nst.data.dataset.manifest import (
     Holdout,
@@ -221,6 +222,9 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
     begun = check_settings(store, settings, ignore=("holdout.at_least",))
     if begun:
         settings["holdout"]["at_least"] = begun["holdout"]["at_least"]
+    defaults = begun.get("defaults") if begun else changed_defaults()
+    if defaults:
+        settings["defaults"] = defaults
     written = plan_files.read_written(store)
     generate = recipe.generate
     listing = _listing_digest(recipe)

@@ -16,7 +16,7 @@ from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models.evaluation import Losses, SpeedTable
 from batch_nst.data.models.holdout import HeldOutPhoto
-from batch_nst.engine.baselines import run_peers
+from batch_nst.engine.baselines import run_baseline
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
 from batch_nst.engine.model_io import load_net, stylize_image
 from batch_nst.engine.slow_transfer import optimise
@@ -153,7 +153,7 @@ class Scorer:
         if not photo.baseline:
             return None, 0.0
         # Its first evaluation is the photo's own.
-        found, _ = run_peers(self._objectives.exact, content, photo.iterations + 1, "lbfgs")
+        found, _ = run_baseline(self._objectives.exact, content, photo.iterations + 1, "lbfgs")
         return [loss for _, loss in found], found[-1][0]
 
     @torch.no_grad()

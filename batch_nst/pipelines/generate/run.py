@@ -324,8 +324,10 @@ def _judge(
     rejected = figures.rejected / max(1, figures.found)
     too_many = rejected > recipe.generate.max_rejected
     if too_many:
-        names = ("uri", "status", "reason", "detail", "unit")
-        bad = (BadPhoto(*(row[name] for name in names)) for row in bad_rows(store, snapshot))
+        bad = (
+            BadPhoto(row["uri"], row["status"], row["reason"] or "", row["detail"] or "", row["unit"])
+            for row in bad_rows(store, snapshot)
+        )
         _log_bad(bad, figures.rejected + figures.failed)
     else:
         _log_bad(made.bad, made.reasons.total())

@@ -28,6 +28,7 @@ from batch_nst.data.dataset.records import (
     Refusal,
     UnitOutcome,
     UnitRecord,
+    UnitRow,
     from_row,
     to_row,
 )
@@ -254,18 +255,36 @@ def encode_unit(unit: str, photos: Sequence[PhotoRecord], settings: Generate) ->
         )
         for photo in photos
     )
-    rows, side = [], settings.image_size
-    for photo in photos:
-        row = {name: getattr(photo, name, None) for name in units.UNIT_SCHEMA.names}
-        pictures = {"content": photo.content, "stylized": photo.stylized}
-        row |= dict.fromkeys(pictures)
-        if photo.ok:
-            for name, raw in pictures.items():
-                row[name] = {"bytes": encode_picture(raw, settings), "path": None}
-            row |= {"height": side, "width": side, "iterations": settings.iterations}
-            row["change"] = change(*(_pixels(raw, side) for raw in pictures.values()))
-        rows.append(row)
-    return units.encode_unit(unit, rows, digest)
+    return units.encode_unit(unit, [_stored(photo, settings) for photo in photos], digest)
+
+
+def _stored(photo: PhotoRecord, settings: Generate) -> UnitRow:
+    """The row of a photo in its unit; without pictures unless it is ok."""
+    row: UnitRow = {
+        "id": photo.id,
+        "uri": photo.uri,
+        "split": photo.split,
+        "status": photo.status,
+        "reason": photo.reason,
+        "detail": photo.detail,
+    }
+    if not photo.ok:
+        return row
+    side = settings.image_size
+    return {
+        **row,
+        "content": {"bytes": encode_picture(photo.content, settings), "path": None},
+        "stylized": {"bytes": encode_picture(photo.stylized, settings), "path": None},
+        "height": side,
+        "width": side,
+        "content_loss": photo.content_loss,
+        "style_loss": photo.style_loss,
+        "total_loss": photo.total_loss,
+        "iterations": settings.iterations,
+        "init": photo.init,
+        "engine": photo.engine,
+        "change": change(_pixels(photo.content, side), _pixels(photo.stylized, side)),
+    }
 
 
 def encode_picture(pixels: bytes | None, settings: Generate) -> bytes:

@@ -10,18 +10,19 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from batch_nst.console import log
-from batch_nst.data.dataset.manifest import differences
+from batch_nst.data.dataset.manifest import Manifest, differences
 from batch_nst.data.dataset.plan import Plan
 from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, read_group
 from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.style import StyleImage
+from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
@@ -61,7 +62,7 @@ class WarmStartFigures:
     seconds: float = 0.0
 
 
-def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelFiles | None:
+def find_start(recipe: Recipe, settings: Manifest, store: Store) -> ModelFiles | None:
     """The model of `generate.init`; None: images start from the photos, which is said where it is news.
 
     That is where an output that has been begun (this one, by its first night) has published no model yet.
@@ -81,24 +82,35 @@ def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelF
     model = read_start(uri, store, "generate.init", "images start from the photos")
     if model is None:
         return None
-    misfits = differences(_objective_of(model.card), {name: settings[name] for name in _OBJECTIVE})
+    ours = _Objective(
+        style=settings["style"],
+        vgg=settings["vgg"],
+        loss=settings["loss"],
+        gram_divisor=settings["gram_divisor"],
+    )
+    misfits = differences(_objective_of(model.card), ours)
     if misfits:
         raise RecipeError(
             "\n".join(
                 f"generate.init: {uri}: the model was fitted with {key} {theirs!r}, the recipe says "
-                f"{ours!r}; allowed: a model of the same painting, loss and VGG-16"
-                for key, (theirs, ours) in misfits.items()
+                f"{mine!r}; allowed: a model of the same painting, loss and VGG-16"
+                for key, (theirs, mine) in misfits.items()
             )
         )
     return model
 
 
-_OBJECTIVE = ("style", "vgg", "loss", "gram_divisor")
-"""Settings of a dataset that a model must have been fitted with."""
+class _Objective(TypedDict):
+    """The settings of a dataset that a model must have been fitted with."""
+
+    style: object
+    vgg: object
+    loss: object
+    gram_divisor: object
 
 
-def _objective_of(card: dict[str, Any]) -> dict[str, Any]:
-    """These settings as a model's card tells them."""
+def _objective_of(card: ModelCard) -> _Objective:
+    """These settings as a model's card has them."""
     digests, objective = card.get("digests", {}), card.get("objective", {})
     return {
         "style": {"sha256": digests.get("style"), "size": objective.get("style_size")},

@@ -28,6 +28,7 @@ from batch_nst.data.dataset import summaries, units
 from batch_nst.data.dataset.forgotten import forgotten_ids
 from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.dataset.quality import figures_of, quantiles
+from batch_nst.data.dataset.records import StoredImage
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
@@ -301,6 +302,11 @@ class _Pair:
     made: str
 
 
+def _bytes(picture: StoredImage | None) -> bytes:
+    """The encoded picture; empty where the row has none."""
+    return picture["bytes"] if picture else b""
+
+
 def _sheet(
     store: Store, images: _Images, snapshot: Snapshot | None, hidden: Collection[bytes]
 ) -> dict[str, list[_Pair]]:
@@ -329,10 +335,10 @@ def _sheet(
                 yield _Pair(
                     name=row["uri"].rsplit("/", 1)[-1],
                     id=row["id"].hex(),
-                    loss=row["total_loss"],
+                    loss=row["total_loss"] or 0.0,
                     change=float(images.change[index]),
-                    photo=data_uri(row["content"]["bytes"], 256),
-                    made=data_uri(row["stylized"]["bytes"], 256),
+                    photo=data_uri(_bytes(row["content"]), 256),
+                    made=data_uri(_bytes(row["stylized"]), 256),
                 )
 
     return {

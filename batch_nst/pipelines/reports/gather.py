@@ -71,7 +71,7 @@ def report_of(
             triples=triples,
             evaluation=scored.evaluation,
             speed=scored.speed,
-            history=cast("Sequence[Mapping[str, float]]", card["training"]["history"]),
+            history=_curve(card["training"]["history"]),
             dataset=dataset,
             run={**facts, "engine": engines, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
@@ -85,15 +85,18 @@ def report_of(
     )
 
 
-def training_page(
-    recipe: Recipe, store: Store, version: str, history: Sequence[Mapping[str, float]], step: int
-) -> str:
+def _curve(history: registry.History) -> Sequence[Mapping[str, float]]:
+    """A training curve as charts take it, whose lines are named by the keys of its points."""
+    return cast("Sequence[Mapping[str, float]]", history)
+
+
+def training_page(recipe: Recipe, store: Store, version: str, history: registry.History, step: int) -> str:
     """The HTML of a training under way: its curves, and the panel as far as it has been painted."""
     return render(
         Report(
             title=f"{_name_of(recipe)}, step {step} of {recipe.train.steps}",
             style=fetch(recipe.style.image, MAX_BYTES),
-            history=history,
+            history=_curve(history),
             run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
             panel=registry.panel_columns(store, version),
@@ -248,11 +251,11 @@ def _dataset(store: Store, snapshot: Snapshot) -> tuple[DatasetFacts, str]:
             for row in rows
             if row["status"] != "ok"
         ],
-        total_loss=[row["total_loss"] for row in good],
+        total_loss=[row["total_loss"] or 0.0 for row in good],
         snapshot=snapshot.number,
         digest=snapshot.digest,
     )
-    return facts, ", ".join(sorted({row["engine"] for row in good}))
+    return facts, ", ".join(sorted({row["engine"] or "" for row in good}))
 
 
 def _name_of(recipe: Recipe) -> str:
