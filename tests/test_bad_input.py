@@ -116,7 +116,7 @@ def assert_refused(ended: Ended, command: str, code: int, *told: str) -> None:
 def test_the_dataset_of_another_recipe(home: Path, call: Call, command: str) -> None:
     before = files(home)
     ended = call(command, home / "recipe.yaml", "loss.style_weight=51.0", "style.size=40")
-    told = ("loss.style_weight: ", "was begun with 100.0, the recipe says 51.0", "style.size: ")
+    told = ("loss.style_weight: ", "was started with 100.0, the recipe says 51.0", "style.size: ")
     assert_refused(ended, command, 2, *told, "choose another output")
     assert files(home) == before
 

@@ -39,7 +39,7 @@ class PhotoRecord:
     """Object that holds the photo's bytes."""
     version: str = ""
     offset: int | None = None
-    """First byte within the source; None: the photo is the whole source."""
+    """First byte within the source, or number of the Parquet row; None: the photo is the whole source."""
     length: int | None = None
     """Number of bytes, or None."""
     crop: int = 0
