@@ -252,7 +252,7 @@ class Stylizer:
         made = []
         for index, photo in enumerate(photos):
             if not found.good[index]:
-                detail = "no number, in fp32 too"
+                detail = "the loss is NaN or infinite, also in fp32"
                 made.append(replace(photo, status="failed", reason="not_finite", detail=detail))
                 continue
             again = index in found.again
