@@ -48,8 +48,7 @@ def test_a_unit_comes_back_from_a_row_of_ray_data_as_it_was() -> None:
         assert from_row(through_arrow) == unit
 
 
-def test_a_row_has_a_column_for_each_field() -> None:
-    assert UNIT_SCHEMA.names == list(UnitRecord.__dataclass_fields__) == list(to_row(UnitRecord("u")))
+def test_the_stream_of_a_unit_has_a_column_for_each_field_of_a_photo() -> None:
     assert set(PHOTO_SCHEMA.names) == set(PhotoRecord.__dataclass_fields__)
 
 
