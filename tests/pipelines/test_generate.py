@@ -396,7 +396,7 @@ def parted() -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_files, "GROUP_UNITS", 4)
         patch.setattr(actors, "_UNITS", 4)
-        patch.setattr(actors, "_UNITS_AN_ACTOR", 1)
+        patch.setattr(actors, "_UNITS_PER_ACTOR", 1)
         patch.setattr(ray.data, "from_items", counted)
         yield begun
 
@@ -452,7 +452,7 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
     assert figures["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
     found, pending = figures["found"], figures["pending"]
     assert 0 < pending < found
-    told = f"{pending} images are pending: {figures['stopped']}; going on with what is done"
+    told = f"{pending} images are pending: {figures['stopped']}; continuing with what is done"
     assert told in capsys.readouterr().err
     snapshot = latest_snapshot(Store(given.output))
     assert snapshot is not None

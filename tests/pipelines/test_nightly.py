@@ -480,7 +480,7 @@ def test_a_night_trains_at_its_deadline_on_what_is_done_if_that_is_enough(home, 
     )
     assert (figures["published"], figures["dataset"]["pending"]) == (True, 4)
     assert figures["dataset"]["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
-    assert f"{told}; going on with what is done, the next start makes the rest" in capsys.readouterr().err
+    assert f"{told}; continuing with what is done; the next start makes the rest" in capsys.readouterr().err
     recipe = load_recipe(home / "recipe.yaml", [*overrides, "train.min_done=0.5"])
     assert find_finished(recipe, Store(recipe.output))[0] is None  # the next night goes on
 

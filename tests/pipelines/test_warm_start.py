@@ -224,7 +224,7 @@ def test_a_model_of_another_objective_is_refused_and_what_differs_is_named(
         home.find(uri)
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"generate.init: {uri}: the model was fitted with {told} {value!r}, the recipe ")
-    assert line.endswith("; allowed: a model of the same painting, loss and VGG-16")
+    assert line.endswith("; allowed: a model of the same style image, loss and VGG-16")
 
 
 def test_every_weight_of_the_loss_that_differs_is_named(home: Home) -> None:

@@ -1,13 +1,12 @@
 """The records between the stages of `generate`: a unit, the photos in it, and the outcome of the unit.
 
-Ray Data moves rows of column values. The functions at the end are the only place where a record becomes such
-a row and comes back: photos as one Arrow stream with pictures as raw pixels, an outcome as JSON.
+Ray Data moves rows of columns. The functions at the end are the only place where a record becomes a row and
+comes back: a unit as one Arrow stream with pictures as raw pixels, an outcome as JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypedDict
 
@@ -189,30 +188,29 @@ PHOTO_SCHEMA = pa.schema(
 )
 """Columns of `PhotoRecord` in the Arrow stream of a unit."""
 
-UNIT_SCHEMA = pa.schema(
-    [
-        ("unit", pa.string()),
-        ("photos", pa.binary()),
-        ("outage", pa.string()),
-        ("stopped", pa.bool_()),
-        ("photos_read", pa.int64()),
-        ("bytes_read", pa.int64()),
-        ("began", pa.float64()),
-        ("seconds", pa.float64()),
-    ]
-)
-"""Columns of a `UnitRecord` as a row of Ray Data."""
+UNIT_SCHEMA = pa.schema([("unit", pa.binary())])
+"""The column of a `UnitRecord` as a row of Ray Data."""
+
+_METADATA = b"unit"
 
 
-def to_row(unit: UnitRecord) -> dict[str, Any]:
-    """A unit as a row of Ray Data, with the columns of `UNIT_SCHEMA`; the inverse of `from_row`."""
-    row = {each.name: getattr(unit, each.name) for each in fields(unit)}
-    return row | {"photos": _pack(unit.photos)}
+def to_row(unit: UnitRecord) -> dict[str, bytes]:
+    """A unit as a row of Ray Data: an Arrow stream of its photos, with the other fields in its metadata."""
+    about = {each.name: getattr(unit, each.name) for each in fields(unit) if each.name != "photos"}
+    schema = PHOTO_SCHEMA.with_metadata({_METADATA: json.dumps(about)})
+    columns = [pa.array([getattr(photo, each.name) for photo in unit.photos], each.type) for each in schema]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    return {"unit": bytes(sink.getvalue())}
 
 
-def from_row(row: dict[str, Any]) -> UnitRecord:
+def from_row(row: dict[str, bytes]) -> UnitRecord:
     """The unit of a row that `to_row` made."""
-    return UnitRecord(**{**row, "photos": _unpack(row["photos"])})
+    with pa.ipc.open_stream(row["unit"]) as reader:
+        about = json.loads(reader.schema.metadata[_METADATA])
+        photos = tuple(PhotoRecord(**photo) for photo in reader.read_all().to_pylist())
+    return UnitRecord(**about, photos=photos)
 
 
 def outcome_to_row(outcome: UnitOutcome) -> dict[str, str]:
@@ -226,17 +224,3 @@ def outcome_from_row(row: dict[str, str]) -> UnitOutcome:
     document["losses"] = tuple(document["losses"])
     document["bad"] = tuple(BadPhoto(**each) for each in document["bad"])
     return UnitOutcome(**document)
-
-
-def _pack(photos: Sequence[PhotoRecord]) -> bytes:
-    columns = [pa.array([getattr(photo, each.name) for photo in photos], each.type) for each in PHOTO_SCHEMA]
-    batch = pa.record_batch(columns, schema=PHOTO_SCHEMA)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, PHOTO_SCHEMA) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def _unpack(data: bytes) -> tuple[PhotoRecord, ...]:
-    with pa.ipc.open_stream(data) as reader:
-        return tuple(PhotoRecord(**row) for row in reader.read_all().to_pylist())

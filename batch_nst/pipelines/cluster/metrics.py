@@ -1,4 +1,4 @@
-"""Figures of a run for Prometheus, through Ray: each node shows them, as `ray_...`, at its metrics port."""
+"""Metrics of a run for Prometheus: Ray serves them on each node's metrics port, with the prefix `ray_`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from batch_nst.data.dataset.records import UnitOutcome
 
 
 class Metrics:
-    """What `generate` has done so far."""
+    """The progress of `generate`."""
 
     def __init__(self, to_do: int, iterations: int, devices: int) -> None:
         """Nothing is done yet.
 
         Args:
-            to_do: images.
-            iterations: of each.
-            devices: that can work at the same time.
+            to_do: number of images to make.
+            iterations: iterations of each image.
+            devices: number of devices that can work at the same time.
         """
         self._to_do, self._of_each, self._devices = to_do, iterations, devices
         self._images = Counter("images_total", "Images tried, by what became of them.", ("status",))
@@ -28,11 +28,11 @@ class Metrics:
         self._queue.set(to_do, {"queue": "images"})
 
     def add(self, outcome: UnitOutcome, device_seconds: float, span_seconds: float) -> None:
-        """Show a committed unit.
+        """Add a committed unit.
 
         Args:
-            outcome: of the unit, see `stylize_units`.
-            device_seconds: of all units so far.
+            outcome: the unit's.
+            device_seconds: sum over all units so far.
             span_seconds: from the first unit's start to the last one's end.
         """
         made, bad = len(outcome.losses), outcome.bad

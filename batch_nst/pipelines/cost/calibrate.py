@@ -1,4 +1,4 @@
-"""A short trial where `generate` would work: what an image costs on that device, before any is made."""
+"""A short trial on the device that `generate` would use: what an image costs, before any is made."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from batch_nst.pipelines.generate.tasks import decode_unit, encode_picture, enco
 from batch_nst.recipe import Generate, Recipe
 
 _FEWEST, _MOST = 16, 64
-"""Photos that are read, for their sizes: as many as a unit has, within these. One batch is optimised."""
+"""Bounds for the number of photos that are read, one unit if possible. One batch of them is optimised."""
 _SHORT = 3
-"""Iterations of the shorter trial, whose share of the costs does not grow with iterations."""
+"""Iterations of the shorter trial; the two trials separate fixed costs from costs per iteration."""
 _LONG_SECONDS = 20.0
-"""How long the longer trial may take; all of the recipe's iterations where they fit."""
+"""Maximum duration of the longer trial; it runs all of the recipe's iterations if they fit."""
 
 
 class Timing(NamedTuple):
-    """What some images took."""
+    """The time that a batch of images took."""
 
     iterations: int
     seconds: float
 
 
 def calibrate(plan: Plan, store: Store, recipe: Recipe) -> UnitCosts:
-    """Try a few pending photos on a worker as `generate` would choose it. Writes nothing; about a minute.
+    """Try a few pending photos on the worker that `generate` would choose. Writes nothing; takes a minute.
 
     Args:
-        plan: with something to do.
+        plan: must have something to do.
         store: the output.
         recipe: the recipe.
 
@@ -66,7 +66,7 @@ def calibrate(plan: Plan, store: Store, recipe: Recipe) -> UnitCosts:
 
 
 def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:
-    """So many rows of a stream of `rows`, evenly apart."""
+    """`count` rows, evenly spaced, of a stream of `rows` rows."""
     wanted = np.arange(count) * rows // count
     chosen, first = [], 0
     for table in tables:
@@ -77,21 +77,21 @@ def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:
 
 
 def longer(short: Timing, iterations: int) -> int:
-    """Iterations of the longer trial, at most the recipe's; at least twice those of the shorter one."""
+    """Iterations of the longer trial: at least twice those of the shorter one, at most the recipe's."""
     # A run of n iterations evaluates the objective n + 1 times.
     affordable = int(_LONG_SECONDS / short.seconds * (short.iterations + 1)) - 1
     return min(iterations, max(affordable, 2 * short.iterations))
 
 
 def extrapolate(short: Timing, long: Timing, iterations: int) -> float:
-    """Seconds for so many iterations, on the line through two timings; of equal ones, the longer's."""
+    """Seconds for `iterations`, on the line through two timings; constant if they have equal iterations."""
     further = long.iterations - short.iterations
     slope = max(0.0, (long.seconds - short.seconds) / further) if further else 0.0
     return long.seconds + (iterations - long.iterations) * slope
 
 
 def _try(unit: UnitRecord, style: StyleImage, recipe: Recipe, workers: Workers) -> UnitCosts | str:
-    """In a worker: the costs of an image, or why no photo could be tried."""
+    """Runs in a worker: the costs of an image, or why no photo could be tried."""
     settings = recipe.generate
     decoded = decode_unit(unit, settings)
     if decoded.outage:
@@ -120,7 +120,7 @@ def _try(unit: UnitRecord, style: StyleImage, recipe: Recipe, workers: Workers) 
 def _timed(
     stylizer: Stylizer, photos: Sequence[PhotoRecord], iterations: int
 ) -> tuple[Timing, list[PhotoRecord]]:
-    """The time that photos take, networks included where they are not loaded yet; and what was made."""
+    """The time that photos take, including the loading of networks at the first call; and what was made."""
     start = time.perf_counter()
     stylizer.load()
     made = stylizer.stylize(photos, iterations)
@@ -128,7 +128,7 @@ def _timed(
 
 
 def _bytes_written(made: Sequence[PhotoRecord], good: Sequence[PhotoRecord], settings: Generate) -> float:
-    """An image's share of a unit's object: as a few were made, with the mean size of all photos read."""
+    """An image's share of a unit's object: from the few that were made, corrected to the mean photo size."""
     if not made:
         return 0.0
     frame = len(encode_unit("", [], settings).data)

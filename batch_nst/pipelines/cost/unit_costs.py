@@ -1,4 +1,4 @@
-"""What an image costs, as measured: by the last run in an output, or by a short trial."""
+"""The measured cost of an image: from the last run in an output, or from a short trial."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from batch_nst.data.storage.store import Store
 
 @dataclass(frozen=True)
 class UnitCosts:
-    """Costs of one image, for the settings that it was measured with."""
+    """Costs of one image, with the settings under which they were measured."""
 
     source: str
-    """Who measured: "run <id>" or "calibration"."""
+    """Origin: "run <id>" or "calibration"."""
     device: str
-    """`cpu` or `cuda`: what the seconds are of."""
+    """`cpu` or `cuda`."""
     devices: int
-    """How many can work at the same time."""
+    """Number of devices that can work at the same time."""
     seconds: float
-    """Of a device, an image that is tried, good or bad."""
+    """Device-seconds for each image that is tried, good or bad."""
     bytes_read: float
-    """A photo that is read."""
+    """Bytes of each photo that is read."""
     bytes_written: float
-    """An image that is tried: its share of a unit's object."""
+    """Bytes of each image that is tried: its share of a unit's object."""
     start_seconds: float = 0.0
-    """Of each device, before its first image."""
+    """Seconds that each device takes before its first image."""
 
 
 class _Made(BaseModel):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import ray.data
@@ -145,7 +144,7 @@ class UnitActor:
         # OpenMP puts idle threads to sleep at every loop. So one thread does all computation.
         self._thread = ThreadPoolExecutor(max_workers=1)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, str]:
         """Stylize and write the unit of a row; the row of its outcome. Two calls may run at the same time."""
         made = self._thread.submit(self._stylizer, from_row(row)).result()
         return outcome_to_row(write_unit(made, self._store, self._settings))
@@ -252,7 +251,7 @@ class Stylizer:
         made = []
         for index, photo in enumerate(photos):
             if not found.good[index]:
-                detail = "no number, in fp32 too"
+                detail = "the loss is NaN or infinite, also in fp32"
                 made.append(replace(photo, status="failed", reason="not_finite", detail=detail))
                 continue
             again = index in found.again

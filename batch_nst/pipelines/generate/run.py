@@ -164,7 +164,7 @@ class _Made:
     devices: int = 0
     warm_start: WarmStartFigures | None = None
     summaries: dict[str, str] = field(default_factory=dict)
-    """Of committed units, in JSON, by unit."""
+    """Summaries of committed units, in JSON, by unit."""
     pairs: int = 0
     photos_read: int = 0
     bytes_read: int = 0
@@ -247,7 +247,7 @@ def _make(
     with defer_sigterm(flag.set), progress_bar("generate", plan.to_do, "images") as progress:
         for outcome in outcomes:
             if outcome.refused:
-                raise StorageError(outcome.refused)  # what devices would make would be lost
+                raise StorageError(outcome.refused)  # further work would be lost
             if outcome.outage:
                 made.fail(outcome.outage)
             if outcome.pending:
@@ -338,7 +338,7 @@ def _judge(
         if snapshot.done < min_done:
             message += f"; {snapshot.done:.1%} are done, train.min_done asks for {min_done:.1%}"
             raise IncompleteError(f"{message}; run the same command again", as_json(figures))
-        log(f"{message}; going on with what is done, the next start makes the rest")
+        log(f"{message}; continuing with what is done; the next start makes the rest")
     if too_many:
         raise IncompleteError(
             f"{figures.rejected} of {figures.found} images were rejected ({rejected:.1%}); "

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,8 +75,8 @@ def plan_rows(chunk: pa.Table, store: Store, split_of: SplitOf, stop_reason: Sto
 
 
 def decode_row(
-    row: dict[str, Any], limits: Generate, stop_reason: StopCheck, attempt: Attempt
-) -> dict[str, Any]:
+    row: dict[str, bytes], limits: Generate, stop_reason: StopCheck, attempt: Attempt
+) -> dict[str, bytes]:
     """`decode_unit` for Ray Data."""
     return to_row(decode_unit(from_row(row), limits, stop_reason, attempt))
 
