@@ -215,7 +215,7 @@ def _inspect(options: argparse.Namespace) -> Figures:
 def _models(options: argparse.Namespace) -> Figures:
     from batch_nst.pipelines.models import list_models
 
-    return list_models(options.output)
+    return as_json(list_models(options.output))
 
 
 def _rollback(options: argparse.Namespace) -> Figures:

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from batch_nst.credentials import redacted
 from batch_nst.errors import RecipeError
@@ -48,8 +50,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     document = _absolute(document, Path(path).absolute().parent)
     for override in overrides:
         keys, value = _parse_override(override)
-        change = _absolute(_nest(keys, value), Path.cwd())
-        document = _merge(_with_default_layers(document), change, len(keys))
+        change = _absolute(_replaced({}, keys, value), Path.cwd())
+        document = _replaced(_with_default_layers(document), keys, reduce(getitem, keys, change))
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
@@ -90,11 +92,12 @@ def _with_default_layers(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "loss": {**layers, **loss}}
 
 
-def _merge(base: Any, change: Any, depth: int) -> Any:
-    """`change` laid over `base`: mappings are merged key by key down to `depth`, the rest is replaced."""
-    if depth == 0 or not isinstance(base, Mapping):
-        return change
-    return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
+def _replaced(document: Any, keys: Sequence[str], value: Any) -> Any:
+    """The document with this value at nested keys; what is no mapping on the way there gives place to one."""
+    if not keys:
+        return value
+    base = document if isinstance(document, Mapping) else {}
+    return {**base, keys[0]: _replaced(base.get(keys[0]), keys[1:], value)}
 
 
 _PATHS = (
@@ -125,14 +128,8 @@ def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
             value = _absolute_path(value, folder)
         elif isinstance(value, list):
             value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]
-        document = _merge(document, _nest([*sections, key], value), len(sections) + 1)
+        document = _replaced(document, [*sections, key], value)
     return document
-
-
-def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return dict(value)
 
 
 def _absolute_path(path: str, folder: Path) -> str:
@@ -163,7 +160,7 @@ _ALLOWED = {
 """What pydantic's fault types say, in a recipe's words; a type that is not here keeps pydantic's."""
 
 
-def _explain(path: object, fault: Any) -> str:
+def _explain(path: object, fault: ErrorDetails) -> str:
     keys = ".".join(str(part) for part in fault["loc"])
     where = f"recipe {path}: {(keys if keys.isprintable() else repr(keys)) or 'recipe'}"
     if fault["type"] == "extra_forbidden":

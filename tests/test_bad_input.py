@@ -72,10 +72,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stylizer = Stylizer(read_style(recipe.style), recipe, workers)
     known = {}
     for chunk in plan.chunks():
-        place = {"group": chunk.group._asdict(), "units": chunk.units}
-        for unit in planned_units(place, store, plan.settings["holdout"], str):
+        for unit in planned_units(chunk, store, plan.split_of):
             done = write_unit(stylizer(decode_unit(unit, recipe.generate)), store, recipe.generate)
-            known[done["unit"]] = json.dumps(done["summary"])
+            known[done.unit] = done.summary
     snapshot = seal(store, 0, plan.in_input, known)
     assert (snapshot.counts["ok"], snapshot.counts["held_out"]) == (3, 1)
     version, net = training_version(recipe, snapshot), TransformerNet(4)

@@ -47,7 +47,7 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     planned = survey(recipe, store)
     work = workload_of(planned, store, recipe)
     figures = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
-    counts = planned.counts()
+    counts = asdict(planned.counts())
     for line in estimate_lines(counts, figures):
         log(line)
     return {**counts, **asdict(figures)}
@@ -82,7 +82,7 @@ def generate(
         "generate",
         recipe.output,
         wait,
-        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
+        lambda run: as_json(step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline))),
     )
 
 
@@ -178,7 +178,7 @@ def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figu
 
     require_settings(Store(output))
     if not yes:
-        return step(Store(output), keep)
+        return as_json(step(Store(output), keep))
     return run_command("prune", output, wait, lambda run: step(run.store, keep, run.lease))
 
 

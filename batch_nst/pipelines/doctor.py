@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from batch_nst import __version__
 from batch_nst.console import log
@@ -29,6 +29,9 @@ from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
 from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.cluster.connect import Node
 
 _PHOTOS = 3
 """Photos of which one must be readable: the others may be bad ones."""
@@ -268,7 +271,7 @@ def _reach(recipe: Recipe) -> None:
     _output(Store(recipe.output))
 
 
-def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _stores(recipe: Recipe, store: Store, nodes: Sequence[Node], names: Sequence[str]) -> str:
     from batch_nst.pipelines.cluster import connect
 
     connect.check_output_is_shared(store)  # a node that does not see it must not make another one
@@ -283,7 +286,7 @@ def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names
     return f"input and output reached from {len(names)} nodes"
 
 
-def _clocks(nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _clocks(nodes: Sequence[Node], names: Sequence[str]) -> str:
     from batch_nst.pipelines.cluster import connect
 
     widest = 0.0
@@ -303,7 +306,7 @@ def _now() -> float:
     return time.time()
 
 
-def _device(recipe: Recipe, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _device(recipe: Recipe, nodes: Sequence[Node], names: Sequence[str]) -> str:
     from batch_nst.pipelines.cluster import connect
 
     chosen = [connect.choose_workers(recipe.generate.device), connect.choose_trainers(recipe.train)]

@@ -19,14 +19,14 @@ import torch
 from batch_nst.console import ProgressBar, log, progress_bar
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import read_style
-from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos, uri_of
+from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.engine.device import Precision, choose_batch, choose_device, choose_dtype, run_in_batches
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.figures import as_json
-from batch_nst.pipelines.generate.tasks import Row, photo_rows
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
     Column,
@@ -150,13 +150,13 @@ def _listed(generate: Generate) -> Iterator[Photo]:
 def _read(photo: Photo, settings: Generate, sides: Sequence[int]) -> dict[int, Pixels] | str:
     """The middle of a photo by its side; or in one line why there is none."""
     (data,) = read_photos([photo], settings.max_bytes)
-    planned: list[Row] = [{"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": ""}]
+    planned = planned_photo(photo, photo_id(photo.key, photo.version, 0), split="")
     squares: dict[int, Pixels] = {}
     for side in sides:
-        (row,) = photo_rows(uri_of(photo), data, planned, settings.model_copy(update={"image_size": side}))
-        if row["status"] != "ok":
-            return f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}"
-        squares[side] = np.frombuffer(row["content"], np.uint8).reshape(side, side, 3)
+        (found,) = photo_records(data, [planned], settings.model_copy(update={"image_size": side}))
+        if not found.ok:
+            return f"{found.status}: {found.uri}: {found.reason}: {found.detail}"
+        squares[side] = np.frombuffer(found.content or b"", np.uint8).reshape(side, side, 3)
     return squares
 
 

@@ -36,8 +36,7 @@ from batch_nst.errors import IncompleteError, RecipeError, WeightsError
 from batch_nst.pipelines import inference
 from batch_nst.pipelines.apply import tasks
 from batch_nst.pipelines.apply.run import RECORD, apply
-from batch_nst.pipelines.apply.tasks import chunks_of, decode_photos, target_name
-from batch_nst.pipelines.generate.tasks import Row
+from batch_nst.pipelines.apply.tasks import Row, chunks_of, decode_photos, target_name
 from batch_nst.pipelines.inference import load_model, read_model
 from batch_nst.recipe import NETWORKS, Network
 

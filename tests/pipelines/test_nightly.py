@@ -394,8 +394,8 @@ def test_the_gate_lets_only_the_better_through(home, night):
         publish(candidate("broken", float("nan")), Publish(), store, 99)
     assert registry.current(store)["version"] == night["version"]
     figures = publish("good", Publish(margin=0.1), store, 99)
-    assert (figures["version"], figures["previous"]) == ("good", night["version"])
-    assert figures["compared"]["objective"] == pytest.approx(objective * 0.5)
+    assert (figures.version, figures.previous) == ("good", night["version"])
+    assert figures.compared.objective == pytest.approx(objective * 0.5)
     assert registry.current(store)["version"] == "good"
     registry.point(store, night["version"], card["digests"], 99)
 

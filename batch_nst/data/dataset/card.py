@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
 from batch_nst import __version__
+from batch_nst.data.dataset.manifest import Manifest
+from batch_nst.data.dataset.quality import Rule
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.storage.store import Store
 
@@ -34,7 +35,7 @@ _MEANING = {
     "gone": "made, but no longer in the input",
 }
 
-_RULES = {
+_RULES: dict[Rule, str] = {
     "barely_changed": "differs from its photo by less than {min_change} grey levels",
     "blew_up": "loss above {max_loss}, which is {max_deviation} deviations above the median",
 }
@@ -87,9 +88,7 @@ Held out are {fraction:.1%} of the photos by hash, and {named} by name.
 """
 
 
-def write_card(
-    store: Store, snapshot: Snapshot, settings: Mapping[str, Any], licence: str | None = None
-) -> None:
+def write_card(store: Store, snapshot: Snapshot, settings: Manifest, licence: str | None = None) -> None:
     """Replace the card. Needs the lease.
 
     Args:
@@ -102,7 +101,7 @@ def write_card(
     store.replace(CARD, text.encode())
 
 
-def card(snapshot: Snapshot, settings: Mapping[str, Any], licence: str) -> str:
+def card(snapshot: Snapshot, settings: Manifest, licence: str) -> str:
     """The card as Markdown with YAML before it. Names of photos are not in it."""
     rows = sum(count for name, count in snapshot.counts.items() if name != "pending")
     front = {

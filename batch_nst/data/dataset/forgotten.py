@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypedDict, cast
 
 from batch_nst.data.dataset import units
-from batch_nst.data.dataset.summaries import changes_of
+from batch_nst.data.dataset.summaries import Summary, changes_of
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.lease import is_latest
 from batch_nst.data.storage.store import Store
@@ -21,8 +21,25 @@ from batch_nst.errors import LeaseError
 FORGOTTEN = "dataset/forgotten"
 
 
-def read_requests(store: Store) -> list[dict[str, Any]]:
-    """What was asked to be forgotten, oldest first: `ids` (hex) and the `pairs` that there were."""
+class ForgottenPair(TypedDict):
+    """A pair that there was of a forgotten photo."""
+
+    id: str
+    """Hex."""
+    unit: str
+    split: str
+
+
+class Request(TypedDict):
+    """A request to forget photos."""
+
+    ids: list[str]
+    """Hex."""
+    pairs: list[ForgottenPair]
+
+
+def read_requests(store: Store) -> list[Request]:
+    """All requests, oldest first."""
     return [_read(store, name) for name in store.numbered(FORGOTTEN, ".json").values()]
 
 
@@ -31,15 +48,15 @@ def forgotten_ids(store: Store) -> set[bytes]:
     return {bytes.fromhex(identity) for request in read_requests(store) for identity in request["ids"]}
 
 
-def _read(store: Store, name: str) -> dict[str, Any]:
-    request = read_document(store, name)
+def _read(store: Store, name: str) -> Request:
+    request = cast(Request, read_document(store, name))
     with intact(store, name):
         for identity in request["ids"]:
             bytes.fromhex(identity)
     return request
 
 
-def write_request(store: Store, request: Mapping[str, Any]) -> str:
+def write_request(store: Store, request: Request) -> str:
     """Write down what is to be forgotten; returns its name. Needs the lease.
 
     Raises:
@@ -61,7 +78,7 @@ def digest_without(digest: str, ids: Iterable[bytes]) -> str:
     return f"{value:032x}"
 
 
-def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> dict[str, Any]:
+def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> Summary:
     """Rewrite a unit so that it holds nothing of these ids but that they are forgotten; returns its summary.
 
     Done again, it changes nothing. The unit is replaced in one write.
@@ -73,10 +90,9 @@ def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> dict[str, 
     named = {row["id"] for row in rows if row["id"] in ids and row["status"] != "forgotten"}
     if not named:
         return summary
-    left = {**dict.fromkeys(units.UNIT_SCHEMA.names), "status": "forgotten"}
     changes = changes_of(summary, rows)
     rows = [
-        {**left, "id": row["id"], "split": row["split"]}
+        {"id": row["id"], "split": row["split"], "status": "forgotten"}
         if row["id"] in named
         else {**row, "change": changes[row["id"]]}
         for row in rows

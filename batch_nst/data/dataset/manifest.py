@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TypedDict, cast
 
 from pydantic import BaseModel
 
@@ -14,25 +14,88 @@ from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import JsonValue
 from batch_nst.recipe import Recipe
 
 SETTINGS = "dataset/dataset.json"
 
 
-class _Holdout(BaseModel):
+class StyleSettings(TypedDict):
+    """The style image."""
+
+    sha256: str
+    """Of its file."""
+    size: int
+    """Short side in pixels."""
+
+
+class VggSettings(TypedDict):
+    """The VGG-16 weights."""
+
+    sha256: str
+    input: str
+    """`oxford` or `torchvision`."""
+
+
+class LossSettings(TypedDict):
+    """The keys of `recipe.Loss`."""
+
+    content_layers: dict[str, float]
+    style_layers: dict[str, float]
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+
+
+class GenerateSettings(TypedDict):
+    """Those keys of `recipe.Generate` that decide pixels."""
+
+    image_size: int
+    iterations: int
+    optimizer: str
+    encoding: str
+
+
+class Holdout(TypedDict):
+    """Which photos are kept away from training."""
+
+    fraction: float
+    """Fraction of the photos, chosen by a hash of the key."""
+    photos: list[str]
+    """Keys that the recipe names."""
+    at_least: list[str]
+    """Key of the photo that is held out because the fraction chose none."""
+
+
+class Manifest(TypedDict):
+    """The content of `dataset.json`."""
+
+    style: StyleSettings
+    vgg: VggSettings
+    loss: LossSettings
+    generate: GenerateSettings
+    holdout: Holdout
+    gram_divisor: str
+
+
+class _CheckedStyle(BaseModel):
+    sha256: str
+
+
+class _CheckedHoldout(BaseModel):
     fraction: float
     photos: list[str]
     at_least: list[str]
 
 
-class _Manifest(BaseModel):
-    """What is read of them by name; the rest is compared."""
+class _Checked(BaseModel):
+    """The keys that are read by name; the others are only compared."""
 
-    style: dict[str, Any]
-    holdout: _Holdout
+    style: _CheckedStyle
+    holdout: _CheckedHoldout
 
 
-def read_settings(store: Store) -> dict[str, Any] | None:
+def read_settings(store: Store) -> Manifest | None:
     """The dataset's settings, or None where no dataset has been begun.
 
     Raises:
@@ -43,11 +106,11 @@ def read_settings(store: Store) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     with intact(store, SETTINGS):
-        _Manifest.model_validate(settings)
-    return settings
+        _Checked.model_validate(settings)
+    return cast(Manifest, settings)
 
 
-def require_settings(store: Store) -> dict[str, Any]:
+def require_settings(store: Store) -> Manifest:
     """As `read_settings`.
 
     Raises:
@@ -59,9 +122,7 @@ def require_settings(store: Store) -> dict[str, Any]:
     return settings
 
 
-def check_settings(
-    store: Store, settings: Mapping[str, Any], ignore: Collection[str] = ()
-) -> dict[str, Any] | None:
+def check_settings(store: Store, settings: Manifest, ignore: Collection[str] = ()) -> Manifest | None:
     """The settings that the dataset was begun with, or None where there is none yet.
 
     `ignore` names dotted keys that may differ.
@@ -82,9 +143,11 @@ def check_settings(
     return old
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> dict[str, tuple[JsonValue, JsonValue]]:
     """Both values of each dotted key that settings differ in; a key that one of them lacks is None there."""
-    before, after = (dict(_leaves(json.loads(_text(settings)))) for settings in (old, new))
+    before, after = (dict(_leaves(json.loads(json.dumps(settings)))) for settings in (old, new))
     return {
         key: (before.get(key), after.get(key))
         for key in {**before, **after}
@@ -92,31 +155,32 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     }
 
 
-def write_settings(store: Store, settings: Mapping[str, Any]) -> None:
+def write_settings(store: Store, settings: Manifest) -> None:
     """Begin a dataset; where another run has just begun it, check that it means the same."""
     if not store.create(SETTINGS, _text(settings).encode()):
         check_settings(store, settings)
 
 
-def split_of(key: str, holdout: Mapping[str, Any]) -> str:
+def split_of(key: str, holdout: Holdout) -> str:
     """The side of the split that a photo is on, `train` or `held_out`, by the `holdout` of the settings."""
     held_out = is_held_out(key, holdout["fraction"], [*holdout["photos"], *holdout["at_least"]])
     return "held_out" if held_out else "train"
 
 
-def _text(settings: Mapping[str, Any]) -> str:
+def _text(settings: Manifest) -> str:
     return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _leaves(value: JsonValue, prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """Dotted key and value of each leaf; an empty object in another one is a leaf."""
+    if not isinstance(value, dict) or (prefix and not value):
+        yield prefix, value
+        return
+    for key, each in value.items():
+        yield from _leaves(each, f"{prefix}.{key}" if prefix else key)
 
 
-def check_recipe(recipe: Recipe, store: Store) -> dict[str, Any]:
+def check_recipe(recipe: Recipe, store: Store) -> Manifest:
     """The settings of the dataset that a recipe continues.
 
     Raises:
@@ -129,14 +193,25 @@ def check_recipe(recipe: Recipe, store: Store) -> dict[str, Any]:
     return settings
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
+def settings_of(recipe: Recipe) -> Manifest:
     """Everything that decides pixels, and the split that rows carry."""
-    generate = recipe.generate
+    loss, generate = recipe.loss, recipe.generate
     return {
         "style": {"sha256": read_style(recipe.style).digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
-        "loss": recipe.loss.model_dump(),
-        "generate": generate.model_dump(include={"image_size", "iterations", "optimizer", "encoding"}),
+        "loss": {
+            "content_layers": dict(loss.content_layers),
+            "style_layers": dict(loss.style_layers),
+            "content_weight": loss.content_weight,
+            "style_weight": loss.style_weight,
+            "tv_weight": loss.tv_weight,
+        },
+        "generate": {
+            "image_size": generate.image_size,
+            "iterations": generate.iterations,
+            "optimizer": generate.optimizer,
+            "encoding": generate.encoding,
+        },
         "holdout": {
             "fraction": recipe.evaluate.holdout,
             "photos": sorted(recipe.evaluate.holdout_photos),

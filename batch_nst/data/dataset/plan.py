@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,14 @@ import pyarrow.compute as pc
 from batch_nst.console import log
 from batch_nst.data.dataset import plan_files, summaries, units
 from batch_nst.data.dataset.ids import Ids, Index, Mask, halves, latest, repeated
-from batch_nst.data.dataset.manifest import check_settings, settings_of, split_of, write_settings
+from batch_nst.data.dataset.manifest import (
+    Holdout,
+    Manifest,
+    check_settings,
+    settings_of,
+    split_of,
+    write_settings,
+)
 from batch_nst.data.dataset.plan_files import Group, Written
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.sources.photos import LISTED, input_version, key_hash, photo_ids, stream_photos
@@ -42,10 +49,26 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PlanCounts:
+    """The figures of `plan`."""
+
+    photos: int
+    """Photos in the input."""
+    found: int
+    """Images (crops) in the input."""
+    done: int
+    """Images found that are done."""
+    rejected: int
+    to_do: int
+    gone: int
+    """Planned images that the input no longer holds."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The state of a dataset against its input. Of what is written down it holds ids, not whole rows."""
 
-    settings: dict[str, Any]
+    settings: Manifest
     """As in `dataset.json`, or as they would be written there."""
     written: Written
     present: Mask
@@ -114,22 +137,22 @@ class Plan:
         """Committed units that are planned."""
         return set(_units(self.written.rows).filter(pa.array(self.unit_done)).to_pylist())
 
-    def counts(self) -> dict[str, int]:
-        """Photos found; images (crops) found, done, rejected, to do; planned ones gone from the input."""
+    def counts(self) -> PlanCounts:
+        """How many photos and images there are, and how far they are."""
         once = self.written.rows["attempt"].to_numpy() == 0  # further attempts repeat an id
         done = np.zeros(len(once), np.bool_)
         done[:] = self.row_done
         if not once.all():
             ids = halves(self.written.rows["id"])
             np.logical_or.at(done, Index(ids).find(ids), self.row_done)
-        return {
-            "photos": -(-self.found // self.crops),
-            "found": self.found,
-            "done": int((once & done & self.present).sum()),
-            "rejected": self.rejected,
-            "to_do": self.to_do,
-            "gone": int((once & ~self.present).sum()),
-        }
+        return PlanCounts(
+            photos=-(-self.found // self.crops),
+            found=self.found,
+            done=int((once & done & self.present).sum()),
+            rejected=self.rejected,
+            to_do=self.to_do,
+            gone=int((once & ~self.present).sum()),
+        )
 
     def chunks(self) -> list[Chunk]:
         """The units that are written down and to be made, by their places."""
@@ -225,7 +248,7 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
 class _Watch:
     """Looks at a listing that passes by: tells how far it is, and whether a photo is held out."""
 
-    def __init__(self, holdout: dict[str, Any]) -> None:
+    def __init__(self, holdout: Holdout) -> None:
         self._holdout = holdout
         self.held_out = False
         self.lowest = (1.0, "")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from batch_nst.data.images.codec import Pixels
 from batch_nst.recipe import Quality
 
-RULES = ("barely_changed", "blew_up")
+Rule = Literal["barely_changed", "blew_up"]
+
+RULES: tuple[Rule, ...] = ("barely_changed", "blew_up")
 """Why a pair is left out; the first that applies counts."""
 
 FEWEST = 20
@@ -24,6 +26,36 @@ LEAST_DEVIATION = 0.1
 _MAD = 1.4826
 """Standard deviations of a normal distribution in a median absolute deviation."""
 
+
+class QualityFigures(TypedDict, total=False):
+    """Rules of a recipe and what they came down to; empty in snapshots of version 0.1.0."""
+
+    max_deviation: float | None
+    min_change: float | None
+    losses: dict[str, float]
+    """See `quantiles`."""
+    deviation: float | None
+    """Robust standard deviation of the logarithm of the loss."""
+    max_loss: float | None
+    """The loss above which a pair is left out; None where the rule is off or has too few losses."""
+
+
+class QualityReport(QualityFigures, total=False):
+    """What a snapshot says of its filter."""
+
+    pairs: int
+    """Pairs whose loss is known."""
+    left_out: dict[Rule, list[str]]
+    """Ids (hex) by rule."""
+
+
+class QualityCounts(QualityFigures, total=False):
+    """`QualityReport` with counts in place of ids."""
+
+    pairs: int
+    left_out: dict[Rule, int]
+
+
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -33,7 +65,7 @@ def change(content: Pixels, stylized: Pixels) -> float:
     return float(np.abs(content.astype(np.int16) - stylized).mean())
 
 
-def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask], dict[str, Any]]:
+def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[Rule, Mask], QualityFigures]:
     """Which of the pairs to leave out, for each of `RULES`, and the figures that decided it.
 
     The logarithm of the loss is compared with its median, in deviations: 1.4826 times the median absolute
@@ -50,8 +82,9 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
         `min_change` as given, `losses` (see `quantiles`), `deviation` (of the logarithm) and the `max_loss`
         that follows, None where the rule is off or there are fewer than `FEWEST` losses.
     """
-    figures: dict[str, Any] = {
-        **rules.model_dump(),
+    figures: QualityFigures = {
+        "max_deviation": rules.max_deviation,
+        "min_change": rules.min_change,
         "losses": quantiles(loss),
         "deviation": None,
         "max_loss": None,
@@ -65,7 +98,7 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
         middle = math.log(np.median(loss[loss > 0]))
         deviation = max(LEAST_DEVIATION, _MAD * float(np.median(np.abs(logarithms - middle))))
         most = math.exp(middle + rules.max_deviation * deviation)
-        figures |= {"deviation": deviation, "max_loss": most}
+        figures["deviation"], figures["max_loss"] = deviation, most
         blew_up = loss > most
     return {"barely_changed": unchanged, "blew_up": blew_up & ~unchanged}, figures
 
@@ -80,16 +113,16 @@ def quantiles(values: Floats) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in zip(names, found, strict=True)}
 
 
-def figures_of(quality: Mapping[str, Any]) -> dict[str, Any]:
+def figures_of(quality: QualityReport) -> QualityCounts:
     """What a snapshot says of its rules, with counts in place of ids; {} where it says nothing (0.1.0)."""
-    left_out = {rule: len(ids) for rule, ids in quality.get("left_out", {}).items()}
-    return {**quality, "left_out": left_out} if quality else {}
+    counts = {rule: len(ids) for rule, ids in quality.get("left_out", {}).items()}
+    return cast(QualityCounts, {**quality, "left_out": counts}) if quality else {}
 
 
-def told_of(quality: Mapping[str, Any]) -> str:
+def told_of(quality: QualityReport) -> str:
     """What a snapshot leaves out by its rules, in one line for people."""
     counts = figures_of(quality)["left_out"]
-    why = {
+    why: dict[Rule, str] = {
         "barely_changed": f"changed by less than {quality['min_change']} grey levels (quality.min_change)",
         "blew_up": f"have a loss above {quality['max_loss'] or 0:,.0f} (quality.max_deviation)",
     }

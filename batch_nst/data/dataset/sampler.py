@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +30,34 @@ _PORTIONS = 1000
 """Of a long training, at most, about."""
 _READERS = 8
 
-_Row: TypeAlias = dict[str, Any]
-
 _Order: TypeAlias = npt.NDArray[np.int64]
 """Places of pairs in a window, the first one first."""
 
 
 class Batch(NamedTuple):
     """Pairs, uint8 (B, H, W, 3) each."""
+
+    content: Pixels
+    optimised: Pixels
+
+
+class Portion(TypedDict):
+    """A piece of a training's order, to be read by one task: positions `first` to `end` - 1."""
+
+    first: int
+    end: int
+
+
+class EncodedPair(TypedDict):
+    """A pair and its position, pictures as stored."""
+
+    position: int
+    content: bytes
+    optimised: bytes
+
+
+class DecodedPair(TypedDict):
+    """A pair as uint8 (H, W, 3)."""
 
     content: Pixels
     optimised: Pixels
@@ -63,11 +83,12 @@ class Share:
         return range(first, end)
 
 
-def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[_Row]:
+def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[Portion]:
     """What steps `start` to `steps` - 1 train on, in pieces to read: positions `first` to `end` - 1."""
     position, last = start * share.batch_size, steps * share.batch_size
     least = max(PORTION, (last - position) // _PORTIONS)
-    found, first = [], position
+    found: list[Portion] = []
+    first = position
     for _, order in _windows(snapshot, share.seed, position):
         position = min(position + len(order), last)
         if position == last or position - first >= least:
@@ -78,7 +99,7 @@ def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[_
     return found
 
 
-def read_portion(portion: _Row, store: Store, snapshot: Snapshot, share: Share) -> Iterator[_Row]:
+def read_portion(portion: Portion, store: Store, snapshot: Snapshot, share: Share) -> Iterator[EncodedPair]:
     """This worker's pairs in a portion, in their order: `position`, `content` and `optimised` as stored."""
     position, end = portion["first"], portion["end"]
     for units, order in _windows(snapshot, share.seed, position):
@@ -93,7 +114,7 @@ def read_portion(portion: _Row, store: Store, snapshot: Snapshot, share: Share) 
             break
 
 
-def decode_pair(pair: _Row, seed: int, crop_size: int | None) -> dict[str, Pixels]:
+def decode_pair(pair: EncodedPair, seed: int, crop_size: int | None) -> DecodedPair:
     """Decode a pair of `read_portion`; the same random crop and flip for both.
 
     Args:

@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TypedDict, cast
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
 from batch_nst.data.dataset import forgotten, summaries, units
-from batch_nst.data.dataset.audit import COUNTED, Outcomes, audit
+from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, audit
+from batch_nst.data.dataset.audit import UnitEntry as UnitEntry
+from batch_nst.data.dataset.quality import QualityReport
+from batch_nst.data.dataset.records import StoredImage
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, LeaseError, StorageError
@@ -35,16 +38,16 @@ class Snapshot:
     """Images by the outcome of their latest attempt: ok (to train on), held_out (and ok), rejected, failed,
     forgotten, filtered (ok, but left out by a rule of `quality`), pending; and gone: finished, but no longer
     in the input, and counted as nothing else."""
-    units: list[dict[str, Any]]
+    units: list[UnitEntry]
     """For each unit its name, digest and counts without those `left_out`, which are gone or superseded."""
     left_out: list[str]
     """Ids (hex) in these units that are gone from the input."""
-    quality: dict[str, Any] = field(default_factory=dict)
+    quality: QualityReport = field(default_factory=lambda: QualityReport())
     """The rules and figures by which pairs were `filtered` (see `quality.judge`), how many losses there were
     (`pairs`), and for each rule the ids (hex) that it leaves out."""
     forgotten: list[str] = field(default_factory=list)
     """Ids (hex) of forgotten images that units still held when it was sealed."""
-    audit: dict[str, int] = field(default_factory=dict)
+    audit: AuditCounts = field(default_factory=lambda: AuditCounts())
     """Ids `planned`, each of which is either `done`, `pending` or `gone` (finished before or not)."""
     since: int = 0
     """Number of the first of the snapshots in a row that have this digest; 0, of old ones: its own."""
@@ -145,7 +148,7 @@ def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
     )
 
 
-def _digest(units: list[dict[str, Any]], left_out: list[str], quality: Mapping[str, Any]) -> str:
+def _digest(units: list[UnitEntry], left_out: list[str], quality: QualityReport) -> str:
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
     for unit in units:
         digest.update(unit["digest"].encode())
@@ -219,13 +222,36 @@ def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
     return snapshot
 
 
-def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[units.BadRow]:
     """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
     names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])
     return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.passed_over)
 
 
-def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[dict[str, Any]]:
+class StoredPair(TypedDict):
+    """A row of a unit that is ok: a photo and its optimised image, as they are stored."""
+
+    id: bytes
+    uri: str
+    split: str
+    """`train` or `held_out`."""
+    status: str
+    reason: str | None
+    detail: str | None
+    content: StoredImage
+    stylized: StoredImage
+    height: int
+    """Pixels, as `width`."""
+    width: int
+    content_loss: float
+    style_loss: float
+    total_loss: float
+    iterations: int
+    init: str
+    engine: str
+
+
+def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[StoredPair]:
     """The ok rows of a unit on one side of the split: as many as the snapshot's counts say.
 
     Raises:
@@ -242,4 +268,4 @@ def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Itera
         )
     for row in rows:
         if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.passed_over:
-            yield row
+            yield cast(StoredPair, row)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch_nst.data.dataset.records import UnitRow
 from batch_nst.data.storage.documents import intact
 from batch_nst.data.storage.store import Store
 
 SUMMARIES = "dataset/summaries.parquet"
 
-OUTCOMES = ("ok", "held_out", "rejected", "failed", "forgotten")
+Outcome = Literal["ok", "held_out", "rejected", "failed", "forgotten"]
+
+OUTCOMES: tuple[Outcome, ...] = ("ok", "held_out", "rejected", "failed", "forgotten")
 """What can have become of a row: ok to train on, ok and held out, or its status."""
 
 LETTERS = "ohrfx"
@@ -44,28 +47,52 @@ SCHEMA = pa.schema(
 row's outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its
 photo (grey levels)."""
 
+
+class OutcomeCounts(TypedDict):
+    """How many rows have each of `OUTCOMES`."""
+
+    ok: int
+    held_out: int
+    rejected: int
+    failed: int
+    forgotten: int
+
+
+class Summary(OutcomeCounts):
+    """The summary of a unit: the columns of `SCHEMA`, and counts."""
+
+    unit: str
+    digest: str
+    ids: str
+    outcomes: str
+    reasons: list[str]
+    loss: str
+    """The numbers as hex digits of big-endian float32, so that a summary is few Python objects."""
+    change: str
+    """As `loss`."""
+
+
 _HALF = 1 << 64
 _READERS = 16
 _AT_ONCE = 4096  # summaries that are Python objects
 
 
-def outcome(row: Mapping[str, Any]) -> str:
-    """Of `OUTCOMES`, from a row's `status` and `split`."""
-    return "held_out" if row["status"] == "ok" and row["split"] == "held_out" else str(row["status"])
+def outcome(row: UnitRow) -> Outcome:
+    """The outcome of a row, from its `status` and `split`."""
+    held_out = row["status"] == "ok" and row["split"] == "held_out"
+    return "held_out" if held_out else cast(Outcome, row["status"])
 
 
-def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count(rows: Iterable[UnitRow]) -> OutcomeCounts:
     """How many rows have each outcome."""
-    counts = dict.fromkeys(OUTCOMES, 0)
+    counts: OutcomeCounts = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0, "forgotten": 0}
     for row in rows:
         counts[outcome(row)] += 1
     return counts
 
 
-def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of a unit: its name and digest, `count`'s figures, and the columns of `SCHEMA`.
-
-    Numbers are float32 as hex digits, so that a summary is few Python objects however long a unit is.
+def summarise(unit: str, digest: str, rows: Sequence[UnitRow]) -> Summary:
+    """The summary of a unit.
 
     Args:
         unit: its name.
@@ -85,7 +112,7 @@ def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
-def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
+def check_summary(unit: str, summary: Summary) -> None:
     """Return if this can be what `summarise` made for a unit.
 
     Raises:
@@ -97,14 +124,14 @@ def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
     counts = [summary[name] for name in OUTCOMES]
     if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
         raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
-    sizes = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
+    sizes = [len(bytes.fromhex(digits)) for digits in (summary["loss"], summary["change"])]
     bad = summary["rejected"] + summary["failed"]
     if sizes != [4 * len(outcomes)] * 2 or len(summary["reasons"]) != bad:
         raise ValueError(f"it has {len(outcomes)} outcomes, and not as many losses, changes or reasons")
     _table([summary])
 
 
-def changes_of(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[bytes, float]:
+def changes_of(summary: Summary, rows: Iterable[UnitRow]) -> dict[bytes, float]:
     """By id how far each row of a unit moved from its photo, NaN where unknown."""
     values = np.frombuffer(bytes.fromhex(summary["change"]), ">f4").tolist()
     return dict(zip(sorted(row["id"] for row in rows), values, strict=True))
@@ -120,7 +147,7 @@ def gather(
     store: Store,
     done: pa.Array,
     known: Mapping[str, str],
-    read_one: Callable[[str], Mapping[str, Any]],
+    read_one: Callable[[str], Summary],
 ) -> tuple[pa.Table, bool]:
     """The summaries of units, `SCHEMA`, in the order of their names; and whether all were gathered before.
 
@@ -135,8 +162,8 @@ def gather(
     kept = before.filter(pc.and_(pc.is_in(before["unit"], done), pc.invert(pc.is_in(before["unit"], stale))))
     missing = done.filter(pc.invert(pc.is_in(done, kept["unit"].combine_chunks()))).to_pylist()
 
-    def summary(unit: str) -> Mapping[str, Any]:
-        return dict(json.loads(known[unit])) if unit in known else read_one(unit)
+    def summary(unit: str) -> Summary:
+        return cast(Summary, json.loads(known[unit])) if unit in known else read_one(unit)
 
     tables = [kept]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -151,7 +178,7 @@ def gathered_units(store: Store) -> set[str]:
     return set(read(store, ["unit"])["unit"].to_pylist())
 
 
-def updated(gathered: pa.Table, fresh: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+def updated(gathered: pa.Table, fresh: Mapping[str, Summary]) -> pa.Table:
     """Summaries where those of some units are replaced."""
     kept = gathered.filter(pc.invert(pc.is_in(gathered["unit"], pa.array(fresh, pa.string()))))
     return pa.concat_tables([kept, _table(list(fresh.values()))]).sort_by("unit").combine_chunks()
@@ -186,20 +213,26 @@ def read(store: Store, columns: list[str] | None = None) -> pa.Table:
         return SCHEMA.empty_table().select(columns)
 
 
-def _table(summaries: Sequence[Mapping[str, Any]]) -> pa.Table:
+def _table(summaries: Sequence[Summary]) -> pa.Table:
     """Summaries of `summarise` as `SCHEMA`."""
     outcomes = [summary["outcomes"] for summary in summaries]
     ends = np.cumsum([0, *map(len, outcomes)], dtype=np.int32)
-    columns: list[pa.Array] = [
-        pa.array([summary[name] for summary in summaries], pa.string()) for name in ("unit", "digest", "ids")
+
+    def numbers(digits: Iterable[str]) -> pa.Array:
+        values = np.frombuffer(bytes.fromhex("".join(digits)), ">f4")
+        return pa.ListArray.from_arrays(ends, pa.array(values.astype(np.float32)))
+
+    columns = [
+        pa.array([summary["unit"] for summary in summaries], pa.string()),
+        pa.array([summary["digest"] for summary in summaries], pa.string()),
+        pa.array([summary["ids"] for summary in summaries], pa.string()),
+        pa.array(outcomes, pa.string()),
+        pa.array([summary["reasons"] for summary in summaries], SCHEMA.field("reasons").type),
+        numbers(summary["loss"] for summary in summaries),
+        numbers(summary["change"] for summary in summaries),
     ]
-    columns.append(pa.array(outcomes, pa.string()))
-    columns.append(pa.array([summary["reasons"] for summary in summaries], SCHEMA.field("reasons").type))
-    for name in ("loss", "change"):
-        values = np.frombuffer(bytes.fromhex("".join(summary[name] for summary in summaries)), ">f4")
-        columns.append(pa.ListArray.from_arrays(ends, pa.array(values.astype(np.float32))))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _hex(values: Any) -> str:
+def _hex(values: Iterable[float | None]) -> str:
     return np.array([np.nan if value is None else value for value in values], ">f4").tobytes().hex()

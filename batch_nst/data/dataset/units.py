@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_nst.data.dataset.quality import change
-from batch_nst.data.dataset.summaries import check_summary, summarise
+from batch_nst.data.dataset.records import UnitRow
+from batch_nst.data.dataset.summaries import Summary, check_summary, summarise
 from batch_nst.data.images.sandbox import stored_picture
 from batch_nst.data.storage.documents import intact
 from batch_nst.data.storage.store import Store
@@ -90,13 +91,13 @@ def listed_folders(planned: int) -> list[str]:
 class EncodedUnit(NamedTuple):
     """A unit that is ready to be committed."""
 
-    summary: dict[str, Any]
+    summary: Summary
     """See `read_summary`."""
     data: bytes
     """The Parquet object."""
 
 
-def encode_unit(unit: str, rows: list[dict[str, Any]], digest: str) -> EncodedUnit:
+def encode_unit(unit: str, rows: Sequence[UnitRow], digest: str) -> EncodedUnit:
     """The object of a unit.
 
     Args:
@@ -105,25 +106,25 @@ def encode_unit(unit: str, rows: list[dict[str, Any]], digest: str) -> EncodedUn
         digest: of the unit's content, see `row_digest`.
     """
     summary = summarise(unit, digest, rows)
-    table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
+    table = pa.Table.from_pylist(list(rows), schema=UNIT_SCHEMA)
     table = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), _METADATA: json.dumps(summary, sort_keys=True)}
     )
     return EncodedUnit(summary, _parquet(table))
 
 
-def commit_encoded(store: Store, encoded: EncodedUnit) -> dict[str, Any]:
+def commit_encoded(store: Store, encoded: EncodedUnit) -> Summary:
     """Write a unit unless another worker has, and return the summary of the one that is there."""
     unit = encoded.summary["unit"]
     return encoded.summary if store.create(unit_object(unit), encoded.data) else read_summary(store, unit)
 
 
-def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str) -> dict[str, Any]:
+def commit_unit(store: Store, unit: str, rows: Sequence[UnitRow], digest: str) -> Summary:
     """`encode_unit`, then `commit_encoded`."""
     return commit_encoded(store, encode_unit(unit, rows, digest))
 
 
-def read_summary(store: Store, unit: str) -> dict[str, Any]:
+def read_summary(store: Store, unit: str) -> Summary:
     """The summary that a committed unit carries in its metadata, see `summarise`.
 
     Units of version 0.1.0 carry less; theirs is made from their rows and pictures.
@@ -135,13 +136,14 @@ def read_summary(store: Store, unit: str) -> dict[str, Any]:
     with intact(store, unit_object(unit)):
         summary = dict(json.loads(pq.read_schema(io.BytesIO(data)).metadata[_METADATA]))
         if "outcomes" not in summary:
-            rows = _table(data, UNIT_SCHEMA.names).to_pylist()
+            rows: list[UnitRow] = _table(data, UNIT_SCHEMA.names).to_pylist()
             return summarise(unit, summary["digest"], [{**row, "change": _change(row)} for row in rows])
-        check_summary(unit, summary)
-    return summary
+        found = cast(Summary, summary)
+        check_summary(unit, found)
+    return found
 
 
-def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[UnitRow]:
     """The rows of a committed unit.
 
     Raises:
@@ -152,7 +154,7 @@ def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list
         return list(_table(data, columns or UNIT_SCHEMA.names).to_pylist())
 
 
-def read_rows(store: Store, unit: str) -> tuple[list[dict[str, Any]], str]:
+def read_rows(store: Store, unit: str) -> tuple[list[UnitRow], str]:
     """The rows of a committed unit, and the digest that it carries; raises what `read_unit` does."""
     data = store.read(unit_object(unit))
     with intact(store, unit_object(unit)):
@@ -166,12 +168,24 @@ def _table(data: bytes, columns: list[str]) -> pa.Table:
     return table.select(columns).cast(schema)
 
 
-def bad_rows(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Rejected and failed rows of some units: `id`, `uri`, `status`, `reason`, `detail` and `unit`."""
+class BadRow(TypedDict):
+    """A photo that led to no pair."""
+
+    id: bytes
+    uri: str
+    status: str
+    """`rejected` or `failed`."""
+    reason: str
+    detail: str
+    unit: str
+
+
+def bad_rows(store: Store, names: Iterable[str]) -> Iterator[BadRow]:
+    """Rejected and failed rows of some units."""
     for name in names:
         for row in read_unit(store, name, columns=["id", "uri", "status", "reason", "detail"]):
             if row["status"] in ("rejected", "failed"):
-                yield {**row, "unit": name}
+                yield cast(BadRow, {**row, "unit": name})
 
 
 def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:
@@ -183,10 +197,11 @@ def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> s
     return digest.hexdigest()
 
 
-def _change(row: dict[str, Any]) -> float | None:
-    if row["content"] is None or row["stylized"] is None:
+def _change(row: UnitRow) -> float | None:
+    content, stylized = row["content"], row["stylized"]
+    if content is None or stylized is None:
         return None
-    return change(*(stored_picture(row[name]["bytes"]) for name in ("content", "stylized")))
+    return change(stored_picture(content["bytes"]), stored_picture(stylized["bytes"]))
 
 
 def _parquet(table: pa.Table) -> bytes:

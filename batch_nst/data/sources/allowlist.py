@@ -40,7 +40,7 @@ class Allowlist:
         if not named[0]:
             self._folders.append("/")
 
-    def judge(self, uris: pa.Array) -> pa.Array:
+    def check(self, uris: pa.Array) -> pa.Array:
         """For each URI or absolute path the version with which it is refused; null where it may be read."""
         stores = pc.struct_field(pc.extract_regex(uris, _STORE), "store")
         found = pc.unique(stores).to_pylist()

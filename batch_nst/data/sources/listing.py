@@ -14,15 +14,15 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from fsspec.implementations.local import LocalFileSystem
 
 from batch_nst.data.storage.fetch import (
     MISSING,
     Content,
-    info_of,
-    of_info,
+    error_code,
+    get_range,
     of_stat,
     open_filesystem,
     with_retries,
@@ -46,6 +46,32 @@ class File(NamedTuple):
     """ETag, or size and modification time."""
     size: int
     """Bytes; 0 as well where the store does not tell."""
+
+
+_Version = Literal["ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"]
+_VERSIONS: tuple[_Version, ...] = get_args(_Version)
+"""What stores call an object's version, the best name first."""
+
+ObjectInfo = TypedDict(
+    "ObjectInfo",
+    {
+        "name": str,
+        "type": str,
+        "size": int | None,
+        "ETag": str,
+        "md5Hash": str,
+        "content_md5": str,
+        "crc32c": str,
+        "etag": str,
+        "blob_id": str,
+        "Last-Modified": str,
+        "LastModified": object,
+        "last_modified": object,
+        "mtime": object,
+    },
+    total=False,
+)
+"""What fsspec says of an object: the keys of all stores that are read here; the last three are times."""
 
 
 def list_files(root: str) -> Iterator[File]:
@@ -76,7 +102,7 @@ def look(uri: str) -> Content:
     def ask() -> Content:
         if isinstance(filesystem, LocalFileSystem):
             return _of_stat(Path(path).stat())
-        return _of_info(info_of(filesystem, path))
+        return _content(_info(filesystem, path))
 
     return with_retries(f"look at {uri}", ask)
 
@@ -139,12 +165,12 @@ def _list_bucket(root: str, filesystem: Any, path: str) -> Iterator[File]:
             key = info["name"].removeprefix(prefix)
             # A key that ends in "/" is a console's mark for an empty folder.
             if info.get("type") != "directory" and not key.endswith("/") and not is_hidden(key):
-                yield File(key, f"{folder}/{key}", *_of_info(info))
+                yield File(key, f"{folder}/{key}", *_content(info))
     except (FileNotFoundError, PermissionError) as error:
         raise RecipeError(f"generate.input: {root}: cannot be listed: {error}") from error
 
 
-def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[dict[str, Any]]]:
+def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[ObjectInfo]]:
     """The folder that keys are relative to, and what is found below it."""
     folder = root.rstrip("/")
     if hasattr(filesystem, "call_s3"):
@@ -161,16 +187,15 @@ def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[dict[str
     return folder, iter(found.values())
 
 
-def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[dict[str, Any]]]:
+def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[ObjectInfo]]:
     """What lies below a prefix, 1000 objects a page; s3fs itself shows none before the last page."""
     bucket, prefix, _ = filesystem.split_path(path)
     request = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
         page = with_retries(f"list {root}", lambda: filesystem.call_s3("list_objects_v2", **request))
-        yield [
-            {**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]}
-            for info in page.get("Contents", [])
-        ]
+        objects = page.get("Contents", [])
+        named = ({**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]} for info in objects)
+        yield [cast(ObjectInfo, info) for info in named]
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
@@ -190,5 +215,32 @@ def _of_stat(stat: os.stat_result) -> Content:
     return Content(of_stat(stat), stat.st_size)
 
 
-def _of_info(info: dict[str, Any]) -> Content:
-    return Content(of_info(info), int(info.get("size") or 0))
+def _content(info: ObjectInfo) -> Content:
+    return Content(version_of(info), int(info.get("size") or 0))
+
+
+def _info(filesystem: Any, path: str) -> ObjectInfo:
+    """What fsspec tells of one object, in one try.
+
+    S3 is asked with HEAD, whose answer has no room for a reason: 403 says that the object may not be read,
+    that there is none (where the caller may not list), or that the caller's token ran out or its clock is
+    wrong. A read of one byte is refused with the reason, and raises that.
+    """
+    try:
+        info: ObjectInfo = filesystem.info(path)
+    except PermissionError as error:
+        if error_code(error) != "403":
+            raise
+        get_range(filesystem, path, 0, 1)
+        raise OSError("HEAD is refused, and GET is not") from error
+    return info
+
+
+def version_of(info: ObjectInfo) -> str:
+    """Of an object, from what fsspec tells of it: its ETag, or what comes nearest."""
+    # Of the content first: Google's etag changes with an object's labels and storage class as well.
+    for name in _VERSIONS:
+        if info.get(name):
+            return str(info[name]).strip('"')
+    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""
+    return f"{info.get('size')}-{changed}"

@@ -247,7 +247,7 @@ def _list_tar(file: File) -> list[pa.RecordBatch]:
         return list(_batches(members))
 
 
-def _list_tables(files: Iterable[File], reach: Allowlist) -> Iterator[pa.RecordBatch]:
+def _list_tables(files: Iterable[File], allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
     """Photos of Parquet files that hold them, or of tables that name them."""
     first: tuple[File, str] | None = None
     for file in files:
@@ -261,7 +261,7 @@ def _list_tables(files: Iterable[File], reach: Allowlist) -> Iterator[pa.RecordB
             raise RecipeError(
                 f"generate.input: {first[0].uri} {first[1]}, {file.uri} {does}; allowed: files of one kind"
             )
-        yield from _list_rows(file) if columns is None else _list_named(file, columns, reach)
+        yield from _list_rows(file) if columns is None else _list_named(file, columns, allowlist)
 
 
 def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
@@ -272,8 +272,8 @@ def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
         yield _batch(keys, pa.repeat(file.uri, len(keys)), pa.repeat(file.version, len(keys)), numbers)
 
 
-def _list_named(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.RecordBatch]:
-    for batch in read_table(file, columns, reach):
+def _list_named(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
+    for batch in read_table(file, columns, allowlist):
         if columns.version:
             yield _batch(batch["key"], batch["source"], batch["version"])
         else:
@@ -322,14 +322,14 @@ def _read_text(source: str) -> Iterator[str]:
             yield uri if "://" in uri else os.path.join(folder, uri)
 
 
-def _look_at(uris: Iterable[str], reach: Allowlist | None = None) -> Iterator[Photo]:
+def _look_at(uris: Iterable[str], allowlist: Allowlist | None = None) -> Iterator[Photo]:
     def look(uri: str) -> Photo:
         if _kind(uri) in CONTAINERS:
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
         version: str | None
         version, shown = None, uri
-        if reach:
-            judged = reach.judge(pa.array([uri]))
+        if allowlist:
+            judged = allowlist.check(pa.array([uri]))
             version, shown = judged[0].as_py(), without_credentials(pa.array([uri]), judged)[0].as_py()
         version, length = _look((uri, version))
         return Photo(shown, shown, version, length=length)

@@ -87,7 +87,7 @@ def uri_columns(file: File, schema: pa.Schema) -> Columns:
     return columns
 
 
-def read_table(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.RecordBatch]:
+def read_table(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
     """`key`, `source` and `version` of its rows, at most `ROWS` in a batch; null: to be looked up.
 
     Photos that are out of reach have a version that says so, and no credentials in key and source.
@@ -104,7 +104,7 @@ def read_table(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.Re
             values = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
             first += batch.num_rows
             source = _absolute(values[columns.uri], folder)
-            version = reach.judge(source)
+            version = allowlist.check(source)
             for protocol in set(_protocols(source.filter(version.is_null()))) - protocols:
                 open_filesystem(f"{protocol}://")
                 protocols.add(protocol)

@@ -16,6 +16,7 @@ import re
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -192,23 +193,6 @@ def _open_file(path: str) -> io.FileIO:
     return file
 
 
-def info_of(filesystem: Any, path: str) -> dict[str, Any]:
-    """What fsspec tells of one object, in one try.
-
-    S3 is asked with HEAD, whose answer has no room for a reason: 403 says that the object may not be read,
-    that there is none (where the caller may not list), or that the caller's token ran out or its clock is
-    wrong. A read of one byte is refused with the reason, and raises that.
-    """
-    try:
-        info: dict[str, Any] = filesystem.info(path)
-    except PermissionError as error:
-        if error_code(error) != "403":
-            raise
-        get_range(filesystem, path, 0, 1)
-        raise OSError("HEAD is refused, and GET is not") from error
-    return info
-
-
 def is_remote(uri: str) -> bool:
     """Whether reading this URI sends requests; a path on a local disk sends none."""
     return split_uri(uri)[0] != "file"
@@ -234,16 +218,16 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         raise RecipeError(
             f"{uri}: no such protocol; allowed: a local path or one that fsspec knows"
         ) from error
-    options: dict[str, Any] = {"use_listings_cache": False}
+    make = partial(kind, use_listings_cache=False)
     if protocol in ("s3", "s3a"):
         retries = {"mode": "standard", "total_max_attempts": 3}
-        options["config_kwargs"] = {"retries": retries, "max_pool_connections": 64}
+        make = partial(make, config_kwargs={"retries": retries, "max_pool_connections": 64})
     elif LIBRARIES.get(protocol) == "adlfs" and (host := re.search(r"@([^./]+)\.(?:dfs|blob)\.", uri)):
-        options["account_name"] = host[1]
+        make = partial(make, account_name=host[1])
     elif protocol not in LIBRARIES:
-        options |= kind._get_kwargs_from_urls(uri)  # a host, for ftp:// and others
+        make = partial(make, **kind._get_kwargs_from_urls(uri))  # a host, for ftp:// and others
     try:
-        filesystem = kind(**options)
+        filesystem = make()
     except (TypeError, ValueError, ImportError, OSError) as error:
         raise RecipeError(f"{protocol}://: cannot be opened: {one_line(error)}") from error
     if protocol in ("s3", "s3a"):
@@ -407,16 +391,6 @@ class Content(NamedTuple):
 def of_stat(stat: os.stat_result) -> str:
     """Of a file: size and modification time."""
     return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
-def of_info(info: dict[str, Any]) -> str:
-    """Of an object, from what fsspec tells of it: its ETag, or what comes nearest."""
-    # Of the content first: Google's etag changes with an object's labels and storage class as well.
-    for name in ("ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""
-    return f"{info.get('size')}-{changed}"
 
 
 def is_md5(version: str) -> bool:

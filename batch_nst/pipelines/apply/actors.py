@@ -11,10 +11,10 @@ import torch
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision, choose_device, keep_freed_memory
-from batch_nst.pipelines.apply.tasks import decode_photos, paint, write_painting
+from batch_nst.pipelines.apply.tasks import Row, decode_photos, paint, write_painting
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
-from batch_nst.pipelines.generate.tasks import Attempt, Row, first_attempt
+from batch_nst.pipelines.generate.tasks import Attempt, first_attempt
 from batch_nst.pipelines.inference import FastModel, ModelFiles
 
 

@@ -22,13 +22,14 @@ from batch_nst.engine.device import Device, Precision, choose_device
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.pipelines.apply.tasks import (
     ENCODINGS,
+    Row,
     chunks_of,
     decode_photos,
     paint,
     target_name,
     write_painting,
 )
-from batch_nst.pipelines.generate.tasks import DIED, Row
+from batch_nst.pipelines.generate.tasks import DIED
 from batch_nst.pipelines.inference import ModelFiles, read_model
 
 if TYPE_CHECKING:

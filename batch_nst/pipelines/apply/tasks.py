@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from batch_nst.data.images import codec
 from batch_nst.data.images.blend import Blend
@@ -18,16 +20,9 @@ from batch_nst.data.sources.photos import Photo, uri_of
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
-from batch_nst.pipelines.generate.tasks import (
-    MOST_DEATHS,
-    Attempt,
-    Row,
-    first_attempt,
-    given_up,
-    pack,
-    refusal,
-    unpack,
-)
+from batch_nst.pipelines.generate.tasks import MOST_DEATHS, Attempt, first_attempt, given_up, refusal
+
+Row = dict[str, Any]
 
 ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
     ".jpg": "jpeg",
@@ -50,7 +45,7 @@ def chunks_of(photos: Iterable[tuple[Photo, str]]) -> list[Row]:
     """Photos and the names of their targets, packed and counted, as `decode_photos` takes them."""
     rows = ({**photo._asdict(), "name": name} for photo, name in photos)
     chunks = iter(lambda: list(islice(rows, _TOGETHER)), [])
-    return [{"photos": pack(chunk), "count": len(chunk)} for chunk in chunks]
+    return [{"photos": _pack(chunk), "count": len(chunk)} for chunk in chunks]
 
 
 def decode_photos(chunk: Row, attempt: Attempt = first_attempt) -> Iterator[Row]:
@@ -64,7 +59,7 @@ def decode_photos(chunk: Row, attempt: Attempt = first_attempt) -> Iterator[Row]
         For each photo `uri`, `name` of its target, `status`, `reason`, `detail`; `pixels` (height, width, 3)
         where it is ok. One that an outage kept back is `pending`.
     """
-    rows = unpack(chunk["photos"])
+    rows = _unpack(chunk["photos"])
     photos = [Photo(**{field: row[field] for field in Photo._fields}) for row in rows]
     read = read_photos(photos, LIMITS.max_bytes)
     with attempt(f"decode from {rows[0]['name']} on") as ended:
@@ -73,7 +68,7 @@ def decode_photos(chunk: Row, attempt: Attempt = first_attempt) -> Iterator[Row]
             data, read[index] = read[index], b""  # a file is not kept for longer than it is needed
             with each(f"decode {row['name']}") as deaths:
                 decoded = _decode(row["name"], photo, data) if deaths < MOST_DEATHS else None
-            yield decoded or _undecoded(row["name"], photo) | given_up(deaths, "it")
+            yield decoded or _undecoded(row["name"], photo) | asdict(given_up(deaths, "it"))
 
 
 def paint(
@@ -96,7 +91,7 @@ def paint(
                 return row | {"pixels": look.of(photo, model()(photo)).tobytes()}
             except MemoryError as error:
                 return row | {"status": "failed", "reason": "out_of_memory", "detail": str(error)}
-    return row | given_up(deaths, "it")
+    return row | asdict(given_up(deaths, "it"))
 
 
 def write_painting(row: Row, target: Store, overwrite: bool) -> Row:
@@ -131,16 +126,29 @@ def target_name(key: str) -> str:
     return name if PurePosixPath(name).suffix.lower() in ENCODINGS else f"{name}.png"
 
 
+def _pack(rows: list[Row]) -> bytes:
+    table = pa.Table.from_pylist(rows)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _unpack(data: bytes) -> list[Row]:
+    with pa.ipc.open_stream(data) as reader:
+        return list(reader.read_all().to_pylist())
+
+
 def _decode(name: str, photo: Photo, data: bytes | Exception) -> Row:
     row = _undecoded(name, photo)
     if isinstance(data, StorageError):
         return row | {"status": "pending", "detail": str(data)}
     if isinstance(data, Exception):
-        return row | refusal(data)
+        return row | asdict(refusal(data))
     try:
         picture = decoder_for(LIMITS).picture(data)
     except BadImage as error:
-        return row | refusal(error)
+        return row | asdict(refusal(error))
     height, width, _ = picture.shape
     encoding = _encoding(name)
     most = _MOST_SIDE.get(encoding, max(height, width))

@@ -24,6 +24,7 @@ import torch
 
 from batch_nst.console import log
 from batch_nst.data.dataset.quality import judge
+from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.dataset.sampler import Batch, random_view
 from batch_nst.data.images.codec import Pixels, encode
 from batch_nst.data.images.style import StyleImage, read_style
@@ -35,7 +36,6 @@ from batch_nst.pipelines.benchmark.ablation_exam import Exam
 from batch_nst.pipelines.benchmark.ablation_pairs import Clock, Pairs, make_pairs, read_photos_of, square
 from batch_nst.pipelines.benchmark.ablation_report import write_findings
 from batch_nst.pipelines.benchmark.measure import ResultCache
-from batch_nst.pipelines.generate.tasks import Row
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.recipe import Generate, Recipe, Style, Train
 
@@ -192,8 +192,8 @@ def _prepare(
     painting: StyleImage,
     device: torch.device,
     scale: Scale,
-    train: list[Row],
-    held_out: list[Row],
+    train: list[PhotoRecord],
+    held_out: list[PhotoRecord],
     most: int,
     clock: Clock,
 ) -> _Bench:
@@ -208,14 +208,16 @@ def _prepare(
         "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
         "best": scale.best,
         # As they are decoded, so that a copy of a folder is the same photos.
-        "photos": [hashlib.blake2b(row["content"], digest_size=8).hexdigest() for row in train + held_out],
+        "photos": [
+            hashlib.blake2b(photo.content or b"", digest_size=8).hexdigest() for photo in train + held_out
+        ],
     }
     style = Path(recipe.style.image).stem
     folder = Path(recipe.output) / f"{style}-{_digest(settings)}"
     make = partial(make_pairs, recipe, painting, device, threads, clock)
     exam = Exam(objectives.exact, make(folder / "held_out", held_out, scale.best))
     pairs = make(folder / "train", train[:most], scale.iterations) if most else None
-    content = np.stack([square(row["content"], scale.size) for row in train])
+    content = np.stack([square(photo.content or b"", scale.size) for photo in train])
     return _Bench(style, settings, folder, objectives, exam, content, pairs, scale, threads, clock)
 
 

@@ -123,7 +123,7 @@ def our_student(settings: Train, objectives: Objectives, threads: int) -> Studen
 
     def step(batch: Batch, part: float) -> bool:
         before = training.skipped
-        training.advance(batch, part, measure_all=False)
+        training.train_step(batch, part, skip_unweighted=True)
         return training.skipped == before
 
     on_gpu = objectives.device.type == "cuda"

@@ -11,12 +11,13 @@ import torch
 
 from batch_nst.console import log
 from batch_nst.data.dataset.quality import Floats, change
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import StyleImage
-from batch_nst.data.sources.photos import is_held_out, key_hash, list_photos, photo_id, uri_of
+from batch_nst.data.sources.photos import is_held_out, key_hash, list_photos, photo_id
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, photo_rows, unpack
+from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.recipe import Evaluate, Generate, Recipe
 
 Clock = Callable[[], float]
@@ -37,10 +38,10 @@ class Pairs(NamedTuple):
     """That each took to make."""
 
 
-def read_photos_of(source: str, limits: Generate) -> tuple[list[Row], list[Row]]:
-    """Good photos to train on and held-out ones, each by the hash of their keys; rows of `IN_FLIGHT`."""
-    train: list[Row] = []
-    held_out: list[Row] = []
+def read_photos_of(source: str, limits: Generate) -> tuple[list[PhotoRecord], list[PhotoRecord]]:
+    """Good photos to train on and held-out ones, each by the hash of their keys."""
+    train: list[PhotoRecord] = []
+    held_out: list[PhotoRecord] = []
     try:
         photos = sorted(list_photos(source), key=lambda photo: key_hash(photo.key))
     except RecipeError as error:  # of an input, which recipes call so
@@ -48,12 +49,12 @@ def read_photos_of(source: str, limits: Generate) -> tuple[list[Row], list[Row]]
     for photo in photos:
         (data,) = read_photos([photo], limits.max_bytes)
         split = "held_out" if is_held_out(photo.key, _HOLDOUT) or not held_out else "train"
-        planned: Row = {"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": split}
-        (row,) = photo_rows(uri_of(photo), data, [planned], limits)
-        if row["status"] != "ok":
-            log(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}")
+        planned = planned_photo(photo, photo_id(photo.key, photo.version, 0), split)
+        (found,) = photo_records(data, [planned], limits)
+        if found.ok:
+            (train if split == "train" else held_out).append(found)
         else:
-            (train if split == "train" else held_out).append(row)
+            log(f"{found.status}: {found.uri}: {found.reason}: {found.detail}")
     if not train:
         raise IncompleteError(f"{source}: good photos: {len(held_out)}; allowed: two or more")
     return train, held_out
@@ -69,7 +70,7 @@ def make_pairs(
     threads: int,
     clock: Clock,
     folder: Path,
-    rows: list[Row],
+    rows: list[PhotoRecord],
     iterations: int,
 ) -> Pairs:
     """Pairs of photos as `generate` makes them: read where they are kept, else timed and kept."""
@@ -93,15 +94,17 @@ def make_pairs(
     return Pairs(*(np.concatenate(parts) for parts in zip(*units, strict=True)))
 
 
-def _optimise(rows: list[Row], stylizer: Callable[[Row], Row], side: int, clock: Clock) -> Pairs:
+def _optimise(
+    photos: list[PhotoRecord], stylizer: Callable[[UnitRecord], UnitRecord], side: int, clock: Clock
+) -> Pairs:
     """The pairs of photos; of one that was no number twice the loss is none, and its picture the photo."""
     start = clock()
-    unit = stylizer({"unit": "ablation", "photos": pack(rows, IN_FLIGHT), "outage": ""})
+    unit = stylizer(UnitRecord("ablation", tuple(photos)))
     seconds = clock() - start
-    made = unpack(unit["photos"])
-    content = np.stack([square(row["content"], side) for row in made])
-    optimised = np.stack([square(row["stylized"] or row["content"], side) for row in made])
-    loss = [row["total_loss"] if row["status"] == "ok" else np.inf for row in made]
+    made = unit.photos
+    content = np.stack([square(photo.content or b"", side) for photo in made])
+    optimised = np.stack([square(photo.stylized or photo.content or b"", side) for photo in made])
+    loss = [photo.total_loss if photo.ok else np.inf for photo in made]
     moved = [change(*pictures) for pictures in zip(content, optimised, strict=True)]
     shares = np.full(len(made), seconds / len(made))
     return Pairs(content, optimised, *(np.array(each, np.float32) for each in (loss, moved, shares)))

@@ -12,18 +12,33 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services  # each use below says why, and what breaks without it
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import Train
 
+NEWEST_RAY_SEEN = "2.60.0"
+"""Newest Ray that the tests have run with. A later one may have moved the private parts used here."""
+
 _TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-"""Loggers that warn of what is meant to be: tokens are on, and progress is shown by this project."""
+"""Loggers that warn of intended settings: tokens are on, and this project shows progress itself.
+
+Their names are private to Ray; if they change, the warnings appear and nothing else breaks.
+"""
+
+
+class Node(TypedDict):
+    """What `ray.nodes()` says of a node, as far as it is used."""
+
+    NodeID: str
+    NodeManagerAddress: str
+    Alive: bool
+    Resources: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -68,20 +83,20 @@ def connect() -> None:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
-        options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        # Not "auto": that joins what another command on this machine has started inside itself as well,
-        # and dies with it.
+        # Private, as no public call says whether `ray start` has left a cluster on this machine. Not "auto":
+        # that also joins a Ray that another command has started inside itself, and dies with it. Without
+        # this function, a cluster of `ray start` is only found through RAY_ADDRESS.
         address = services.get_ray_address_from_environment(None, None) or "local"
         if address == "local":
             _stay_on_loopback()
         try:
-            ray.init(address, include_dashboard=False, **options)
+            _init(address)
         except ConnectionError:  # what `ray start` has left on this machine is no more
             if os.environ.get("RAY_ADDRESS"):
                 raise
             _stay_on_loopback()
-            ray.init("local", include_dashboard=False, **options)
+            _init("local")
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -94,10 +109,15 @@ def connect() -> None:
     context.max_consecutive_actor_init_deaths = 3
 
 
+def _init(address: str) -> None:
+    ray.init(address, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+
+
 def _stay_on_loopback() -> None:
-    """Have the Ray that is started next, and torch's process groups inside it, listen on 127.0.0.1."""
-    # There is no public way (Ray 2.60): in place of a loopback address it takes the machine's own, unless it
-    # believes, as it does on macOS, that clusters are out of question.
+    """Let the Ray that is started next, and torch's process groups inside it, listen on 127.0.0.1."""
+    # Private, as there is no public way (Ray 2.60): Ray replaces a loopback address by the machine's own,
+    # unless this constant says, as on macOS, that it cannot form clusters. Without it, a Ray inside a command
+    # listens on the machine's address, which tests/test_security.py notices.
     ray_constants.ENABLE_RAY_CLUSTER = False
     for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
@@ -146,7 +166,12 @@ def choose_trainers(train: Train) -> Workers:
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Where an actor belongs that a command cannot do without: no other node takes it along as it goes."""
-    return NodeAffinitySchedulingStrategy(_this_node(), soft=False)
+    return on_node(_this_node())
+
+
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """A scheduling strategy: this node and no other."""
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def result_of(reference: ray.ObjectRef[Any]) -> Any:
@@ -179,16 +204,15 @@ def check_output_is_shared(store: Store) -> None:
         store.delete(marker)
 
 
-def living_nodes() -> list[dict[str, Any]]:
-    """The cluster's nodes that are up, as `ray.nodes()` tells of them."""
+def living_nodes() -> list[Node]:
+    """The cluster's nodes that are up."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask(nodes: Sequence[dict[str, Any]], question: Callable[..., object], *arguments: object) -> list[Any]:
+def ask(nodes: Sequence[Node], question: Callable[..., object], *arguments: object) -> list[Any]:
     """References to what a function answers on each of these nodes; it reserves nothing there."""
     task = ray.remote(num_cpus=0)(question)
-    places = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes)
-    return [task.options(scheduling_strategy=place).remote(*arguments) for place in places]
+    return [task.options(scheduling_strategy=on_node(node["NodeID"])).remote(*arguments) for node in nodes]
 
 
 def answers(asked: Sequence[Any], seconds: float) -> list[Any]:
@@ -213,8 +237,9 @@ def _this_node() -> str:
 
 def _node_shapes() -> list[tuple[dict[str, float], int]]:
     """Resources and number of the cluster's nodes: those that are up, or that its autoscaler may start."""
-    shapes = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
-    # Ray Data asks the same way for node types scaled to zero; there is no public call (Ray 2.60).
+    shapes = [(node["Resources"], 1) for node in living_nodes()]
+    # Private, as no public call names node types scaled to zero (Ray 2.60). Ray Data asks the same way.
+    # Without it, a cluster that starts nodes on demand looks as small as the nodes that are up.
     config = ray._private.state.state.get_cluster_config()
     for group in config.node_group_configs if config else ():
         up = sum(

@@ -8,9 +8,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from batch_nst.pipelines.cluster.connect import beside_driver
+from batch_nst.pipelines.cluster.connect import beside_driver, on_node
 
 _PATIENCE = 60.0
 """Seconds for a node's sign of life."""
@@ -59,8 +58,7 @@ class _State:
 
 def _lives(node: str) -> bool:
     """Whether a node is there; it is asked itself, for a cluster learns of a loss only after a while."""
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    sign = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_nothing)
+    sign = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node))(_nothing)
     try:
         ray.get(sign.remote(), timeout=_PATIENCE)
     except RayError:

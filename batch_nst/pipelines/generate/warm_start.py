@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,13 +20,15 @@ from batch_nst.console import log
 from batch_nst.data.dataset.manifest import differences
 from batch_nst.data.dataset.plan import Plan
 from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, read_group
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import inlined
 from batch_nst.pipelines.cluster.connect import Workers, result_of
 from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack
+from batch_nst.pipelines.generate.tasks import decode_unit, units_of
 from batch_nst.pipelines.inference import ModelFiles, read_start
 from batch_nst.recipe import Recipe
 
@@ -35,7 +38,8 @@ _LEAST = 1e-12
 """Of a loss, so that two that are 0 have a ratio."""
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True)
+class Verdict:
     """Whether images may start from a model's pictures."""
 
     checked: int
@@ -45,6 +49,16 @@ class Verdict(NamedTuple):
     each: list[float]
     """The ratio of each image; none where an image from the model's picture was not a number."""
     used: bool
+
+
+@dataclass(frozen=True)
+class WarmStartFigures:
+    """What a trial of `generate.init` found."""
+
+    model: str | None
+    """Name of the model; None: its output has published none yet."""
+    verdict: Verdict = inlined()
+    seconds: float = 0.0
 
 
 def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelFiles | None:
@@ -101,7 +115,7 @@ def check_start(
     style: StyleImage,
     recipe: Recipe,
     workers: Workers,
-) -> tuple[ModelFiles | None, dict[str, Any] | None]:
+) -> tuple[ModelFiles | None, WarmStartFigures | None]:
     """Try the model on a worker as `generate` chooses it, and say what came of it. Writes nothing.
 
     The same plan, input and device give the same verdict.
@@ -123,12 +137,12 @@ def check_start(
     if recipe.generate.init_model is None:
         return None, None
     if model is None:
-        return None, {"model": None, **judge_warm_start([], [])._asdict(), "seconds": 0.0}
+        return None, WarmStartFigures(None, judge_warm_start([], []))
     start = time.monotonic()
     log(f"trying to start from model {model.name} on {workers.device}, {workers.threads} threads")
     verdict = judge_warm_start(*_losses(check_photos(plan, store), plan, model, style, recipe, workers))
     log(f"images start from {f'model {model.name}' if verdict.used else 'the photos'}: {_why(verdict)}")
-    figures = {"model": model.name, **verdict._asdict(), "seconds": round(time.monotonic() - start, 1)}
+    figures = WarmStartFigures(model.name, verdict, round(time.monotonic() - start, 1))
     return model if verdict.used else None, figures
 
 
@@ -198,7 +212,7 @@ def _losses(
         return [], []
     order = photos["id"].to_pylist()
     column = photos.schema.get_field_index("unit")
-    (unit,) = unit_rows(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
+    (unit,) = units_of(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
     # One call: its process ends with it, and gives back the device and the memory before the actors begin.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_try)
     outcome: tuple[list[float], list[float]] | str = result_of(
@@ -210,7 +224,7 @@ def _losses(
 
 
 def _try(
-    unit: Row,
+    unit: UnitRecord,
     order: list[bytes],
     style: StyleImage,
     recipe: Recipe,
@@ -219,26 +233,23 @@ def _try(
 ) -> tuple[list[float], list[float]] | str:
     """In a worker: losses of the first good photos, both ways; or why they could not be read."""
     decoded = decode_unit(unit, recipe.generate)
-    if decoded["outage"]:
-        return str(decoded["outage"])
-    rows = sorted(unpack(decoded["photos"]), key=lambda row: order.index(row["id"]))
-    good = [row for row in rows if row["status"] == "ok"][:_CHECKED]
-    trial = _Trial(style, recipe, workers)
+    if decoded.outage:
+        return decoded.outage
+    photos = sorted(decoded.photos, key=lambda photo: order.index(photo.id))
+    good = [photo for photo in photos if photo.ok][:_CHECKED]
+    stylizer = Stylizer(style, recipe, workers, model)
+    stylizer.load()
     # The model's pass has a quarter of an iteration's operations at the default width (20 GFLOP of 77 at
-    # 256 px), and is counted as one. Rows get all iterations: as the best iterate is kept, they are no worse
+    # 256 px), and is counted as one. Units get all iterations: as the best iterate is kept, they are no worse
     # than what is compared here.
+    iterations = recipe.generate.iterations
     return (
-        trial.losses(good, None, recipe.generate.iterations),
-        trial.losses(good, model, recipe.generate.iterations - 1),
+        _final_losses(stylizer.stylize(good, iterations, from_model=False)),
+        _final_losses(stylizer.stylize(good, iterations - 1)),
     )
 
 
-class _Trial(Stylizer):
-    """The actor of `generate`, whose start and number of iterations can be set."""
-
-    def losses(self, rows: list[Row], model: ModelFiles | None, iterations: int) -> list[float]:
-        """Of the stored pictures, in fp32; infinite where there is none."""
-        self._model = model
-        self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
-        unit = self({"unit": "trial", "photos": pack(rows, IN_FLIGHT), "outage": ""})
-        return [row["total_loss"] if row["status"] == "ok" else math.inf for row in unpack(unit["photos"])]
+def _final_losses(photos: Sequence[PhotoRecord]) -> list[float]:
+    """Total losses of the stored pictures, in fp32; infinite for a photo that has no picture."""
+    losses = [photo.total_loss if photo.ok else None for photo in photos]
+    return [math.inf if loss is None else loss for loss in losses]

@@ -36,7 +36,6 @@ from batch_nst.pipelines.reports.night import (
     Triple,
     render,
 )
-from batch_nst.pipelines.train.log import panel_columns
 from batch_nst.recipe import Recipe
 
 _UNITS = 200
@@ -77,7 +76,7 @@ def report_of(
             run={**facts, "engine": engines, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
             pairs=_pairs(store, snapshot),
-            panel=panel_columns(store, scored.version),
+            panel=registry.panel_columns(store, scored.version),
             night=night,
             started=started(run),
             rival=_evaluation_of(store, rival) if rival else None,
@@ -97,7 +96,7 @@ def training_page(
             history=history,
             run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
-            panel=panel_columns(store, version),
+            panel=registry.panel_columns(store, version),
         )
     )
 
