@@ -25,8 +25,8 @@ from batch_nst.engine.device import Precision, choose_batch, choose_device, choo
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.figures import as_json
+from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
     Column,
