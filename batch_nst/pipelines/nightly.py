@@ -12,11 +12,11 @@ from batch_nst.data.dataset.manifest import as_started
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.snapshot import is_sealed, latest_snapshot
 from batch_nst.data.models import registry
-from batch_nst.data.models.gate import UNREPORTED, decided, publish
+from batch_nst.data.models.gate import UNREPORTED, Published, Refused, decided, publish
 from batch_nst.data.models.registry import model_object, training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
-from batch_nst.figures import as_json, inlined, omitted
+from batch_nst.figures import inlined, omitted
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.pipelines.commands import Run, RunSummary, run_command, write_report
 from batch_nst.recipe import Recipe
@@ -24,7 +24,10 @@ from batch_nst.recipe import Recipe
 if TYPE_CHECKING:
     from batch_nst.pipelines.cost.requests import Traffic
     from batch_nst.pipelines.evaluate.scores import EvaluateFigures
-    from batch_nst.pipelines.reports.night import Cost, ScoredModel
+    from batch_nst.pipelines.export import ExportFigures
+    from batch_nst.pipelines.generate.run import GenerateFigures
+    from batch_nst.pipelines.reports.night import Cost, Night, ScoredModel
+    from batch_nst.pipelines.train.run import TrainFigures
 
 _STEPS = ("pairs", "training", "graph", "scoring", "publishing")
 """Of a night, in their order."""
@@ -34,12 +37,9 @@ _STEPS = ("pairs", "training", "graph", "scoring", "publishing")
 class NightFigures:
     """Figures of the command `nightly`, as far as it came."""
 
-    dataset: object = omitted()
-    """Figures of `generate`."""
-    training: object = inlined(optional=True)
-    """Figures of `train`."""
-    graph: object = inlined(optional=True)
-    """Figures of `export`."""
+    dataset: GenerateFigures | None = omitted()
+    training: TrainFigures | None = inlined(optional=True)
+    graph: ExportFigures | None = inlined(optional=True)
     scores: EvaluateFigures | None = inlined(optional=True)
     gate: object = inlined(optional=True)
     """Figures of `publish`, or of its refusal."""
@@ -68,8 +68,7 @@ class FinishedFigures:
 
     nothing_new: bool
     dataset: FinishedDataset
-    decision: object = inlined()
-    """See `gate.decided`."""
+    decision: Published | Refused = inlined()
 
 
 def nightly(
@@ -92,9 +91,14 @@ def nightly(
         if finished:
             run.leaves_figures = False
             return finished
-        figures, traffic = _make_pairs(recipe, run, budget, plan or survey(recipe, run.store, retry), retry)
-        figures, scored = _make_model(recipe, run, figures)
-        return _meet_gate(recipe, run, figures, scored, traffic)
+        from batch_nst.pipelines.reports.gather import cost_of
+        from batch_nst.pipelines.reports.night import Night
+
+        plan = plan or survey(recipe, run.store, retry)
+        made, traffic = _make_pairs(recipe, run, budget, plan, retry)
+        figures, scored = _make_model(recipe, run, NightFigures(made))
+        cost = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
+        return _meet_gate(recipe, run, figures, scored, Night(made, None, cost))
 
     def reported(run: Run) -> object:
         try:
@@ -111,7 +115,7 @@ def nightly(
 
 def _make_pairs(
     recipe: Recipe, run: Run, budget: Budget, plan: Plan, retry: bool
-) -> tuple[NightFigures, Traffic]:
+) -> tuple[GenerateFigures, Traffic]:
     """The first step; and what decides the requests that it sends."""
     from batch_nst.pipelines.cost.requests import Traffic
     from batch_nst.pipelines.cost.workload import workload_of
@@ -123,7 +127,8 @@ def _make_pairs(
     traffic = Traffic() if cut_off else workload_of(plan, run.store, recipe).traffic
     least = recipe.train.min_done
     made = generate(recipe, run.store, run.lease, retry, budget, plan, least, cut_off)
-    return _ended(run, "pairs", NightFigures(made)), traffic
+    _ended(run, "pairs", NightFigures(made))
+    return made, traffic
 
 
 def _make_model(recipe: Recipe, run: Run, figures: NightFigures) -> tuple[NightFigures, ScoredModel]:
@@ -146,29 +151,24 @@ def _ended(run: Run, step: str, figures: NightFigures) -> NightFigures:
 
 
 def _meet_gate(
-    recipe: Recipe, run: Run, figures: NightFigures, scored: ScoredModel, traffic: Traffic
+    recipe: Recipe, run: Run, figures: NightFigures, scored: ScoredModel, shown: Night
 ) -> NightFigures:
     """The last step: publish or refuse, and write the report of either.
 
     Raises:
         GateError: the model is refused.
     """
-    from batch_nst.pipelines.reports.gather import cost_of
-    from batch_nst.pipelines.reports.night import Night
-
     run.lease.check()
     owed = model_object(scored.version, UNREPORTED)
     run.store.replace(owed, f"{run.name}\n".encode())
     refusal: GateError | None = None
-    gate: object = None
     try:
-        gate = publish(scored.version, recipe.publish, run.store, run.lease.token)
+        figures = replace(figures, gate=publish(scored.version, recipe.publish, run.store, run.lease.token))
     except GateError as error:
-        refusal, gate = error, error.figures
-    run.figures = figures = replace(figures, gate=gate)
-    cost = cost_of(figures.dataset, traffic, run.step_seconds, recipe.train.worker_range[1])
-    page = write_report(recipe, run, scored, Night(figures.dataset, gate, cost))
-    run.figures = figures = replace(figures, cost=cost, report=page)
+        refusal, figures = error, replace(figures, gate=error.figures)
+    run.figures = figures
+    page = write_report(recipe, run, scored, replace(shown, gate=figures.gate))
+    run.figures = figures = replace(figures, cost=shown.cost, report=page)
     run.store.delete(owed)
     if refusal:
         raise refusal
@@ -219,11 +219,7 @@ def find_finished(
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
     if plan.to_do or too_many or not is_sealed(store, snapshot, plan.in_input, recipe.quality):
         return None, plan
-    match as_json(decision):
-        case {"refused": {"why": str(told)}}:
-            pass
-        case _:
-            told = f"published {version}"
+    told = decision.refused["why"] if isinstance(decision, Refused) else f"published {version}"
     log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {told}")
     dataset = FinishedDataset(
         photos=plan.counts().photos,

@@ -48,7 +48,7 @@ def test_two_photos_that_differ_by_hand():
 
 
 def test_crops_of_a_photo_are_drawn_together():
-    assert equivalent_iterations([CURVE, CURVE], [1.0, 8.0], ["a", "a"])["worth_interval"] == [1, 1]
+    assert equivalent_iterations([CURVE, CURVE], [1.0, 8.0], ["a", "a"]).worth_interval == (1, 1)
     # Three crops of one photo and one of the other: (1 * 1 * 1 * 64) ** (1 / 4) is 2 ** 1.5, between 4 and 2.
     found = equivalent_iterations([[64.0, *CURVE[1:]]] * 4, [1.0, 1.0, 1.0, 64.0], ["a", "a", "a", "b"])
     assert found.worth_iterations == 1
@@ -76,11 +76,11 @@ def test_a_model_that_is_worse_than_the_photo_or_no_number_is_worth_nothing(obje
 
 def test_verdicts_at_both_ends():
     assert (
-        equivalent_iterations([CURVE], [0.5], ["a"])["verdict"]
+        equivalent_iterations([CURVE], [0.5], ["a"]).verdict
         == "worth more than 3 iterations of the optimisation"
     )
-    assert equivalent_iterations([CURVE], [1.0], ["a"])["verdict"] == "worth 3 iterations of the optimisation"
-    assert equivalent_iterations([CURVE], [0.0], ["a"])["worth_iterations"] == 3
+    assert equivalent_iterations([CURVE], [1.0], ["a"]).verdict == "worth 3 iterations of the optimisation"
+    assert equivalent_iterations([CURVE], [0.0], ["a"]).worth_iterations == 3
     found = equivalent_iterations([CURVE, CURVE], [4.0, 32.0], ["a", "b"])
     assert found.worth_interval == (None, 1)
     assert found.verdict == "worse than the photo (95 % interval: worse than the photo to 1)"

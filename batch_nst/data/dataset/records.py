@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pyarrow as pa
 

@@ -13,7 +13,6 @@ from batch_nst.data.models.evaluation import SizeTimes, SpeedTable
 from batch_nst.engine.model_io import stylize_image
 from batch_nst.engine.timing import iteration_seconds, machine_of, seconds
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.figures import as_json
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 
 COUNTS = (100, 300, 500)
@@ -35,7 +34,7 @@ def measure_speed(
         picture: uint8 (H, W, 3).
         sizes: sides in pixels.
     """
-    machine = as_json(machine_of(objectives.device, 0))
+    machine = machine_of(objectives.device, 0)
     del machine["size"]
     return SpeedTable(
         machine=machine,

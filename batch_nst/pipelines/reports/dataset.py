@@ -27,8 +27,7 @@ from batch_nst.console import log
 from batch_nst.data.dataset import summaries, units
 from batch_nst.data.dataset.forgotten import forgotten_ids
 from batch_nst.data.dataset.manifest import require_settings
-from batch_nst.data.dataset.quality import figures_of, quantiles
-from batch_nst.data.dataset.records import StoredImage
+from batch_nst.data.dataset.quality import QualityCounts, figures_of, quantiles
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
@@ -71,7 +70,7 @@ class InspectFigures:
     losses: dict[str, float]
     """Quantiles over pairs to train on, and so are the next."""
     changes: dict[str, float]
-    quality: object
+    quality: QualityCounts
     """See `quality.figures_of`."""
     runs: int
     made: int
@@ -295,16 +294,11 @@ class _Pair:
     name: str
     id: str
     """Hex."""
-    loss: float
+    loss: float | None
     change: float
     photo: str
     """A data URI, and so is the next."""
     made: str
-
-
-def _bytes(picture: StoredImage | None) -> bytes:
-    """The encoded picture; empty where the row has none."""
-    return picture["bytes"] if picture else b""
 
 
 def _sheet(
@@ -331,14 +325,15 @@ def _sheet(
     def find(candidates: Iterable[int]) -> Iterator[_Pair]:
         for index in candidates:
             row = rows_of(int(images.unit[index]))[int(images.position[index])]
-            if row["status"] == "ok" and row["id"] not in hidden:
+            content, stylized = row["content"], row["stylized"]
+            if content and stylized and row["id"] not in hidden:
                 yield _Pair(
                     name=row["uri"].rsplit("/", 1)[-1],
                     id=row["id"].hex(),
                     loss=row["total_loss"] or 0.0,
                     change=float(images.change[index]),
-                    photo=data_uri(_bytes(row["content"]), 256),
-                    made=data_uri(_bytes(row["stylized"]), 256),
+                    photo=data_uri(content["bytes"], 256),
+                    made=data_uri(stylized["bytes"], 256),
                 )
 
     return {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, cast
+from typing import Final
 
 from batch_nst import __version__
 from batch_nst.console import log
@@ -16,13 +16,14 @@ from batch_nst.data.images.codec import encode
 from batch_nst.data.images.sandbox import stored_picture
 from batch_nst.data.images.style import MAX_BYTES
 from batch_nst.data.models import registry
-from batch_nst.data.models.evaluation import Evaluation
+from batch_nst.data.models.registry import CurvePoint
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.fetch import fetch
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import StorageError, WeightsError
-from batch_nst.figures import JsonValue, as_json
+from batch_nst.figures import as_json
 from batch_nst.pipelines.cost.requests import Traffic, generate_requests
+from batch_nst.pipelines.generate.run import GenerateFigures
 from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, settings
 from batch_nst.pipelines.reports.night import (
     SHOWN,
@@ -71,7 +72,7 @@ def report_of(
             triples=triples,
             evaluation=scored.evaluation,
             speed=scored.speed,
-            history=_curve(card["training"]["history"]),
+            history=card["training"]["history"],
             dataset=dataset,
             run={**facts, "engine": engines, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
@@ -79,24 +80,21 @@ def report_of(
             panel=registry.panel_columns(store, scored.version),
             night=night,
             started=started(run),
-            rival=_evaluation_of(store, rival) if rival else None,
+            rival=registry.require_card(store, rival)["evaluation"] if rival else None,
             earlier=earlier_nights(store, run),
         )
     )
 
 
-def _curve(history: registry.History) -> Sequence[Mapping[str, float]]:
-    """A training curve as charts take it, whose lines are named by the keys of its points."""
-    return cast("Sequence[Mapping[str, float]]", history)
-
-
-def training_page(recipe: Recipe, store: Store, version: str, history: registry.History, step: int) -> str:
+def training_page(
+    recipe: Recipe, store: Store, version: str, history: Sequence[CurvePoint], step: int
+) -> str:
     """The HTML of a training under way: its curves, and the panel as far as it has been painted."""
     return render(
         Report(
             title=f"{_name_of(recipe)}, step {step} of {recipe.train.steps}",
             style=fetch(recipe.style.image, MAX_BYTES),
-            history=_curve(history),
+            history=history,
             run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
             panel=registry.panel_columns(store, version),
@@ -137,7 +135,7 @@ def failure_page(
     )
 
 
-def cost_of(made: object, traffic: Traffic, seconds: Mapping[str, float], workers: int) -> Cost:
+def cost_of(made: GenerateFigures, traffic: Traffic, seconds: Mapping[str, float], workers: int) -> Cost:
     """What a night took.
 
     Args:
@@ -147,25 +145,18 @@ def cost_of(made: object, traffic: Traffic, seconds: Mapping[str, float], worker
         workers: that trained at the most, with a device each; scoring held one, or as many as have made pairs
             tonight.
     """
-    figures = as_json(made)
-    devices = max(1, int(_number(figures["devices"])))
+    devices = max(1, made.devices)
     return Cost(
         device_hours=DeviceHours(
-            pairs=_number(figures["device_seconds"]) / 3600,
+            pairs=made.device_seconds / 3600,
             training=seconds["training"] * workers / 3600,
             scoring=seconds["scoring"] * devices / 3600,
         ),
-        requests=generate_requests(traffic, devices, _number(figures["seconds"])),
-        bytes_read=int(_number(figures["bytes_read"])),
-        bytes_written=int(_number(figures["bytes_written"])),
+        requests=generate_requests(traffic, devices, made.seconds),
+        bytes_read=made.bytes_read,
+        bytes_written=made.bytes_written,
         step_seconds=dict(seconds),
     )
-
-
-def _number(value: JsonValue) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"given {value!r}; allowed: a number")
-    return value
 
 
 def earlier_nights(store: Store, run: str) -> list[EarlierNight]:
@@ -229,12 +220,6 @@ def _rival_of(gate: object) -> str | None:
         case {"compared": {"published": {"version": str(version)}}}:
             return version
     return None
-
-
-def _evaluation_of(store: Store, version: str) -> Evaluation:
-    """As a version's card tells it."""
-    evaluation: Evaluation = registry.require_card(store, version)["evaluation"]
-    return evaluation
 
 
 def _dataset(store: Store, snapshot: Snapshot) -> tuple[DatasetFacts, str]:

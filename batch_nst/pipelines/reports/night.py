@@ -22,8 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from batch_nst.data.models.evaluation import Baseline, Comparison, Evaluation, Losses, SpeedTable
+from batch_nst.data.models.registry import CurvePoint
 from batch_nst.figures import as_json
 from batch_nst.pipelines.cost.requests import Requests
+from batch_nst.pipelines.generate.run import GenerateFigures
 from batch_nst.pipelines.reports.charts import (
     MODEL,
     MUTED,
@@ -108,10 +110,9 @@ class Cost:
 class Night:
     """A night that has met the gate."""
 
-    dataset: object
-    """Figures of `generate`."""
+    dataset: GenerateFigures
     gate: object
-    """Figures of `publish`, or of its refusal."""
+    """Figures of `publish`, or of its refusal; None before that."""
     cost: Cost
 
 
@@ -137,7 +138,7 @@ class DatasetFacts:
     """By status."""
     bad: Sequence[BadPhoto]
     """Some photos without a pair."""
-    total_loss: Sequence[float]
+    total_loss: Sequence[float | None]
     """Of some pairs."""
     snapshot: int
     digest: str
@@ -155,7 +156,7 @@ class Report:
     """Held-out photos, of which the first `SHOWN` are shown side by side with the results."""
     evaluation: Evaluation | None = None
     speed: SpeedTable | None = None
-    history: Sequence[Mapping[str, float]] = ()
+    history: Sequence[CurvePoint] = ()
     """Training's log, oldest first: `step` and any losses."""
     dataset: DatasetFacts | None = None
     run: object
@@ -193,7 +194,6 @@ def render(report: Report) -> str:
         pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in report.pairs],
         panel=[(name, data_uri(column, 800)) for name, column in report.panel],
         night=report.night,
-        new=as_json(report.night.dataset) if report.night else {},
         gate=as_json(report.night.gate) if report.night else {},
         started=report.started,
         rival=report.rival,
@@ -399,7 +399,7 @@ class _TrainingPlot(NamedTuple):
     plot: Markup
 
 
-def _plot_history(history: Sequence[Mapping[str, float]]) -> list[_TrainingPlot]:
+def _plot_history(history: Sequence[CurvePoint]) -> list[_TrainingPlot]:
     """A plot for each loss in the log."""
     plots = []
     all_steps = floats([entry.get("step") for entry in history])
