@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -286,3 +287,62 @@ def test_no_room_and_no_file_is_too_large() -> None:
     assert crowded == []
     long = {str(path.relative_to(ROOT)) for path in FILES if len(path.read_text().splitlines()) > MOST_LINES}
     assert long == set()
+    assert long - {"batch_nst/cli.py"} == set()
+
+
+LONG_FUNCTIONS: dict[str, str] = {}
+"""Functions of more than `MOST_FUNCTION_LINES` lines that may be so, each with its reason."""
+MOST_FUNCTION_LINES = 60
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file with its number of lines, docstring apart."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            words = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            docstring = (first.end_lineno or 0) - first.lineno + 1 if words else 0
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1 - docstring
+
+
+def test_no_function_is_long() -> None:
+    long = {
+        f"{module_of(path)}.{name}": lines
+        for path in FILES
+        for name, lines in functions(path)
+        if lines > MOST_FUNCTION_LINES
+    }
+    assert {name: lines for name, lines in long.items() if name not in LONG_FUNCTIONS} == {}
+
+
+UNTYPED = re.compile(r"(dict|Mapping|MutableMapping)\[str, (Any|object)\]|Figures|_?Row|JsonObject")
+MOST_UNTYPED = 20
+
+
+def test_untyped_mappings_are_left_at_the_edges_alone() -> None:
+    """A JSON document that was read, pydantic, and Ray's own rows; all else is a record."""
+    found = [
+        f"{module_of(path)}:{node.lineno}: {ast.unparse(node)}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Subscript | ast.Name) and UNTYPED.fullmatch(ast.unparse(node))
+    ]
+    assert len(found) <= MOST_UNTYPED, "\n".join(found)
+
+
+def test_the_tree_in_the_design_is_the_tree_on_disk() -> None:
+    page = (ROOT / "docs" / "design.md").read_text()
+    tree = page[page.index("    batch_nst/") :].split("\n\n")[0]
+    named: set[str] = set()
+    folders: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip()) - 4) // 2
+        name, _, about = line.strip().partition(" ")
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name.removesuffix("/"))
+        else:
+            named.add("/".join([*folders, name]))
+            assert about.strip(), f"{name}: no word about it"
+    on_disk = {path.relative_to(ROOT).as_posix() for path in FILES if path.read_text()}
+    assert named == on_disk
