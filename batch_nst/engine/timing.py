@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,21 +19,7 @@ from batch_nst.engine.slow_transfer import ENGINE, optimise
 from batch_nst.engine.vgg import Vgg16
 
 
-class Machine(TypedDict):
-    """What a measurement is true of."""
-
-    processor: str
-    threads: int
-    device: str
-    """Name of the GPU, or `cpu`."""
-    torch: str
-    engine: str
-    """See `slow_transfer.ENGINE`."""
-    size: NotRequired[int]
-    """Side of the images in pixels."""
-
-
-def machine_of(device: torch.device, size: int) -> Machine:
+def machine_of(device: torch.device, size: int) -> dict[str, Any]:
     """Processor, device, versions, and the side of the pictures."""
     return {
         "processor": _processor(),
