@@ -143,7 +143,7 @@ def test_fewer_pairs_than_a_batch(home: Path, call: Call) -> None:
     before = files(home)
     ended = call("train", home / "recipe.yaml")
     told = "train.batch_size: given 4; "
-    assert_refused(ended, "train", 2, told, "snapshot 1 has 3 pairs to train on; allowed: so many or fewer")
+    assert_refused(ended, "train", 2, told, "snapshot 1 has 3 pairs to train on; allowed: that many or fewer")
     assert files(home) == before
 
 

@@ -1,4 +1,4 @@
-"""Where and in which floating-point type the convolutions run, and how much fits into memory."""
+"""Choice of device, of the type that convolutions compute in, and of the batch that fits into memory."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 _WORTH_IT = 1.2
-"""bf16 must be this much faster than fp32, so that noise does not decide between two equals."""
+"""bf16 is chosen if it is faster than fp32 by this factor, so that noise does not decide between equals."""
 
 
 def choose_device(device: Device = "auto") -> torch.device:
-    """The GPU where there is one and none of them is ruled out, else the CPU.
+    """The device to compute on; `auto` is the GPU if torch sees one, else the CPU.
 
     Raises:
-        DeviceError: `cuda` is asked for and there is none.
+        DeviceError: `cuda` is requested, but torch sees no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device: cuda was asked for, but torch sees no GPU here; allowed: auto, cpu")
+        raise DeviceError("device: cuda was requested, but torch sees no GPU here; allowed: auto, cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
 def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """The faster of fp32 and bf16 for a convolution of VGG-16 on this device; about 0.1 s."""
+    """The type for convolutions; `auto` measures on a CPU (about 0.1 s) whether fp32 or bf16 is faster."""
     if precision != "auto":
         return torch.float32 if precision == "fp32" else torch.bfloat16
     if device.type == "cuda":
@@ -44,7 +44,7 @@ def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.d
 
 
 def _convolution_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """The least of five timings of a layer like conv2_2."""
+    """The fastest of five runs of a layer like VGG-16's conv2_2, in seconds."""
     image = torch.ones(1, 128, 64, 64, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     kernel = torch.ones(128, 128, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     seconds = []
@@ -56,17 +56,17 @@ def _convolution_seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 _BYTES_PER_PIXEL = 2500
-"""Of an image: activations, places of maxima, gradients, history; `batch-nst benchmark` measures it."""
+"""Memory of an optimisation: activations, max-pooling indices, gradients and history, as measured."""
 _SHARE = 0.5
-"""Of the memory that is free now; the rest is for workspaces and for other processes."""
+"""Fraction of the free memory to use; the rest is for workspaces and other processes."""
 _ENOUGH = {"cpu": 4 * 256**2, "cuda": 64 * 256**2}
-"""Pixels of a batch that keep a device busy; more of them gain nothing."""
+"""Pixels of a batch that keep a device busy; larger batches are no faster."""
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # glibc, malloc.h
 
 
 def choose_batch(side: int, device: torch.device) -> int:
-    """Images of `side` x `side` pixels to optimise together: they keep the device busy and fit its memory."""
+    """Number of images of `side` x `side` pixels that keep the device busy and fit into its memory."""
     pixels = min(_ENOUGH[device.type], _SHARE * _free_bytes(device) / _BYTES_PER_PIXEL)
     return max(1, int(pixels / side**2))
 
@@ -74,19 +74,19 @@ def choose_batch(side: int, device: torch.device) -> int:
 def run_in_batches(
     count: int, batch: int, run: Callable[[slice], None], on_halved: Callable[[int], None]
 ) -> int:
-    """Work through `count` images; a batch that memory does not hold is halved and run again.
+    """Process `count` images in batches; a batch that does not fit into memory is halved and repeated.
 
     Args:
-        count: images.
-        batch: of them to begin with.
-        run: does one slice; of a slice that it could not finish for lack of memory nothing may remain.
-        on_halved: told the new size.
+        count: number of images.
+        batch: images in the first batch.
+        run: processes a slice of the images; it must leave nothing behind if it runs out of memory.
+        on_halved: called with each new batch size.
 
     Returns:
-        The size that fitted.
+        The batch size that fitted.
 
     Raises:
-        torch.OutOfMemoryError: not even one image fits.
+        torch.OutOfMemoryError: a single image does not fit.
     """
     first = 0
     while first < count:
@@ -98,7 +98,7 @@ def run_in_batches(
         else:
             first += batch
             continue
-        # Outside of `except`: the exception holds the frames, and these hold the tensors.
+        # Outside of `except`: the exception keeps the frames alive, and they keep the tensors.
         torch.cuda.empty_cache()
         batch //= 2
         on_halved(batch)
@@ -106,10 +106,10 @@ def run_in_batches(
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed, for the next tensor; elsewhere nothing happens.
+    """Make glibc keep freed memory for the next tensor; does nothing without glibc.
 
-    It gives every tensor of more than 32 MiB back to the kernel when it is freed, and the next one then pays
-    for its pages again: at 256 px a fifth of an iteration.
+    By default it returns every freed tensor above 32 MiB to the kernel, and the next tensor has to fault its
+    pages in again. At 256 px that costs a fifth of an iteration.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):

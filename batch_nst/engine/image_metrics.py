@@ -1,4 +1,4 @@
-"""Metrics of pictures: SSIM, the checkerboard artefact, and the distance in VGG features."""
+"""Image metrics: SSIM, the checkerboard artefact, and the distance in VGG features."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _SIDE, _SIGMA = 11, 1.5
-"""Of the Gaussian window, in pixels."""
+"""Side and standard deviation of the Gaussian window in pixels (Wang et al. 2004)."""
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _LUMINANCE = (0.299, 0.587, 0.114)
-"""Of R, G and B: the paper looks at grey pictures."""
+"""Weights of R, G and B; the paper defines SSIM for grey images."""
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Mean structural similarity of luminance, over all windows that lie inside the picture.
+    """Mean structural similarity of luminance, over all windows that lie inside the image.
 
-    In fp64, as variances are differences of large numbers. Large pictures are not reduced first.
+    It is computed in fp64, because variances are differences of large numbers. Large images are not
+    downsampled first.
 
     Args:
-        a: pictures (B, 3, H, W), RGB, 0..255, H and W from 11 pixels on.
-        b: the same shape and range.
+        a: images (B, 3, H, W), RGB, 0..255, H and W at least 11.
+        b: images of the same shape and range.
 
     Returns:
-        (B,), fp64: 1 if equal, near 0 if unrelated, below 0 where light and dark are exchanged.
+        (B,), fp64: 1 if equal, near 0 if unrelated, below 0 if light and dark are exchanged.
 
     Raises:
-        ValueError: different shapes, or a side below 11 pixels.
+        ValueError: the shapes differ, or a side is below 11 pixels.
     """
     if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or min(a.shape[2:]) < _SIDE:
         raise ValueError(
@@ -51,7 +52,7 @@ def _luminance(image: Tensor) -> Tensor:
 
 
 def _windows(image: Tensor) -> Tensor:
-    """Weighted mean of every window: (B, 1, H, W) to (B, 1, H - 10, W - 10)."""
+    """Gaussian-weighted mean of every window: (B, 1, H, W) to (B, 1, H - 10, W - 10)."""
     offsets = torch.arange(_SIDE, dtype=image.dtype, device=image.device) - _SIDE // 2
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     weights = weights / weights.sum()
@@ -60,21 +61,21 @@ def _windows(image: Tensor) -> Tensor:
 
 
 PERIOD = 4
-"""Pixels: the network's smallest map is a quarter of the picture."""
+"""Period of the artefact in pixels: the network's smallest map has a quarter of the image's side."""
 
 
 def checkerboard(image: Tensor) -> Tensor:
-    """How far the mean of all cells of 4 x 4 pixels is from even: the root of its mean square.
+    """The checkerboard artefact: root mean square of the average 4 x 4 cell, after removing its mean.
 
-    In a photo nothing is tied to the grid, so that the mean of many cells is even but for chance: of 1,024
-    cells (128 x 128 pixels) some half a grey level is left.
+    Nothing in a photo is aligned to the grid, so the average of many cells is nearly constant. With 1,024
+    cells (128 x 128 pixels) about half a grey level remains by chance.
 
     Args:
-        image: (B, 3, H, W), in grey levels, H and W from 4 on; rows and columns beyond the last whole cell
-            are left out.
+        image: (B, 3, H, W), in grey levels, H and W at least 4; rows and columns beyond the last whole cell
+            are ignored.
 
     Returns:
-        (B,), in grey levels, at least 0; with a gradient of 0 where it is 0.
+        (B,), in grey levels, at least 0; its gradient is 0 where it is 0.
     """
     images, channels = image.shape[:2]
     height, width = (side // PERIOD for side in image.shape[2:])
@@ -86,7 +87,15 @@ def checkerboard(image: Tensor) -> Tensor:
 
 
 def feature_distance(activations: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
-    """Mean over layers of the squared distance of activations, relative to those wanted; (B,), 0 if equal."""
+    """Squared distance of activations relative to the squared norm of `wanted`, averaged over layers.
+
+    Args:
+        activations: by layer, (B, C, H, W).
+        wanted: the target activations, by layer, of the same shapes.
+
+    Returns:
+        (B,), at least 0; 0 if equal.
+    """
     distances = []
     for name, target in wanted.items():
         target = target.float()

@@ -1,21 +1,21 @@
-"""L-BFGS for many images at once, each with a history of its own.
+"""L-BFGS for a batch of images, each with a history of its own.
 
-`torch.optim.LBFGS` sees a batch as one vector, so that one image's curvature steers another's step. Here
-every inner product is taken inside an image. There is no line search: a step is one evaluation.
+`torch.optim.LBFGS` treats a batch as one vector, so that one image's curvature affects another's step. Here
+every inner product is taken within an image. There is no line search: a step is one evaluation.
 
 The inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel (1994, equation 3.1) instead
-of the usual recursion of two loops: with S and Y the remembered steps and changes of the gradient as columns,
-R the upper triangle of S'Y and D its diagonal, gamma P the estimate that the history starts from,
+of the two-loop recursion. S and Y hold the remembered steps and changes of the gradient as columns, R is the
+upper triangle of S'Y, D its diagonal, and gamma P the initial estimate:
 
     H g = gamma P g + S R^-T ((D + gamma Y'PY) R^-1 S'g - gamma Y'P g) - gamma PY R^-1 S'g.
 
-Only S and PY are kept. They are read twice a step, in two matrix products, where the recursion reads them
-four times, a vector at a time; what lies between is a matter of matrices of the history's length. An image
-is cut into blocks, and a product is that of each block by itself, so that no neighbour changes a bit of it.
+Only S and PY are kept. Each step reads them twice, in two matrix products; the recursion would read them four
+times, one vector at a time. Everything else works on matrices of the history's length. An image is cut into
+blocks that are multiplied separately, so that its result does not depend on its neighbours in the batch.
 
-Departure from the usual: gamma is twice s'y / y'Py of the newest pair. That ratio weighs directions by the
-square of their curvature, so it suits the stiff ones, and steps fall short of the minimum along them; nobody
-searches for it here. docs/engine.md says what it is worth.
+Departure from common practice: gamma is twice s'y / y'Py of the newest pair. That ratio weighs directions by
+the square of their curvature, so it suits stiff directions, and steps fall short of the minimum. There is no
+line search to lengthen them. docs/engine.md measures what this gains.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 4096
-"""Numbers of an image that are multiplied at once: 60 remembered vectors of them fit a processor's cache."""
+"""Values of an image in one block: 60 remembered vectors of this length fit into a processor's cache."""
 
 _REACH = 2.0
-"""gamma, in units of s'y / y'Py."""
+"""gamma in units of s'y / y'Py."""
 
 
 class Lbfgs:
@@ -43,13 +43,13 @@ class Lbfgs:
         longest_step: float = 10.0,
         precondition: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Nothing is remembered yet.
+        """Start with an empty history.
 
         Args:
-            history: pairs (s, y) kept for each image.
+            history: number of pairs (s, y) kept for each image.
             first_step: root mean square of the first step, in grey levels.
-            longest_step: cap on that of every later step.
-            precondition: P, a symmetric, positive definite map of gradients (B, N); none: the identity.
+            longest_step: maximum root mean square of every later step, in grey levels.
+            precondition: P, a symmetric, positive definite map of gradients (B, N); by default the identity.
         """
         self._history = history
         self._first_step = first_step
@@ -89,7 +89,7 @@ class Lbfgs:
         self._gamma = self._first_step / _rms(smooth).double().clamp_min(1e-20)
 
     def _remember(self, x: Tensor, gradient: Tensor, smooth: Tensor) -> tuple[Tensor, Tensor]:
-        """The newest pair takes the place of the oldest. Returns S'g and Y'Pg, (B, history), fp64."""
+        """Replace the oldest pair by the newest one. Returns S'g and Y'Pg, each (B, history), fp64."""
         assert self._previous is not None
         m, new = self._history, self._seen % self._history
         self._seen += 1
@@ -102,14 +102,14 @@ class Lbfgs:
         self._sy[:, :, new] = with_s
         self._ypy[:, :, new] = self._ypy[:, new] = with_py
         curvature, size = with_s[:, new], with_py[:, new]
-        # A pair without positive curvature would make the estimate indefinite: for that image it is absent.
+        # A pair without positive curvature would make the estimate indefinite: it is ignored for that image.
         self._valid[:, new] = curvature > 1e-10 * size
         gamma = _REACH * curvature / size.clamp_min(1e-30)
         self._gamma = torch.where(self._valid[:, new], gamma, self._gamma)
         return of_gradient[:, :m], of_gradient[:, m:]
 
     def _products(self, vectors: Tensor) -> Tensor:
-        """Of (B, K, N) with all that is remembered, (B, K, 2 * history), fp64."""
+        """Products of vectors (B, K, N) with all remembered ones: (B, K, 2 * history), fp64."""
         blocks = _blocks(vectors).transpose(1, 2)
         products = torch.bmm(blocks.flatten(0, 1), self._memory.flatten(0, 1).mT)
         return products.view(*blocks.shape[:3], -1).double().sum(1)
@@ -140,10 +140,11 @@ class Lbfgs:
 
 
 def _blocks(a: Tensor) -> Tensor:
-    """(..., N) as (..., ceil(N / _BLOCK), _BLOCK), filled up with zeros."""
+    """(..., N) as (..., ceil(N / _BLOCK), _BLOCK), padded with zeros."""
     return F.pad(a, (0, -a.shape[-1] % _BLOCK)).view(*a.shape[:-1], -1, _BLOCK)
 
 
 def _rms(a: Tensor) -> Tensor:
-    # By blocks too: threads share a row if there is one, and each takes a row if there are two.
+    # Summed in blocks: threads would split a single row, but take whole rows of a batch, and round
+    # differently.
     return (_blocks(a).square().sum(2).sum(1) / a.shape[1]).sqrt()

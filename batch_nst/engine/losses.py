@@ -1,4 +1,4 @@
-"""The raw sums of Gatys, Ecker and Bethge (2016), one value an image, never mixed over the batch.
+"""The raw sums of Gatys, Ecker and Bethge (2016), one value per image; images of a batch never mix.
 
 `A` (B, C, H, W) is a VGG-16 activation; i and j run over channels, k over the M = H*W positions.
 The objective divides these sums by sizes: see `perceptual_loss`.
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def content_loss(a: Tensor, b: Tensor) -> Tensor:
-    """`sum_ij (A_ij - B_ij)^2` of each image.
+    """Content loss of each image: `sum_ij (A_ij - B_ij)^2`.
 
     Args:
         a: activations (B, C, H, W).
@@ -23,7 +23,7 @@ def content_loss(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gram_matrix(a: Tensor) -> Tensor:
-    """`G_ij = sum_k A_ik A_jk` of each image, over all pairs of channels.
+    """Gram matrix of each image, over all pairs of channels: `G_ij = sum_k A_ik A_jk`.
 
     Args:
         a: activations (B, C, H, W), fp32 or better: sums of half-precision products overflow.
@@ -36,7 +36,7 @@ def gram_matrix(a: Tensor) -> Tensor:
 
 
 def style_loss(gram_a: Tensor, gram_b: Tensor) -> Tensor:
-    """`sum_ij (G_ij(A) - G_ij(B))^2` of each image.
+    """Style loss of each image: `sum_ij (G_ij(A) - G_ij(B))^2`.
 
     Args:
         gram_a: (B, C, C).
@@ -49,7 +49,7 @@ def style_loss(gram_a: Tensor, gram_b: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Squared differences to the right and to the lower neighbour, their sum over the number of values.
+    """Total variation: the sum of squared differences to the right and lower neighbours, per value.
 
     Args:
         image: (B, C, H, W), 0..255.

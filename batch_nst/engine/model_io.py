@@ -1,7 +1,4 @@
-"""A published model's tensors as bytes and back: `model.safetensors` and `model.onnx`.
-
-Where the bytes lie is not this file's business.
-"""
+"""The fast model as bytes, and back: `model.safetensors` and `model.onnx`. Nothing here touches files."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from batch_nst.errors import RecipeError, WeightsError
 from batch_nst.recipe import NETWORKS, Network
 
 OPSET = 18
-"""ONNX operator set of the graphs: the oldest that torch's exporter writes, so old runtimes read them."""
+"""ONNX operator set of the graphs: the oldest that torch's exporter writes, for old runtimes."""
 
 _MOST_WIDTH = 1024
 
@@ -32,32 +29,34 @@ class Architecture(TypedDict):
 
 
 class Description(TypedDict):
-    """The keys of `model.json` that decide how weights are loaded; either may be absent or wrong."""
+    """The keys of `model.json` that `load_net` reads; either may be missing or invalid."""
 
     architecture: Architecture
     digests: dict[str, str]
 
 
 def model_bytes(net: TransformerNet) -> bytes:
-    """Weights as the bytes of a safetensors file: float32, PyTorch's names; the same weights, the same bytes.
+    """Weights as a safetensors file: float32, PyTorch's names. The same weights always give the same bytes.
 
-    No metadata in the file: safetensors writes it in an order that changes from process to process.
+    The file has no metadata: safetensors writes it in an order that differs between processes.
     """
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in net.state_dict().items()}
     return save(dict(sorted(tensors.items())))
 
 
 def load_net(weights: bytes, card: Description) -> TransformerNet:
-    """Make the net that `model_bytes` was given, on the CPU and in eval mode; no random numbers are drawn.
+    """The network whose weights `model_bytes` wrote, on the CPU, in eval mode; draws no random numbers.
+
+    net = load_net(model_bytes(net), {"architecture": {"name": "johnson", "width": 32}, "digests": {}})
 
     Args:
         weights: bytes of `model.safetensors`.
-        card: the content of `model.json`. Read are `architecture: {name: str, width: int}`, the name one of
-            `NETWORKS`, and, where present, `digests: {"model.safetensors": sha256 in hex}`.
+        card: the content of `model.json`: `architecture` with a name among `NETWORKS`, and, optionally,
+            `digests["model.safetensors"]`, SHA-256 in hex.
 
     Raises:
-        WeightsError: another digest, an architecture that is not known, not a safetensors file, or a tensor
-            that is missing, not expected, of another shape or dtype, or not finite.
+        WeightsError: the digest differs, the architecture is unknown, or `weights` is not a safetensors file;
+            or a tensor is missing, unexpected, of another shape or dtype, or not finite.
     """
     expected_digest = card.get("digests", {}).get("model.safetensors")
     digest = hashlib.sha256(weights).hexdigest()
@@ -84,8 +83,8 @@ def load_net(weights: bytes, card: Description) -> TransformerNet:
         given, wanted = _form(tensors.get(name)), _form(expected.get(name))
         if given != wanted:
             raise WeightsError(f"model.safetensors: tensor {name!r} is {given}, expected: {wanted}")
-        if not tensors[name].isfinite().all():  # its pictures would be black, and their losses numbers
-            raise WeightsError(f"model.safetensors: tensor {name!r} holds what is no finite number")
+        if not tensors[name].isfinite().all():  # its images would be black, with finite losses
+            raise WeightsError(f"model.safetensors: tensor {name!r} holds NaN or infinite values")
     net.load_state_dict(tensors, assign=True)
     return net.eval()
 
@@ -96,15 +95,15 @@ def _form(tensor: Tensor | None) -> str:
 
 @torch.inference_mode()
 def stylize_image(net: TransformerNet, image: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Paint pictures of one size as they are stored.
+    """Stylize images of one size, from pixels to pixels.
 
     Args:
-        net: a net on `device`.
-        image: uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W from 16 pixels on, on any device.
+        net: a network on `device`.
+        image: uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W at least 16, on any device.
         device: where to compute.
 
     Returns:
-        The same shape, uint8 RGB, on the CPU; values rounded to the nearest after clamping.
+        uint8 RGB of the same shape, on the CPU, clamped and rounded to the nearest.
 
     Raises:
         ValueError: `image` has another dtype or shape.
@@ -112,17 +111,17 @@ def stylize_image(net: TransformerNet, image: Tensor, device: torch.device | str
     if image.dtype != torch.uint8 or image.dim() not in (3, 4) or image.shape[-1] != 3:
         raise ValueError(f"image is {_form(image)}, expected: uint8 (H, W, 3) or (B, H, W, 3)")
     batch = image if image.dim() == 4 else image[None]
-    # A permuted (B, H, W, 3) lies in memory as channels_last already.
+    # A permuted (B, H, W, 3) is already in channels_last memory format.
     stylized: Tensor = net(batch.to(device).permute(0, 3, 1, 2).float() / 255)
     pixels = (stylized.clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).reshape(image.shape).cpu()
 
 
 def one_at_a_time(net: TransformerNet) -> TransformerNet:
-    """A net of another's parameters, faster for a batch of one picture: what is channels_last stays so.
+    """A network that shares the parameters of `net` and is faster for a batch of one image in channels_last.
 
-    torch's instance normalisation copies what it gets out of that layout. Over a batch of one, batch
-    normalisation by the batch's own statistics is the same function, and does not.
+    torch's instance normalisation copies its input out of that layout. For a batch of one, batch
+    normalisation with the batch's own statistics is the same function and does not copy.
     """
     faster = copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
     for parent in list(faster.modules()):
@@ -135,7 +134,7 @@ def one_at_a_time(net: TransformerNet) -> TransformerNet:
 
 
 class _Clamped(nn.Module):
-    """What the ONNX graph computes: a net whose result may be shown as it is."""
+    """The function of the ONNX graph: the network, with its result clamped to 0..1."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -147,10 +146,10 @@ class _Clamped(nn.Module):
 
 
 def onnx_bytes(net: TransformerNet) -> bytes:
-    """The net as one self-contained ONNX file; the same weights and library versions give the same bytes.
+    """The network as one self-contained ONNX file; the same weights and library versions give the same bytes.
 
-    Input `image`, output `stylized`: float32 (batch, 3, height, width), RGB in 0..1, batch, height and width
-    free (16 pixels at least), the output clamped.
+    Input `image` and output `stylized` are float32 (batch, 3, height, width), RGB in 0..1. Batch, height and
+    width are free (at least 16 pixels); the output is clamped.
 
     Raises:
         RecipeError: the packages onnx and onnxscript are not installed.
@@ -165,7 +164,9 @@ def onnx_bytes(net: TransformerNet) -> bytes:
     height, width = torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)
     program = torch.onnx.export(
         _Clamped(copy.deepcopy(net).cpu().float()).eval(),
-        (torch.zeros(2, 3, 37, 50),),  # no two sides equal or 1, or the tracer would take that for a rule
+        (
+            torch.zeros(2, 3, 37, 50),
+        ),  # no side is 1 and no two are equal, or the tracer would assume it always
         dynamo=True,
         opset_version=OPSET,
         input_names=["image"],
@@ -173,15 +174,15 @@ def onnx_bytes(net: TransformerNet) -> bytes:
         dynamic_shapes=({0: batch, 2: height, 3: width},),
         verbose=False,
     )
-    assert program is not None  # dynamo=True always returns one
-    model = program.model_proto  # made anew at every access
+    assert program is not None  # dynamo=True always returns a program
+    model = program.model_proto  # built again on every access
     graph = model.graph
-    # The tracer notes its Python stack at every node: this machine's paths, so other bytes on another one.
+    # The tracer stores its Python stack with every node: paths that make the bytes differ between machines.
     for part in (model, graph, *graph.input, *graph.output, *graph.initializer, *graph.node):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     graph.ClearField("value_info")
-    # The same size, which the tracer spells as a formula of height and width.
+    # The output has the size of the input, which the tracer writes as a formula of height and width.
     graph.output[0].type.CopyFrom(graph.input[0].type)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))

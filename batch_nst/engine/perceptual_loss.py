@@ -1,4 +1,4 @@
-"""The perceptual loss of both phases: over pixels in `slow_transfer`, over weights in `training_loss`.
+"""The perceptual loss: minimised over pixels in `slow_transfer`, and over weights in `training_loss`.
 
 `L(C, S, X) = content_weight * L_content(C, X) + style_weight * L_style(S, X) + tv_weight * TV(X)`
 """
@@ -17,7 +17,7 @@ from batch_nst.recipe import Loss
 
 
 class Losses(NamedTuple):
-    """One value an image: the parts, unweighted, and the weighted total; each (B,), fp32 or better."""
+    """One value per image: the unweighted parts and the weighted total; each (B,), fp32 or better."""
 
     content: Tensor
     style: Tensor
@@ -26,7 +26,11 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class PerceptualLoss:
-    """A style's objective: VGG-16, the weights of the recipe and the Gram matrices of the painting."""
+    """The objective of a style: VGG-16, the recipe's weights, and the Gram matrices of the style image.
+
+    objective = PerceptualLoss.of_style(vgg, Loss(), style)
+    losses = objective(image, objective.content_targets(photo))
+    """
 
     vgg: Vgg16
     loss: Loss
@@ -34,25 +38,25 @@ class PerceptualLoss:
 
     @property
     def least_side(self) -> int:
-        """Of an image, in pixels."""
+        """Smallest side of an image in pixels."""
         return self.vgg.least_side
 
     @staticmethod
     def layers(loss: Loss) -> set[str]:
-        """The VGG-16 layers that an objective looks at."""
+        """The VGG-16 layers that an objective uses."""
         return {*loss.content_layers, *loss.style_layers}
 
     @classmethod
     def of_style(cls, vgg: Vgg16, loss: Loss, style: Tensor) -> PerceptualLoss:
-        """The objective for a painting: its Gram matrices are taken once.
+        """The objective for a style image, whose Gram matrices are computed once.
 
         Args:
             vgg: holds at least `PerceptualLoss.layers(loss)`.
             loss: layers and weights.
-            style: (1, 3, H, W), RGB, 0..255, of any size that the deepest layer can see.
+            style: (1, 3, H, W), RGB, 0..255, H and W at least `vgg.least_side`.
 
         Raises:
-            ValueError: another shape, too small, or pixels that are no numbers.
+            ValueError: the shape is wrong, the image is too small, or pixels are NaN or infinite.
         """
         check_images("style", style, vgg.least_side)
         with torch.no_grad():
@@ -63,7 +67,7 @@ class PerceptualLoss:
             return cls(vgg, loss, grams)
 
     def content_targets(self, content: Tensor) -> dict[str, Tensor]:
-        """Activations of the photos (B, 3, H, W), 0..255, that the content loss compares with."""
+        """Activations of photos (B, 3, H, W), RGB, 0..255, that the content loss compares with."""
         with torch.no_grad():
             activations: dict[str, Tensor] = self.vgg(content, self.loss.content_layers.keys())
             return activations
@@ -75,7 +79,7 @@ class PerceptualLoss:
     def of_activations(
         self, image: Tensor, activations: dict[str, Tensor], targets: dict[str, Tensor]
     ) -> Losses:
-        """As calling, for a caller that has the activations of `image` already."""
+        """The same as `__call__`, for a caller that already has the activations of `image`."""
         # Departure from the paper's raw sums: both losses are divided by their number of elements, and a
         # Gram matrix by the C*H*W of its own picture, so that a weight means the same at every resolution.
         zero = image.new_zeros(len(image))
@@ -104,7 +108,7 @@ class PerceptualLoss:
 
     @torch.no_grad()
     def value_and_gradient(self, image: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The total losses of images and their gradients, as `__call__` and autograd give them, in less time.
+        """The total losses of images and their gradients: as with `__call__` and autograd, but faster.
 
         Args:
             image: (B, 3, H, W), RGB, 0..255.
@@ -127,7 +131,7 @@ class PerceptualLoss:
             difference = gram(recorded.activations[name]) / size - self.style_grams[name]
             factor = self.loss.style_weight * weight / difference[0].numel()
             total += factor * _squared_norm(difference)
-            # Of G = A A' the derivative in direction D is A D' + D A': symmetry makes it twice one of them.
+            # The derivative of G = A A' in direction D is A D' + D A'; by symmetry, twice either of them.
             by_gram[name] = difference.mul_(4 * factor / size)
 
         def add_slope(name: str, gradient: Tensor) -> None:
@@ -149,10 +153,11 @@ class PerceptualLoss:
 
 
 def check_images(name: str, images: Tensor, least_side: int) -> None:
-    """Refuse what no loss can be taken of.
+    """Refuse images whose loss is not defined.
 
     Raises:
-        ValueError: no images, another shape than (B, 3, H, W), a side below `least_side`, or a NaN.
+        ValueError: the shape is not (B, 3, H, W) with B at least 1, a side is below `least_side`, or a pixel
+            is NaN or infinite.
     """
     if images.dim() != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(
@@ -166,11 +171,11 @@ def check_images(name: str, images: Tensor, least_side: int) -> None:
         )
     wrong = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if wrong:
-        raise ValueError(f"{name}: pixels of image {wrong[0]} are no numbers; allowed: 0..255")
+        raise ValueError(f"{name}: pixels of image {wrong[0]} are NaN or infinite; allowed: 0..255")
 
 
 def _full(activation: Tensor) -> Tensor:
-    """At least fp32: half precision neither holds a Gram matrix nor a sum of squares."""
+    """The activation in fp32 or better: half precision cannot hold a Gram matrix or a sum of squares."""
     return activation if activation.dtype == torch.float64 else activation.float()
 
 
@@ -179,20 +184,20 @@ def _normalised_gram(activation: Tensor) -> Tensor:
 
 
 def _squared_norm(a: Tensor) -> Tensor:
-    """Of each image, (B,): row by row, since a sum over all of one image is divided among threads."""
+    """Squared norm of each image, (B,). Summed row by row: threads would split one sum over a whole image."""
     rows = positions(a) if a.dim() == 4 else a
     return rows.square().sum(2).sum(1)
 
 
 _BLOCK = 2**17
-"""Numbers of an image that are widened at once: they stay in the processor's cache."""
+"""Values of an image that are widened to fp32 at once: they stay in the processor's cache."""
 
 
 def gram(activation: Tensor) -> Tensor:
-    """`losses.gram_matrix`, without gradients.
+    """The same as `losses.gram_matrix`, without gradients, and faster for bf16.
 
-    A product of two bf16 numbers is exact in fp32. Multiplying in half precision and adding up in fp32 thus
-    loses nothing, and is several times faster than widening the activation and multiplying in fp32.
+    A product of two bf16 numbers is exact in fp32. So multiplying in bf16 and summing in fp32 loses nothing,
+    and is several times faster than widening the activation and multiplying in fp32.
 
     Args:
         activation: (B, C, H, W), bf16, fp32 or fp64, channels_last.
@@ -202,11 +207,12 @@ def gram(activation: Tensor) -> Tensor:
     """
     rows = positions(activation)
     if activation.dtype != torch.bfloat16:
-        # One by one: a product over a batch is divided among threads in another way than that of one image.
+        # One image at a time: threads split a batched product differently, and round differently.
         return torch.cat([torch.bmm(image.mT, image) for image in torch.split(rows, 1)])
     if activation.is_cuda:
         return torch.bmm(rows.mT, rows, out_dtype=torch.float32)
-    # On a CPU torch multiplies bf16 into bf16 only. oneDNN, if told so, takes fp32 for bf16 and adds in fp32.
+    # On a CPU torch multiplies bf16 into bf16 only. This makes oneDNN round fp32 input to bf16, and sum in
+    # fp32.
     images, _, channels = rows.shape
     sums = torch.zeros(images, channels, channels)
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -221,5 +227,5 @@ def gram(activation: Tensor) -> Tensor:
 
 
 def positions(activation: Tensor) -> Tensor:
-    """(B, C, H, W) as (B, H*W, C): a row for each position; a view in channels_last."""
+    """(B, C, H, W) as (B, H*W, C), one row per position; a view if the input is channels_last."""
     return activation.permute(0, 2, 3, 1).flatten(1, 2)

@@ -12,19 +12,19 @@ from batch_nst.engine.lbfgs import Lbfgs
 from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss, check_images
 
 ENGINE = "gatys-4"
-"""Changes with every change of results, here, in `lbfgs` or in the gradient; stored with every image."""
+"""Version of the results, stored with every image; it changes with every change of pixels."""
 
 PICTURE = (0.0, 255.0)
-"""What a pixel of a picture can be."""
+"""Range of a pixel that an image can store."""
 
 Optimizer = Literal["lbfgs", "adam"]
 
 
 class Optimised(NamedTuple):
-    """What `optimise` found."""
+    """The result of `optimise`."""
 
     images: Tensor
-    """(B, 3, H, W), RGB, 0..255, not rounded: for each image the iterate of least loss."""
+    """(B, 3, H, W), RGB, 0..255, not rounded: the iterate of lowest loss of each image."""
     curve: Tensor
     """(iterations + 1, B), fp32: the loss after 0, 1, 2, ... iterations."""
 
@@ -38,22 +38,24 @@ def optimise(
     start: Tensor | None = None,
     bounds: tuple[float, float] | None = PICTURE,
 ) -> Optimised:
-    """Minimise the objective from the photos; every image by itself, whatever its neighbours are.
+    """Minimise the objective over the pixels of a batch; no image depends on its neighbours.
+
+    optimised = optimise(objective, photos, iterations=100).images
 
     Args:
-        objective: the style's.
+        objective: the objective of the style.
         content: photos (B, 3, H, W), RGB, 0..255.
-        iterations: steps; the loss is evaluated once more, for the last step's result.
-        optimizer: `lbfgs` keeps a history for each image; `adam` is elementwise anyway.
+        iterations: number of steps; the loss is evaluated once more, for the result of the last step.
+        optimizer: `lbfgs` (with a history for each image) or `adam`.
         on_iteration: called with the number of steps done.
-        start: where to begin instead of at the photos; the same shape and range.
-        bounds: least and greatest value of a pixel; None is for comparisons with programs that have none.
+        start: images to start from, of the shape and range of `content`; by default the photos.
+        bounds: lowest and highest value of a pixel; None: unbounded, to compare with programs without bounds.
 
     Returns:
-        The best iterate of each image and its losses. An image that met a NaN has it in its curve.
+        The best iterate of each image, and its losses. A loss that was NaN is NaN in the curve.
 
     Raises:
-        ValueError: no photos, too small ones for the deepest layer, or pixels that are no numbers.
+        ValueError: `content` is empty, too small for the deepest layer, or has NaN or infinite pixels.
     """
     check_images("content", content, objective.least_side)
     targets = objective.content_targets(content)
@@ -68,8 +70,8 @@ def optimise(
         least = torch.where(better, losses, least)
         best = torch.where(better[:, None, None, None], x, best)
         if iteration < iterations:
-            # Departure from the paper: every iterate is projected onto what a picture can hold. Clamping
-            # only the last one, as is usual, throws away part of what the iterations won.
+            # Departure from the paper: every iterate is projected onto the range of an image. Clamping only
+            # the last one, as is common, loses part of what the iterations gained.
             x = step(x, gradient)
             if bounds:
                 x = x.clamp(*bounds)
@@ -79,7 +81,7 @@ def optimise(
 
 
 def losses_of(objective: PerceptualLoss, image: Tensor, content: Tensor) -> Losses:
-    """The losses of images against photos, both (B, 3, H, W), RGB, 0..255, without gradients."""
+    """The losses of images for photos, both (B, 3, H, W), RGB, 0..255, without gradients."""
     with torch.no_grad():
         return objective(image, objective.content_targets(content))
 
@@ -99,10 +101,10 @@ def _lbfgs_step() -> Step:
 
 
 def _smoother(like: Tensor) -> Callable[[Tensor], Tensor]:
-    """What L-BFGS takes the inverse Hessian for before it has seen any: long waves bend less than short.
+    """The preconditioner of L-BFGS: an initial inverse Hessian with lower curvature for long waves.
 
-    A wave of f cycles a pixel is divided by 1 + 20 f. Departure from the paper and its followers, found by
-    trial; docs/engine.md says what it is worth.
+    A wave of f cycles per pixel is divided by 1 + 20 f. This departs from the paper and its followers; it was
+    found by trial, and docs/engine.md measures what it gains.
     """
     height, width = like.shape[2:]
     rows = torch.fft.fftfreq(height, device=like.device, dtype=like.dtype)
@@ -118,7 +120,7 @@ def _smoother(like: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _adam_step(learning_rate: float = 16.0) -> Step:
-    """Kingma and Ba (2015) with a rate in grey levels; `torch.optim` holds the moments."""
+    """Adam (Kingma and Ba 2015) with a learning rate in grey levels; `torch.optim` keeps the moments."""
     pixels: list[Tensor] = []
     solver: list[torch.optim.Adam] = []
 

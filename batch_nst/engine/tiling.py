@@ -1,12 +1,11 @@
-"""Pictures of any size through the fast model, in bounded memory: tile by tile, and the same as at once.
+"""The fast model on images of any size, in bounded memory: tile by tile, with the result of one pass.
 
-The net's normalisations look at the whole picture, so that tiles painted each by itself would not fit
-together. Here the mean and variance of each normalisation are those of the whole picture, summed up over its
-tiles before anything behind it is computed; a tile reads as far into its neighbours as the convolutions
-reach, and only the borders of the picture are reflected.
+The network's normalisations use statistics of the whole image, so tiles that were stylized separately would
+not match. Here each normalisation sums its mean and variance over all tiles before the next layer starts. A
+tile reads into its neighbours as far as the convolutions reach; only the borders of the image are reflected.
 
-What a picture has at a half and a quarter of its size is computed once and kept, 96 bytes a pixel of the
-photo at the most; what it has at full size is computed anew where it is used, a fifth more operations in all.
+Maps at a half and a quarter of the image's size are computed once and kept: at most 96 bytes per pixel of the
+photo. Maps at full size are computed again where they are used: a fifth more operations in all.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from torch.nn import functional as F
 from batch_nst.engine.transformer_net import TransformerNet
 
 TILE = 512
-"""Pixels a side of a tile, at every size."""
+"""Side of a tile in pixels, at every scale."""
 
 Span = tuple[int, int]
-"""From and to (exclusive), rows or columns."""
+"""First and last (exclusive) row or column."""
 
 
 @torch.inference_mode()
 def stylize_tiles(
     net: TransformerNet, image: Tensor, device: torch.device | str = "cpu", tile: int = TILE
 ) -> Tensor:
-    """Paint one picture as `stylize_image` does, but for rounding.
+    """Stylize one image; the result differs from that of `stylize_image` by rounding only.
 
     Args:
-        net: a net on `device`.
-        image: uint8 (H, W, 3), RGB, H and W from 16 pixels on.
+        net: a network on `device`.
+        image: uint8 (H, W, 3), RGB, H and W at least 16.
         device: where to compute.
-        tile: pixels a side of what is computed at once.
+        tile: side of a tile in pixels.
 
     Returns:
-        The same shape, uint8 RGB, on the CPU.
+        uint8 RGB of the same shape, on the CPU.
     """
     height, width, _ = image.shape
 
@@ -59,46 +58,46 @@ def stylize_tiles(
         x = _enlarged(x, *sizes.pop())
         x = _conv_norm(x, up, keep=bool(sizes)).then(F.relu)
     head = _convolved(x, net.head)
-    painted = torch.empty(image.shape, dtype=torch.uint8)
+    stylized = torch.empty(image.shape, dtype=torch.uint8)
     for rows, columns in head.tiles():
         shown = (0.5 + 0.5 * head.read(rows, columns).float()).clamp(0, 1) * 255
-        painted[slice(*rows), slice(*columns)] = shown.round().to(torch.uint8)[0].permute(1, 2, 0)
-    return painted
+        stylized[slice(*rows), slice(*columns)] = shown.round().to(torch.uint8)[0].permute(1, 2, 0)
+    return stylized
 
 
 @dataclass(frozen=True)
 class _Map:
-    """Values of one picture at some depth of the net, any part of which can be had."""
+    """The feature map of an image at some depth of the network; any part of it can be read."""
 
     height: int
     width: int
     tile: int
     read: Callable[[Span, Span], Tensor]
-    """Rows and columns to (1, C, rows, columns), on the device."""
+    """Maps spans of rows and columns to values (1, C, rows, columns), on the device."""
 
     def tiles(self) -> Iterator[tuple[Span, Span]]:
-        """Rows and columns of each."""
+        """Spans of rows and columns of each tile."""
         for top in range(0, self.height, self.tile):
             for left in range(0, self.width, self.tile):
                 bottom, right = top + self.tile, left + self.tile
                 yield (top, min(bottom, self.height)), (left, min(right, self.width))
 
     def then(self, function: Callable[[Tensor], Tensor]) -> _Map:
-        """A function of each value by itself."""
+        """The map with an elementwise function applied."""
         return replace(self, read=lambda rows, columns: function(self.read(rows, columns)))
 
 
 def _conv_norm(x: _Map, block: nn.Module, *, keep: bool = False) -> _Map:
-    """A block of the net's `_conv_norm`; `keep`: the convolution is computed once."""
+    """A block that `transformer_net._conv_norm` made; `keep`: compute the convolution only once."""
     conv, norm = block.children()
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.InstanceNorm2d | nn.BatchNorm2d)  # of one picture, these are the same
+    assert isinstance(norm, nn.InstanceNorm2d | nn.BatchNorm2d)  # the same for one image
     convolved = _convolved(x, conv)
     return _normalised(_kept(convolved) if keep else convolved, norm)
 
 
 def _branch(x: _Map, residual: nn.Module) -> _Map:
-    """What a residual block adds."""
+    """The map that a residual block adds to its input."""
     *inner, last = (part for part in residual.children() if isinstance(part, nn.Sequential))
     for block in inner:
         x = _conv_norm(x, block, keep=True).then(F.relu)
@@ -106,12 +105,12 @@ def _branch(x: _Map, residual: nn.Module) -> _Map:
 
 
 def _convolved(x: _Map, conv: nn.Conv2d) -> _Map:
-    """A convolution with an odd kernel, padded by half of it in reflection."""
+    """A convolution with an odd kernel, with reflection padding of half its size."""
     kernel, step = conv.kernel_size[0], conv.stride[0]
     reach = kernel // 2
 
     def needed(span: Span, length: int) -> tuple[Span, Span]:
-        """What is read of a side of this length, and how much is reflected before and behind it."""
+        """The span to read from a side of this length, and how much to reflect before and after it."""
         first, last = step * span[0] - reach, step * (span[1] - 1) - reach + kernel
         return (max(first, 0), min(last, length)), (max(-first, 0), max(last - length, 0))
 
@@ -127,7 +126,7 @@ def _convolved(x: _Map, conv: nn.Conv2d) -> _Map:
 
 
 def _normalised(x: _Map, norm: nn.InstanceNorm2d | nn.BatchNorm2d) -> _Map:
-    """By mean and variance over the whole picture, for which each tile is read once."""
+    """Normalised by mean and variance of the whole image, for which each tile is read once."""
     sums = squares = torch.zeros((), dtype=torch.float64)
     for rows, columns in x.tiles():
         values = x.read(rows, columns).double()
@@ -142,7 +141,7 @@ def _normalised(x: _Map, norm: nn.InstanceNorm2d | nn.BatchNorm2d) -> _Map:
 
 
 def _kept(x: _Map) -> _Map:
-    """The same, computed once."""
+    """The same map, computed once and kept."""
     whole: Tensor | None = None
     for rows, columns in x.tiles():
         values = x.read(rows, columns)
@@ -151,7 +150,7 @@ def _kept(x: _Map) -> _Map:
             layout = torch.channels_last
             whole = torch.empty(shape, dtype=values.dtype, device=values.device, memory_format=layout)
         whole[:, :, slice(*rows), slice(*columns)] = values
-    assert whole is not None  # a picture has pixels
+    assert whole is not None  # an image has pixels
     kept = whole
     return replace(x, read=lambda rows, columns: kept[:, :, slice(*rows), slice(*columns)])
 
@@ -161,7 +160,7 @@ def _sum(x: _Map, y: _Map) -> _Map:
 
 
 def _enlarged(x: _Map, height: int, width: int) -> _Map:
-    """Each pixel four times; of an odd side, which was rounded up on the way down, one fewer."""
+    """Nearest-neighbour upsampling by 2, cut to (height, width): odd sides were rounded up before."""
 
     def read(rows: Span, columns: Span) -> Tensor:
         (top, bottom), (left, right) = rows, columns

@@ -1,8 +1,9 @@
 """Fast transfer (Johnson, Alahi and Fei-Fei 2016): the perceptual loss over the weights of a network.
 
-Departures from the paper: the network also learns from pairs. The distance of its output to the optimised
-image, in VGG features, keeps the photo's objects where the perceptual loss alone, in a short training,
-paints a texture at the same objective. And its checkerboard counts, which the perceptual loss does not see.
+Departures from the paper: the network also learns from pairs, by the distance of its output to the optimised
+image in VGG features. In a short training the perceptual loss alone covers the photo's objects with texture;
+the distance keeps them, at the same objective. The loss also counts the checkerboard artefact, which the
+perceptual loss does not see.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ GEOMETRIC = ("objective", "content", "style")
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the parts of the training loss; each may be 0."""
+    """Weights of the parts of the training loss, each at least 0."""
 
     perceptual: float
-    """Of the logarithm of the perceptual loss: it spans three decades over photos and training."""
+    """Weight of the logarithm of the perceptual loss, which spans three decades over photos and training."""
     feature: float
-    """Of the distance to the optimised image in VGG features."""
+    """Weight of the distance to the optimised image in VGG features."""
     pixel: float
-    """Of the distance to the optimised image in pixels."""
+    """Weight of the distance to the optimised image in pixels."""
     checkerboard: float
-    """Of a grey level of the checkerboard."""
+    """Weight of the checkerboard artefact, per grey level."""
 
 
 def training_loss(
@@ -43,20 +44,20 @@ def training_loss(
     optimised: Tensor,
     skip_unweighted: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch of pairs, a mean over its images.
+    """The mean training loss of a batch of pairs.
 
     Args:
-        net: 0..1 to 0..1, not clamped.
-        objective: the style's.
-        weights: of the parts.
+        net: maps RGB in 0..1 to RGB around 0..1, not clamped.
+        objective: the objective of the style.
+        weights: weights of the parts.
         content: photos (B, 3, H, W), RGB, 0..255.
-        optimised: their stylized images, the same shape and range; none of them is looked at where only the
-            perceptual loss is.
+        optimised: their optimised images, same shape and range; they do not matter where only the perceptual
+            loss has a weight and `skip_unweighted` is set.
         skip_unweighted: do not compute parts whose weight is 0: it saves time, but the log lacks them.
 
     Returns:
-        The loss to minimise, (), and its parts for the log: objective, content and style as geometric
-        means over the batch, feature and pixel distances, and the checkerboard; those that were measured.
+        The loss to minimise, shape (), and its computed parts for the log. `objective`, `content` and `style`
+        are geometric means over the batch; `feature`, `pixel` and `checkerboard` are arithmetic means.
     """
     stylized = net(content / 255) * 255
     each = stylized.new_zeros(len(content))
@@ -92,16 +93,16 @@ def training_loss(
 
 
 class Average:
-    """A moving average of a network's weights, which generalises better than the last step's."""
+    """An exponential moving average of a network's weights, which generalises better than the last ones."""
 
     def __init__(self, net: TransformerNet, decay: float) -> None:
-        """`decay` in [0, 1): 0 keeps the last weights."""
+        """Start from the weights of `net`; `decay` is in [0, 1), where 0 keeps only the last weights."""
         self._decay = decay
         self.weights = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
-        """Take in the weights after `step` steps (from 1 on); early on the average is shorter."""
+        """Add the weights after step `step` (from 1 on); in early steps the average is shorter."""
         decay = min(self._decay, step / (step + 10))
         for name, tensor in net.state_dict().items():
             self.weights[name].lerp_(tensor, 1 - decay)

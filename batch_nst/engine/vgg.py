@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman, ICLR 2015, configuration D), cut off after the last layer asked for."""
+"""VGG-16 (Simonyan and Zisserman, ICLR 2015, configuration D), cut off after the last requested layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Input = Literal["oxford", "torchvision"]
 
 _WIDTHS = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
 
-# What the network was trained on: RGB, 0..255 minus the mean; torchvision's own weights divide as well.
+# Mean and divisor of RGB, 0..255, in training; only torchvision's weights have a divisor.
 _NORMALISATION: dict[Input, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "oxford": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     "torchvision": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
@@ -26,16 +26,20 @@ _NORMALISATION: dict[Input, tuple[tuple[float, float, float], tuple[float, float
 
 
 class Recorded(NamedTuple):
-    """One pass through the network, and what the way back needs of it."""
+    """A forward pass, with what the backward pass needs."""
 
     activations: dict[str, Tensor]
-    """Of all layers down to the deepest, (B, C, H', W') in the network's dtype."""
+    """Activations of all layers down to the deepest, (B, C, H', W') in the network's dtype."""
     winners: dict[str, Tensor]
-    """For each layer behind a pooling, the positions of the maxima."""
+    """Max-pooling indices, by the layer that follows the pooling."""
 
 
 class Vgg16(nn.Module):
-    """Activations of named layers; the parameters never need gradients."""
+    """Activations of named layers; the parameters never need gradients.
+
+    vgg = Vgg16(weights, ["relu1_2", "relu3_3"]).at("cuda", torch.bfloat16)
+    activations = vgg(images)
+    """
 
     mean: Tensor
     std: Tensor
@@ -52,11 +56,11 @@ class Vgg16(nn.Module):
         Args:
             weights: a safetensors file with torchvision's names (`features.N.weight`, `features.N.bias`).
             layers: names among `VGG_LAYERS`; the network ends with the deepest of them.
-            convention: the input normalisation that the weights were trained with.
-            source: what to call the weights in an error.
+            convention: input normalisation that the weights were trained with.
+            source: name of the weights in error messages.
 
         Raises:
-            WeightsError: not a safetensors file, or a layer is missing or of a wrong shape.
+            WeightsError: the file is not safetensors, or a layer is missing or has a wrong shape.
         """
         super().__init__()
         try:
@@ -69,7 +73,7 @@ class Vgg16(nn.Module):
         fan_in, index = 3, 0
         for name in VGG_LAYERS[:depth]:
             if name.endswith("_1") and index:
-                index += 1  # a pooling layer takes a number in torchvision's sequence
+                index += 1  # torchvision numbers pooling layers too
             fan_out = _WIDTHS[int(name[4])]
             conv = nn.Conv2d(fan_in, fan_out, 3, padding=1)
             for kind, parameter in conv.named_parameters():
@@ -89,7 +93,7 @@ class Vgg16(nn.Module):
         mean, std = _NORMALISATION[convention]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
-        # The adjoint of a convolution of stride 1 is one with the kernel turned around, its channels swapped.
+        # The adjoint of a convolution with stride 1 is one with the kernel rotated and its channels swapped.
         self.adjoints = nn.ParameterDict(
             {
                 name: nn.Parameter(conv.get_parameter("weight").detach().flip(2, 3).transpose(0, 1))
@@ -100,7 +104,7 @@ class Vgg16(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def at(self, device: torch.device | str, dtype: torch.dtype) -> Vgg16:
-        """This network moved to a device, its convolutions in `dtype`; normalisation stays fp32 or better."""
+        """Move the network to a device, convolutions in `dtype`; normalisation stays in fp32 or better."""
         self.to(device)
         self.convolutions.to(dtype)
         self.adjoints.to(dtype)
@@ -110,12 +114,12 @@ class Vgg16(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the convolutions, and so of the activations."""
+        """Type of the convolutions, and so of the activations."""
         return next(self.convolutions.parameters()).dtype
 
     @property
     def least_side(self) -> int:
-        """Of an image in pixels: what leaves the deepest layer one position."""
+        """Smallest side of an image in pixels: the deepest layer then has one position."""
         return int(2 ** (int(self.layers[-1][4]) - 1))
 
     def forward(self, image: Tensor, layers: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -123,10 +127,10 @@ class Vgg16(nn.Module):
 
         Args:
             image: (B, 3, H, W), RGB, 0..255.
-            layers: the only ones that are wanted, among those asked for; nothing behind them is computed.
+            layers: return only these, among the layers of the network; deeper ones are not computed.
 
         Returns:
-            For each layer (B, C, H', W') in the network's dtype, at least 0.
+            By layer, (B, C, H', W') in the network's dtype, at least 0.
         """
         wanted = self.layers if layers is None else layers
         activations: dict[str, Tensor] = {}
@@ -143,7 +147,7 @@ class Vgg16(nn.Module):
 
     @torch.no_grad()
     def record(self, image: Tensor) -> Recorded:
-        """As calling, without autograd: with `pull_back` it costs less time and memory.
+        """The forward pass without autograd; with `pull_back` it needs less time and memory.
 
         Args:
             image: (B, 3, H, W), RGB, 0..255.
@@ -158,12 +162,12 @@ class Vgg16(nn.Module):
 
     @torch.no_grad()
     def pull_back(self, recorded: Recorded, add_slope: Callable[[str, Tensor], None]) -> Tensor:
-        """The gradient of a function of the activations with respect to the image: the chain rule, downwards.
+        """The backward pass: the gradient by the image of a function of the activations.
 
         Args:
-            recorded: of the image.
-            add_slope: called for each layer, deepest first, with its name and the gradient that comes from
-                below it in the network; adds in place the function's own derivative by that activation.
+            recorded: the forward pass of the image.
+            add_slope: called for each layer, deepest first, with its name and the gradient from deeper
+                layers. It adds in place the function's own derivative by that layer's activation.
 
         Returns:
             (B, 3, H, W), fp32 or better, contiguous.
@@ -184,12 +188,12 @@ class Vgg16(nn.Module):
         return gradient.to(self.mean.dtype).contiguous() / self.std
 
     def normalised(self, image: Tensor) -> Tensor:
-        """What the first convolution reads of images (B, 3, H, W), RGB, 0..255."""
+        """The input of the first convolution for images (B, 3, H, W), RGB, 0..255."""
         return ((image - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
 
 
 def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
-    """`relu(conv(x))`; on a CPU in one pass over memory, by the operation that torch's compiler emits."""
+    """`relu(conv(x))`; on a CPU as one fused operation, which torch's compiler also uses."""
     if x.device.type != "cpu" or not _can_fuse(x.dtype):
         return F.relu_(conv(x))
     fused: Tensor = torch.ops.mkldnn._convolution_pointwise(

@@ -1,4 +1,4 @@
-"""The ONNX graph beside the weights."""
+"""The command `export`: the ONNX graph of a model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class ExportFigures:
 
 
 def export(recipe: Recipe, store: Store) -> ExportFigures:
-    """Write `model.onnx` of this recipe's model; one that is there and whole is kept. Needs the lease.
+    """Write `model.onnx` of this recipe's model, unless an undamaged one exists. Needs the lease.
 
     Raises:
-        IncompleteError: there is no dataset or no model.
+        IncompleteError: the dataset or the model does not exist yet.
         RecipeError: the onnx extra is not installed.
         WeightsError: the model is damaged.
     """
@@ -48,7 +48,7 @@ def export(recipe: Recipe, store: Store) -> ExportFigures:
 
 
 def _digest(store: Store, name: str) -> str | None:
-    """Of an object; None where there is none."""
+    """SHA-256 of an object in hex; None if the object is missing."""
     try:
         return hashlib.sha256(store.read(name)).hexdigest()
     except FileNotFoundError:

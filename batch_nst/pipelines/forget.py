@@ -1,4 +1,4 @@
-"""A request to forget photos: their pairs leave the dataset for good, and who has seen them is told."""
+"""The command `forget`: delete all pairs of some photos permanently, and list models that have seen them."""
 
 from __future__ import annotations
 
@@ -63,22 +63,22 @@ class ForgetFigures:
     """Number of the snapshot without them."""
     models: list[Seen]
     files: list[str]
-    """Objects that may show a forgotten photo; they are left as they are."""
+    """Objects that may show a forgotten photo; they are not changed."""
 
 
 def forget(store: Store, lease: Lease, words: Sequence[str]) -> ForgetFigures:
-    """Forget photos with all their crops, versions and attempts. May be cut off anywhere and done again.
+    """Forget photos with all their crops, versions and attempts. May be interrupted anywhere and repeated.
 
-    What is to be forgotten is written down first. Then a snapshot is sealed without it, and then every unit
-    that has it is rewritten. The ids stay in the plan, so that they are never planned again.
+    The request is written first, then a snapshot without the photos is sealed, then each unit that holds them
+    is rewritten. Their ids stay in the plan, so that they are never planned again.
 
     Args:
         store: the output.
-        lease: held on it.
-        words: ids of images, in hex, or their first digits (8 or more), each of one image of a photo.
+        lease: held on the output.
+        words: ids in hex, or their first 8 or more digits, each of one image of a photo.
 
     Raises:
-        RecipeError: there is no such image, or there are several.
+        RecipeError: no image has such an id, or several have.
     """
     settings = require_settings(store)
     written = plan_files.read_written(store)
@@ -113,7 +113,7 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> ForgetFigures:
 
 
 def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
-    """The one of the planned ids that begins with these digits."""
+    """The planned id that begins with these digits."""
     digits = word.lower()
     if not re.fullmatch(r"[0-9a-f]{8,32}", digits):
         raise RecipeError(f"ID {word!r}: allowed: an image's id in hex, or 8 or more of its first digits")
@@ -131,7 +131,7 @@ def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
 
 
 def _rows(store: Store, written: Written, column: str, values: pa.Array) -> pa.Table:
-    """`id`, `key` and `unit` of the planned rows that have one of these values in a column."""
+    """Columns `id`, `key` and `unit` of the planned rows that have one of these values in `column`."""
     found = []
     for group in written.groups:
         rows = plan_files.read_group(store, group, columns=["id", "key", "unit"])
@@ -140,7 +140,7 @@ def _rows(store: Store, written: Written, column: str, values: pa.Array) -> pa.T
 
 
 def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
-    """The pairs of these images that units hold."""
+    """The pairs of these images that units hold now."""
     return [
         {"id": row["id"].hex(), "unit": unit, "split": row["split"]}
         for unit in sorted(units.done_units(store) & set(images["unit"].to_pylist()))
@@ -150,7 +150,7 @@ def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
 
 
 def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
-    """A snapshot by the rules of the last one, of the input as it was then."""
+    """A new snapshot with the quality rules and the input of the last one."""
     latest = latest_snapshot(store)
     gone = pa.array(map(bytes.fromhex, latest.left_out) if latest else [], pa.binary(16))
     planned = planned.append_column("present", pc.invert(pc.is_in(planned["id"], gone)))
@@ -162,7 +162,7 @@ def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
 
 
 def _models(store: Store, pairs: Sequence[Pair]) -> list[Seen]:
-    """Models, finished or not, whose snapshot held one of the pairs, and on which side of the split."""
+    """Models, finished or not, whose snapshot held one of the pairs."""
     numbers = {version: registry.snapshot_of(version) for version in registry.versions(store)}
     published = registry.current(store)
     seen: list[Seen] = []
@@ -177,7 +177,7 @@ def _models(store: Store, pairs: Sequence[Pair]) -> list[Seen]:
 
 
 def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
-    """Sides of the split on which a snapshot held some of the pairs; `unknown` where it has been deleted."""
+    """Sides of the split on which a snapshot held some of the pairs; `unknown` if it is deleted."""
     try:
         snapshot = read_snapshot(store, number)
     except FileNotFoundError:
@@ -191,7 +191,7 @@ def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
 
 
 def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
-    """Previews of scored photos, logs of trainings and reports, of models that have seen one of the pairs."""
+    """Previews, training logs and reports of models that have seen one of the pairs."""
     ids, versions = {pair["id"] for pair in pairs}, set(versions)
     held_out = any(pair["split"] == "held_out" for pair in pairs)
     found = []

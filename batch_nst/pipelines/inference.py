@@ -1,4 +1,4 @@
-"""A trained model by its address, for pictures in memory; and the same for slow transfer. Without Ray."""
+"""`load_model` and `stylize`: the fast model and slow transfer for images in memory, without Ray."""
 
 from __future__ import annotations
 
@@ -30,46 +30,50 @@ from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Loss, Vgg
 
 MAX_WHOLE = 2048 * 2048
-"""Pixels of a picture that is painted at once, with some 640 bytes for each; larger ones in tiles."""
+"""Pixels of the largest image that is processed at once, at about 640 bytes each; larger ones in tiles."""
 
 
 @dataclass(frozen=True)
 class FastModel:
-    """A fast style-transfer model; call it with a picture."""
+    """A fast style-transfer model; call it with an image.
+
+    model = load_model("s3://bucket/output")
+    stylized = model(np.asarray(Image.open("photo.jpg").convert("RGB")))
+    """
 
     net: TransformerNet
     card: ModelCard
     device: torch.device
     dtype: torch.dtype = torch.float32
-    """Of the convolutions."""
+    """Type that the convolutions compute in."""
 
     def __call__(self, picture: Pixels) -> Pixels:
-        """Paint a picture, uint8 (H, W, 3) sRGB of at least 16 pixels a side; the result has its size.
+        """Stylize an image, uint8 (H, W, 3) sRGB, H and W at least 16; the result has the same shape.
 
         Raises:
-            MemoryError: the device has too little memory for it, in tiles too.
+            MemoryError: it does not fit into the device's memory, in tiles either.
         """
         image = torch.from_numpy(np.array(picture))
         height, width, _ = image.shape
         for way in (stylize_image, stylize_tiles)[height * width > MAX_WHOLE :]:
             with suppress(torch.OutOfMemoryError):
-                return self._painted(way, image)
+                return self._stylized(way, image)
             torch.cuda.empty_cache()
         raise MemoryError(f"{width} x {height} pixels are too many for the memory of {self.device}")
 
-    def _painted(
+    def _stylized(
         self, way: Callable[[TransformerNet, Tensor, torch.device], Tensor], image: Tensor
     ) -> Pixels:
         half = self.dtype == torch.bfloat16
-        # All threads would share the cache of cast weights.
+        # A cache of cast weights would be shared by all threads.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            painted: Pixels = way(self.net, image, self.device).numpy()
-        return painted
+            stylized: Pixels = way(self.net, image, self.device).numpy()
+        return stylized
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model as it is stored, read once for any number of workers; some 7 MB."""
+    """A model as it is stored, read once for any number of workers; about 7 MB."""
 
     version: str
     card: ModelCard
@@ -77,15 +81,15 @@ class ModelFiles:
     weights: bytes
     """`model.safetensors`."""
     home: str
-    """The folder that both were read from."""
+    """URI of the folder that both were read from."""
 
     @cached_property
     def name(self) -> str:
-        """Which weights exactly: the version and the beginning of their sha256."""
+        """The version and the beginning of the weights' SHA-256."""
         return f"{self.version}@{hashlib.sha256(self.weights).hexdigest()[:12]}"
 
     def on(self, device: torch.device) -> FastModel:
-        """The model, ready to paint.
+        """The model on a device, in fp32.
 
         Raises:
             WeightsError: the files do not belong together.
@@ -93,7 +97,7 @@ class ModelFiles:
         return FastModel(self._net().to(device), self.card, device)
 
     def painter(self, device: torch.device, precision: Precision = "auto") -> FastModel:
-        """The model, ready to paint as fast as it can; its pictures are those of `on` but for rounding.
+        """The model on a device, as fast as possible; it differs from `on` by rounding only.
 
         Raises:
             WeightsError: the files do not belong together.
@@ -109,12 +113,13 @@ class ModelFiles:
 
 
 def load_model(uri: str, device: Device = "auto") -> FastModel:
-    """The model of an output (the published one), or of a folder models/VERSION or a copy of one.
+    """Load the published model of an output, or the model in a folder models/VERSION or a copy of one.
 
-    Local or in a bucket.
+    model = load_model("s3://bucket/output")
+    model = load_model("out/models/000001-0123456789ab", device="cpu")
 
     Raises:
-        RecipeError: there is no model at `uri`.
+        RecipeError: `uri` holds no model.
         WeightsError: its files do not belong together.
     """
     return read_model(uri).on(choose_device(device))
@@ -124,8 +129,8 @@ def read_model(uri: str) -> ModelFiles:
     """The files of the model that `load_model` takes.
 
     Raises:
-        RecipeError: there is no model at `uri`.
-        WeightsError: a file is gone, or `model.json` is damaged.
+        RecipeError: `uri` holds no model.
+        WeightsError: a file is missing, or `model.json` is damaged.
     """
     folder = _find_model(uri)
     card = registry.read_folder_card(folder)
@@ -136,18 +141,18 @@ def read_model(uri: str) -> ModelFiles:
 
 
 def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles | None:
-    """The model that something starts from; None where an output that has been begun has published none yet.
+    """The model to start from; None if `uri` is an output without a published model, which is logged.
 
-    That is this output in its first night, and it is said.
+    That is the case in the first run of an output that starts from its own models.
 
     Args:
-        uri: of an output or of a version's folder.
-        store: the output.
-        key: of the recipe, that names the model.
-        otherwise: what starts from what where there is none, for people.
+        uri: an output, or the folder of a version.
+        store: the output of this run.
+        key: the recipe's key that names the model.
+        otherwise: what happens without a model, for the log.
 
     Raises:
-        RecipeError: there is no such model or output, or its files do not belong together.
+        RecipeError: `uri` is neither a model nor an output, or the model's files do not belong together.
     """
     try:
         place = Store(uri)
@@ -162,10 +167,10 @@ def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles |
 
 
 def _find_model(uri: str) -> Store:
-    """The folder that a model's address means.
+    """The folder of the model at an address.
 
     Raises:
-        RecipeError: it is neither an output with a published model nor a model's folder.
+        RecipeError: `uri` is neither an output with a published model nor a model's folder.
     """
     store = Store(uri)
     if store.exists(registry.CARD):
@@ -190,20 +195,22 @@ def stylize(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> list[Pixels]:
-    """Slow transfer of pictures in memory, with the bundled VGG-16.
+    """Slow transfer of images in memory, with the bundled VGG-16.
+
+    (stylized,) = stylize([photo], style)
 
     Args:
-        images: uint8 (H, W, 3) sRGB pictures; those of one size are optimised together.
-        style: the painting, uint8 (H, W, 3) sRGB.
-        style_size: its short side when it is looked at.
+        images: uint8 (H, W, 3), sRGB; images of one size are optimised together.
+        style: the style image, uint8 (H, W, 3), sRGB.
+        style_size: short side in pixels to which the style image is resized.
         iterations: steps for each image.
-        loss: layers and weights; none: the defaults of a recipe.
+        loss: layers and weights; by default those of a recipe.
         optimizer: `lbfgs` or `adam`.
         device: where to compute.
-        precision: of VGG's convolutions.
+        precision: type that VGG's convolutions compute in.
 
     Returns:
-        The stylized pictures, in the order and the sizes given.
+        The optimised images, in the order and the sizes of `images`.
     """
     objectives = Objectives.on(
         StyleImage.of_pixels(resize_short_side(style, style_size)),

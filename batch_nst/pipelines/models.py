@@ -1,4 +1,4 @@
-"""The models that an output holds: which there are, back to an earlier one, and away with old ones."""
+"""The commands `models`, `rollback` and `prune`: list models, publish an earlier one, delete old ones."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _PUBLISHABLE = ("scored", "previous", "withdrawn")
 
 @dataclass(frozen=True)
 class Model:
-    """A version, as `batch-nst models` tells it."""
+    """A version, as `batch-nst models` lists it."""
 
     version: str
     snapshot: int
     trained: str | None
-    """When the first run that tells of it began, UTC; None where no run does."""
+    """Start of the first run that trained it, UTC; None if no run is recorded."""
     photos: int | None
-    """Held-out images that it was scored on; None, as the next two, while it was not."""
+    """Number of held-out images that it was scored on; None, as the next two, before it is scored."""
     objective: float | None
     worth_iterations: int | None
     state: str
     """`published`, `withdrawn` by a rollback, `previous`, `refused`, `scored`, `trained` or `unfinished`."""
     why: str | None
-    """It was refused."""
+    """Why it was refused."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class ModelsFigures:
     output: str
     published: str | None
     models: list[Model]
-    """By snapshot and date."""
+    """Sorted by snapshot and date."""
 
 
 @dataclass(frozen=True)
 class RollbackFigures:
-    """Figures of `batch-nst rollback`: what is published then."""
+    """Figures of `batch-nst rollback`: what is published afterwards."""
 
     version: str
     previous: str | None
     withdrawn: list[str] | None
-    """None: the pointer is of version 0.1.0."""
+    """None: the pointer was written by version 0.1.0."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class PruneFigures:
     kept: dict[str, str]
     """The reason for each version that stays."""
     to_delete: list[str]
+    """Without a lease: the versions that would be deleted."""
     deleted: list[str]
 
 
@@ -79,7 +80,7 @@ def list_models(output: str) -> ModelsFigures:
     """All models of an output, unfinished ones too. Writes nothing.
 
     Raises:
-        RecipeError: there is no dataset.
+        RecipeError: the output has no dataset.
         WeightsError: a `model.json` is damaged.
     """
     store = Store(output)
@@ -91,25 +92,27 @@ def list_models(output: str) -> ModelsFigures:
 
 
 def rollback(store: Store, lease: Lease, to: str | None = None) -> RollbackFigures:
-    """Publish an earlier model and withdraw the published one, which no night publishes again: one write.
+    """Publish an earlier model and withdraw the published one, which `nightly` then never publishes again.
+
+    Both happen in one write.
 
     Args:
         store: the output.
-        lease: held on it.
-        to: a version that was scored and not refused, which may have been withdrawn; none: the one that was
-            published before, unless that was withdrawn. So nothing goes to and fro when it is done again.
+        lease: held on the output.
+        to: a version that was scored and not refused; it may have been withdrawn. By default the version that
+            was published before, unless it was withdrawn, so that a second call does not undo the first.
 
     Raises:
-        RecipeError: there is no such model.
-        WeightsError: it is damaged.
+        RecipeError: no such model can be published.
+        WeightsError: the model is damaged.
     """
     now = registry.current(store)
     if now is None:
         raise RecipeError(f"OUTPUT {store.uri}: no model is published here")
     before = now["previous"]
     if to is None and (before is None or before in now.get("withdrawn", ())):
-        told = f"{before}, which was before, is withdrawn" if before else "none was published before"
-        raise RecipeError(f"no model to go back to: {told}; --to publishes any that was not refused")
+        why = f"{before}, which was before, is withdrawn" if before else "none was published before"
+        raise RecipeError(f"no model to go back to: {why}; --to publishes any that was not refused")
     version = to or str(before)
     if version == now["version"]:
         log(f"{version} is published already")
@@ -118,7 +121,7 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> RollbackFigur
     if version not in allowed:
         raise RecipeError(
             f"{version}: cannot be published; allowed: --to a model that was scored and not refused: "
-            f"{', '.join(allowed) or 'there is no other'}"
+            f"{', '.join(allowed) or 'no other model exists'}"
         )
     card = registry.require_card(store, version)
     registry.check_parts(store, version, card)
@@ -133,14 +136,14 @@ def _figures(pointer: Pointer) -> RollbackFigures:
 
 
 def retention(named: str, keep: int | None) -> tuple[str, int]:
-    """Which output is meant, and how many models `prune` keeps there.
+    """The output, and the number of models that `prune` keeps there.
 
     Args:
-        named: a recipe's file, or an output, which is no file.
-        keep: as the caller says; none: as the recipe does in `publish.keep`, or its default.
+        named: the file of a recipe, or the URI of an output.
+        keep: the number of models; by default the recipe's `publish.keep`.
 
     Raises:
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is invalid.
     """
     if not Path(named).is_file():
         return named, keep or Publish().keep
@@ -149,15 +152,16 @@ def retention(named: str, keep: int | None) -> tuple[str, int]:
 
 
 def prune(store: Store, keep: int, lease: Lease | None = None) -> PruneFigures:
-    """Delete old models with their logs and checkpoints; without a lease only tell which.
+    """Delete old models with their logs and checkpoints; without a lease only list them.
 
-    Never the published one, the one before it, one that pairs started from, or one of the latest snapshot:
-    that may be under way, and were it refused and gone, the next night would train it again.
+    It keeps the published model, the one before it, and models that pairs started from. It also keeps models
+    of the latest snapshot: one may be in training, and a refused one would be trained again if it were
+    deleted.
 
     Args:
         store: the output.
-        keep: the newest models, refused and unfinished ones not counted, that stay in any case.
-        lease: held on it, to delete.
+        keep: number of newest models that stay in any case; refused and unfinished ones do not count.
+        lease: held on the output; needed to delete.
 
     Raises:
         WeightsError: a `model.json` is damaged.
@@ -182,7 +186,7 @@ def prune(store: Store, keep: int, lease: Lease | None = None) -> PruneFigures:
 
 
 def _kept(store: Store, found: Sequence[Model], keep: int) -> dict[str, str]:
-    """Why a version stays, as far as its card and the pointer say."""
+    """The versions that stay, with the reason, judged by their cards and the pointer."""
     newest = [model.version for model in found if model.state not in ("refused", "unfinished")][-keep:]
     latest = max(store.numbered(SNAPSHOTS, ".json"), default=0)
     now = registry.current(store)
@@ -200,14 +204,14 @@ def _kept(store: Store, found: Sequence[Model], keep: int) -> dict[str, str]:
 
 
 def _delete(store: Store, version: str, names: Sequence[str]) -> None:
-    """The card first: without it there is no model, and so never half of one."""
+    """Delete a version's objects, the card first: without it the version counts as unfinished."""
     card = registry.model_object(version, registry.CARD)
     for name in sorted(names, key=lambda name: name != card):
         store.delete(name)
 
 
 def _models(store: Store) -> list[Model]:
-    """By snapshot and date."""
+    """All versions, sorted by snapshot and date."""
     now, names, dates = registry.current(store), list(registry.versions(store)), _dates(store)
     with ThreadPoolExecutor(_READERS) as pool:
         cards = pool.map(lambda version: registry.read_card(store, version), names)
@@ -234,7 +238,7 @@ def _model(version: str, card: ModelCard | None, now: Pointer | None, date: str 
 
 
 def _state(version: str, card: ModelCard | None, now: Pointer | None) -> str:
-    """See `Model.state`."""
+    """The value of `Model.state`."""
     if now and version == now["version"]:
         return "published"
     if card is None:
@@ -249,7 +253,7 @@ def _state(version: str, card: ModelCard | None, now: Pointer | None) -> str:
 
 
 def _dates(store: Store) -> dict[str, str]:
-    """When the first run that trained a version, or tried to, began. Names of runs begin with their time."""
+    """Start of the first run that trained each version, or tried to. Names of runs begin with their time."""
     names = [name for name in store.list("runs") if name.endswith(_TRAININGS)]
     dates: dict[str, str] = {}
     with ThreadPoolExecutor(_READERS) as pool:
@@ -261,7 +265,7 @@ def _dates(store: Store) -> dict[str, str]:
 
 
 def _starts(store: Store) -> set[str]:
-    """Versions that pairs started from; of each unit one column is read."""
+    """Versions that pairs started from; one column of each unit is read."""
 
     def inits(unit: str) -> set[str | None]:
         table = store.view(units.unit_object(unit), lambda file: pq.read_table(file, columns=["init"]))
@@ -275,7 +279,7 @@ def _starts(store: Store) -> set[str]:
 
 
 def _table(found: Sequence[Model]) -> list[str]:
-    """For people."""
+    """The lines of a table of models."""
     if not found:
         return ["no model yet"]
     lines = [f"{'version':>20} {'snapshot':>8} {'trained (UTC)':>16} {'objective':>14} {'worth':>6}  state"]

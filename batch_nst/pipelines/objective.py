@@ -1,4 +1,4 @@
-"""From a recipe's names to the tensors of the engine: the style's objective on this device."""
+"""From a recipe to the engine's tensors: the objective of a style on this device."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Objectives:
     def on(
         cls, style: StyleImage, loss: Loss, vgg: Vgg, device: str, precision: Precision, threads: int
     ) -> Objectives:
-        """Settle device, precision and threads of this process; Ray gives an actor one thread unless told."""
+        """Choose device and precision, and set this process's threads: Ray gives an actor one by default."""
         torch.set_num_threads(threads)
         keep_freed_memory()
         chosen = choose_device("cuda" if device == "cuda" else "cpu")
@@ -48,16 +48,16 @@ class Objectives:
 
     @cached_property
     def fast(self) -> PerceptualLoss:
-        """In the precision chosen."""
+        """The objective in the chosen precision."""
         return self.exact if self.dtype == torch.float32 else self._build(self.dtype)
 
     @cached_property
     def exact(self) -> PerceptualLoss:
-        """In fp32."""
+        """The objective in fp32."""
         return self._build(torch.float32)
 
     def load(self) -> None:
-        """Build both objectives now, if they are not there yet: that is start-up, and no part of the work."""
+        """Build both objectives now, so that it counts as start-up and not as work."""
         _ = self.fast, self.exact
 
     def _build(self, dtype: torch.dtype) -> PerceptualLoss:
@@ -66,18 +66,18 @@ class Objectives:
 
 
 class Found(NamedTuple):
-    """What an optimisation made of photos, in their order."""
+    """The results of `optimise_photos`, in the order of the photos."""
 
     pictures: Pixels
-    """uint8 (B, H, W, 3), as a reader of the dataset will see them."""
+    """Optimised images, uint8 (B, H, W, 3), as a reader of the dataset will decode them."""
     losses: Losses
-    """Of these, in fp32."""
+    """Losses of these pictures, in fp32."""
     curve: Tensor
-    """(iterations + 1, B): the losses on the way."""
+    """(iterations + 1, B): the loss after each iteration."""
     again: frozenset[int]
-    """Those that met no number, and were optimised once more from their photos in fp32."""
+    """Indices of images whose loss became NaN or infinite; they were restarted from their photos in fp32."""
     good: list[bool]
-    """Whether all of a photo's losses are numbers."""
+    """For each photo, whether all its losses are finite."""
 
 
 def optimise_photos(
@@ -87,14 +87,14 @@ def optimise_photos(
     start: Tensor | None = None,
     on_iteration: Callable[[int], None] | None = None,
 ) -> Found:
-    """Optimise photos of one size together, each by itself.
+    """Optimise photos of one size as one batch; they do not influence each other.
 
     Args:
-        objectives: the style's.
+        objectives: the objective of the style.
         photos: uint8 (B, H, W, 3).
-        settings: iterations, optimizer and encoding are used.
-        start: see `optimise`, and so for the next.
-        on_iteration: is not told of what is optimised once more.
+        settings: `iterations`, `optimizer` and `encoding` are used.
+        start: see `optimise`.
+        on_iteration: see `optimise`; not called for images that are restarted.
     """
     content = to_tensor(photos, objectives.device)
     steps, optimizer = settings.iterations, settings.optimizer
@@ -124,7 +124,7 @@ def to_tensor(pixels: Pixels, device: torch.device | str = "cpu") -> Tensor:
 
 
 def to_pixels(image: Tensor) -> Pixels:
-    """Float (B, 3, H, W), 0..255, to uint8 (B, H, W, 3), rounded to the nearest."""
+    """Float (B, 3, H, W), 0..255, to uint8 (B, H, W, 3), clamped and rounded to the nearest."""
     rounded = image.clamp(0, 255).round().to(torch.uint8)
     pixels: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels

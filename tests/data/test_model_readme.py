@@ -64,7 +64,7 @@ def test_it_tells_figures_origin_and_licences() -> None:
         "Trained on 1,200 pairs",
         "4,000 steps of\n  8.",
         "`model.onnx`): cc-by-4.0, as the recipe says (`publish.license`)\n",
-        "- painting: public domain, as the recipe says (`style.license`)\n",
+        "- style image: public domain, as the recipe says (`style.license`)\n",
         "- photos of the pairs: unknown: the recipe does not say (`generate.license`)\n",
         "University of Oxford, CC BY 4.0",
     ):
@@ -84,7 +84,7 @@ def test_what_is_known_of_twice_the_size_is_told() -> None:
         "model": {**LOSSES, "total": 7.0, "distance": 0.125, "ssim": 0.75},
     }
     text = readme(card)
-    head = "At 512 px, 8 photos: worse than the photo; `X` is what 2 iterations made here."
+    head = "At 512 px, 8 photos: worse than the photo; `X` is the photo after 2 iterations here."
     assert f"\n\n{head}\n\n| | objective |" in text
     assert "| **the model** | 7 | 0.25 | 120 | 0.125 | 0.75 | 0.5 |\n\nHow long" in text
 
@@ -97,7 +97,7 @@ def test_one_is_singular() -> None:
     text = readme(card)
     for line in (
         "; on 1 held-out image of 256 px",
-        "`X` is what 1 iteration made of",
+        "`X` is the photo after 1 iteration of",
         "Trained on 1 pair of a photo",
         ": 1 step of\n  8.",
         "\nAt 512 px, 1 photo: ",

@@ -104,8 +104,8 @@ def test_a_permutation_of_the_batch_permutes_the_results(
             torch.zeros(1, 3, 7, 90),
             r"content: given 90 x 7 pixels; the deepest layer of the loss needs 8 x 8",
         ),
-        (torch.full((2, 3, 8, 8), torch.nan), "content: pixels of image 0 are no numbers"),
-        (torch.full((2, 3, 8, 8), torch.inf), "content: pixels of image 0 are no numbers"),
+        (torch.full((2, 3, 8, 8), torch.nan), "content: pixels of image 0 are NaN or infinite"),
+        (torch.full((2, 3, 8, 8), torch.inf), "content: pixels of image 0 are NaN or infinite"),
     ],
 )
 def test_what_no_loss_can_be_taken_of_is_refused_before_the_loop(content: Tensor, message: str) -> None:
@@ -118,7 +118,7 @@ def test_what_no_loss_can_be_taken_of_is_refused_before_the_loop(content: Tensor
         ValueError, match=r"style: given 16 x 5 pixels; the deepest layer of the loss needs 8"
     ):
         PerceptualLoss.of_style(vgg, Loss(), style[:, :, :5])
-    with pytest.raises(ValueError, match=r"style: pixels of image 0 are no numbers"):
+    with pytest.raises(ValueError, match=r"style: pixels of image 0 are NaN or infinite"):
         PerceptualLoss.of_style(vgg, Loss(), style * torch.nan)
 
 
@@ -408,7 +408,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_demanded_where_it_is_named(
     assert [choose_device(name).type for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [choose_device(name).type for name in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(RuntimeError, match="device: cuda was asked for, but torch sees no GPU"):
+    with pytest.raises(RuntimeError, match="device: cuda was requested, but torch sees no GPU"):
         choose_device("cuda")
 
 

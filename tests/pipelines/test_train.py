@@ -170,7 +170,7 @@ def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_
         out, said = running.communicate()
     assert running.returncode == 0, said
     assert "1 to 2 workers" in said
-    assert re.search(r"training goes on from step [1-9]\d*, workers: 1$", said, re.MULTILINE), said
+    assert re.search(r"training continues from step [1-9]\d*, workers: 1$", said, re.MULTILINE), said
     check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
 
 
@@ -255,5 +255,5 @@ def test_when_a_node_comes_training_takes_it_in_and_ends_with_the_same_weights(h
         nodes.add()
         out, said = running.communicate()
     assert running.returncode == 0, said
-    assert re.search(r"training goes on from step [1-9]\d*, workers: 2$", said, re.MULTILINE), said
+    assert re.search(r"training continues from step [1-9]\d*, workers: 2$", said, re.MULTILINE), said
     check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)

@@ -182,7 +182,7 @@ def test_a_training_of_which_no_step_was_taken_does_not_end(
     training = begun(objectives)
     with torch.no_grad():
         training.net.stem[0].weight[0, 0, 0, 0] = math.nan
-    with pytest.raises(FloatingPointError, match=rf"step {STEPS}: .* of {STEPS} steps one after the other"):
+    with pytest.raises(FloatingPointError, match=rf"step {STEPS}: .* of {STEPS} steps in a row"):
         list(map(training.train_step, batches(dataset, STEPS)))
 
 
@@ -208,6 +208,6 @@ def test_painting_the_panel_changes_nothing(dataset: tuple[Store, Snapshot], obj
     for batch in batches(dataset, 3):
         plain.train_step(batch)
         shown.train_step(batch)
-        pictures = shown.paint(photos)
+        pictures = shown.stylize_panel(photos)
         assert [picture.shape for picture in pictures] == [(SIDE, SIDE, 3)] * 2
     assert_same(shown, plain)

@@ -1,4 +1,4 @@
-"""The `README.md` of a model's folder: what `model.json` says, in words, and how to use the files."""
+"""The `README.md` of a model's folder: `model.json` in words, and how to use the files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _TEMPLATE = """\
 
 # {title}: a fast style-transfer model
 
-One pass of a small network paints a photo in the style of one painting. Version `{version}`, made by
+One pass of a small network stylizes a photo in the style of one image. Version `{version}`, made by
 batch_nst {batch_nst}.
 
-![the painting, and photos with what was made of them](preview.jpg)
+![the style image, and photos with their optimised and stylized images](preview.jpg)
 
-On top the painting; below it, in each row, a photo that the model never saw, the optimisation's picture of
-it, and the model's.
+At the top the style image. Each row below shows a photo that the model never saw, its optimised image `X`,
+and the image that the model makes.
 
 | file | |
 | --- | --- |
@@ -32,14 +32,14 @@ it, and the model's.
 
 ## Use
 
-The graph (operator set 18) takes `image` and gives `stylized`: float32, NCHW, RGB in 0..1, any batch, and any
-height and width from 16 pixels on. With onnxruntime and Pillow:
+The graph (operator set 18) maps `image` to `stylized`: float32, NCHW, RGB in 0..1, any batch size, any height
+and width of at least 16 pixels. With onnxruntime and Pillow:
 
 ```python
 {example}```
 
-`python stylize.py model.onnx photo.jpg painted.png` runs it. The following does the same to a picture, a
-folder, a bucket or a dataset, in tiles where pictures are large, on GPUs where there are any:
+`python stylize.py model.onnx photo.jpg stylized.png` runs it. The following does the same for an image, a
+folder, a bucket or a dataset. Large images are processed in tiles, and GPUs are used if there are any:
 
 ```sh
 batch-nst apply models/{version} IN OUT
@@ -47,18 +47,18 @@ batch-nst apply models/{version} IN OUT
 
 ## Figures
 
-{verdict}; on {photos} of {size} px, geometric means (of SSIM and checkerboard the mean):
+{verdict}; on {photos} of {size} px, geometric means (arithmetic for SSIM and checkerboard):
 
 {scores}
 
-`X` is what {iterations} made of the photo. The objective is {objective}, measured with VGG-16: the
-less, the better. The distance is that of VGG features, 0 if equal; SSIM is that of luminance, 1 if equal.
-The checkerboard is what repeats every four pixels, whatever the photo is, in grey levels of 255.
-{larger}How long it takes depends on the machine: `report.html` of the run that evaluated it tells it of one.
+`X` is the photo after {iterations} of optimisation. The objective is {objective}, measured with
+VGG-16; lower is better. The distance is that of VGG features, 0 if equal. SSIM is that of luminance, 1 if
+equal. The checkerboard artefact is the part that repeats every four pixels, in grey levels of 255.
+{larger}How long it takes depends on the machine; `report.html` of the run that evaluated it has times of one.
 
 ## How it was made
 
-- The painting has the SHA-256 `{style}`, and was looked at with a short side of {style_size} px.
+- The style image has the SHA-256 `{style}`, and was used with a short side of {style_size} px.
 - Trained on {pairs} of a photo and its `X`, snapshot {snapshot} (digest `{digest}`): {steps} of
   {batch_size}.
 - The network is `{architecture}` of width {width}.
@@ -66,7 +66,7 @@ The checkerboard is what repeats every four pixels, whatever the photo is, in gr
 ## Licences
 
 - weights (`model.safetensors`, `model.onnx`): {weights_license}
-- painting: {style_license}
+- style image: {style_license}
 - photos of the pairs: {photos_license}
 - VGG-16, which measured the objective, is in none of these files{vgg_license}.
 """
@@ -113,10 +113,10 @@ _TERMS: dict[Literal["content_weight", "style_weight", "tv_weight"], str] = {
 
 
 def readme(card: ModelCard) -> str:
-    """Markdown with YAML before it, as the Hugging Face Hub takes it; without times, and names of photos.
+    """Markdown with a YAML header, as the Hugging Face Hub takes it; without times or names of photos.
 
     Args:
-        card: `model.json` of a model that was evaluated.
+        card: `model.json` of an evaluated model.
     """
     evaluation, recipe, licenses = card["evaluation"], card["recipe"], card["licenses"]
     front = {
@@ -172,10 +172,10 @@ def _table(scores: Evaluation | Enlarged) -> str:
 
 
 def _larger(scores: Enlarged | None) -> str:
-    """What is told of twice the size, if there is anything; the dataset has no `X` of that size."""
+    """The paragraph on twice the size, if photos were scored there; the dataset has no `X` of that size."""
     if not scores or not scores.get("photos"):
         return ""
-    made = f"`X` is what {_count(len(scores['curve']) - 1, 'iteration')} made here"
+    made = f"`X` is the photo after {_count(len(scores['curve']) - 1, 'iteration')} here"
     head = f"At {scores['size']} px, {_count(scores['photos'], 'photo')}: {scores['verdict']}; {made}."
     return f"\n{head}\n\n{_table(scores)}\n\n"
 

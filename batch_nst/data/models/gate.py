@@ -1,7 +1,7 @@
 """The gate: a candidate becomes `models/CURRENT` only if it is better than what is there.
 
-What it decides follows from two models' cards, the pointer and the recipe alone. So it can be asked at any
-time whether a refusal still stands, and nothing is trained or scored for that.
+The decision depends only on two models' cards, the pointer and the recipe. So it can be repeated at any time,
+without training or scoring anything.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from batch_nst.figures import as_json, omitted
 from batch_nst.recipe import Publish
 
 REFUSED: Literal["refused"] = "refused"
-"""The key of `model.json` that marks a refused candidate, with the reason and the figures."""
+"""Key of `model.json` that marks a refused candidate; see `registry.Refusal`."""
 UNREPORTED = "unreported"
-"""Beside it while a night meets the gate, until there is a report of what came of it."""
+"""Object of a version that the gate has judged, or is judging, and whose report is not written yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What the gate weighs: a candidate and the published model on the photos that both were scored on."""
+    """A candidate and the published model on the photos that both were scored on."""
 
     objective: float | None = omitted()
     """The candidate's geometric mean on them; None where there are none."""
@@ -56,18 +56,18 @@ class Refused:
     published: Literal[False] = False
     refused: Refusal
     compared: Comparison | None = omitted()
-    """None where nothing is published, or the candidate is broken."""
+    """None where nothing is published, or an objective of the candidate is not a positive number."""
 
 
 def publish(version: str, settings: Publish, store: Store, token: int) -> Published:
     """Publish an evaluated version, or refuse and mark it. Needs the lease, whose token the pointer carries.
 
-    Returns:
-        What is published now; so too where a night that was cut off has published it.
+    A version that is published already (its run was cut off) gives the same figures again.
 
     Raises:
-        GateError: a photo's objective is no number, the whole is above `max_objective`, not better than the
-            published one by the margin, or was withdrawn by `rollback`; its figures are those of `Refused`.
+        GateError: the candidate is refused. A photo's objective is not a positive number; the objective is
+            above `max_objective`, or not better than the published one by the margin; or `rollback` withdrew
+            the version. Its figures are those of `Refused`.
     """
     now = registry.current(store)
     card = registry.require_card(store, version)
@@ -79,16 +79,16 @@ def publish(version: str, settings: Publish, store: Store, token: int) -> Publis
         if not _is_withdrawn(version, now):
             registry.write_card(store, version, {**card, "refused": refusal})
         raise GateError(refusal["why"], as_json(Refused(version=version, refused=refusal, compared=compared)))
-    if mark:  # before the pointer moves: what is published is never marked
+    if mark:  # before the pointer moves: a published model is never marked
         registry.write_card(store, version, card)
     return _published(registry.point(store, version, card["digests"], token), compared)
 
 
 def decided(version: str, settings: Publish, store: Store) -> Published | Refused | None:
-    """What `publish` has come to, and would again; None where something is left to do for this version.
+    """The result of `publish`, if it stands; None where something is left to do for this version.
 
-    That is: it is not trained, scored and exported, it has not met the gate, no report tells what came of it,
-    or the gate would say otherwise now, as its limits, the published model or the scores have changed.
+    Something is left to do if it is not trained, scored and exported, not judged, or not reported. The same
+    holds if the gate would decide otherwise now: limits, the published model or scores may have changed.
     """
     card = registry.read_card(store, version)
     if card is None or "evaluation" not in card or registry.GRAPH not in card["digests"]:
@@ -110,7 +110,7 @@ def _published(pointer: Pointer, compared: Comparison | None = None) -> Publishe
 
 
 def _before(now: Pointer, store: Store) -> str | None:
-    """The version that the published one was better than; None: there was none, it is withdrawn, or gone."""
+    """The version that the published one replaced; None if it was withdrawn, is deleted, or never existed."""
     version = now["previous"]
     if version is None or _is_withdrawn(version, now) or registry.read_card(store, version) is None:
         return None
@@ -118,12 +118,12 @@ def _before(now: Pointer, store: Store) -> str | None:
 
 
 def _is_withdrawn(version: str, now: Pointer | None) -> bool:
-    """By the pointer, which says it alone: in the card it would have to be undone."""
+    """Only the pointer says so: in a card it would have to be undone."""
     return now is not None and version in now.get("withdrawn", ())
 
 
 def _comparison(card: ModelCard, rival: str | None, settings: Publish, store: Store) -> Comparison | None:
-    """None: nothing is published, or the candidate is broken."""
+    """None if nothing is published, or an objective of the candidate is not a positive number."""
     objectives = card["evaluation"]["objectives"]
     if rival is None or _broken(objectives):
         return None
@@ -150,7 +150,7 @@ def _broken(objectives: dict[str, float]) -> list[float]:
 def _refusal(
     card: ModelCard, now: Pointer | None, settings: Publish, compared: Comparison | None
 ) -> Refusal | None:
-    """Why the gate refuses a candidate; None: it lets it through."""
+    """Why the gate refuses a candidate; None if it does not."""
     version = card["version"]
     if _is_withdrawn(version, now):
         return {"why": f"{version}: was withdrawn by `batch-nst rollback`; not published"}
@@ -159,7 +159,7 @@ def _refusal(
 
 
 def _refusal_of_scores(version: str, evaluation: Evaluation, settings: Publish) -> Refusal | None:
-    """Whatever is published."""
+    """A refusal that does not depend on what is published."""
     objective, objectives = evaluation["model"]["total"], evaluation["objectives"]
     if broken := _broken(objectives):
         return {
@@ -178,6 +178,7 @@ def _refusal_of_scores(version: str, evaluation: Evaluation, settings: Publish) 
 
 
 def _refusal_beside_published(version: str, compared: Comparison, settings: Publish) -> Refusal | None:
+    """A refusal because the published model is as good."""
     published = compared.published
     if compared.objective is None:
         return {

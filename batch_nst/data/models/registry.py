@@ -1,4 +1,4 @@
-"""Models as objects: naming, versions, `models/<version>/` and the pointer `models/CURRENT`."""
+"""The models of an output: names of versions, the objects of each, and the pointer `models/CURRENT`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CURRENT = "models/CURRENT"
 WEIGHTS, GRAPH, CARD = "model.safetensors", "model.onnx", "model.json"
 PREVIEW, README = "preview.jpg", "README.md"
 TRAINING = "training"
-"""The folder of a version's training log; see `pipelines.train.log`."""
+"""Folder of a version's training log; see `pipelines.train.log`."""
 FAILED = "failed"
-"""Beside it where a training has failed of itself: gone on with from its last checkpoint, it fails alike."""
+"""Object of a version whose training diverged. It is not resumed: from its last checkpoint it would again."""
 
 
 class Architecture(TypedDict):
@@ -64,7 +64,7 @@ class SnapshotSection(TypedDict):
 
 
 class StepLosses(TypedDict):
-    """Losses of one step of a training; models of old versions lack some."""
+    """Losses of one step of a training; models of earlier releases lack some."""
 
     loss: float
     objective: NotRequired[float]
@@ -155,7 +155,7 @@ class Pointer(TypedDict):
 
 
 _Version = Annotated[str, Field(pattern=r"^[\w-]+$")]
-"""A folder's name, and no way out of it."""
+"""The name of a folder: it cannot lead out of its parent."""
 
 
 class _Section(BaseModel):
@@ -163,7 +163,7 @@ class _Section(BaseModel):
 
 
 class _Card(BaseModel):
-    """What is read of a `model.json` by name."""
+    """The keys of `model.json` that are validated."""
 
     digests: dict[str, str] = {}
     evaluation: _Section = _Section()
@@ -171,7 +171,7 @@ class _Card(BaseModel):
 
 
 class _Pointer(BaseModel):
-    """Likewise of `models/CURRENT`."""
+    """The keys of `models/CURRENT` that are validated."""
 
     version: _Version
     previous: _Version | None
@@ -185,12 +185,12 @@ _Document = TypeVar("_Document")
 
 
 def model_object(version: str, name: str) -> str:
-    """Where a version's object lies below the output."""
+    """The key of a version's object below the output."""
     return f"models/{version}/{name}"
 
 
 def versions(store: Store) -> dict[str, list[str]]:
-    """Names of the objects of each version, finished or not; its checkpoints are among them."""
+    """Names of the objects of each version, finished or not, checkpoints included."""
     found: dict[str, list[str]] = {}
     for name in [*store.list("models"), *store.list("checkpoints")]:
         if match := _VERSION.match(name):
@@ -199,25 +199,25 @@ def versions(store: Store) -> dict[str, list[str]]:
 
 
 def snapshot_of(version: str) -> int:
-    """The number of the snapshot that a version was fitted to."""
+    """The number of the snapshot that a version was trained on."""
     return int(version.partition("-")[0])
 
 
 def read_card(store: Store, version: str) -> ModelCard | None:
-    """A version's `model.json`, which is written last; None while there is no such version.
+    """A version's `model.json`; None if the version does not exist or is unfinished: it is written last.
 
     Raises:
-        WeightsError: it is damaged.
+        WeightsError: `model.json` is damaged.
     """
     return _read(store, model_object(version, CARD), _Card, ModelCard)
 
 
 def require_card(store: Store, version: str) -> ModelCard:
-    """As `read_card`.
+    """A version's `model.json`.
 
     Raises:
-        IncompleteError: there is no such version.
-        WeightsError: it is damaged.
+        IncompleteError: the version does not exist or is unfinished.
+        WeightsError: `model.json` is damaged.
     """
     card = read_card(store, version)
     if card is None:
@@ -239,33 +239,33 @@ def write_part(store: Store, version: str, name: str, data: bytes) -> str:
 
 
 def read_folder_card(folder: Store) -> ModelCard | None:
-    """The `model.json` of a folder, wherever it lies; None where there is none.
+    """The `model.json` of any folder; None if the folder has no such file.
 
     Raises:
-        WeightsError: it is damaged.
+        WeightsError: `model.json` is damaged.
     """
     return _read(folder, CARD, _Card, ModelCard)
 
 
 def read_folder_weights(folder: Store) -> bytes:
-    """The `model.safetensors` beside it, as `read_weights`."""
+    """The `model.safetensors` of any folder; errors as in `read_weights`."""
     return _read_part(folder, WEIGHTS)
 
 
 def read_weights(store: Store, version: str) -> bytes:
-    """A version's `model.safetensors`; whether it is the one that `model.json` means, `load_net` tells.
+    """A version's `model.safetensors`. Its digest is not checked here: `load_net` does that.
 
     Raises:
-        WeightsError: it is gone.
+        WeightsError: the object is missing.
     """
     return _read_part(store, model_object(version, WEIGHTS))
 
 
 def check_parts(store: Store, version: str, card: ModelCard) -> None:
-    """Return if weights and graph are those that `model.json` means.
+    """Check that weights and graph have the digests that `model.json` states.
 
     Raises:
-        WeightsError: one is gone, or another.
+        WeightsError: one of them is missing or has another digest.
     """
     for name in (WEIGHTS, GRAPH):
         if name in card["digests"]:
@@ -278,10 +278,10 @@ def check_parts(store: Store, version: str, card: ModelCard) -> None:
 
 
 def current(store: Store) -> Pointer | None:
-    """What is published; None before the first time.
+    """The published model; None before anything was published.
 
     Raises:
-        WeightsError: it is damaged.
+        WeightsError: `models/CURRENT` is damaged.
     """
     return _read(store, CURRENT, _Pointer, Pointer)
 
@@ -289,17 +289,17 @@ def current(store: Store) -> Pointer | None:
 def point(
     store: Store, version: str, digests: Mapping[str, str], token: int, withdraw: bool = False
 ) -> Pointer:
-    """Make a version the published one, in one write.
+    """Publish a version, in one write.
 
     Args:
         store: the output.
-        version: that is published from then on.
-        digests: of its objects.
-        token: of the lease held.
-        withdraw: the one that was published until then.
+        version: the version to publish.
+        digests: SHA-256 of its objects.
+        token: fencing token of the lease that the caller holds.
+        withdraw: withdraw the version that is published now.
 
     Raises:
-        LeaseError: a run with a later lease has published meanwhile.
+        LeaseError: a run with a later lease has published in the meantime.
     """
     before = current(store)
     if before and before["token"] > token:
@@ -327,7 +327,7 @@ def panel_columns(store: Store, version: str) -> list[tuple[str, bytes]]:
     names |= {f"step {step}": name for step, name in store.numbered(folder, ".jpg").items()}
     columns = []
     for title, name in names.items():
-        # One that is not there any more: training has gone back to a checkpoint before it.
+        # A picture is deleted when training goes back to a checkpoint before it.
         with contextlib.suppress(FileNotFoundError):
             columns.append((title, store.read(name)))
     return columns
@@ -357,24 +357,24 @@ def _read(
 
 
 _NOT_IN_NAME = {"workers", "device", "precision", "checkpoint_steps", "min_done"}
-"""Keys of `train` that say where and how often, not what."""
+"""Keys of `train` that do not change the weights."""
 _LATER = {"init", "network"}
 """Keys of `train` that are younger than the names of trainings; see `deciding`."""
 
 
 def architecture_of(settings: Train) -> Architecture:
-    """As it stands in `model.json`."""
+    """The section `architecture` of `model.json`."""
     return {"name": settings.network, "width": settings.width}
 
 
 def training_version(recipe: Recipe, snapshot: Snapshot) -> str:
-    """The name of a model: its snapshot's number and a hash of all that decides its weights.
+    """The name of a model: its snapshot's number and a hash of everything that decides its weights.
 
-    That is the number of the first snapshot with these pairs: where photos have come of which none is made
-    yet, there is a new snapshot, and nothing new to learn.
+    The number is that of the first snapshot with these pairs. New photos without finished pairs make a new
+    snapshot, but there is nothing new to learn.
 
-    A model that training starts from is in it by its address: that of an output means another model once a
-    better one is published there, and a training that is done is not done again for that.
+    A model that training starts from enters the hash by its address. The address of an output may later mean
+    a better model; a finished training is not repeated for that.
     """
     decides = {
         "snapshot": snapshot.digest,

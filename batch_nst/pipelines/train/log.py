@@ -1,7 +1,7 @@
-"""What a training leaves for people to look at while it runs: pictures of a panel, and TensorBoard's files.
+"""The training log in `models/<version>/training/`: pictures of a panel of photos, and TensorBoard files.
 
-All of it lies in `models/<version>/training/`. A training that goes on from a checkpoint first removes what
-was written after it, so that nothing is there twice.
+A training that resumes from a checkpoint first deletes everything that was written after it, so that nothing
+appears twice.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from batch_nst.data.models.registry import TRAINING, model_object
 from batch_nst.data.storage.store import Store
 
 PAGE = f"{TRAINING}/index.html"
-"""The page of a training, below its version's folder."""
+"""The page of a training, relative to its version's folder."""
 
 _PHOTOS = 4
-"""Held-out photos on the panel, at most."""
+"""Maximum number of held-out photos on the panel."""
 _PARTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
-"""Of the steps that are done when the panel is painted."""
+"""Fractions of the steps after which the panel is stylized."""
 _MAX_SIDE = 256
 _NUMBERED = re.compile(r"[./](\d+)\.(?:jpg|batch_nst)$")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A few held-out photos, the same through all of a training, and their optimised pictures."""
+    """A few held-out photos, the same throughout a training, and their optimised images."""
 
     photos: list[Pixels]
     optimised: list[Pixels]
 
 
 def read_panel(store: Store, snapshot: Snapshot) -> Panel:
-    """One image of each of the first units with held-out ones; no photo twice, and none where none is ok."""
+    """Held-out photos from the first units that have some, at most four; no photo appears twice."""
     pairs: dict[str, tuple[bytes, bytes]] = {}
     for unit in snapshot.units:
         if unit["held_out"] and len(pairs) < _PHOTOS:
@@ -59,21 +59,21 @@ def read_panel(store: Store, snapshot: Snapshot) -> Panel:
 
 
 def panel_steps(steps: int) -> set[int]:
-    """After which of a training's steps the panel is painted: close together at first; always the last."""
+    """The steps after which the panel is stylized: close together at first, and always the last one."""
     return {max(1, round(part * steps)) for part in _PARTS}
 
 
 @dataclass
 class TrainingLog:
-    """Writes the panel's pictures and TensorBoard's files of one training; one process at a time does."""
+    """Writes the panel's pictures and the TensorBoard files of a training; only one process may use it."""
 
     store: Store
     version: str
     _events: list[Event] = field(default_factory=list)
-    """Since the last file."""
+    """Events since the last file."""
 
     def begin(self, step: int, panel: Panel) -> None:
-        """Remove what was written after `step`, from which training goes on; show what to compare with."""
+        """Delete everything after `step`, where training resumes, and write the panel's first columns."""
         for name in self.store.list(model_object(self.version, TRAINING)):
             number = _NUMBERED.search(name)
             if number and int(number[1]) > step:
@@ -83,12 +83,12 @@ class TrainingLog:
             self._write("optimised.jpg", _column(panel.optimised))
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """A point of each curve."""
+        """Add a point to each curve."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
         self._events.append(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
 
     def show(self, step: int, pictures: list[Pixels]) -> None:
-        """The panel as it is painted after a step."""
+        """Write the panel's stylized images after a step."""
         column = _column(pictures)
         self._write(f"{step:06}.jpg", column)
         with Image.open(BytesIO(column), formats=("JPEG",)) as image:
@@ -98,7 +98,7 @@ class TrainingLog:
         self._events.append(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
 
     def flush(self, step: int) -> None:
-        """Write what was added since the last time; to be called just before the step's checkpoint."""
+        """Write the events since the last call; to be called just before the step's checkpoint."""
         self._write(f"events.out.tfevents.{step:010}.batch_nst", _event_file(self._events))
         self._events.clear()
 
@@ -107,14 +107,14 @@ class TrainingLog:
 
 
 def _column(pictures: list[Pixels]) -> bytes:
-    """Square pictures one below the other, as a JPEG."""
+    """A JPEG of square pictures, one below the other."""
     return contact_sheet(
         [[encode(picture, "webp")] for picture in pictures], min(_MAX_SIDE, len(pictures[0]))
     )
 
 
 def _event_file(events: Iterable[Event]) -> bytes:
-    """Events as TensorBoard reads them."""
+    """The bytes of a TensorBoard file with these events."""
     first = Event(wall_time=time.time(), file_version="brain.Event:2")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events"

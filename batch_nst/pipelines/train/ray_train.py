@@ -1,4 +1,4 @@
-"""read pairs -> crop/flip -> TransformerNet -> loss: one Ray Train job and its worker."""
+"""The Ray Train job of `train` and its worker: read pairs, crop and flip, TransformerNet, loss."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ from batch_nst.pipelines.train.trainer import Trainer, TrainerState, rate_at
 from batch_nst.recipe import Recipe, Train
 
 CHECKPOINTS = "checkpoints"
-"""Below the output: what a training run that was cut off resumes from."""
+"""Folder below the output from which an interrupted training resumes."""
 
 _STATE = "state.pt"
 _HISTORY = "history.json"
 _MAX_FAILURES = 10
-"""Lost workers that a training outlives; a bug is told after as many starts."""
+"""Worker failures tolerated; a bug therefore surfaces only after this many restarts."""
 _WAIT_FOR_WORKERS = "10"
-"""Seconds. Ray looks at the nodes three times a minute: elastic training may wait for one that was just lost,
-once or twice, before it goes on without."""
+"""Seconds that Ray waits for workers to start. Ray polls the nodes three times a minute, so elastic training
+may wait once or twice for a node that was just lost before it continues without it."""
 _LOOK_FOR_MORE = 300.0
-"""Seconds after which elastic training takes in nodes that have come: it goes back to its last checkpoint."""
+"""Seconds between checks for new nodes. Elastic training adds them by restarting from its last checkpoint."""
 _READERS = 2
-"""Portions of pairs that are read at the same time: one is, while another is handed out."""
+"""Portions of pairs that are read at the same time: one is read while another is handed out."""
 _MOST_DECODERS = 16
 _BLOCK = 4 << 20
-"""Bytes of encoded pairs that are decoded in one task, about."""
+"""Approximate bytes of encoded pairs that one task decodes."""
 _AHEAD = 512 << 20
-"""Bytes of pairs that are read and decoded ahead of a worker, about."""
+"""Approximate bytes of pairs that are read and decoded ahead of a worker."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Pace:
 
 
 class Checkpointed(TrainerState):
-    """A checkpoint's state; see `Trainer` for the rest of it."""
+    """The content of `state.pt` in a checkpoint."""
 
     init: NotRequired[str]
     """What the first weights were: `random`, or the name of a model."""
@@ -89,18 +89,18 @@ class Checkpointed(TrainerState):
 
 
 class Fitted(NamedTuple):
-    """What came of a training."""
+    """The result of a training."""
 
     net: TransformerNet
-    """With averaged weights, on the CPU."""
+    """The network with averaged weights, on the CPU, in eval mode."""
     history: History
     """The training curve."""
     skipped: int
-    """Steps that were not taken, for want of a number in their gradients."""
+    """Number of steps that were skipped because their gradients were NaN or infinite."""
     init: str
     """What the first weights were: `random`, or the name of a model."""
     pace: Pace | None
-    """None if Ray reports none."""
+    """None if Ray reports no metrics."""
 
 
 @dataclass(frozen=True)
@@ -113,31 +113,32 @@ class Task:
     style: StyleImage
     version: str
     start: ModelFiles | None
-    """Whose weights training starts from; none: random ones."""
+    """The model whose weights training starts from; None: random weights."""
     workers: Workers
-    board: Any = None
-    """Handle of the actor that the driver's progress is read from; `fit` makes it."""
+    progress: Any = None
+    """Handle of the `_ProgressActor`; `run_training` sets it."""
 
 
 def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
-    """Train, or resume the run named by the version; a finished one returns at once.
+    """Train, or resume the training named by the version; a finished one returns at once.
 
     Args:
-        task: what to do.
-        show: called with the curve, and how many steps are done, when there are new pictures of the panel.
+        task: what to train on, and how.
+        show: called with the curve and the number of steps done, whenever the panel has new pictures.
 
     Raises:
-        IncompleteError: there was no number in the gradients of many steps one after the other.
+        IncompleteError: the gradients of many steps in a row were NaN or infinite, or the training ended
+            before its last step.
     """
     settings, workers = task.recipe.train, task.workers
     fewest, most = settings.worker_range
     if fewest < most:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _WAIT_FOR_WORKERS)
     storage_path, storage_filesystem = _storage(task.store)
-    board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_ProgressActor).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_ProgressActor).remote()
     trainer = TorchTrainer(
         _training_worker,
-        train_loop_config={"task": replace(task, board=board)},
+        train_loop_config={"task": replace(task, progress=actor)},
         scaling_config=ScalingConfig(
             num_workers=most if fewest == most else (fewest, most),
             elastic_resize_monitor_interval_s=_LOOK_FOR_MORE,
@@ -152,15 +153,15 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    fitting = _begin(trainer)
-    with progress_bar("train", settings.steps, "steps", (settings.batch_size, "images")) as progress:
-        _watch(board, fitting, progress, show)
+    fitting = _start(trainer)
+    with progress_bar("train", settings.steps, "steps", (settings.batch_size, "images")) as bar:
+        _watch(actor, fitting, bar, show)
     result = fitting.result()
-    state: _Progress = ray.get(board.look.remote())
-    if state.failure:
+    progress: _Progress = ray.get(actor.read.remote())
+    if progress.failure:
         failed = registry.model_object(task.version, registry.FAILED)
-        task.store.replace(failed, f"{state.failure}\n".encode())
-        raise IncompleteError(f"training {task.version}: {state.failure}")
+        task.store.replace(failed, f"{progress.failure}\n".encode())
+        raise IncompleteError(f"training {task.version}: {progress.failure}")
     return _fitted(task, result)
 
 
@@ -190,8 +191,8 @@ def _fitted(task: Task, result: Result) -> Fitted:
 
 
 def _training_worker(config: dict[str, Task]) -> None:
-    """One worker: its share of every global batch, from the last checkpoint on."""
-    begun, start_up = time.perf_counter(), 0.0
+    """One worker: it trains on its share of every global batch, from the last checkpoint on."""
+    started, start_up = time.perf_counter(), 0.0
     task = config["task"]
     settings = task.recipe.train
     context = ray.train.get_context()
@@ -202,8 +203,7 @@ def _training_worker(config: dict[str, Task]) -> None:
         with checkpoint.as_directory() as folder:
             saved = _load(Path(folder))
     net = _first_net(task)
-    # As many threads for an image from one worker as from each of several that share a node, and however
-    # many of them are left.
+    # The number of threads for an image must not depend on how many workers share a node or are left.
     threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
     objectives = _objectives(task, threads, saved and saved[0].get("precision"))
     training = Trainer(settings, objectives, net, threads, max(1, task.workers.threads // threads))
@@ -212,7 +212,7 @@ def _training_worker(config: dict[str, Task]) -> None:
         training.restore(*saved)
         init = saved[0].get("init", init)
     precision = "bf16" if objectives.dtype == torch.bfloat16 else "fp32"
-    shown = _Shown(task, training, world) if rank == 0 else None
+    reporter = _Reporter(task, training, world) if rank == 0 else None
     first, clock = training.step, StepTimer("busy", "waiting", "writing")
     share = Share(settings.seed, settings.batch_size, rank, world)
     reading = training_batches(
@@ -221,21 +221,21 @@ def _training_worker(config: dict[str, Task]) -> None:
     while training.step < settings.steps:
         with clock.spends("waiting"):
             batch = next(reading)
-        if training.step == first:  # no part of the pace, of which a longer training would have less
-            start_up, clock = time.perf_counter() - begun, StepTimer("busy", "waiting", "writing")
+        if training.step == first:  # start-up is not part of the pace
+            start_up, clock = time.perf_counter() - started, StepTimer("busy", "waiting", "writing")
         try:
             with clock.spends("busy"):
                 parts = training.train_step(batch)
-        except FloatingPointError as error:  # on all workers alike, and at every other start: no use in one
+        except FloatingPointError as error:  # the same on all workers and after every restart
             if rank == 0:
-                ray.get(task.board.fail.remote(str(error)))
+                ray.get(task.progress.fail.remote(str(error)))
             return
         with clock.spends("writing"):
             step = training.step
             pace = clock.pace(step - first, settings.batch_size)
             keep = step % settings.checkpoint_steps == 0 or step == settings.steps
-            if shown:
-                shown.step(parts, pace, keep)
+            if reporter:
+                reporter.step_done(parts, pace, keep)
             if keep:
                 state: Checkpointed = {**training.state(), "init": init, "precision": precision}
                 pace = {**pace, "start_up_seconds": round(start_up, 1)}
@@ -245,10 +245,10 @@ def _training_worker(config: dict[str, Task]) -> None:
 def training_batches(
     store: Store, snapshot: Snapshot, settings: Train, share: Share, start: int, decoders: int
 ) -> Iterator[Batch]:
-    """A worker's share of every global batch from step `start` on, to the last one.
+    """A worker's share of every global batch, from step `start` to the last one.
 
-    A sentence of Ray Data of this worker's own: the cluster reads and decodes. Its tasks ask for no CPU, so
-    that they run where trainers have reserved all that there are, and in what number is said here.
+    Each worker has a Ray Data pipeline of its own; the cluster reads and decodes. The tasks request no CPUs,
+    because trainers may have reserved all of them; their number is limited here instead.
     """
     places = portions(snapshot, share, start, settings.steps)
     dataset = (
@@ -275,25 +275,25 @@ def training_batches(
 
 
 def _decoders(workers: Workers, world: int) -> int:
-    """How many tasks decode for each of the workers: as many as there are CPUs beside them, or one."""
+    """Number of decoding tasks for each worker: the CPUs that trainers do not use, at least one."""
     beside = ray.cluster_resources().get("CPU", 0) / world - workers.num_cpus
-    # Tasks of two stages that may be equally many would be made one, and read a portion while they decode.
+    # Ray Data would fuse two stages of equal concurrency, and a task would then read while it decodes.
     return min(int(beside), _MOST_DECODERS) if beside >= _READERS + 1 else 1
 
 
 def _first_net(task: Task) -> TransformerNet:
-    """With the weights that training starts from, on the worker's device."""
+    """The network with its first weights, on the worker's device."""
     torch.manual_seed(task.recipe.train.seed)
     net = TransformerNet(task.recipe.train.width, task.recipe.train.network)
     if task.start:
         net.load_state_dict(load_net(task.start.weights, task.start.card).state_dict())
-    # Not DDP, which adds up in the gradients' own precision, where the order counts.
+    # No DDP: it sums gradients in their own precision, where the order matters.
     prepared: TransformerNet = ray.train.torch.prepare_model(net, parallel_strategy=None)
     return prepared
 
 
 def _objectives(task: Task, threads: int, saved_precision: str | None) -> Objectives:
-    """The style's, in the precision of the checkpoint, if there is one; the same on all workers."""
+    """The style's objectives in the precision of the checkpoint, if any; the same on all workers."""
     settings, on_gpu = task.recipe.train, task.workers.device == "cuda"
     precision = settings.precision
     if precision == "auto" and saved_precision:
@@ -304,37 +304,37 @@ def _objectives(task: Task, threads: int, saved_precision: str | None) -> Object
         task.recipe.vgg,
         task.workers.device,
         precision,
-        # More of them beside those of the images would be more than there are cores.
+        # On a CPU the threads of the images already use all cores.
         threads if on_gpu else 1,
     )
-    if torch.distributed.is_initialized():  # what is measured may differ from one to another
+    if torch.distributed.is_initialized():  # workers may have measured different precisions to be faster
         half = torch.tensor([int(objectives.dtype == torch.bfloat16)], device=objectives.device)
         torch.distributed.all_reduce(half, torch.distributed.ReduceOp.MIN)
         objectives.dtype = torch.bfloat16 if half else torch.float32
     return objectives
 
 
-class _Shown:
-    """What the first worker tells people: on the board, and in the training's log."""
+class _Reporter:
+    """Reports from the first worker: to the progress actor, and to the training log."""
 
     def __init__(self, task: Task, training: Trainer, world: int) -> None:
-        """Tell where training begins, and with how many workers."""
-        self._training, self._settings, self._board = training, task.recipe.train, task.board
+        """Report the first step and the number of workers."""
+        self._training, self._settings, self._progress = training, task.recipe.train, task.progress
         self._panel = read_panel(task.store, task.snapshot)
-        self._painted = panel_steps(self._settings.steps) if self._panel.photos else set()
+        self._panel_steps = panel_steps(self._settings.steps) if self._panel.photos else set()
         self._log = TrainingLog(task.store, task.version)
         self._log.begin(training.step, self._panel)
-        self._board.begin.remote(training.step, world)
+        self._progress.start.remote(training.step, world)
 
-    def step(self, parts: dict[str, float], pace: dict[str, float], keep: bool) -> None:
-        """Tell of the step that is done; `keep`: its checkpoint is next."""
+    def step_done(self, parts: dict[str, float], pace: dict[str, float], keep: bool) -> None:
+        """Report the step that was just done; `keep`: its checkpoint follows."""
         step, history = self._training.step, self._training.history
-        self._board.tell.remote(step, parts)
+        self._progress.set_step.remote(step, parts)
         if history and history[-1]["step"] == step:
             self._log.add(step, {**parts, **pace, "learning_rate": rate_at(self._settings, step)})
-        if step in self._painted:
-            self._log.show(step, self._training.paint(self._panel.photos))
-            self._board.show.remote(history)
+        if step in self._panel_steps:
+            self._log.show(step, self._training.stylize_panel(self._panel.photos))
+            self._progress.set_history.remote(history)
         if keep:
             self._log.flush(step)
 
@@ -342,7 +342,7 @@ class _Shown:
 def _report(
     state: Checkpointed, history: History, metrics: dict[str, float | dict[str, float]], rank: int
 ) -> None:
-    """A checkpoint of rank 0; all ranks must report the same number of times."""
+    """Report a checkpoint from rank 0; all ranks must report the same number of times."""
     if rank != 0:
         ray.train.report(metrics)
         return
@@ -353,14 +353,14 @@ def _report(
 
 
 def _load(folder: Path) -> tuple[Checkpointed, History]:
-    """State and curve of a checkpoint."""
-    # weights_only: a checkpoint comes from storage, and nothing that could run code is ever loaded.
+    """The state and the curve of a checkpoint."""
+    # weights_only: a checkpoint comes from storage, and must not be able to run code.
     state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
     return cast(Checkpointed, state), json.loads((folder / _HISTORY).read_text())
 
 
 def _storage(store: Store) -> tuple[str, pyarrow.fs.FileSystem | None]:
-    """Where Ray Train keeps checkpoints, through the same file systems as everything else."""
+    """Path and file system where Ray Train keeps checkpoints; None: the local file system."""
     if store.local_path is not None:
         return str(store.local_path / CHECKPOINTS), None
     filesystem, path = open_filesystem(store.join(CHECKPOINTS))
@@ -391,35 +391,35 @@ class _ProgressActor:
     def __init__(self) -> None:
         self._progress = _Progress()
 
-    def begin(self, step: int, workers: int) -> None:
+    def start(self, step: int, workers: int) -> None:
         now = self._progress
         now.starts, now.first, now.workers, now.step = now.starts + 1, step, workers, step
 
-    def tell(self, step: int, parts: dict[str, float]) -> None:
+    def set_step(self, step: int, parts: dict[str, float]) -> None:
         self._progress.step, self._progress.parts = step, parts
 
-    def show(self, history: History) -> None:
+    def set_history(self, history: History) -> None:
         self._progress.history = history
 
     def fail(self, why: str) -> None:
         self._progress.failure = why
 
-    def look(self) -> _Progress:
+    def read(self) -> _Progress:
         return self._progress
 
 
-def _begin(trainer: TorchTrainer) -> Future[Result]:
-    """Fit in another thread, so that signals end the command as they end others.
+def _start(trainer: TorchTrainer) -> Future[Result]:
+    """Run the trainer in another thread, so that signals end this command as they end others.
 
-    In the main thread Ray loses what a handler of SIGTERM raises, and makes an exit with 0 of Ctrl-C. A
-    daemon: nobody waits for a training that was stopped; it ends with the job.
+    In the main thread Ray loses the exception of a SIGTERM handler, and turns Ctrl-C into exit code 0. The
+    thread is a daemon: nobody waits for a training that was stopped; it ends with the Ray job.
     """
     fitting: Future[Result] = Future()
 
     def fit() -> None:
         try:
             fitting.set_result(trainer.fit())
-        except BaseException as error:  # raised where the result is asked for
+        except BaseException as error:  # raised by `Future.result`
             fitting.set_exception(error)
 
     threading.Thread(target=fit, name="fit", daemon=True).start()
@@ -427,23 +427,23 @@ def _begin(trainer: TorchTrainer) -> Future[Result]:
 
 
 def _watch(
-    board: Any, fitting: Future[Result], progress: ProgressBar, show: Callable[[History, int], None]
+    actor: Any, fitting: Future[Result], bar: ProgressBar, show: Callable[[History, int], None]
 ) -> None:
     """Show what the first worker reports, once a second, until the training is over."""
     starts = seen = shown = 0
     while not fitting.done():
         wait([fitting], timeout=1.0)
-        now: _Progress = ray.get(board.look.remote())
+        now: _Progress = ray.get(actor.read.remote())
         if now.starts != starts:
             starts, seen = now.starts, now.first
-            progress.resume(seen)
+            bar.resume(seen)
             if seen or starts > 1:
-                log(f"training goes on from step {seen}, workers: {now.workers}")
+                log(f"training continues from step {seen}, workers: {now.workers}")
         if now.step != seen:
             parts = now.parts
             note = f"loss {parts['loss']:.3f} objective {parts['objective']:,.0f}"
             note = f"{note} content {parts['content']:,.0f} style {parts['style']:,.0f}"
-            progress.advance(now.step - seen, note)
+            bar.advance(now.step - seen, note)
             seen = now.step
         if now.history and now.history[-1]["step"] != shown:
             shown = now.history[-1]["step"]

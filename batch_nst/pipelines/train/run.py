@@ -1,4 +1,4 @@
-"""The fast model: fitted to a sealed snapshot, named by everything that decides it."""
+"""The command `train`: check the dataset, train the fast model on a snapshot, write `model.json`."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ class TrainFigures:
     version: str
     steps: int
     training: StepLosses
-    """The last losses of the curve."""
+    """Losses at the last point of the curve."""
     pace: Pace | None = omitted()
-    """None where the model was trained already, as in the next field."""
+    """None if the model was already trained."""
     seconds: float | None = omitted()
+    """None if the model was already trained."""
 
 
 def train(recipe: Recipe, store: Store) -> TrainFigures:
-    """Fit the model, or resume; a model that is finished is found, not fitted again. Needs the lease.
+    """Train the model, or resume; a finished model is not trained again. Needs the lease.
 
     Raises:
-        IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on
-            or no held-out one; or gradients that are NaN or infinite ended the training.
-        RecipeError: it has fewer pairs than a batch; or the model that training should start from is not
-            there, or is of another architecture.
+        IncompleteError: the dataset is not sealed, too little of it is done, or it has no pair to train on or
+            no held-out one; or the training diverged.
+        RecipeError: the dataset has fewer pairs than a batch; or the model to start from is missing or has
+            another architecture.
     """
     start = time.monotonic()
     manifest = check_recipe(recipe, store)
@@ -58,7 +59,7 @@ def train(recipe: Recipe, store: Store) -> TrainFigures:
     version = training_version(recipe, snapshot)
     card = registry.read_card(store, version)
     if card is not None:
-        log(f"model {version} is trained already")
+        log(f"model {version} is already trained")
         return _figures(card)
 
     from batch_nst.engine.model_io import model_bytes
@@ -81,10 +82,11 @@ def train(recipe: Recipe, store: Store) -> TrainFigures:
 
 
 def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
-    """The latest snapshot, if a model can be trained on it and scored.
+    """The latest snapshot, if a model can be trained and scored on it.
 
     Raises:
-        IncompleteError: there is none, too little of it is done, or it lacks pairs on a side of the split.
+        IncompleteError: no snapshot is sealed, too little of it is done, or one side of the split has no
+            pairs.
         RecipeError: it has fewer pairs than a batch.
     """
     snapshot = require_snapshot(store, recipe.train.min_done)
@@ -93,7 +95,7 @@ def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
     if snapshot.counts["ok"] < recipe.train.batch_size:
         raise RecipeError(
             f"train.batch_size: given {recipe.train.batch_size}; {store.uri}: snapshot {snapshot.number} has "
-            f"{snapshot.counts['ok']} pairs to train on; allowed: so many or fewer"
+            f"{snapshot.counts['ok']} pairs to train on; allowed: that many or fewer"
         )
     if not snapshot.counts["held_out"]:
         pending = snapshot.counts["pending"]
@@ -106,7 +108,7 @@ def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
 
 
 def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitted:
-    """Run the Ray Train job, and keep the page of the training up to date."""
+    """Run the Ray Train job and keep the page of the training up to date."""
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.reports.gather import training_page
     from batch_nst.pipelines.train.log import PAGE
@@ -127,11 +129,11 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitt
     def show(history: History, step: int) -> None:
         try:
             store.replace(page, training_page(recipe, store, version, history, step).encode())
-        except StorageError as error:  # training itself does not need it
+        except StorageError as error:  # training can continue without it
             log(f"{error}; the page of the training is not up to date")
 
     show([], 0)
-    log(f"how it comes along: {store.join(page)}")
+    log(f"progress of the training: {store.join(page)}")
     task = Task(recipe, store, snapshot, read_style(recipe.style), version, start_model, workers)
     fitted = run_training(task, show)
     show(fitted.history, recipe.train.steps)
@@ -154,7 +156,7 @@ def _card(
     objective: ObjectiveSection,
     fitted: Fitted,
 ) -> ModelCard:
-    """What `model.json` says of a model that has just been trained."""
+    """The `model.json` of a model that has just been trained."""
     return {
         "version": version,
         "batch_nst": __version__,
@@ -173,22 +175,21 @@ def _card(
 
 
 def find_cut_off(recipe: Recipe, store: Store) -> Snapshot | None:
-    """The latest snapshot, if `train` has begun with it, come to no model yet, and would go on to one."""
+    """The latest snapshot, if a training on it was interrupted and can be resumed."""
     snapshot = latest_snapshot(store)
     if not snapshot or not snapshot.counts["held_out"] or snapshot.done < recipe.train.min_done:
         return None
     version = training_version(recipe, snapshot)
-    begun = store.list(f"checkpoints/{version}") and registry.read_card(store, version) is None
+    started = store.list(f"checkpoints/{version}") and registry.read_card(store, version) is None
     failed = store.exists(registry.model_object(version, registry.FAILED))
-    return snapshot if begun and not failed else None
+    return snapshot if started and not failed else None
 
 
 def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:
     """The model of `train.init`; None: training starts from random weights.
 
     Raises:
-        RecipeError: there is no such model or output, its files do not belong together, or it is of another
-            architecture.
+        RecipeError: the model is missing or damaged, or has another architecture.
     """
     from batch_nst.pipelines.inference import read_start
 

@@ -1,8 +1,8 @@
-"""The steps of a training, without Ray: a state, and what a global batch makes of it.
+"""One step of a training and the state that it changes, without Ray.
 
-After the first weights no random number is drawn but those of the batches, which follow from seed and
-position alone. So a training that goes on from a `state` ends as one that never stopped; on CPUs to the last
-bit.
+The only random numbers after the first weights are those of the batches, which depend on seed and position
+alone. So a training that resumes from a `state` ends with the same weights as one that never stopped, on CPUs
+to the last bit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from batch_nst.recipe import Train, value_at
 
 
 class TrainerState(TypedDict):
-    """All that a checkpoint holds of a `Trainer` beside its history; old checkpoints lack some."""
+    """Everything that `Trainer.restore` needs except the history; older checkpoints lack some keys."""
 
     net: dict[str, Tensor]
     average: dict[str, Tensor]
@@ -45,32 +45,32 @@ class TrainerState(TypedDict):
 _WARM_UP_STEPS = 20
 _LONGEST_GRADIENT = 10.0
 _LOGGED = 200
-"""Points in a training curve, about."""
+"""Approximate number of points in a training curve."""
 _PATIENCE = 50
-"""Steps that may be skipped one after the other; a training of fewer takes one at the least."""
+"""Steps in a row that may be skipped; a shorter training fails if it skips all of its steps."""
 
 
 class Trainer:
-    """A net on its way through the steps of a recipe: all that a step changes.
+    """A network in training: everything that a step changes.
 
     Attributes:
-        net: with the weights of the last step.
-        average: of the weights, which becomes the model.
-        step: how many are done.
-        skipped: of them not taken, for want of a number in their gradients.
+        net: the network with the weights of the last step.
+        average: the moving average of the weights, which becomes the model.
+        step: number of steps done.
+        skipped: number of those that changed nothing, because their gradients were NaN or infinite.
         history: the curve so far.
     """
 
     def __init__(
         self, settings: Train, objectives: Objectives, net: TransformerNet, threads: int, at_once: int
     ) -> None:
-        """No step is done yet.
+        """Start at step 0.
 
         Args:
-            settings: of the recipe.
-            objectives: the style's.
-            net: with its first weights, on the device of the objectives.
-            threads: of the CPU that compute one image.
+            settings: the section `train` of the recipe.
+            objectives: the objectives of the style.
+            net: the network with its first weights, on the device of `objectives`.
+            threads: CPU threads that compute one image.
             at_once: images that a CPU computes at the same time.
         """
         self.net, self.average = net, Average(net, settings.average)
@@ -80,10 +80,10 @@ class Trainer:
         self._parameters = list(net.parameters())
         self._optimizer = torch.optim.Adam(self._parameters, lr=rate_at(settings, 1))
         self._running = 0
-        # On CPUs an image is computed at a time, on threads of its own. Where these are as many, its gradient
-        # is the same to the last bit whoever computes it: one worker, or each of several that share a node.
-        # Rounding that differs grows: through the kinks of ReLU it becomes a thousandth of the loss within
-        # twenty steps. And no image waits for another. A GPU takes a share in one piece.
+        # On a CPU each image is computed by itself, on threads of its own. With the same number of threads
+        # its gradient is the same to the last bit, whether one worker computes it or several that share a
+        # node. Differences in rounding would grow: through the kinks of ReLU to a thousandth of the loss
+        # within twenty steps. Also, no image waits for another. A GPU computes its share as one batch.
         self._pool = (
             ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,))
             if objectives.device.type == "cpu"
@@ -131,13 +131,13 @@ class Trainer:
             self.skipped, self._running = self.skipped + 1, self._running + 1
             if self._running == min(_PATIENCE, self._settings.steps):
                 raise FloatingPointError(
-                    f"step {step}: there was no number in the gradients of {self._running} steps one after "
-                    "the other; a lower train.learning_rate may help"
+                    f"step {step}: the gradients of {self._running} steps in a row were NaN or infinite; "
+                    "a lower train.learning_rate may help"
                 )
         return parts
 
     def state(self) -> TrainerState:
-        """All that `restore` needs beside the history; tensors and numbers."""
+        """Everything that `restore` needs except the history; tensors and numbers only."""
         return {
             "net": self.net.state_dict(),
             "average": self.average.weights,
@@ -148,7 +148,7 @@ class Trainer:
         }
 
     def restore(self, state: TrainerState, history: History) -> None:
-        """Be where another training was when it made this state."""
+        """Continue where another training was when it made this state."""
         self.net.load_state_dict(state["net"])
         device = self._objectives.device
         self.average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
@@ -157,8 +157,8 @@ class Trainer:
         self._running = int(state.get("running", 0))
         self.history = list(history)
 
-    def paint(self, photos: list[Pixels]) -> list[Pixels]:
-        """Photos of one size as the averaged weights paint them now, in fp32; changes nothing."""
+    def stylize_panel(self, photos: list[Pixels]) -> list[Pixels]:
+        """Photos of one size, stylized with the averaged weights in fp32; changes no state."""
         net = copy.deepcopy(self.net)
         net.load_state_dict(self.average.weights)
         images = torch.from_numpy(np.stack(photos))
@@ -177,7 +177,7 @@ class Trainer:
         half = self._objectives.dtype == torch.bfloat16
         if self._pool:
             image = image.contiguous(memory_format=torch.channels_last)
-        # All threads would share the cache of cast weights, which are used once in a call.
+        # A cache of cast weights would be shared by all threads, and each weight is used only once in a call.
         with torch.autocast(self._objectives.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             stylized: Tensor = self._stylizing(image)
         return stylized.float()
@@ -210,10 +210,16 @@ def take_step(
     gradient: Tensor,
     rate: float,
 ) -> bool:
-    """Step along a gradient (all parameters', flat), cut to a bearable length.
+    """Take one optimiser step along a gradient, clipped to a norm of at most 10.
+
+    Args:
+        optimizer: holds `parameters`.
+        parameters: the parameters of the network.
+        gradient: the gradients of all parameters, flattened and concatenated.
+        rate: learning rate.
 
     Returns:
-        Whether it was taken. Where the gradient is not all numbers nothing changes, on every worker alike.
+        Whether the step was taken. If the gradient is not finite, nothing changes, on any worker.
     """
     if not gradient.isfinite().all():
         return False
@@ -228,10 +234,10 @@ def take_step(
 
 
 def _mean(pieces: Iterable[tuple[Tensor, dict[str, float], int]]) -> tuple[Tensor, dict[str, float]]:
-    """Gradient and parts of the loss over the global batch, from those of all workers' pieces, of any size.
+    """Mean gradient and parts of the loss over the global batch, from the pieces of all workers.
 
-    Sums of fp32 numbers are exact in fp64, but for a rare last bit that fp32 does not have: so the mean is
-    the same whatever is added up first.
+    The sums are taken in fp64, where sums of fp32 numbers are exact except for a rare last bit beyond fp32.
+    So the mean does not depend on the order of the pieces.
     """
     total = torch.zeros((), dtype=torch.float64)
     for gradient, parts, size in pieces:
