@@ -146,7 +146,7 @@ def _plan(options: argparse.Namespace) -> object:
 
 
 def _add_generate(commands: Commands) -> None:
-    text = "make or continue the dataset of stylized pairs"
+    text = "make or continue the dataset of pairs"
     command = add_command(commands, _generate, "generate", text, "jobs/recipes/demo.yaml generate.crops=2")
     takes_recipe_and_lease(command)
     takes_budget(command)
