@@ -7,12 +7,12 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Required, TypedDict, cast
+from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 from batch_nst.console import log
-from batch_nst.data.dataset.manifest import require_settings
+from batch_nst.data.dataset.manifest import as_started, require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, Stopped, reason_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batch_nst.data.dataset.plan import Plan, PlanCounts
     from batch_nst.pipelines.cost.estimate import Estimate
     from batch_nst.pipelines.cost.unit_costs import UnitCosts
-    from batch_nst.pipelines.reports.night import Triple
+    from batch_nst.pipelines.reports.night import Night, ScoredModel
 
 _JOB_COPY = "/runtime_resources/working_dir_files/"
 """Part of the path where `ray job submit --working-dir` unpacks its files."""
@@ -48,14 +48,6 @@ class PlanFigures:
     costs: Estimate = inlined()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reported:
-    """Figures of `evaluate`, and the URI of the report."""
-
-    figures: object = inlined()
-    report: str
-
-
 def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> PlanFigures:
     """Estimate what `generate` would do, and what that would cost. Writes nothing.
 
@@ -69,6 +61,7 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     from batch_nst.pipelines.cost.workload import workload_of
 
     store = Store(recipe.output)
+    recipe = as_started(recipe, store)
     planned = survey(recipe, store)
     work = workload_of(planned, store, recipe)
     costs = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
@@ -103,6 +96,7 @@ def generate(
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate.run import generate as step
 
+    recipe = as_started(recipe, Store(recipe.output))
     return run_command(
         "generate",
         recipe.output,
@@ -115,19 +109,21 @@ def train(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Train the fast model on the sealed pairs, or resume its training."""
     from batch_nst.pipelines.train.run import train as step
 
+    recipe = as_started(recipe, Store(recipe.output))
     _check_dataset(recipe, wait)
     return run_command("train", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
 def evaluate(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Score the model on held-out photos, and write the report."""
+    recipe = as_started(recipe, Store(recipe.output))
     _check_dataset(recipe, wait)
     from batch_nst.pipelines.evaluate.run import evaluate as score
-    from batch_nst.pipelines.evaluate.run import outline
+    from batch_nst.pipelines.evaluate.run import figures_of
 
-    def step(run: Run) -> _Reported:
-        evaluation, triples = score(recipe, run.store)
-        return _Reported(figures=outline(evaluation), report=write_report(recipe, run, evaluation, triples))
+    def step(run: Run) -> object:
+        scored = score(recipe, run.store)
+        return replace(figures_of(scored), report=write_report(recipe, run, scored))
 
     return run_command("evaluate", recipe.output, wait, step)
 
@@ -136,6 +132,7 @@ def export(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Write the ONNX graph of the model."""
     from batch_nst.pipelines.export import export as step
 
+    recipe = as_started(recipe, Store(recipe.output))
     _check_dataset(recipe, wait)
     return run_command("export", recipe.output, wait, lambda run: step(recipe, run.store))
 
@@ -220,7 +217,7 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], obj
         )
     with acquire(store, command, wait=wait) as lease:
         run = Run(command, store, lease)
-        figures: JsonObject = {}
+        figures = as_json({})
         try:
             figures = as_json(step(run))
         except (BatchNSTError, Stopped) as error:
@@ -238,18 +235,12 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], obj
         return cast(RunSummary, figures)
 
 
-def write_report(
-    recipe: Recipe,
-    run: Run,
-    evaluation: dict[str, Any],
-    triples: Sequence[Triple],
-    night: dict[str, Any] | None = None,
-) -> str:
-    """Write the report of an evaluated model, or of `night`, figures of `nightly`; returns its URI."""
+def write_report(recipe: Recipe, run: Run, scored: ScoredModel, night: Night | None = None) -> str:
+    """Write the report of a scored model, or of a run of `nightly` with its figures; returns its URI."""
     from batch_nst.pipelines.reports.gather import report_of
 
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
-    page = report_of(recipe, run.store, evaluation, triples, about, night)
+    page = report_of(recipe, run.store, scored, about, night)
     report = run.write("report.html", page.encode())
     log(f"report: {report}")
     return report

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from batch_nst import __version__
 from batch_nst.console import log
@@ -29,6 +29,9 @@ from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
 from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    pass
 
 _PHOTOS = 3
 """Number of photos to try; one of them must be readable, as some may be bad."""
@@ -73,7 +76,7 @@ class _Node:
     """Address and start of the id."""
     gpus: float
     """Number of GPUs that Ray sees there."""
-    handle: Any
+    handle: Node
     """The node as `connect.ask` takes it."""
 
 
@@ -263,7 +266,7 @@ def _join() -> str:
 
     from batch_nst.pipelines.cluster import connect
 
-    _warn_of_newer_ray(version("ray"), getattr(connect, "NEWEST_RAY_SEEN", version("ray")))
+    _warn_of_newer_ray(version("ray"), connect.NEWEST_RAY_SEEN)
     connect.connect()
     nodes = connect.living_nodes()
     total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}

@@ -216,7 +216,7 @@ def test_a_ray_newer_than_any_that_was_tested_is_a_warning_and_no_fault(
     seen: str,
     warns: bool,
 ) -> None:
-    monkeypatch.setattr(connect, "NEWEST_RAY_SEEN", seen, raising=False)
+    monkeypatch.setattr(connect, "NEWEST_RAY_SEEN", seen)
     assert doctor._join().startswith("no RAY_ADDRESS")
     warning = f"warning: ray {version('ray')} is newer than {seen}, the newest that batch_nst is tested with"
     assert capsys.readouterr().err.startswith(warning) is warns

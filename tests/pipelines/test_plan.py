@@ -295,7 +295,7 @@ def test_other_settings_than_the_dataset_s_are_refused(
     with pytest.raises(RecipeError) as refused:
         project.survey(**sections)
     line = str(refused.value)
-    assert f"{key}: the dataset in {project.store.uri} was begun with {old}, the recipe says {new};" in line
+    assert f"{key}: the dataset in {project.store.uri} was started with {old}, the recipe says {new};" in line
     assert line.endswith("; choose another output")
     assert "\n" not in line
 

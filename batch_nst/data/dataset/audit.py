@@ -1,4 +1,4 @@
-"""What has become of every planned id: exactly one outcome each, or an error. In arrays, not in objects."""
+"""The audit before a snapshot: every planned id has exactly one outcome, else an error. Works on arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from batch_nst.recipe import Quality
 Counted = summaries.Outcome | Literal["filtered"]
 
 COUNTED: tuple[Counted, ...] = (*summaries.OUTCOMES, "filtered")
-"""What a done image counts as."""
+"""The outcomes of images that are done."""
 
 _OK, _FORGOTTEN = COUNTED.index("ok"), COUNTED.index("forgotten")
 _FILTERED, _LEFT_OUT = COUNTED.index("filtered"), len(COUNTED)
@@ -59,40 +59,40 @@ class AuditCounts(TypedDict, total=False):
 
 
 class Outcomes(NamedTuple):
-    """The outcomes of a plan, as a snapshot tells them."""
+    """The outcomes of a plan, in the form of a snapshot."""
 
     units: list[UnitEntry]
-    """Done ones by name: `unit`, `digest`, how many images count as each of `COUNTED` or are `left_out`."""
+    """Done units, sorted by name."""
     counts: dict[str, int]
-    """Images: the sums of these, `pending`, and `gone`."""
+    """Number of images with each of `COUNTED`, and of those `pending` and `gone`."""
     gone: list[str]
     """Ids (hex) of done images that the input no longer holds, sorted."""
     quality: QualityReport
-    """Rules, figures and ids of what is filtered."""
     audit: AuditCounts
-    """Ids planned = done + pending + gone."""
     to_forget: dict[str, set[bytes]]
-    """Ids by unit that are to be forgotten, and that the unit still holds."""
+    """For each unit the ids to be forgotten that it still holds."""
     summaries: pa.Table
-    """Of the done units."""
+    """Summaries of the done units."""
     gathered: bool
-    """Whether these summaries are all that was gathered before."""
+    """Whether exactly these summaries were gathered before."""
 
 
 class _Rows(NamedTuple):
     """Planned rows, sorted by unit and id."""
 
     first: Words
-    """The first eight bytes of the id, and the second."""
+    """The first eight bytes of each id."""
     second: Words
+    """The last eight bytes of each id."""
     unit: Indices
-    """Number of the unit, by name."""
+    """Number of the unit in the order of names."""
     latest: Bools
-    """Whether it is the latest attempt at its id."""
+    """Whether the row is the latest attempt at its id."""
     present: Bools
+    """Whether the input holds the photo now."""
 
     def at(self, chosen: Bools | Indices) -> _Rows:
-        """Some of the rows, in this order."""
+        """The chosen rows, in this order."""
         return _Rows(
             self.first[chosen],
             self.second[chosen],
@@ -102,7 +102,7 @@ class _Rows(NamedTuple):
         )
 
     def ids(self, chosen: Bools) -> list[str]:
-        """Some of the ids in hex, sorted."""
+        """The chosen ids in hex, sorted."""
         pairs = zip(self.first[chosen].tolist(), self.second[chosen].tolist(), strict=True)
         return sorted(f"{first:016x}{second:016x}" for first, second in pairs)
 
@@ -114,9 +114,9 @@ def audit(
     forgotten: set[bytes],
     rules: Quality,
 ) -> Outcomes:
-    """Look up what became of each id. Arguments and errors are those of `snapshot.seal`.
+    """Look up the outcome of each planned id; see `snapshot.seal` for the other arguments and the errors.
 
-    `forgotten` are ids of photos to be forgotten.
+    `forgotten` are ids of photos to be forgotten, `rules` those of the quality filter.
     """
     names, rows = _rows(planned)
     is_done = pc.is_in(names, pa.array(units.done_units(store, len(names)), pa.string()))
@@ -172,7 +172,7 @@ def _number(chosen: Bools) -> int:
 
 def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     """Names of all planned units, sorted; and the rows."""
-    # As the numbers that an id's digits spell, which are in the order of ids.
+    # Big-endian numbers sort as the ids do.
     first, second = (half.astype(np.uint64) for half in halves(planned["id"]).view(">u8").T)
     attempt = planned["attempt"].to_numpy()
     latest = _latest(first, second, attempt)
@@ -217,7 +217,7 @@ def _latest(first: Words, second: Words, attempt: npt.NDArray[np.int32]) -> Bool
 
 
 def _check_units(store: Store, rows: _Rows, table: pa.Table) -> None:
-    """Each done unit holds the ids that were planned for it, and no other."""
+    """Check that each done unit holds exactly the ids that were planned for it."""
     planned = np.bincount(rows.unit, minlength=table.num_rows)
     starts = np.cumsum(planned) - planned
     sums = [np.add.reduceat(half, starts) if half.size else half for half in (rows.first, rows.second)]
@@ -256,7 +256,7 @@ def _is_named(rows: _Rows, forgotten: set[bytes]) -> Bools:
 
 
 def _filter(rows: _Rows, status: Indices, table: pa.Table, rules: Quality) -> QualityReport:
-    """Mark pairs that break a rule as filtered; what a snapshot says of it."""
+    """Mark pairs that break a rule as filtered, and report it for the snapshot."""
     pairs = np.flatnonzero(status == _OK)
     loss, change = (summaries.numbers(table[name])[pairs] for name in ("loss", "change"))
     broken, figures = judge(loss, change, rules)
@@ -280,7 +280,7 @@ def _by_unit(rows: _Rows, chosen: Bools) -> dict[int, set[bytes]]:
 def _entries(
     table: pa.Table, by_unit: npt.NDArray[np.int64], still: Mapping[int, set[bytes]]
 ) -> list[UnitEntry]:
-    """Units as a snapshot lists them; a digest is that of the unit once it has forgotten what it must."""
+    """The units as a snapshot lists them; digests are those after forgetting."""
     digests = table["digest"].to_pylist()
     for unit, ids in still.items():
         digests[unit] = digest_without(digests[unit], ids)

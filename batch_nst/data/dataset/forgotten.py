@@ -1,7 +1,7 @@
-"""Photos that were asked to be forgotten: written down first, then taken out of every unit.
+"""Requests to forget photos: recorded first, then the photos are removed from every unit.
 
-What is written down is never undone: `dataset/forgotten/000001.json`, by exclusive create. From then on no
-snapshot holds the photo, and whoever seals one takes its pairs out of the units that still have them.
+A request is never undone: `dataset/forgotten/000001.json`, by exclusive create. From then on no snapshot
+holds the photo, and sealing a snapshot removes its pairs from the units that still have them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FORGOTTEN = "dataset/forgotten"
 
 
 class ForgottenPair(TypedDict):
-    """A pair that there was of a forgotten photo."""
+    """A pair that existed of a forgotten photo."""
 
     id: str
-    """Hex."""
+    """In hex."""
     unit: str
     split: str
 
@@ -34,7 +34,7 @@ class Request(TypedDict):
     """A request to forget photos."""
 
     ids: list[str]
-    """Hex."""
+    """Ids of its images in hex."""
     pairs: list[ForgottenPair]
 
 
@@ -57,7 +57,7 @@ def _read(store: Store, name: str) -> Request:
 
 
 def write_request(store: Store, request: Request) -> str:
-    """Write down what is to be forgotten; returns its name. Needs the lease.
+    """Record a request and return the name of its object. Needs the lease.
 
     Raises:
         LeaseError: another run wrote one at the same moment, which the lease forbids.
@@ -70,7 +70,7 @@ def write_request(store: Store, request: Request) -> str:
 
 
 def digest_without(digest: str, ids: Iterable[bytes]) -> str:
-    """The digest of a unit (hex) once it has forgotten these ids, in any order, at once or one by one."""
+    """The digest (hex) of a unit after these ids are forgotten; their order and grouping do not matter."""
     value = int(digest, 16)
     for identity in ids:
         mark = hashlib.blake2b(identity, digest_size=16, person=b"batch_nst forget")
@@ -79,12 +79,12 @@ def digest_without(digest: str, ids: Iterable[bytes]) -> str:
 
 
 def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> Summary:
-    """Rewrite a unit so that it holds nothing of these ids but that they are forgotten; returns its summary.
+    """Remove the content of these ids from a unit and mark their rows as forgotten; returns its summary.
 
-    Done again, it changes nothing. The unit is replaced in one write.
+    The unit is replaced in one write. A second call changes nothing.
 
     Raises:
-        LeaseError: a lease later than `token` has been taken.
+        LeaseError: a lease later than `token` was taken.
     """
     rows, summary = units.read_unit(store, unit), units.read_summary(store, unit)
     named = {row["id"] for row in rows if row["id"] in ids and row["status"] != "forgotten"}

@@ -1,7 +1,7 @@
-"""What each unit says of its rows, in few bytes: enough to seal a snapshot without reading a picture.
+"""A short summary of each unit's rows: enough to seal a snapshot without reading a picture.
 
-A unit carries its own summary in its metadata. `dataset/summaries.parquet` gathers those of sealed units; it
-only saves reading: where it is missing, it is made again from the units.
+A unit carries its own summary in its metadata. `dataset/summaries.parquet` gathers those of sealed units. It
+is only a cache: where it is missing, it is made again from the units.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SUMMARIES = "dataset/summaries.parquet"
 Outcome = Literal["ok", "held_out", "rejected", "failed", "forgotten"]
 
 OUTCOMES: tuple[Outcome, ...] = ("ok", "held_out", "rejected", "failed", "forgotten")
-"""What can have become of a row: ok to train on, ok and held out, or its status."""
+"""The outcome of a row: ok (to train on), held_out (and ok), or its status."""
 
 LETTERS = "ohrfx"
-"""An outcome each, in the order of `OUTCOMES`."""
+"""A letter for each of `OUTCOMES`, in their order."""
 
 SCHEMA = pa.schema(
     [
@@ -43,9 +43,9 @@ SCHEMA = pa.schema(
         ("change", pa.list_(pa.float32())),
     ]
 )
-"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: a letter for each
-row's outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its
-photo (grey levels)."""
+"""One row per unit. `ids` is the digest of its ids, see `sum_of_ids`. The other columns are in the order of
+ids: `outcomes` has a letter per row, `reasons` those of rejected and failed rows, `loss` the total losses.
+`change` is the distance of each optimised image to its photo in grey levels."""
 
 
 class OutcomeCounts(TypedDict):
@@ -59,7 +59,7 @@ class OutcomeCounts(TypedDict):
 
 
 class Summary(OutcomeCounts):
-    """The summary of a unit: the columns of `SCHEMA`, and counts."""
+    """The summary of a unit: the columns of `SCHEMA` and the counts of outcomes."""
 
     unit: str
     digest: str
@@ -67,14 +67,14 @@ class Summary(OutcomeCounts):
     outcomes: str
     reasons: list[str]
     loss: str
-    """The numbers as hex digits of big-endian float32, so that a summary is few Python objects."""
+    """Big-endian float32 numbers as hex digits, so that a summary consists of few Python objects."""
     change: str
-    """As `loss`."""
+    """Encoded as `loss` is."""
 
 
 _HALF = 1 << 64
 _READERS = 16
-_AT_ONCE = 4096  # summaries that are Python objects
+_AT_ONCE = 4096  # summaries that are Python objects at the same time
 
 
 def outcome(row: UnitRow) -> Outcome:
@@ -96,8 +96,8 @@ def summarise(unit: str, digest: str, rows: Sequence[UnitRow]) -> Summary:
 
     Args:
         unit: its name.
-        digest: of its content.
-        rows: with `id`, `status` and `split`; `reason`, `total_loss` and `change` where there are some.
+        digest: the digest of its content.
+        rows: with `id`, `status` and `split`; `reason`, `total_loss` and `change` may be missing.
     """
     rows = sorted(rows, key=lambda row: bytes(row["id"]))
     return {
@@ -113,7 +113,7 @@ def summarise(unit: str, digest: str, rows: Sequence[UnitRow]) -> Summary:
 
 
 def check_summary(unit: str, summary: Summary) -> None:
-    """Return if this can be what `summarise` made for a unit.
+    """Check that `summarise` can have made a summary of a unit.
 
     Raises:
         ValueError, TypeError or LookupError: it cannot.
@@ -132,13 +132,13 @@ def check_summary(unit: str, summary: Summary) -> None:
 
 
 def changes_of(summary: Summary, rows: Iterable[UnitRow]) -> dict[bytes, float]:
-    """By id how far each row of a unit moved from its photo, NaN where unknown."""
+    """The `change` of each row of a unit by its id, NaN where unknown."""
     values = np.frombuffer(bytes.fromhex(summary["change"]), ">f4").tolist()
     return dict(zip(sorted(row["id"] for row in rows), values, strict=True))
 
 
 def sum_of_ids(ids: Sequence[bytes]) -> str:
-    """A digest of ids in any order: their first and second eight bytes, each summed modulo 2^64."""
+    """A digest of ids that their order does not change: both halves (8 bytes), each summed modulo 2^64."""
     sums = (sum(int.from_bytes(identity[half]) for identity in ids) for half in (slice(8), slice(8, 16)))
     return "".join(f"{total % _HALF:016x}" for total in sums)
 
@@ -149,13 +149,13 @@ def gather(
     known: Mapping[str, str],
     read_one: Callable[[str], Summary],
 ) -> tuple[pa.Table, bool]:
-    """The summaries of units, `SCHEMA`, in the order of their names; and whether all were gathered before.
+    """The summaries of units, a table of `SCHEMA` sorted by name; and whether all were gathered before.
 
     Args:
         store: the output.
         done: names of committed units.
-        known: summaries in JSON that the caller has; later than those gathered before.
-        read_one: the summary of a unit that is in neither.
+        known: summaries in JSON that the caller has; they are newer than those gathered before.
+        read_one: reads the summary of a unit that is in neither.
     """
     before = read(store)
     stale = pa.array(known, pa.string())
@@ -179,30 +179,30 @@ def gathered_units(store: Store) -> set[str]:
 
 
 def updated(gathered: pa.Table, fresh: Mapping[str, Summary]) -> pa.Table:
-    """Summaries where those of some units are replaced."""
+    """Gathered summaries with those of some units replaced."""
     kept = gathered.filter(pc.invert(pc.is_in(gathered["unit"], pa.array(fresh, pa.string()))))
     return pa.concat_tables([kept, _table(list(fresh.values()))]).sort_by("unit").combine_chunks()
 
 
 def write(store: Store, summaries: pa.Table) -> None:
-    """Replace what was gathered before."""
+    """Replace the summaries that were gathered before."""
     buffer = io.BytesIO()
     pq.write_table(summaries, buffer, compression="zstd")
     store.replace(SUMMARIES, buffer.getvalue())
 
 
 def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """The numbers of `loss` or `change` of all rows of all units, one after the other; NaN where unknown."""
+    """The numbers in a column `loss` or `change`, those of all units concatenated; NaN where unknown."""
     flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks] or [pa.array([], pa.float32())])
     found: npt.NDArray[np.float32] = flat.to_numpy(zero_copy_only=False)
     return found
 
 
 def read(store: Store, columns: list[str] | None = None) -> pa.Table:
-    """What is gathered, `SCHEMA` or some columns of it.
+    """The gathered summaries: all columns of `SCHEMA`, or some.
 
     Raises:
-        StorageError: it is damaged; without it, it is gathered anew.
+        StorageError: the file is damaged. Deleting it is safe: it is made again.
     """
     columns = columns or SCHEMA.names
     try:
@@ -214,7 +214,7 @@ def read(store: Store, columns: list[str] | None = None) -> pa.Table:
 
 
 def _table(summaries: Sequence[Summary]) -> pa.Table:
-    """Summaries of `summarise` as `SCHEMA`."""
+    """Summaries as a table of `SCHEMA`."""
     outcomes = [summary["outcomes"] for summary in summaries]
     ends = np.cumsum([0, *map(len, outcomes)], dtype=np.int32)
 

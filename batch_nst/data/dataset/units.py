@@ -1,7 +1,7 @@
-"""The unit of work: a few planned images, committed as one Parquet object, first writer wins.
+"""The unit of work: a few planned images, committed as one Parquet object by the first writer.
 
-What is planned is written down before work begins, in `segments`; what is done is what a listing shows. So
-retries, lost nodes, zombies and kill -9 need no coordination.
+The plan is on disk before work starts, see `plan_files`; a listing shows which units are done. So retries,
+lost nodes, zombies and kill -9 need no coordination.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ UNIT_SCHEMA = pa.schema(
     [(name, _IMAGE if kind is None else pa.type_for_alias(kind)) for name, kind in _FEATURES.items()],
     metadata={"huggingface": json.dumps(_HUGGING_FACE)},
 )
-"""A row for each planned id of the unit; `status` is ok, rejected or failed, the last two with a `reason`, or
-forgotten, of which nothing else is left."""
+"""One row for each planned id of the unit. `status` is ok, rejected, failed or forgotten. Rejected and failed
+rows have a `reason`; a forgotten row keeps nothing but `id` and `split`."""
 
 _METADATA = b"batch_nst"
 
@@ -74,7 +74,7 @@ def unit_object(unit: str) -> str:
 
 
 def done_units(store: Store, planned: int = 0) -> set[str]:
-    """Names of the committed units; where many are planned, folders are listed at the same time."""
+    """Names of the committed units; where many are planned, folders are listed in parallel."""
     with ThreadPoolExecutor(_LISTERS) as pool:
         return {
             name.rsplit("/", 1)[1].removesuffix(".parquet")
@@ -84,7 +84,7 @@ def done_units(store: Store, planned: int = 0) -> set[str]:
 
 
 def listed_folders(planned: int) -> list[str]:
-    """What `done_units` lists where so many units are planned."""
+    """The folders that `done_units` lists for this number of planned units."""
     return [DATA] if planned < _MANY else [f"{DATA}/{number:02x}" for number in range(256)]
 
 
@@ -102,8 +102,8 @@ def encode_unit(unit: str, rows: Sequence[UnitRow], digest: str) -> EncodedUnit:
 
     Args:
         unit: its name.
-        rows: of `UNIT_SCHEMA`, and `change` of those that are ok.
-        digest: of the unit's content, see `row_digest`.
+        rows: the columns of `UNIT_SCHEMA`, and `change` of rows that are ok.
+        digest: the digest of its content, see `row_digest`.
     """
     summary = summarise(unit, digest, rows)
     table = pa.Table.from_pylist(list(rows), schema=UNIT_SCHEMA)
@@ -114,7 +114,7 @@ def encode_unit(unit: str, rows: Sequence[UnitRow], digest: str) -> EncodedUnit:
 
 
 def commit_encoded(store: Store, encoded: EncodedUnit) -> Summary:
-    """Write a unit unless another worker has, and return the summary of the one that is there."""
+    """Write a unit unless another worker has, and return the summary of the committed one."""
     unit = encoded.summary["unit"]
     return encoded.summary if store.create(unit_object(unit), encoded.data) else read_summary(store, unit)
 
@@ -127,10 +127,10 @@ def commit_unit(store: Store, unit: str, rows: Sequence[UnitRow], digest: str) -
 def read_summary(store: Store, unit: str) -> Summary:
     """The summary that a committed unit carries in its metadata, see `summarise`.
 
-    Units of version 0.1.0 carry less; theirs is made from their rows and pictures.
+    Units of version 0.1.0 carry less; their summary is made from rows and pictures.
 
     Raises:
-        StorageError: the unit is damaged, or another one.
+        StorageError: the unit is damaged, or the object holds another one.
     """
     data = store.read(unit_object(unit))
     with intact(store, unit_object(unit)):
@@ -155,7 +155,11 @@ def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list
 
 
 def read_rows(store: Store, unit: str) -> tuple[list[UnitRow], str]:
-    """The rows of a committed unit, and the digest that it carries; raises what `read_unit` does."""
+    """The rows of a committed unit and the digest that it carries.
+
+    Raises:
+        StorageError: it is damaged.
+    """
     data = store.read(unit_object(unit))
     with intact(store, unit_object(unit)):
         table = _table(data, UNIT_SCHEMA.names)
@@ -189,7 +193,7 @@ def bad_rows(store: Store, names: Iterable[str]) -> Iterator[BadRow]:
 
 
 def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:
-    """A digest over what a unit says (id, status, pixels, losses), blind to how its file is written."""
+    """A digest of a unit's content: id, status, pixels and losses, whatever the encoding of its file."""
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst unit")
     for identity, status, pixels, losses in sorted(rows):
         for part in (identity, status.encode(), pixels, json.dumps(losses).encode()):
