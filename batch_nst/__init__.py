@@ -1,4 +1,4 @@
-"""batch_nst: a painting and a bucket of photos in, a published fast style-transfer model out."""
+"""batch_nst: a style image and a bucket of photos in, a published fast style-transfer model out."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ Run: TypeAlias = Callable[[argparse.Namespace], object]
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose complaints end as every other wrong call does."""
+    """A parser that raises its errors, so that every wrong call ends in the same way."""
 
     def error(self, message: str) -> NoReturn:
-        """Of argparse."""
+        """Called by argparse when the arguments are wrong."""
         raise RecipeError(f"{message}; see `{self.prog} --help`")
 
 
@@ -31,11 +31,11 @@ def add_command(commands: Commands, run: Run, name: str, text: str, example: str
     """Add a command.
 
     Args:
-        commands: of the parser.
+        commands: the commands of the parser so far.
         run: called with the options; returns figures, which `as_json` takes.
-        name: of the command.
-        text: what it does, in a line that begins in lower case.
-        example: its arguments in an example.
+        name: what the command is called.
+        text: what it does, in one line that starts in lower case.
+        example: arguments for the example in its help.
     """
     command = commands.add_parser(
         name,
@@ -53,47 +53,47 @@ def takes_recipe(
     values: str = "section.key=value",
     what: str = "keys to override",
 ) -> None:
-    """A recipe, and values of its keys."""
+    """Add the arguments for a recipe and for values of its keys."""
     command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file{more}")
     command.add_argument("overrides", nargs="*", default=[], metavar=values, help=what)
 
 
 def takes_recipe_and_lease(command: argparse.ArgumentParser) -> None:
-    """A recipe, and whether to wait for the lease of its output."""
+    """Add the arguments for a recipe, and `--wait`."""
     takes_recipe(command)
     takes_wait(command)
 
 
 def takes_wait(command: argparse.ArgumentParser, what: str = "wait") -> None:
-    """Whether to wait for the lease."""
+    """Add `--wait`."""
     command.add_argument("--wait", action="store_true", help=f"{what} for another run's lease")
 
 
 def takes_budget(command: argparse.ArgumentParser) -> None:
-    """What bounds the making of pairs."""
+    """Add the options that bound the making of pairs."""
     command.add_argument("--retry", action="store_true", help="try failed images once more")
     command.add_argument(
         "--max-device-hours",
         type=amount,
         default=math.inf,
         metavar="H",
-        help="begin no further unit when devices have worked for so long in all",
+        help="start no further unit after this many device-hours",
     )
     command.add_argument(
         "--deadline",
         type=deadline,
         metavar="HH:MM",
-        help="begin no further unit from then on (local time, or ISO with a zone); a night trains after it",
+        help="start no further unit after this time (local, or ISO with a zone); nightly then trains",
     )
 
 
 def takes_device(command: argparse.ArgumentParser) -> None:
-    """The device."""
+    """Add `--device`."""
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
 def takes_output(command: argparse.ArgumentParser, more: str = "") -> None:
-    """The output of a recipe."""
+    """Add the argument for an output."""
     command.add_argument("output", metavar="OUTPUT", help=f"a recipe's output{more}")
 
 
@@ -101,7 +101,7 @@ def takes_output(command: argparse.ArgumentParser, more: str = "") -> None:
 
 
 def amount(word: str, most: float = math.inf) -> float:
-    """A finite number, 0 or more, and `most` at most."""
+    """Parse a finite number from 0 to `most`."""
     try:
         amount = float(word)
     except ValueError:
@@ -113,14 +113,14 @@ def amount(word: str, most: float = math.inf) -> float:
 
 
 def count(word: str) -> int:
-    """A whole number, 1 or more."""
+    """Parse a whole number, 1 or more."""
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
     return int(word)
 
 
 def deadline(word: str) -> datetime:
-    """The next time that a local clock shows HH:MM; or a date and time with a zone, past or not."""
+    """Parse HH:MM, the next time that a local clock shows it, or any date and time with a zone."""
     with contextlib.suppress(ValueError):
         if match := re.fullmatch(r"(\d\d?):(\d\d)", word):
             return next_time(int(match[1]), int(match[2]), datetime.now())
@@ -134,14 +134,14 @@ def deadline(word: str) -> datetime:
 
 
 def next_time(hour: int, minute: int, now: datetime) -> datetime:
-    """The first such time after `now`, which is local and without a zone; with its zone."""
+    """The first moment after `now` at this time of day, with its zone; `now` is local, without a zone."""
     today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     moment = today.astimezone()
     return moment if moment > now.astimezone() else (today + timedelta(days=1)).astimezone()
 
 
 def webhook(word: str) -> str:
-    """An http or https URL. What is wrong is not shown: it may be a secret with a slip in it."""
+    """Parse an http or https URL. A wrong one is not shown: it may be a mistyped secret."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(word)
         _ = parts.port

@@ -1,4 +1,4 @@
-"""The command `batch-nst`: words in, figures and an exit code out."""
+"""The command `batch-nst`: parses its arguments, runs one command, prints its figures and exits."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
-"""Commands that always take up where they were stopped; `apply` does at times, the others begin anew."""
+"""Commands that always continue where they were stopped. `apply` sometimes does; the others start again."""
 
 _JOBS = ("nightly", "generate", "train", "evaluate", "export", "plan", "doctor")
-"""Commands that run as jobs: those of a recipe."""
+"""Commands that `submit` can run as jobs: those that take a recipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and leave the process.
+    """Run one command and exit.
 
-    Exit codes: 0 done; 1 failed or not all done; 2 the call or the recipe is wrong; 3 the gate refused to
-    publish; 4 another run holds the lease; 143 stopped by SIGTERM. The last line on standard output is one
-    JSON object with the run's figures; everything else goes to standard error.
+    The last line on standard output is one JSON object with the run's figures. Everything else goes to
+    standard error. Exit codes: 0 done; 1 failed, or not everything is done; 2 the call or the recipe is
+    wrong; 3 the gate refused to publish; 4 another run holds the lease; 130 Ctrl-C; 143 SIGTERM.
     """
     output = sys.stdout
     command: str | None = None
@@ -64,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         notify.deliver(url, told)
 
     signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
-        # Still ignored, but not so in Ray's workers, which inherit that alone: Ray cancels tasks by SIGINT,
-        # and calls the handler that it finds, callable or not (ray._private.utils.DeferSigint).
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background jobs this way
+        # Keep ignoring it, with a handler that Ray's workers do not inherit. Ray cancels tasks by SIGINT, and
+        # calls the handler that it finds, callable or not (ray._private.utils.DeferSigint).
         signal.signal(signal.SIGINT, lambda _signal, _frame: None)
     try:
         options = parse(arguments)
-        sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
+        sys.stdout = sys.stderr  # libraries print too; Ray does so until the process exits
         command, continues = options.command, _continues(options)
         url = notify.hide_url(getattr(options, "notify", None))
         figures = as_json(options.run(options))
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"batch-nst{f' {command}' if command else ''}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
-    except Exception as bug:  # shows its traceback, of which nothing goes elsewhere
+    except Exception as bug:  # its traceback is shown here, and sent nowhere
         end(1, {"error": reason_of(bug)})
         raise
     end(code, figures)
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _continues(options: argparse.Namespace) -> bool:
-    """Whether the command takes up where it was stopped when it is started again."""
+    """Whether the command, started again, continues where it was stopped."""
     if options.command == "apply":
         from batch_nst.pipelines.apply.tasks import ENCODINGS
 
@@ -98,10 +98,10 @@ def _continues(options: argparse.Namespace) -> bool:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The words of a call as options; `run` among them takes the step. Wrong ones raise RecipeError."""
+    """Parse a call; `run` of the result runs its command. Raises RecipeError where an argument is wrong."""
     parser = Parser(
         prog="batch-nst",
-        description="A painting and a bucket of photos in, a published fast style-transfer model out.",
+        description="A style image and photos in, a published fast style-transfer model out.",
         epilog="Example: batch-nst nightly jobs/recipes/demo.yaml",
     )
     parser.add_argument("--version", action="version", version=f"batch-nst {__version__}")
@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for add in _COMMANDS:
         add(commands)
     options, rest = parser.parse_known_args(arguments)
-    # argparse (before Python 3.13) takes no further overrides once an option has stood between them.
+    # Before Python 3.13 argparse accepts no further overrides after an option between them.
     if "overrides" in options and not any(word.startswith("-") for word in rest):
         options.overrides = [*options.overrides, *rest]
     elif rest:
@@ -125,17 +125,17 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _add_plan(commands: Commands) -> None:
-    text = "what would run, and what it would cost; nothing is written"
+    text = "show what generate would do, and what that would cost; writes nothing"
     command = add_command(commands, _plan, "plan", text, "jobs/recipes/demo.yaml --calibrate")
     takes_recipe(command)
     command.add_argument(
         "--calibrate",
         action="store_true",
-        help="try a few photos on the device that generate would choose (on Ray, about a minute); "
-        "without it the costs are those of the last run, and no device is chosen",
+        help="measure a few photos on the device that generate would choose (starts Ray, for about a "
+        "minute); without it, costs are those of the last run and no device is chosen",
     )
     command.add_argument(
-        "--price-per-device-hour", type=amount, metavar="P", help="tell a price, in any currency"
+        "--price-per-device-hour", type=amount, metavar="P", help="show a price (any currency)"
     )
 
 
@@ -159,7 +159,7 @@ def _generate(options: argparse.Namespace) -> object:
 
 
 def _add_train(commands: Commands) -> None:
-    text = "fit the fast model on the pairs; resume where it was cut off"
+    text = "train the fast model on the pairs, or resume its training"
     command = add_command(commands, _train, "train", text, "jobs/recipes/demo.yaml train.steps=200")
     takes_recipe_and_lease(command)
 
@@ -195,7 +195,7 @@ def _export(options: argparse.Namespace) -> object:
 
 
 def _add_nightly(commands: Commands) -> None:
-    text = "all of it: generate, train, evaluate, export, publish what is better"
+    text = "generate, train, evaluate, export, and publish the model if it is better"
     command = add_command(commands, _nightly, "nightly", text, "jobs/recipes/demo.yaml output=/tmp/demo")
     takes_recipe_and_lease(command)
     takes_budget(command)
@@ -204,7 +204,7 @@ def _add_nightly(commands: Commands) -> None:
         type=webhook,
         default=os.environ.get(notify.VARIABLE) or None,
         metavar="URL",
-        help=f"post the figures there, however it ends; or {notify.VARIABLE}",
+        help=f"post the figures there when the run ends; or set {notify.VARIABLE}",
     )
 
 
@@ -215,7 +215,7 @@ def _nightly(options: argparse.Namespace) -> object:
 
 
 def _add_doctor(commands: Commands) -> None:
-    text = "check stores, weights, clocks and the cluster; tell remedies"
+    text = "check stores, weights, clocks and the cluster; suggest remedies"
     takes_recipe(add_command(commands, _doctor, "doctor", text, "jobs/recipes/demo.yaml"))
 
 
@@ -230,12 +230,12 @@ def _doctor(options: argparse.Namespace) -> object:
 def _add_submit(commands: Commands) -> None:
     text = "run a command as a job on a Ray cluster, and wait for it"
     command = add_command(commands, _submit, "submit", text, "auvers.yaml --address http://127.0.0.1:8265")
-    takes_recipe(command, "; it and a painting on this machine are sent")
+    takes_recipe(command, "; it is sent, with a style image on this machine")
     command.add_argument(
         "--address",
         metavar="URL",
         default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
-        help="of the job server (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+        help="the job server (RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)",
     )
     takes_wait(command, "the job waits")
     takes_budget(command)
@@ -243,14 +243,12 @@ def _add_submit(commands: Commands) -> None:
     which.add_argument("--nightly", dest="job", action="store_const", const="nightly", help="the default")
     which.add_argument("--command", dest="job", choices=_JOBS, metavar="NAME", help=f"or {', '.join(_JOBS)}")
     command.set_defaults(job="nightly")
-    command.add_argument(
-        "--shared", action="store_true", help="the recipe's local paths are the same files on all nodes"
-    )
+    command.add_argument("--shared", action="store_true", help="local paths are the same files on all nodes")
     then = command.add_mutually_exclusive_group()
     for word, text in (
         ("detach", "do not wait"),
-        ("stop", "stop the output's job, and wait for its end"),
-        ("status", "tell how the output's latest job is"),
+        ("stop", "stop the output's job, and wait until it has ended"),
+        ("status", "show the status of the output's latest job"),
     ):
         then.add_argument(f"--{word}", dest="then", action="store_const", const=word, help=text)
 
@@ -269,11 +267,11 @@ def _submit(options: argparse.Namespace) -> object:
 
 
 def _words(options: argparse.Namespace) -> list[str]:
-    """The options of `submit` that are those of the job's command; one that it does not take is refused."""
+    """The options of `submit` for the job's command. Raises RecipeError if it does not take one."""
     words = [f"--{name}" for name in ("wait", "retry") if getattr(options, name)]
     if options.max_device_hours < math.inf:
         words += ["--max-device-hours", repr(options.max_device_hours)]
-    if options.deadline:  # a moment: clocks there may show another time of day
+    if options.deadline:  # with date and zone: clocks of the cluster may show another time of day
         words += ["--deadline", options.deadline.isoformat()]
     try:
         parse([options.job, "RECIPE", *words])
@@ -283,21 +281,21 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def _add_try(commands: Commands) -> None:
-    text = "optimise a few photos for each of several values, side by side on one page"
+    text = "optimise a few photos with several values, side by side on one page"
     command = add_command(commands, _try, "try", text, "jobs/recipes/demo.yaml loss.style_weight=10,100,1000")
     takes_recipe(
         command,
         values="section.key=V1,V2,V3",
         what="several values of one key or two of loss, style, vgg or generate; and keys to override",
     )
-    command.add_argument("--photos", type=count, default=4, metavar="N", help="how many (4)")
+    command.add_argument("--photos", type=count, default=4, metavar="N", help="number of photos (4)")
     command.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
 
 
 def _try(options: argparse.Namespace) -> object:
     from batch_nst.recipe_file import read_variants
 
-    variants = read_variants(options.recipe, options.overrides)  # what is wrong is told before torch is there
+    variants = read_variants(options.recipe, options.overrides)  # reports errors before torch is imported
 
     from batch_nst.pipelines.try_ import try_variants
 
@@ -311,17 +309,17 @@ def _add_apply(commands: Commands) -> None:
     add("model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION")
     add("source", metavar="IN", help="an image, or what generate.input may be")
     add("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
-    add("--keep-colors", action="store_true", help="those of the photo; its light is painted")
+    add("--keep-colors", action="store_true", help="keep the photo's colours; stylize only its luminance")
     fraction = partial(amount, most=1.0)
-    add("--strength", type=fraction, default=1.0, metavar="S", help="0 is the photo, 1 the painting (1)")
-    add("--overwrite", action="store_true", help="paint what is there already, of whatever model it is")
+    add("--strength", type=fraction, default=1.0, metavar="S", help="0 is the photo, 1 fully stylized (1)")
+    add("--overwrite", action="store_true", help="stylize again what is there already")
     add(
         "--store",
         dest="stores",
         action="append",
         default=[],
         metavar="URI",
-        help="a bucket, host or folder where a table or list may name photos beside its own; repeatable",
+        help="a further bucket, host or folder where a table or list may name photos; repeatable",
     )
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     takes_device(command)
@@ -344,7 +342,7 @@ def _apply(options: argparse.Namespace) -> object:
 
 
 def _add_inspect(commands: Commands) -> None:
-    text = "look at a dataset: counts, losses, speed, its best and worst pairs"
+    text = "show a dataset: counts, losses, speed, its best and worst pairs"
     command = add_command(commands, _inspect, "inspect", text, "out/demo")
     takes_output(command)
     command.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
@@ -357,14 +355,14 @@ def _inspect(options: argparse.Namespace) -> object:
 
 
 def _add_forget(commands: Commands) -> None:
-    text = "remove all pairs of photos for good, and say which models saw them"
+    text = "permanently remove all pairs of some photos, and list models that saw them"
     command = add_command(commands, _forget, "forget", text, "out/demo 3f2a9c01")
     takes_output(command)
     command.add_argument(
         "ids",
         metavar="ID",
         nargs="+",
-        help="of an image (column id, in hex), or its first 8 digits or more; its photo goes, with all crops",
+        help="id of an image (column id, in hex), or its first 8 digits or more; all crops of its photo go",
     )
     takes_wait(command)
 
@@ -376,7 +374,7 @@ def _forget(options: argparse.Namespace) -> object:
 
 
 def _add_models(commands: Commands) -> None:
-    text = "list the models of an output: figures, which is published, which refused"
+    text = "list the models of an output: figures, which one is published or refused"
     takes_output(add_command(commands, _models, "models", text, "out/demo"))
 
 
@@ -389,7 +387,7 @@ def _models(options: argparse.Namespace) -> object:
 def _add_rollback(commands: Commands) -> None:
     text = "publish an earlier model again, and withdraw the published one"
     command = add_command(commands, _rollback, "rollback", text, "out/demo")
-    command.add_argument("--to", metavar="VERSION", help="which; else the one that was published before")
+    command.add_argument("--to", metavar="VERSION", help="the model; by default the one published before")
     takes_output(command)
     takes_wait(command)
 
@@ -401,9 +399,11 @@ def _rollback(options: argparse.Namespace) -> object:
 
 
 def _add_prune(commands: Commands) -> None:
-    text = "delete old models; without --yes only tell which"
+    text = "delete old models; without --yes, only list them"
     command = add_command(commands, _prune, "prune", text, "out/demo --keep 5 --yes")
-    command.add_argument("--keep", type=count, metavar="N", help="the newest that stay (publish.keep, or 10)")
+    command.add_argument(
+        "--keep", type=count, metavar="N", help="newest models to keep (publish.keep, or 10)"
+    )
     command.add_argument("--yes", action="store_true", help="delete them")
     takes_output(command, ", or the recipe")
     takes_wait(command)
@@ -417,14 +417,14 @@ def _prune(options: argparse.Namespace) -> object:
 
 
 def _add_benchmark(commands: Commands) -> None:
-    text = "the engine's figures on this machine, beside the peers' way"
+    text = "measure the engine on this machine, next to the baseline"
     command = add_command(commands, _benchmark, "benchmark", text, "--quick")
     add = command.add_argument
     add("--images", metavar="GLOB", default="jobs/samples/content", help="photos")
-    add("--styles", metavar="GLOB", default="jobs/samples/styles", help="paintings")
-    add("--quick", action="store_true", help="2 photos and 1 style at 128 px, in minutes")
-    add("--model", default="", help="a trained model: how much sooner from its pictures on")
-    add("--results", metavar="FILE", default="", help="append measurements here; do not repeat its own")
+    add("--styles", metavar="GLOB", default="jobs/samples/styles", help="style images")
+    add("--quick", action="store_true", help="2 photos and 1 style image at 128 px; takes minutes")
+    add("--model", default="", help="a trained model: how much sooner when starting from its images")
+    add("--results", metavar="FILE", default="", help="append measurements here; do not repeat those in it")
     takes_device(command)
 
 
@@ -446,4 +446,4 @@ _ON_CLUSTERS = (_add_doctor, _add_submit)
 _ON_PHOTOS = (_add_try, _add_apply)
 _ON_OUTPUTS = (_add_inspect, _add_forget, _add_models, _add_rollback, _add_prune)
 _COMMANDS = (*_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, _add_benchmark)
-"""In the order of `--help`."""
+"""Functions that add the commands, in the order of `--help`."""

@@ -1,6 +1,19 @@
-"""The errors that batch_nst raises on purpose, and the exit code that each one ends a command with.
+"""The errors that batch_nst raises on purpose, and the exit code of a command that ends with each.
 
-Anything else that escapes is a bug and shows its traceback.
+    BatchNSTError             1
+      RecipeError             2
+        WeightsError
+        DeviceError
+      StorageError            1
+        OutageError
+      IncompleteError         1
+      AuditError              1
+      GateError               3
+      LeaseError              4
+      JobError                the job's own
+    Stopped                 143
+
+Any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -10,13 +23,13 @@ import re
 from batch_nst.credentials import redacted
 
 _FIRST_KIND = re.compile(r"^(?: .*|.*\(pid=.*\))\n([^\s:]+)", re.MULTILINE)
-"""In a traceback of Ray what follows lines of code, or the worker's: an exception's name, and no message."""
+"""The first name of an exception in a traceback of Ray: it follows lines of code, or the worker's line."""
 
 
 class BatchNSTError(Exception):
-    """Base of every error raised on purpose. Its text is one line that names the culprit, and no credentials.
+    """Base of every error raised on purpose. Its text is one line that names the culprit; no credentials.
 
-    `figures` are the run's, as far as it came: a dataclass or a mapping, which `as_json` takes.
+    `figures` are those of the run so far: a dataclass or a mapping, for `as_json`.
     """
 
     exit_code = 1
@@ -28,33 +41,33 @@ class BatchNSTError(Exception):
 
 
 class RecipeError(BatchNSTError):
-    """The recipe, an argument or a file that it names is wrong: key, what was given, what is allowed."""
+    """The recipe, an argument or a file it names is wrong. Says the key, what was given, what is allowed."""
 
     exit_code = 2
 
 
 class WeightsError(RecipeError):
-    """A weights file is missing, of another digest, or lacks a layer."""
+    """A weights file is missing, has another digest, or lacks a layer."""
 
 
 class DeviceError(RecipeError, RuntimeError):
-    """A device was asked for that is not here."""
+    """The requested device is not available."""
 
 
 class StorageError(BatchNSTError):
-    """An object store or disk did not do what it was asked, after retries where these can help."""
+    """An object store or disk failed, after retries where these can help."""
 
 
 class OutageError(StorageError):
-    """A fault that may pass has outlasted the retries."""
+    """A fault that may pass lasted longer than the retries."""
 
 
 class IncompleteError(BatchNSTError):
-    """The command ended in order, but not everything that was asked for is done."""
+    """The command ended in order, but not everything that was requested is done."""
 
 
 class AuditError(BatchNSTError):
-    """What units hold is not what was planned; nothing is sealed."""
+    """Units do not hold what was planned; nothing is sealed."""
 
 
 class GateError(BatchNSTError):
@@ -79,9 +92,9 @@ class JobError(BatchNSTError):
 
 
 class Stopped(BaseException):
-    """SIGTERM arrived; what was finished is kept. `figures` are as those of `BatchNSTError`.
+    """SIGTERM arrived; finished work is kept. `figures` are as those of `BatchNSTError`.
 
-    No Exception, as KeyboardInterrupt is none: Ray and others catch those, and write of bugs in themselves.
+    Like KeyboardInterrupt it is not an Exception: Ray and others catch those, and report a bug of their own.
     """
 
     exit_code = 143
@@ -93,10 +106,13 @@ class Stopped(BaseException):
 
 
 def reason_of(error: Exception) -> str:
-    """In a sentence. Of a bug, or of Ray's own word for workers that died again and again, the kind alone.
+    """What to report of an error: the text of one raised on purpose; only the kind of a bug.
 
-    A bug in a worker arrives as Ray's RayTaskError; what caused it is lost on the way from Ray Data,
-    but for the traceback that is its text, where the first kind is the one that began it.
+    A bug's text may hold secrets. A bug in a worker arrives as Ray's RayTaskError without its cause. Its
+    text is a traceback, where the first kind is the original one. Ray's error for workers that keep dying
+    counts as a bug too.
+
+        reason_of(KeyError("password"))  # "a bug: KeyError"
     """
     if isinstance(error, BatchNSTError):
         return str(error)

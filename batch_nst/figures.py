@@ -24,15 +24,15 @@ _OMITTED, _INLINED = "omitted", "inlined"
 
 
 def omitted() -> Any:
-    """A field of a dataclass that is left out of the JSON while it is None, its default."""
+    """A field that defaults to None; the JSON leaves it out while it has no other value."""
     return field(default=None, metadata={_OMITTED: True})
 
 
 def inlined(optional: bool = False) -> Any:
-    """A field that holds further figures, whose keys stand beside those of the dataclass it is in.
+    """A field that holds further figures. In the JSON their keys join those of the dataclass around them.
 
     Args:
-        optional: its default is None, which adds no keys.
+        optional: make None the default, which adds no keys.
     """
     metadata = {_INLINED: True}
     return field(default=None, metadata=metadata) if optional else field(metadata=metadata)

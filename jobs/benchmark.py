@@ -1,4 +1,4 @@
-"""The engine's figures on a node, as a Ray job.
+"""Measure the engine on a node, as a Ray job.
 
 ray job submit --working-dir . -- python jobs/benchmark.py --quick
 """

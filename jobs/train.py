@@ -1,4 +1,4 @@
-"""Fit the fast model to the pairs, as a Ray job.
+"""Train the fast model on the pairs, as a Ray job.
 
 ray job submit --working-dir . -- python jobs/train.py RECIPE [section.key=value ...]
 """

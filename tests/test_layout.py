@@ -197,6 +197,14 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert run(f"import batch_nst; {HEAVY}") == "[]"
 
 
+def test_dir_lists_the_public_names_before_they_are_imported() -> None:
+    code = """
+import sys, batch_nst
+print({"load_model", "stylize"} <= set(dir(batch_nst)), "batch_nst.pipelines" in sys.modules)
+"""
+    assert run(code) == "True False"
+
+
 def test_reading_a_recipe_imports_nothing_heavy() -> None:
     recipe = str(ROOT / "jobs" / "recipes" / "demo.yaml")
     code = f"import sys; from batch_nst.recipe_file import load_recipe; load_recipe(sys.argv[1]); {HEAVY}"

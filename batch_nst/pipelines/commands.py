@@ -1,4 +1,4 @@
-"""The commands: each takes the lease, does its steps, and leaves its figures in `runs/<run-id>/`."""
+"""The commands: each takes the lease, runs its steps, and writes its figures to `runs/<run-id>/`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from batch_nst.pipelines.reports.night import Night, ScoredModel
 
 _JOB_COPY = "/runtime_resources/working_dir_files/"
-"""In the path of what `ray job submit --working-dir` unpacks."""
+"""Part of the path where `ray job submit --working-dir` unpacks its files."""
 
 
 class RunSummary(TypedDict, total=False):
     """What a command with a lease returns, and `summary.json` holds: the figures of its step, and these."""
 
     run: str
-    """Name of the folder in `runs`; absent where the command left nothing there."""
+    """Name of its folder in `runs`; absent if it wrote nothing there."""
     output: Required[str]
     seconds: Required[float]
     error: str
@@ -49,12 +49,12 @@ class PlanFigures:
 
 
 def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> PlanFigures:
-    """What `generate` would do, and what that would cost. Writes nothing.
+    """Estimate what `generate` would do, and what that would cost. Writes nothing.
 
     Args:
         recipe: the recipe.
-        calibrate: measure rates on the real device, with a few photos; else they are the last run's.
-        price_per_device_hour: in any currency; tells a price.
+        calibrate: measure costs on the real device with a few photos, instead of using those of the last run.
+        price_per_device_hour: in any currency; adds a price.
     """
     from batch_nst.data.dataset.plan import survey
     from batch_nst.pipelines.cost.estimate import estimate, estimate_lines
@@ -72,7 +72,7 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
 
 
 def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> UnitCosts | None:
-    """From a trial if asked for, else from the last run; nothing to do starts neither torch nor Ray."""
+    """Costs from a trial if requested, else from the last run. An empty plan needs neither torch nor Ray."""
     from batch_nst.pipelines.cost.unit_costs import last_unit_costs
 
     if not plan.to_do:
@@ -101,12 +101,12 @@ def generate(
         "generate",
         recipe.output,
         wait,
-        lambda run: as_json(step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline))),
+        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
     )
 
 
 def train(recipe: Recipe, wait: bool = False) -> RunSummary:
-    """Fit the fast model to the sealed pairs, or resume."""
+    """Train the fast model on the sealed pairs, or resume its training."""
     from batch_nst.pipelines.train.run import train as step
 
     recipe = as_started(recipe, Store(recipe.output))
@@ -138,56 +138,56 @@ def export(recipe: Recipe, wait: bool = False) -> RunSummary:
 
 
 def _check_dataset(recipe: Recipe, wait: bool) -> None:
-    """Refuse an output without a dataset of this recipe before a lease is left there."""
+    """Refuse an output without a dataset of this recipe, before a lease is written there."""
     from batch_nst.data.dataset.manifest import check_recipe
 
-    if not wait:  # who waits may wait for this
+    if not wait:  # with --wait, the run that is waited for may make it
         check_recipe(recipe, Store(recipe.output))
 
 
 class Run:
-    """A command under way: its output, its lease, and the folder that its figures go into."""
+    """A running command: its output, its lease, and the folder for its figures."""
 
     def __init__(self, command: str, store: Store, lease: Lease) -> None:
-        """It starts now, under a lease that it holds."""
+        """Start the clock; `lease` is held."""
         self.store, self.lease, self.command = store, lease, command
         self.leaves_figures = True
-        self.figures: object = {}  # of the steps of a night that have ended
+        self.figures: object = {}  # of the finished steps of `nightly`
         self.step_seconds: dict[str, float] = {}
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{lease.token:06}-{command}"
 
     @property
     def seconds(self) -> float:
-        """Since it started."""
+        """Seconds since the run started."""
         return round(time.monotonic() - self._clock, 1)
 
     def took(self, step: str) -> None:
-        """A step has ended, which began when the one before it ended."""
+        """Note the duration of a step that has ended; it started when the previous one ended."""
         self.step_seconds[step] = round(self.seconds - sum(self.step_seconds.values()), 1)
 
     @property
     def about(self) -> RunSummary:
-        """What is told of it however it ends."""
+        """Figures of every run, however it ends."""
         about = RunSummary(output=self.store.uri, seconds=self.seconds)
         return {"run": self.name, **about} if self.leaves_figures else about
 
     def write(self, name: str, data: bytes) -> str:
-        """Leave a file in the folder of the run; returns its URI."""
+        """Write a file into the folder of the run; returns its URI."""
         self.store.replace(f"runs/{self.name}/{name}", data)
         return self.store.join(f"runs/{self.name}/{name}")
 
 
 def forget(output: str, ids: Sequence[str], wait: bool = False) -> RunSummary:
-    """Remove all pairs of photos for good, and say who has seen them."""
+    """Permanently remove all pairs of photos, and list the models that saw them."""
     from batch_nst.pipelines.forget import forget as step
 
-    require_settings(Store(output))  # before a lease is left where no dataset is
+    require_settings(Store(output))  # before a lease is written where there is no dataset
     return run_command("forget", output, wait, lambda run: step(run.store, run.lease, ids))
 
 
 def rollback(output: str, to: str | None = None, wait: bool = False) -> RunSummary:
-    """Publish the version before the published one, or another one."""
+    """Publish the previously published version again, or version `to`."""
     from batch_nst.pipelines.models import rollback as step
 
     require_settings(Store(output))
@@ -195,7 +195,7 @@ def rollback(output: str, to: str | None = None, wait: bool = False) -> RunSumma
 
 
 def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> RunSummary | JsonObject:
-    """Delete old models; without `yes` only tell which, which needs no lease."""
+    """Delete old models. Without `yes`, only list them, without a lease."""
     from batch_nst.pipelines.models import prune as step
 
     require_settings(Store(output))
@@ -205,30 +205,30 @@ def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> RunS
 
 
 def run_command(command: str, output: str, wait: bool, step: Callable[[Run], object]) -> RunSummary:
-    """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take.
+    """Run a step under the lease, and write `summary.json` however it ends.
 
-    The step returns its figures, a dataclass or a mapping.
+    `step` returns its figures, a dataclass or a mapping. Nothing is written where the lease was refused.
     """
     store = Store(output)
     if _JOB_COPY in store.uri:
         log(
             f"warning: output {store.uri} lies in this job's own copy of the working directory, which Ray "
-            "deletes; give output= as a URI or an absolute path"
+            "deletes; pass output= as a URI or an absolute path"
         )
     with acquire(store, command, wait=wait) as lease:
         run = Run(command, store, lease)
-        figures: JsonObject = {}
+        figures = as_json({})
         try:
             figures = as_json(step(run))
         except (BatchNSTError, Stopped) as error:
             figures = as_json(run.figures) | as_json(error.figures or {}) | {"error": str(error)}
-            error.figures = figures  # completed below
+            error.figures = figures  # `finally` adds the figures of every run
             raise
         except Exception as bug:
             figures = as_json(run.figures) | {"error": reason_of(bug)}
             raise
         finally:
-            figures |= as_json(run.about)  # a step's own `seconds` are no part of it
+            figures |= as_json(run.about)  # replaces a step's own `seconds`
             if run.leaves_figures:
                 summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
                 run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
@@ -236,7 +236,7 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], obj
 
 
 def write_report(recipe: Recipe, run: Run, scored: ScoredModel, night: Night | None = None) -> str:
-    """Write the report, of a night with its figures; where it is."""
+    """Write the report of a scored model, or of a run of `nightly` with its figures; returns its URI."""
     from batch_nst.pipelines.reports.gather import report_of
 
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}

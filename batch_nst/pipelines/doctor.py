@@ -1,4 +1,4 @@
-"""Whether stores, weights, clocks and machines are as a recipe needs them, before a night is lost to one."""
+"""Checks whether stores, weights, clocks and machines are as a recipe needs them, before a run fails."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ if TYPE_CHECKING:
     pass
 
 _PHOTOS = 3
-"""Photos of which one must be readable: the others may be bad ones."""
+"""Number of photos to try; one of them must be readable, as some may be bad."""
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 120.0
-"""For all nodes to answer, the start of their workers included."""
+"""Limit for all nodes to answer, including the start of their workers."""
 _TOLD = 400
-"""Most characters of what is told of a check."""
+"""Maximum length of a finding, in characters."""
 
 _SECRET = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|SIGNATURE|SAS|KEY)", re.IGNORECASE)
 _PLACE = re.compile(r"(PATH|FILE|URI|URL|MODE|DIR)$", re.IGNORECASE)
-"""What variables of such names hold is where a secret lies, and no secret."""
+"""Variables with such names hold the place of a secret, not the secret."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, and what was found."""
+    """A check and its finding."""
 
     name: str
     state: Literal["ok", "failed", "skipped"]
     told: str
-    """In one line, without secrets."""
+    """The finding, in one line, without secrets."""
     remedy: str = ""
-    """What to do where it failed."""
+    """What to do if it failed."""
 
 
 @dataclass(frozen=True)
 class DoctorFigures:
-    """Checks by state, and what each of them found."""
+    """Number of checks by state, and all checks."""
 
     ok: int
     failed: int
@@ -73,17 +73,17 @@ class _Node:
     """A node of the cluster that is up; on a Ray inside this process, this machine."""
 
     name: str
-    """For people."""
+    """Address and start of the id."""
     gpus: float
-    """That Ray gives out there."""
-    handle: Any
-    """What `connect.ask` takes."""
+    """Number of GPUs that Ray sees there."""
+    handle: Node
+    """The node as `connect.ask` takes it."""
 
 
 def doctor(recipe: Recipe) -> DoctorFigures:
-    """Look at all that a recipe needs, tell it line by line, and leave nothing behind.
+    """Check everything that a recipe needs, with a log line for each check. Leaves nothing behind.
 
-    Starts torch for the weights, and Ray for what comes after them.
+    Imports torch for the weights, and Ray for the checks of the cluster.
 
     Raises:
         IncompleteError: a check failed.
@@ -105,24 +105,24 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
     yield _check(
         "painting",
         partial(_painting, recipe),
-        "name a picture in style.image that this machine may read",
+        "name an image in style.image that this machine can read",
     )
     yield _check(
         "weights",
         partial(_weights, recipe),
         "reinstall batch_nst for the bundled file, or name a readable safetensors file in vgg.weights",
     )
-    yield _check("export", _export, "pip install 'batch_nst[onnx]', or a night ends before it publishes")
+    yield _check("export", _export, "pip install 'batch_nst[onnx]', or nightly fails before it publishes")
     yield _check(
         "input",
         partial(_input, recipe),
-        "mend generate.input, or let these credentials list and read it",
+        "fix generate.input, or let these credentials list and read it",
     )
     output = _check(
         "output",
         partial(_output, store),
-        "let these credentials write, read, list and delete there; the store must refuse a second "
-        "If-None-Match (AWS, Google and Azure do), a disk must know hard links",
+        "let these credentials write, read, list and delete there; a store must support If-None-Match (AWS, "
+        "Google and Azure do), a disk must support hard links",
     )
     yield output
     if output.state == "ok":
@@ -132,8 +132,9 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
     joined = _check(
         "cluster",
         _join,
-        "RAY_ADDRESS is HOST:PORT of a head that runs, or unset; where it asks for a token, RAY_AUTH_MODE is "
-        "token, and ~/.ray/auth_token its; from outside: batch-nst submit RECIPE --command doctor",
+        "set RAY_ADDRESS to HOST:PORT of a running head, or unset it; if the cluster requires a token, set "
+        "RAY_AUTH_MODE=token and put it into ~/.ray/auth_token; from outside the cluster: batch-nst submit "
+        "RECIPE --command doctor",
     )
     yield joined
     if joined.state == "ok":
@@ -144,7 +145,7 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
 
 
 def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
-    """What the nodes say."""
+    """The checks of each node."""
     nodes = _nodes()
     told = _ask(nodes, versions)
     yield _check(
@@ -152,20 +153,20 @@ def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
         lambda: _equal([node.name for node in nodes], told, versions()),
         "install the same batch_nst, ray, torch and python on every node, as cluster.yaml does",
     )
-    # Who did not answer is asked no more.
+    # Nodes that did not answer are not asked again.
     there = [node for node, answer in zip(nodes, told, strict=True) if not isinstance(answer, Exception)]
     yield _check(
         "stores",
         lambda: _stores(recipe, store, there),
-        "give every node the credentials and the network that this machine has; a local output must lie on a "
+        "give every node the credentials and the network access of this machine; a local output must be on a "
         "disk that all nodes share",
     )
     yield _check("clocks", lambda: _clocks(there), "synchronise the clocks of all nodes (NTP)")
     yield _check(
         "device",
         lambda: _device(recipe, there),
-        "install NVIDIA's driver and a torch that fits it where Ray sees a GPU; or set generate.device and "
-        "train.device to auto or cpu",
+        "install NVIDIA's driver and a matching torch on nodes where Ray sees a GPU; or set generate.device "
+        "and train.device to auto or cpu",
     )
 
 
@@ -183,14 +184,14 @@ def _nodes() -> list[_Node]:
 
 
 def _ask(nodes: Sequence[_Node], question: Callable[..., object], *arguments: object) -> list[Any]:
-    """What a function answers on each of these nodes, or the exception that came instead."""
+    """The result of a function on each of these nodes, or its exception."""
     from batch_nst.pipelines.cluster import connect
 
     asked = connect.ask([node.handle for node in nodes], question, *arguments)
     return connect.answers(asked, _ANSWER_SECONDS)
 
 
-# --- what is looked at: each returns what it found, and raises what is wrong
+# --- the checks: each returns its finding, or raises what is wrong
 
 
 def _painting(recipe: Recipe) -> str:
@@ -209,7 +210,7 @@ def _export() -> str:
 
 def _input(recipe: Recipe) -> str:
     source = recipe.generate.input
-    # A list is looked at photo by photo.
+    # Listing a list of URIs takes a request per photo.
     batches = stream_photos(source if isinstance(source, str) else source[:_PHOTOS], recipe.generate.stores)
     batch = next(batch for batch in batches if batch.num_rows)
     photos = [Photo(**row) for row in batch.select(Photo._fields).slice(0, _PHOTOS).to_pylist()]
@@ -226,9 +227,9 @@ def _input(recipe: Recipe) -> str:
 def _output(store: Store) -> str:
     with _probe(store) as name:
         if store.create(name, b"second") or store.read(name) != b"first":
-            raise StorageError(f"{store.uri}: exclusive create does not work: a second writer was let in")
+            raise StorageError(f"{store.uri}: exclusive create does not work: a second writer succeeded")
     if store.exists(name):
-        raise StorageError(f"{store.join(name)}: was deleted, and is there")
+        raise StorageError(f"{store.join(name)}: still exists after it was deleted")
     return f"{store.uri}: created, refused to a second writer, deleted"
 
 
@@ -238,16 +239,16 @@ def _clock(store: Store) -> str:
         after = time.time()
         filesystem, path = open_filesystem(store.join(name))
         written = with_retries(f"look at {store.join(name)}", lambda: filesystem.modified(path))
-    # Stores tell whole seconds.
+    # Stores report whole seconds.
     return _within(_apart(written.timestamp(), before - 1, after), f"clock of {store.uri}")
 
 
 @contextlib.contextmanager
 def _probe(store: Store) -> Iterator[str]:
-    """The name of an object that is there for a moment, and holds `first`."""
+    """The name of a temporary object that holds `first`."""
     name = f".tmp/doctor-{uuid.uuid4().hex}"
     if not store.establish(name, b"first"):
-        raise StorageError(f"{store.join(name)}: holds something else than was written")
+        raise StorageError(f"{store.join(name)}: does not hold what was written")
     try:
         yield name
     finally:
@@ -256,7 +257,7 @@ def _probe(store: Store) -> Iterator[str]:
 
 def _join() -> str:
     address = os.environ.get("RAY_ADDRESS", "")
-    # Ray itself would try for minutes.
+    # Ray itself would retry for minutes.
     if found := re.fullmatch(r"\[?([^/\[\]]+)\]?:(\d+)", address):
         try:
             socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
@@ -265,7 +266,7 @@ def _join() -> str:
 
     from batch_nst.pipelines.cluster import connect
 
-    _warn_of_newer_ray(version("ray"), getattr(connect, "NEWEST_RAY_SEEN", version("ray")))
+    _warn_of_newer_ray(version("ray"), connect.NEWEST_RAY_SEEN)
     connect.connect()
     nodes = connect.living_nodes()
     total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
@@ -274,21 +275,21 @@ def _join() -> str:
 
 
 def _warn_of_newer_ray(installed: str, seen: str) -> None:
-    """Before Ray is started: where a newer one fails, this is why."""
+    """Warn before Ray starts: a newer one may fail in ways that no test has seen."""
     if _numbers(installed) > _numbers(seen):
         log(
-            f"warning: ray {installed} is newer than {seen}, the newest that batch_nst is tested with; where "
+            f"warning: ray {installed} is newer than {seen}, the newest that batch_nst is tested with; if "
             f"something fails, try ray=={seen}"
         )
 
 
 def _numbers(release: str) -> list[int]:
-    """The parts of a version that can be compared: 2, 60, 0."""
+    """The comparable parts of a version, such as 2, 60, 0."""
     return [int(part) for part in re.findall(r"\d+", release)[:3]]
 
 
 def versions() -> dict[str, str]:
-    """What must be equal on all nodes; of torch without the CUDA that it was built for."""
+    """Versions that must be equal on all nodes; that of torch without its CUDA suffix."""
     return {
         "batch_nst": __version__,
         "ray": version("ray"),
@@ -314,7 +315,7 @@ def _equal(names: Sequence[str], told: Sequence[Any], here: dict[str, str]) -> s
 
 
 def _reach(recipe: Recipe) -> None:
-    """On a node: read a photo and write the output as this machine has done."""
+    """Run on a node: read a photo and write to the output, as this machine did."""
     _input(recipe)
     _output(Store(recipe.output))
 
@@ -322,7 +323,9 @@ def _reach(recipe: Recipe) -> None:
 def _stores(recipe: Recipe, store: Store, nodes: Sequence[_Node]) -> str:
     from batch_nst.pipelines.cluster import connect
 
-    connect.check_output_is_shared(store)  # a node that does not see it must not make another one
+    connect.check_output_is_shared(
+        store
+    )  # before nodes write: one that does not share it would create its own
     faults = [
         f"{node.name}: {_line(found)}"
         for node, found in zip(nodes, _ask(nodes, _reach, recipe), strict=True)
@@ -347,7 +350,7 @@ def _clocks(nodes: Sequence[_Node]) -> str:
 
 
 def _now() -> float:
-    """On a node: what its clock says."""
+    """Run on a node: its clock."""
     return time.time()
 
 
@@ -376,14 +379,17 @@ def _device(recipe: Recipe, nodes: Sequence[_Node]) -> str:
 
 
 def _gpus() -> list[str]:
-    """On a node: the names of the GPUs that torch can use."""
+    """Run on a node: the names of the GPUs that torch can use."""
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _apart(moment: float, earliest: float, latest: float) -> float:
-    """Seconds by which a clock that said `moment` between two of ours is ahead at least, or behind (< 0)."""
+    """Least number of seconds by which a clock is ahead, or behind (< 0).
+
+    It read `moment` between `earliest` and `latest` of this machine's clock.
+    """
     return min(0.0, moment - earliest) + max(0.0, moment - latest)
 
 
@@ -394,11 +400,11 @@ def _within(apart: float, whose: str) -> str:
     return f"{whose}: {abs(apart):.1f} s from this machine's; allowed: {CLOCK_SKEW:g} s"
 
 
-# --- what is told
+# --- findings
 
 
 def _check(name: str, look: Callable[[], str], remedy: str) -> Check:
-    """One check; whatever it ends with is a finding, and the next one is made."""
+    """Make one check; any exception is its finding."""
     try:
         return Check(name, "ok", _discreet(look()))
     except Exception as error:
@@ -406,14 +412,14 @@ def _check(name: str, look: Callable[[], str], remedy: str) -> Check:
 
 
 def _line(error: Exception) -> str:
-    """An error in one line; what was raised on a node without Ray's traceback."""
+    """An error in one line, without Ray's traceback if it was raised on a node."""
     error = getattr(error, "cause", None) or error
     kind = "" if isinstance(error, BatchNSTError) else f"{type(error).__name__}: "
     return f"{kind}{error}"
 
 
 def _discreet(text: str) -> str:
-    """A line without what may be secret: passwords and queries in URIs, and values of the environment."""
+    """A line without secrets: passwords and queries in URIs, and secret values of the environment."""
     text = redacted(" ".join(text.split()))
     for name, value in os.environ.items():
         if len(value) >= 6 and _SECRET.search(name) and not _PLACE.search(name):

@@ -1,4 +1,4 @@
-"""The figures of a run, posted to an address that somebody watches. The address is a secret."""
+"""Posts the figures of a run to a webhook (`--notify`). Its URL is a secret."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 from urllib.parse import urlsplit
 
 VARIABLE = "BATCH_NST_NOTIFY"
-"""Of the environment, instead of `--notify`."""
+"""Environment variable that replaces `--notify`."""
 
 _SECONDS = 10.0
-"""For all of it: looking the host up, connecting, its answer."""
+"""Limit for the whole request, DNS included."""
 
 
 def hide_url(url: str | None) -> str | None:
-    """The URL of `--notify`, a secret, taken away from where it would be seen.
+    """Remove the URL of `--notify`, a secret, from where others could see it; returns it.
 
-    The words of a command are seen by everybody on its machine, and stand in Ray's list of drivers: so one
-    that was started with it starts itself anew without. The environment is what Ray's processes inherit.
+    Everybody on the machine sees the arguments of a process, and Ray lists those of drivers. So a command
+    that has the URL among its arguments restarts itself without it, with the URL in the environment. From
+    there it is removed too, as Ray's processes inherit the environment.
     """
     os.environ.pop(VARIABLE, None)
     words: list[str] = []
@@ -29,13 +30,13 @@ def hide_url(url: str | None) -> str | None:
             words.append(word)
     if url and len(words) < len(sys.orig_argv) - 1:
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was; handlers do not outlive this, that does
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # handlers do not survive this, but SIG_IGN does
         os.execve(sys.executable, [sys.executable, *words], {**os.environ, VARIABLE: url})
     return url
 
 
 def deliver(url: str | None, figures: str) -> None:
-    """Post what a command has come to, if somebody wants it. The command is over: SIGTERM changes nothing."""
+    """Post the figures of a finished command, if there is a URL. SIGTERM is ignored meanwhile."""
     if url is None:
         return
     on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -44,9 +45,9 @@ def deliver(url: str | None, figures: str) -> None:
 
 
 def post(url: str, figures: str) -> None:
-    """Send a JSON object; where that fails there is a warning, which tells of the URL scheme and host alone.
+    """Post a JSON object. A failure is only a warning, which shows no more of the URL than scheme and host.
 
-    Redirects are not followed: what answers with one has not taken it.
+    Redirects are not followed, and count as failures.
     """
     import asyncio
 
@@ -54,7 +55,7 @@ def post(url: str, figures: str) -> None:
 
     try:
         status = asyncio.run(_post(url, figures))
-    except Exception as error:  # nothing ends a run that is over; and their texts may hold the URL
+    except Exception as error:  # the run is over, so nothing may fail it; texts may hold the URL
         why = getattr(error, "strerror", None) or type(error).__name__
     else:
         if 200 <= status < 300:
@@ -65,7 +66,7 @@ def post(url: str, figures: str) -> None:
 
 
 async def _post(url: str, figures: str) -> int:
-    """The status of the answer."""
+    """The HTTP status of the answer."""
     import aiohttp
 
     session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_SECONDS), trust_env=True)

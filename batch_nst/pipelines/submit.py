@@ -1,4 +1,4 @@
-"""A command as a job on a Ray cluster elsewhere: what is sent, one job an output, its log and exit code."""
+"""Runs a command as a job on a remote Ray cluster: one job per output, its log, its exit code."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from batch_nst.figures import inlined
 from batch_nst.recipe import Recipe
 
 STOP_SECONDS = 40
-"""From SIGTERM to SIGKILL when a job is stopped. Ray's own 3 do not do to commit what is finished."""
+"""Time from SIGTERM to SIGKILL when a job is stopped. Ray's default of 3 is too short to commit work."""
 _RECIPE = "recipe.yaml"
 _FOLLOW_SECONDS = 300.0
-"""After which the connection to a log is made anew: one that is dead looks like one that is quiet."""
+"""Interval to reconnect to a log: a dead connection looks like a quiet one."""
 _SILENT_SECONDS = 120.0
-"""For which the job server may be out of reach before the command gives up; the job goes on."""
+"""How long the job server may be unreachable before the command gives up; the job itself continues."""
 
 
 class PrintedFigures(TypedDict, total=False):
-    """The JSON object that a command ends with: the figures of its run, and these."""
+    """The JSON object that a command prints last: the figures of its run, and these."""
 
     command: str | None
     exit_code: int
@@ -56,7 +56,7 @@ class Submitted:
     joined: bool
     """Whether it was there already."""
     status: str
-    """Ray's word."""
+    """As Ray calls it, such as SUCCEEDED."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class FinishedJob:
 
     submitted: Submitted = inlined()
     job: PrintedFigures | None
-    """What its command ended with; None where its log ends without."""
+    """What its command printed last; None if its log holds no figures."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class LatestJob:
 
 @dataclass(frozen=True)
 class NoJob:
-    """What is said of an output that no job of this cluster is of."""
+    """The cluster has no job of this output."""
 
     submission_id: None = None
     status: None = None
@@ -95,21 +95,21 @@ def submit(
     detach: bool = False,
     words: Sequence[str] = (),
 ) -> Submitted | FinishedJob:
-    """Start a command on the cluster, or join the job that does the same; wait, and show its log.
+    """Start a command on the cluster, or join the job that runs it already; wait, and show its log.
 
     Args:
-        recipe: with its overrides.
+        recipe: the recipe, with overrides applied.
         command: `nightly`, `generate` and so on.
         address: URL of the cluster's job server.
-        shared: local paths in the recipe are the same files on all nodes.
+        shared: local paths of the recipe are the same files on all nodes.
         detach: do not wait.
-        words: options of the command; everybody who sees the cluster's jobs sees them.
+        words: options of the command; visible to everybody who can list the cluster's jobs.
 
     Raises:
-        RecipeError: a path that only this machine sees; a painting that cannot be read.
-        LeaseError: a job that does something else to this output is under way.
+        RecipeError: a path exists only on this machine, or the style image cannot be read.
+        LeaseError: a job with another command or recipe is running for this output.
         JobError: the job did not succeed.
-        BatchNSTError: the job server cannot be reached, or refuses.
+        BatchNSTError: the job server is unreachable, or refuses the job.
     """
     if not shared:
         _check_paths(recipe)
@@ -130,7 +130,7 @@ def submit(
 
 
 def stop(recipe: Recipe, address: str) -> LatestJob | NoJob:
-    """Stop the output's job, if one is under way, and wait: SIGTERM, and SIGKILL after `STOP_SECONDS`."""
+    """Stop the output's running job, if any, and wait: SIGTERM, and SIGKILL after `STOP_SECONDS`."""
     with _told(address):
         client = _client(address)
         _, job = _latest(client, series(recipe.output))
@@ -144,17 +144,17 @@ def stop(recipe: Recipe, address: str) -> LatestJob | NoJob:
 
 
 def status(recipe: Recipe, address: str) -> LatestJob | NoJob:
-    """How the output's latest job is."""
+    """The status of the output's latest job."""
     with _told(address):
         _, job = _latest(_client(address), series(recipe.output))
     return _tell(job, recipe)
 
 
 def pack(recipe: Recipe) -> dict[str, bytes]:
-    """What goes to the cluster beside the code: the recipe as it stands, and a painting that lies here.
+    """The files sent with the code: the recipe, and a style image that is a file of this machine.
 
     Raises:
-        RecipeError: that painting cannot be read, or is none.
+        RecipeError: the style image cannot be read or decoded.
     """
     files = {}
     if not is_remote(recipe.style.image):
@@ -180,7 +180,7 @@ def series(output: str) -> str:
 
 
 def exit_code_of(job: JobDetails) -> int:
-    """Of a job that is over: 0 only if it succeeded; its command's own; 143 if it was stopped; else 1."""
+    """Exit code of a finished job: 0 only if it succeeded, 143 if it was stopped, else its command's or 1."""
     if job.status == JobStatus.SUCCEEDED:
         return 0
     if job.status == JobStatus.STOPPED:
@@ -190,7 +190,7 @@ def exit_code_of(job: JobDetails) -> int:
 
 
 def last_figures(text: str) -> PrintedFigures | None:
-    """The JSON object that a command ends with; None where there is none in its log."""
+    """The last JSON object in a command's log, or None."""
     for line in reversed(text.splitlines()):
         if line.startswith("{"):
             with contextlib.suppress(ValueError):
@@ -200,7 +200,7 @@ def last_figures(text: str) -> PrintedFigures | None:
 
 
 def _check_paths(recipe: Recipe) -> None:
-    """Refuse what the cluster would not find, or would write where nobody looks."""
+    """Refuse local paths: the cluster would not find them, or would write where nobody looks."""
     source = recipe.generate.input
     places = {
         "output": [recipe.output],
@@ -223,7 +223,7 @@ def _client(address: str) -> JobSubmissionClient:
         raise RecipeError(
             f"--address: given {address!r}; allowed: the URL of a job server, such as http://127.0.0.1:8265"
         )
-    # Ray lets these win over what it is given.
+    # Ray prefers this variable to its argument.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     return JobSubmissionClient(address)
 
@@ -231,9 +231,11 @@ def _client(address: str) -> JobSubmissionClient:
 def _begin(
     client: JobSubmissionClient, recipe: Recipe, line: str, files: Mapping[str, bytes]
 ) -> tuple[str, bool]:
-    """The id of the job that runs this line, and whether it was there already."""
+    """The id of the job that runs this command line, and whether it existed already."""
     prefix = series(recipe.output)
-    digest = hashlib.sha256(files[_RECIPE]).hexdigest()  # a painting's name in it tells its bytes
+    digest = hashlib.sha256(
+        files[_RECIPE]
+    ).hexdigest()  # the name of a style image in it is a digest of its bytes
     while True:
         number, latest = _latest(client, prefix)
         if latest is not None and not latest.status.is_terminal():
@@ -241,8 +243,8 @@ def _begin(
             if latest.entrypoint == line and (latest.metadata or {}).get("recipe") == digest:
                 return name, True
             raise LeaseError(
-                f"{recipe.output}: {name} is under way there, with another command or recipe "
-                f"({latest.entrypoint}); wait for its end, or --stop it"
+                f"{recipe.output}: job {name} is running there, with another command or recipe "
+                f"({latest.entrypoint}); wait until it has ended, or --stop it"
             )
         try:
             with _working_dir(files) as folder:
@@ -257,7 +259,7 @@ def _begin(
                 )
             return str(name), False
         except RuntimeError as error:
-            # Somebody else has submitted it meanwhile.
+            # Somebody else may have submitted it in the meantime.
             if "already exists" not in str(error) or _latest(client, prefix)[0] == number:
                 raise
 
@@ -274,7 +276,7 @@ def _latest(client: JobSubmissionClient, prefix: str) -> tuple[int, JobDetails |
 
 @contextlib.contextmanager
 def _working_dir(files: Mapping[str, bytes]) -> Iterator[str]:
-    """A folder to send: these files, and the package where it is a checkout; else the nodes have it."""
+    """A folder to send: these files, and the package if it runs from a checkout, not if it is installed."""
     package = Path(batch_nst.__file__).parent
     with tempfile.TemporaryDirectory(prefix="batch-nst-") as folder:
         for name, data in files.items():
@@ -286,7 +288,7 @@ def _working_dir(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDetails, str]:
-    """Show a job's log to its end; who ends this command does not end the job."""
+    """Show a job's log until the job ends. Ending this command does not end the job."""
     shown, heard = _Log(), time.monotonic()
     try:
         while True:
@@ -305,7 +307,7 @@ def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDe
             time.sleep(1)
     except BaseException:
         log(
-            f"{name} goes on without this command: the same call joins it, "
+            f"{name} continues without this command: the same call joins it, "
             f"`batch-nst submit RECIPE --address {address} --stop` stops it"
         )
         raise
@@ -314,18 +316,18 @@ def _follow(client: JobSubmissionClient, name: str, address: str) -> tuple[JobDe
 
 
 class _Log:
-    """A job's log, shown once however often it is read."""
+    """Shows a job's log once, however often it is read."""
 
     def __init__(self) -> None:
         self._shown = 0
 
     def show(self, text: str) -> None:
-        """What of a log, from its beginning on, has not been shown yet."""
+        """Show the part of a whole log that has not been shown yet."""
         print(text[self._shown :], end="", file=sys.stderr, flush=True)
         self._shown = max(self._shown, len(text))
 
     async def follow(self, client: JobSubmissionClient, name: str) -> None:
-        """Show what comes, until the connection ends."""
+        """Show new output until the connection ends."""
         read = 0
         async with asyncio.timeout(_FOLLOW_SECONDS):
             async for text in client.tail_job_logs(name):
@@ -336,7 +338,7 @@ class _Log:
 
 def _tell(job: JobDetails | None, recipe: Recipe) -> LatestJob | NoJob:
     if job is None:
-        log(f"{recipe.output}: no job of it on this cluster")
+        log(f"{recipe.output}: this cluster has no job of this output")
         return NoJob()
     log(f"{job.submission_id}: {job.status}: {str(job.message).partition(chr(10))[0]}")
     code = exit_code_of(job) if job.status.is_terminal() else None
@@ -345,13 +347,13 @@ def _tell(job: JobDetails | None, recipe: Recipe) -> LatestJob | NoJob:
 
 @contextlib.contextmanager
 def _told(address: str) -> Iterator[None]:
-    """Faults of the job server, in one line."""
+    """Raise faults of the job server as errors of one line."""
     try:
         yield
     except AuthenticationError as error:
         raise BatchNSTError(
-            f"--address {address}: wants the cluster's token: RAY_AUTH_MODE=token, and the token in "
-            "~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH says"
+            f"--address {address}: requires the cluster's token: set RAY_AUTH_MODE=token, and put the "
+            "token into ~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names"
         ) from error
     except (OSError, RuntimeError) as error:
         raise BatchNSTError(f"--address {address}: {' '.join(str(error).split())[:1000]}") from error

@@ -104,7 +104,7 @@ def test_a_cluster_out_of_reach_is_named_and_what_needs_it_is_skipped(recipe: Re
     assert lines[-1] == "False"
     (row,) = (number for number, line in enumerate(lines) if line.startswith("failed"))
     assert f"RAY_ADDRESS {nobody}: [Errno 111] Connection refused" in lines[row]
-    assert lines[row + 1].strip().startswith("remedy: RAY_ADDRESS is HOST:PORT")
+    assert lines[row + 1].strip().startswith("remedy: set RAY_ADDRESS to HOST:PORT")
     assert [path.name for path in Path(recipe.output).rglob("*") if path.is_file()] == []
 
 
@@ -216,7 +216,7 @@ def test_a_ray_newer_than_any_that_was_tested_is_a_warning_and_no_fault(
     seen: str,
     warns: bool,
 ) -> None:
-    monkeypatch.setattr(connect, "NEWEST_RAY_SEEN", seen, raising=False)
+    monkeypatch.setattr(connect, "NEWEST_RAY_SEEN", seen)
     assert doctor._join().startswith("no RAY_ADDRESS")
     warning = f"warning: ray {version('ray')} is newer than {seen}, the newest that batch_nst is tested with"
     assert capsys.readouterr().err.startswith(warning) is warns

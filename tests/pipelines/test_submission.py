@@ -182,7 +182,7 @@ def test_a_job_server_that_asks_for_a_token_is_told() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(
-            BatchNSTError, match=f"^--address {address}: wants the cluster's token: RAY_AUTH_MODE"
+            BatchNSTError, match=f"^--address {address}: requires the cluster's token: set RAY_AUTH_MODE"
         ):
             submit.status(recipe_of("s3://b/out"), address)
         server.shutdown()
@@ -318,13 +318,13 @@ def test_the_same_call_joins_and_who_stops_waiting_stops_nothing_but_stop_does(
     waiting, leaving = here.start(*same), here.start(*same)
     another = here.call("--shared", "--command", "generate")
     assert another["exit_code"] == 4
-    assert f"{begun['submission_id']} is under way there" in another["error"]
+    assert f"{begun['submission_id']} is running there" in another["error"]
     assert leaving.stderr is not None
     assert next(line for line in leaving.stderr if "Running entrypoint" in line)  # it follows the log
     leaving.send_signal(signal.SIGINT)
     _, stderr = leaving.communicate()
     assert leaving.returncode == 130
-    assert f"{begun['submission_id']} goes on without this command" in stderr
+    assert f"{begun['submission_id']} continues without this command" in stderr
     here.wait_until_done(1)
     under_way = here.call("--status")
     assert under_way["status"] == "RUNNING"
