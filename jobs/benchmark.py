@@ -1,4 +1,4 @@
-"""The engine's figures on a node, as a Ray job.
+"""Runs the command `benchmark` on a node as a Ray job.
 
 ray job submit --working-dir . -- python jobs/benchmark.py --quick
 """
