@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -17,12 +16,26 @@ from torch import Tensor, nn
 
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError, WeightsError
-from batch_nst.recipe import NETWORKS
+from batch_nst.recipe import NETWORKS, Network
 
 OPSET = 18
 """ONNX operator set of the graphs: the oldest that torch's exporter writes, so old runtimes read them."""
 
 _MOST_WIDTH = 1024
+
+
+class Architecture(TypedDict):
+    """The network of a model."""
+
+    name: Network
+    width: int
+
+
+class Description(TypedDict):
+    """The keys of `model.json` that decide how weights are loaded; either may be absent or wrong."""
+
+    architecture: Architecture
+    digests: dict[str, str]
 
 
 def model_bytes(net: TransformerNet) -> bytes:
@@ -34,7 +47,7 @@ def model_bytes(net: TransformerNet) -> bytes:
     return save(dict(sorted(tensors.items())))
 
 
-def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
+def load_net(weights: bytes, card: Description) -> TransformerNet:
     """Make the net that `model_bytes` was given, on the CPU and in eval mode; no random numbers are drawn.
 
     Args:
@@ -53,9 +66,9 @@ def load_net(weights: bytes, card: Mapping[str, Any]) -> TransformerNet:
 
     architecture = card.get("architecture")
     match architecture:
-        case {"name": name, "width": int(width)} if name in NETWORKS and 0 < width <= _MOST_WIDTH:
+        case {"name": str(network), "width": int(width)} if network in NETWORKS and 0 < width <= _MOST_WIDTH:
             with torch.device("meta"):  # shapes only
-                net = TransformerNet(width, name)
+                net = TransformerNet(width, network)
         case _:
             raise WeightsError(
                 f"model.json: architecture is {architecture!r}; "

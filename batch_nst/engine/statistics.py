@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-
-def geometric_mean(values: Iterable[float]) -> float | None:
-    """None of nothing."""
-    logarithms = [math.log(value) for value in values]
-    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else None
-
 
 Values: TypeAlias = npt.NDArray[np.float64]
 
@@ -22,6 +16,45 @@ _LEAST = 1e-12
 """Of a loss, so that one of 0 has a logarithm."""
 _RESAMPLES, _CUT = 2000, 50
 """Of the bootstrap, and how many of them are left out at either end: 95 % are between."""
+_ADDITIVE = frozenset({"ssim", "checkerboard"})
+"""Figures whose mean is the arithmetic one: SSIM may be below 0."""
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    """0 where one of them is not above 0, NaN where one is NaN (and none is 0), None of nothing."""
+    known = list(values)
+    if not known:
+        return None
+    if any(value <= 0 for value in known):
+        return 0.0
+    return math.exp(sum(map(math.log, known)) / len(known))
+
+
+def mean_figure(name: str, values: Sequence[float]) -> float:
+    """The mean of a figure over photos: geometric for losses and distances, else arithmetic.
+
+    Args:
+        name: `total`, `content`, `style`, `distance`, `ssim` or `checkerboard`.
+        values: one of each photo; at least one.
+    """
+    found = sum(values) / len(values) if name in _ADDITIVE else geometric_mean(values)
+    if found is None:
+        raise ValueError(f"{name}: no values")
+    return found
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Where a model stands on the way of an optimisation."""
+
+    curve: list[float]
+    """The geometric mean, over images, of the running minima after 0, 1, 2, ... iterations."""
+    worth_iterations: int | None
+    """The most iterations that the model is at least as good as; None: it is worse than the photos."""
+    worth_interval: tuple[int | None, int | None]
+    """Both ends of its 95 % interval."""
+    verdict: str
+    """The same in words."""
 
 
 def equivalent_iterations(
@@ -29,7 +62,7 @@ def equivalent_iterations(
     objectives: Sequence[float],
     photos: Sequence[str],
     way: str = "the optimisation",
-) -> dict[str, Any]:
+) -> Equivalence:
     """Where a model stands on the way of an optimisation, over images; the same input gives the same output.
 
     Args:
@@ -37,11 +70,6 @@ def equivalent_iterations(
         objectives: the loss of the model's picture of each.
         photos: what each is a crop of.
         way: what the optimisation is called.
-
-    Returns:
-        `curve`, the geometric mean of the running minima; `worth_iterations`, the most iterations that the
-        model is at least as good as, in the geometric mean, None where it is worse than the photos;
-        `worth_interval`, both ends of its 95 % interval; and `verdict`, the same in words.
     """
     # The running minimum of each image first: an optimiser's early steps overshoot on some of them. Of
     # iterates that are no number none is taken, here as in `optimise`.
@@ -51,12 +79,12 @@ def equivalent_iterations(
         ahead = heights - np.log2(np.maximum(np.array(objectives, np.float64), _LEAST))[:, None]
         total = ahead.sum(0)
         worth, interval = worth_iterations(total.tolist(), 0.0), _interval(ahead, photos)
-    return {
-        "curve": np.exp2(heights.mean(0)).tolist(),
-        "worth_iterations": worth,
-        "worth_interval": list(interval),
-        "verdict": _verdict(total, worth, interval if len(set(photos)) > 1 else None, way),
-    }
+    return Equivalence(
+        curve=np.exp2(heights.mean(0)).tolist(),
+        worth_iterations=worth,
+        worth_interval=interval,
+        verdict=_verdict(total, worth, interval if len(set(photos)) > 1 else None, way),
+    )
 
 
 def worth_iterations(curve: Sequence[float], objective: float) -> int | None:

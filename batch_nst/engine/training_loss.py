@@ -41,7 +41,7 @@ def training_loss(
     weights: Weights,
     content: Tensor,
     optimised: Tensor,
-    measure_all: bool = True,
+    skip_unweighted: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch of pairs, a mean over its images.
 
@@ -52,7 +52,7 @@ def training_loss(
         content: photos (B, 3, H, W), RGB, 0..255.
         optimised: their stylized images, the same shape and range; none of them is looked at where only the
             perceptual loss is.
-        measure_all: whether parts that weigh nothing are measured too; it takes time.
+        skip_unweighted: do not compute parts whose weight is 0: it saves time, but the log lacks them.
 
     Returns:
         The loss to minimise, (), and its parts for the log: objective, content and style as geometric
@@ -61,7 +61,8 @@ def training_loss(
     stylized = net(content / 255) * 255
     each = stylized.new_zeros(len(content))
     parts: dict[str, Tensor] = {}
-    perceptual, feature = measure_all or weights.perceptual > 0, measure_all or weights.feature > 0
+    perceptual = weights.perceptual > 0 or not skip_unweighted
+    feature = weights.feature > 0 or not skip_unweighted
     if perceptual or feature:
         activations = objective.vgg(stylized)
     if perceptual:
@@ -78,10 +79,10 @@ def training_loss(
             wanted = objective.vgg(optimised)
         parts["feature"] = feature_distance(activations, wanted)
         each = each + weights.feature * parts["feature"]
-    if measure_all or weights.pixel > 0:
+    if weights.pixel > 0 or not skip_unweighted:
         parts["pixel"] = (stylized - optimised).abs().flatten(1).mean(1) / 255
         each = each + weights.pixel * parts["pixel"]
-    if measure_all or weights.checkerboard > 0:
+    if weights.checkerboard > 0 or not skip_unweighted:
         parts["checkerboard"] = checkerboard(stylized)
         each = each + weights.checkerboard * parts["checkerboard"]
     means = {name: float(part.detach().mean()) for name, part in {"loss": each, **parts}.items()}

@@ -190,13 +190,21 @@ class Vgg16(nn.Module):
 
 def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
     """`relu(conv(x))`; on a CPU in one pass over memory, by the operation that torch's compiler emits."""
-    fusable = x.device.type == "cpu" and x.dtype != torch.float64
-    if not (fusable and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+    if x.device.type != "cpu" or not _can_fuse(x.dtype):
         return F.relu_(conv(x))
     fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
         x, conv.weight, conv.bias, *((1, 1), (1, 1), (1, 1), 1), "relu", [], ""
     )
     return fused
+
+
+def _can_fuse(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a fused convolution in this type: bf16 needs a CPU with AVX-512."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _is_behind_pooling(name: str) -> bool:

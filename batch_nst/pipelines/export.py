@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from dataclasses import dataclass
 
 from batch_nst.console import log
 from batch_nst.data.dataset.manifest import check_recipe
@@ -14,7 +14,16 @@ from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
 
 
-def export(recipe: Recipe, store: Store) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportFigures:
+    """Figures of `batch-nst export`."""
+
+    version: str
+    model: str
+    """URI of `model.onnx`."""
+
+
+def export(recipe: Recipe, store: Store) -> ExportFigures:
     """Write `model.onnx` of this recipe's model; one that is there and whole is kept. Needs the lease.
 
     Raises:
@@ -35,7 +44,7 @@ def export(recipe: Recipe, store: Store) -> dict[str, Any]:
         net = load_net(registry.read_weights(store, version), card)
         card["digests"][registry.GRAPH] = registry.write_part(store, version, registry.GRAPH, onnx_bytes(net))
         registry.write_card(store, version, card)
-    return {"version": version, "model": store.join(name)}
+    return ExportFigures(version, store.join(name))
 
 
 def _digest(store: Store, name: str) -> str | None:

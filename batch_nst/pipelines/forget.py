@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,11 +30,43 @@ _SEEN = {
     "unknown": "may have been trained or scored (its snapshot is deleted)",
 }
 
-Pair = Mapping[str, str]
-"""`id` (hex), `unit` and `split` of a pair that there was."""
+
+class Pair(TypedDict):
+    """A pair that units held before it was forgotten."""
+
+    id: str
+    """In hex."""
+    unit: str
+    split: str
 
 
-def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Seen:
+    """A model that has seen a forgotten pair."""
+
+    version: str
+    splits: list[str]
+    """The sides of the split on which it saw them: `train`, `held_out`, or `unknown`."""
+    published: bool
+
+
+@dataclass(frozen=True)
+class ForgetFigures:
+    """Figures of `batch-nst forget`."""
+
+    photos: int
+    ids: list[str]
+    """Ids (hex) of all images of these photos."""
+    pairs: int
+    """Number of pairs that units held of them."""
+    snapshot: int
+    """Number of the snapshot without them."""
+    models: list[Seen]
+    files: list[str]
+    """Objects that may show a forgotten photo; they are left as they are."""
+
+
+def forget(store: Store, lease: Lease, words: Sequence[str]) -> ForgetFigures:
     """Forget photos with all their crops, versions and attempts. May be cut off anywhere and done again.
 
     What is to be forgotten is written down first. Then a snapshot is sealed without it, and then every unit
@@ -43,11 +76,6 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
         store: the output.
         lease: held on it.
         words: ids of images, in hex, or their first digits (8 or more), each of one image of a photo.
-
-    Returns:
-        Figures: `ids` of the images, how many `pairs` there were of them, the `snapshot` without them, the
-        `models` that have seen one with the side of the split that it was on, and `files` that may show one;
-        these are left as they are.
 
     Raises:
         RecipeError: there is no such image, or there are several.
@@ -61,8 +89,8 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
     new = ids - forgotten.forgotten_ids(store)
     lease.check()
     if new:
-        request = {"ids": sorted(each.hex() for each in new), "pairs": _pairs(store, images, new)}
-        forgotten.write_request(store, request)
+        pairs = _pairs(store, images, new)
+        forgotten.write_request(store, {"ids": sorted(each.hex() for each in new), "pairs": pairs})
     snapshot = _seal(store, lease, written.rows)
     write_card(store, snapshot, settings)
     pairs = [
@@ -72,15 +100,15 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> dict[str, Any]:
         if bytes.fromhex(pair["id"]) in ids
     ]
     seen = _models(store, pairs)
-    figures = {
-        "photos": len(keys),
-        "ids": sorted(each.hex() for each in ids),
-        "pairs": len(pairs),
-        "snapshot": snapshot.number,
-        "models": seen,
-        "files": _files(store, {model["version"] for model in seen}, pairs),
-    }
-    _tell(figures)
+    figures = ForgetFigures(
+        photos=len(keys),
+        ids=sorted(each.hex() for each in ids),
+        pairs=len(pairs),
+        snapshot=snapshot.number,
+        models=seen,
+        files=_files(store, {model.version for model in seen}, pairs),
+    )
+    _log_figures(figures)
     return figures
 
 
@@ -128,23 +156,20 @@ def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
     planned = planned.append_column("present", pc.invert(pc.is_in(planned["id"], gone)))
     rules = Quality()
     if latest and latest.quality:
-        rules = Quality(**{name: latest.quality[name] for name in Quality.model_fields})
+        quality = latest.quality
+        rules = Quality(max_deviation=quality["max_deviation"], min_change=quality["min_change"])
     return seal(store, lease.token, planned, {}, rules)
 
 
-def _models(store: Store, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def _models(store: Store, pairs: Sequence[Pair]) -> list[Seen]:
     """Models, finished or not, whose snapshot held one of the pairs, and on which side of the split."""
     numbers = {version: registry.snapshot_of(version) for version in registry.versions(store)}
     published = registry.current(store)
-    seen = []
+    seen: list[Seen] = []
     for number in sorted(set(numbers.values())):
         sides = _sides(store, number, pairs)
         seen += [
-            {
-                "version": version,
-                "splits": sorted(sides),
-                "published": published is not None and published["version"] == version,
-            }
+            Seen(version, sorted(sides), published is not None and published["version"] == version)
             for version in sorted(numbers)
             if sides and numbers[version] == number
         ]
@@ -171,8 +196,8 @@ def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list
     held_out = any(pair["split"] == "held_out" for pair in pairs)
     found = []
     for version in sorted(versions):
-        card = registry.read_card(store, version) or {}
-        if ids & card.get("evaluation", {}).get("objectives", {}).keys():
+        card = registry.read_card(store, version)
+        if card and ids & card.get("evaluation", {}).get("objectives", {}).keys():
             found.append(registry.model_object(version, registry.PREVIEW))
         pictures = registry.model_object(version, registry.TRAINING)
         if held_out and store.list(pictures):
@@ -189,14 +214,13 @@ def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list
     return found
 
 
-def _tell(figures: Mapping[str, Any]) -> None:
-    """The figures as lines for people."""
+def _log_figures(figures: ForgetFigures) -> None:
     log(
-        f"{figures['photos']} photos forgotten: {len(figures['ids'])} images, {figures['pairs']} pairs; "
-        f"snapshot {figures['snapshot']} is without them"
+        f"{figures.photos} photos forgotten: {len(figures.ids)} images, {figures.pairs} pairs; "
+        f"snapshot {figures.snapshot} is without them"
     )
-    for model in figures["models"]:
-        told = " and ".join(_SEEN[split] for split in model["splits"])
-        log(f"model {model['version']}{' (published)' if model['published'] else ''} {told} on them")
-    for name in figures["files"]:
+    for model in figures.models:
+        seen = " and ".join(_SEEN[split] for split in model.splits)
+        log(f"model {model.version}{' (published)' if model.published else ''} {seen} on them")
+    for name in figures.files:
         log(f"may show them: {name}")

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from batch_nst.data.dataset.manifest import SETTINGS
 from batch_nst.data.images.codec import Pixels, resize_short_side
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models import registry
+from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
 from batch_nst.engine.model_io import load_net, one_at_a_time, stylize_image
@@ -38,7 +38,7 @@ class FastModel:
     """A fast style-transfer model; call it with a picture."""
 
     net: TransformerNet
-    card: dict[str, Any]
+    card: ModelCard
     device: torch.device
     dtype: torch.dtype = torch.float32
     """Of the convolutions."""
@@ -72,7 +72,7 @@ class ModelFiles:
     """A model as it is stored, read once for any number of workers; some 7 MB."""
 
     version: str
-    card: dict[str, Any]
+    card: ModelCard
     """`model.json`."""
     weights: bytes
     """`model.safetensors`."""

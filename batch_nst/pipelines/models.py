@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -14,7 +14,7 @@ from batch_nst.data.dataset import units
 from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.dataset.snapshot import SNAPSHOTS
 from batch_nst.data.models import registry
-from batch_nst.data.models.gate import REFUSED
+from batch_nst.data.models.registry import ModelCard, Pointer
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.lease import Lease
 from batch_nst.data.storage.store import Store
@@ -27,7 +27,8 @@ _TRAININGS = ("-train/summary.json", "-nightly/summary.json")
 _PUBLISHABLE = ("scored", "previous", "withdrawn")
 
 
-class Model(NamedTuple):
+@dataclass(frozen=True)
+class Model:
     """A version, as `batch-nst models` tells it."""
 
     version: str
@@ -44,11 +45,38 @@ class Model(NamedTuple):
     """It was refused."""
 
 
-def list_models(output: str) -> dict[str, Any]:
-    """All models of an output, unfinished ones too. Writes nothing.
+@dataclass(frozen=True)
+class ModelsFigures:
+    """Figures of `batch-nst models`."""
 
-    Returns:
-        Figures: the `published` version, and the `models` by snapshot and date, see `Model`.
+    output: str
+    published: str | None
+    models: list[Model]
+    """By snapshot and date."""
+
+
+@dataclass(frozen=True)
+class RollbackFigures:
+    """Figures of `batch-nst rollback`: what is published then."""
+
+    version: str
+    previous: str | None
+    withdrawn: list[str] | None
+    """None: the pointer is of version 0.1.0."""
+
+
+@dataclass(frozen=True)
+class PruneFigures:
+    """Figures of `batch-nst prune`."""
+
+    kept: dict[str, str]
+    """The reason for each version that stays."""
+    to_delete: list[str]
+    deleted: list[str]
+
+
+def list_models(output: str) -> ModelsFigures:
+    """All models of an output, unfinished ones too. Writes nothing.
 
     Raises:
         RecipeError: there is no dataset.
@@ -59,14 +87,10 @@ def list_models(output: str) -> dict[str, Any]:
     now, found = registry.current(store), _models(store)
     for line in _table(found):
         log(line)
-    return {
-        "output": store.uri,
-        "published": now["version"] if now else None,
-        "models": [model._asdict() for model in found],
-    }
+    return ModelsFigures(store.uri, now["version"] if now else None, found)
 
 
-def rollback(store: Store, lease: Lease, to: str | None = None) -> dict[str, Any]:
+def rollback(store: Store, lease: Lease, to: str | None = None) -> RollbackFigures:
     """Publish an earlier model and withdraw the published one, which no night publishes again: one write.
 
     Args:
@@ -74,9 +98,6 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> dict[str, Any
         lease: held on it.
         to: a version that was scored and not refused, which may have been withdrawn; none: the one that was
             published before, unless that was withdrawn. So nothing goes to and fro when it is done again.
-
-    Returns:
-        Figures: the published `version`, the `previous` one, and all that are `withdrawn`.
 
     Raises:
         RecipeError: there is no such model.
@@ -89,7 +110,7 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> dict[str, Any
     if to is None and (before is None or before in now.get("withdrawn", ())):
         told = f"{before}, which was before, is withdrawn" if before else "none was published before"
         raise RecipeError(f"no model to go back to: {told}; --to publishes any that was not refused")
-    version = to or before
+    version = to or str(before)
     if version == now["version"]:
         log(f"{version} is published already")
         return _figures(now)
@@ -107,9 +128,8 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> dict[str, Any
     return _figures(pointer)
 
 
-def _figures(pointer: dict[str, Any]) -> dict[str, Any]:
-    named = ("version", "previous", "withdrawn")
-    return {name: pointer.get(name) for name in named}
+def _figures(pointer: Pointer) -> RollbackFigures:
+    return RollbackFigures(pointer["version"], pointer["previous"], pointer.get("withdrawn"))
 
 
 def retention(named: str, keep: int | None) -> tuple[str, int]:
@@ -128,7 +148,7 @@ def retention(named: str, keep: int | None) -> tuple[str, int]:
     return recipe.output, keep or recipe.publish.keep
 
 
-def prune(store: Store, keep: int, lease: Lease | None = None) -> dict[str, Any]:
+def prune(store: Store, keep: int, lease: Lease | None = None) -> PruneFigures:
     """Delete old models with their logs and checkpoints; without a lease only tell which.
 
     Never the published one, the one before it, one that pairs started from, or one of the latest snapshot:
@@ -139,26 +159,11 @@ def prune(store: Store, keep: int, lease: Lease | None = None) -> dict[str, Any]
         keep: the newest models, refused and unfinished ones not counted, that stay in any case.
         lease: held on it, to delete.
 
-    Returns:
-        Figures: versions `to_delete` and `deleted`, and `kept` with the reason for each.
-
     Raises:
         WeightsError: a `model.json` is damaged.
     """
     objects, found = registry.versions(store), _models(store)
-    newest = [model.version for model in found if model.state not in ("refused", "unfinished")][-keep:]
-    latest = max(store.numbered(SNAPSHOTS, ".json"), default=0)
-    now = registry.current(store) or {"version": None, "previous": None}
-    kept = {}
-    for model in found:
-        if model.version == now["version"]:
-            kept[model.version] = "published"
-        elif model.version == now["previous"]:
-            kept[model.version] = "published before"
-        elif model.snapshot >= latest:
-            kept[model.version] = "of the latest snapshot"
-        elif model.version in newest:
-            kept[model.version] = f"one of the newest {keep}"
+    kept = _kept(store, found, keep)
     old = [model.version for model in found if model.version not in kept]
     if old:
         starts = _starts(store)
@@ -169,19 +174,41 @@ def prune(store: Store, keep: int, lease: Lease | None = None) -> dict[str, Any]
     for version in old:
         if lease:
             lease.check()
-            # The card first: without it there is no model, and so never half of one.
-            card = registry.model_object(version, registry.CARD)
-            for name in sorted(objects[version], key=lambda name: name != card):
-                store.delete(name)
+            _delete(store, version, objects[version])
         log(f"{version}: {'deleted' if lease else 'would be deleted'}, {len(objects[version])} objects")
     if old and not lease:
         log("nothing was deleted; --yes does it")
-    return {"kept": kept, "to_delete": [] if lease else old, "deleted": old if lease else []}
+    return PruneFigures(kept, [] if lease else old, old if lease else [])
+
+
+def _kept(store: Store, found: Sequence[Model], keep: int) -> dict[str, str]:
+    """Why a version stays, as far as its card and the pointer say."""
+    newest = [model.version for model in found if model.state not in ("refused", "unfinished")][-keep:]
+    latest = max(store.numbered(SNAPSHOTS, ".json"), default=0)
+    now = registry.current(store)
+    kept = {}
+    for model in found:
+        if now and model.version == now["version"]:
+            kept[model.version] = "published"
+        elif now and model.version == now["previous"]:
+            kept[model.version] = "published before"
+        elif model.snapshot >= latest:
+            kept[model.version] = "of the latest snapshot"
+        elif model.version in newest:
+            kept[model.version] = f"one of the newest {keep}"
+    return kept
+
+
+def _delete(store: Store, version: str, names: Sequence[str]) -> None:
+    """The card first: without it there is no model, and so never half of one."""
+    card = registry.model_object(version, registry.CARD)
+    for name in sorted(names, key=lambda name: name != card):
+        store.delete(name)
 
 
 def _models(store: Store) -> list[Model]:
     """By snapshot and date."""
-    now, names, dates = registry.current(store) or {}, list(registry.versions(store)), _dates(store)
+    now, names, dates = registry.current(store), list(registry.versions(store)), _dates(store)
     with ThreadPoolExecutor(_READERS) as pool:
         cards = pool.map(lambda version: registry.read_card(store, version), names)
         found = [
@@ -190,31 +217,35 @@ def _models(store: Store) -> list[Model]:
     return sorted(found, key=lambda model: (model.snapshot, model.trained or "", model.version))
 
 
-def _model(version: str, card: dict[str, Any] | None, now: dict[str, Any], date: str | None) -> Model:
-    evaluation = (card or {}).get("evaluation", {})
-    why = (card or {}).get(REFUSED, {}).get("why")
-    if version == now.get("version"):
-        state = "published"
-    elif card is None:
-        state = "unfinished"
-    elif version in now.get("withdrawn", ()):
-        state = "withdrawn"
-    elif version == now.get("previous"):
-        state = "previous"
-    elif why:
-        state = "refused"
-    else:
-        state = "scored" if evaluation else "trained"
+def _model(version: str, card: ModelCard | None, now: Pointer | None, date: str | None) -> Model:
+    evaluation = card.get("evaluation") if card else None
+    scores = evaluation.get("model") if evaluation else None
+    why = card.get("refused", {}).get("why") if card else None
     return Model(
         version=version,
         snapshot=registry.snapshot_of(version),
         trained=date,
-        photos=evaluation.get("photos"),
-        objective=evaluation.get("model", {}).get("total"),
-        worth_iterations=evaluation.get("worth_iterations"),
-        state=state,
+        photos=evaluation.get("photos") if evaluation else None,
+        objective=scores.get("total") if scores else None,
+        worth_iterations=evaluation.get("worth_iterations") if evaluation else None,
+        state=_state(version, card, now),
         why=why,
     )
+
+
+def _state(version: str, card: ModelCard | None, now: Pointer | None) -> str:
+    """See `Model.state`."""
+    if now and version == now["version"]:
+        return "published"
+    if card is None:
+        return "unfinished"
+    if now and version in now.get("withdrawn", ()):
+        return "withdrawn"
+    if now and version == now["previous"]:
+        return "previous"
+    if card.get("refused", {}).get("why"):
+        return "refused"
+    return "scored" if card.get("evaluation") else "trained"
 
 
 def _dates(store: Store) -> dict[str, str]:

@@ -20,14 +20,14 @@ from batch_nst.console import ProgressBar, log, progress_bar
 from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import StyleImage, read_style
-from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos, uri_of
+from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.engine.device import Precision, choose_batch, choose_device, choose_dtype, run_in_batches
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.figures import JsonValue, inlined
-from batch_nst.pipelines.generate.tasks import photo_rows
+from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
     Column,
@@ -188,9 +188,9 @@ def _read(photo: Photo, settings: Generate, sides: Sequence[int]) -> dict[int, P
 
 def _decoded(photo: Photo, data: bytes | Exception, settings: Generate) -> PhotoRecord:
     """The centre crop of a photo, decoded as `generate` does."""
-    planned = {"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": ""}
-    (row,) = photo_rows(uri_of(photo), data, [planned], settings)
-    return PhotoRecord(**row)
+    planned = planned_photo(photo, photo_id(photo.key, photo.version, 0), "")
+    (record,) = photo_records(data, [planned], settings)
+    return record
 
 
 def _optimise(

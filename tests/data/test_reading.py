@@ -29,7 +29,7 @@ from batch_nst.data.sources.photos import (
     uri_of,
 )
 from batch_nst.data.sources.reader import read_photos
-from batch_nst.data.storage import fetch, store
+from batch_nst.data.storage import fetch
 from batch_nst.data.storage.fetch import TooLarge
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, RecipeError, StorageError
@@ -365,7 +365,7 @@ def test_a_photo_that_was_overwritten_since_it_was_listed_is_gone(
         name = next(name for name in NAMES if photo.source.endswith(f"/folder/{name}"))
         if name == "a.png":
             assert isinstance(found, FileNotFoundError)
-            assert str(found) == f"{photo.source}: it was written anew"
+            assert str(found) == f"{photo.source}: its content has changed"
         else:
             assert found == PHOTOS[name]
     again = [photo for photo in list_photos(source) if photo.source.endswith("a.png")]
@@ -430,7 +430,7 @@ def test_an_outage_is_a_storage_error(s3: str, tmp_path: Path, monkeypatch: pyte
         raise ConnectionResetError("reset")
 
     monkeypatch.setattr(fetch, "get_range", refuse)
-    monkeypatch.setattr(store.time, "sleep", lambda _: None)
+    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
     assert [type(fault) for fault in read_photos(photos, 1 << 20)] == [OutageError] * 3
     with pytest.raises(StorageError):  # and no fault of the recipe
         list_photos(home.join("tars"))

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
-import batch_nst.engine.vgg
+from batch_nst.data import vgg_weights
 from batch_nst.data.vgg_weights import BUNDLED_SHA256, bundled_weights
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import WeightsError
@@ -56,7 +56,7 @@ def test_the_bundled_weights_are_the_published_ones(tensors: dict[str, Tensor]) 
 
 
 def test_weights_of_another_digest_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_nst.data.weights, "BUNDLED_SHA256", 64 * "0")
+    monkeypatch.setattr(vgg_weights, "BUNDLED_SHA256", 64 * "0")
     with pytest.raises(WeightsError, match=f"sha256 {BUNDLED_SHA256}, must be {64 * '0'}; reinstall"):
         bundled_weights()
 

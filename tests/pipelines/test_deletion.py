@@ -21,6 +21,7 @@ from batch_nst.data.storage import lease
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.forget import forget
 from batch_nst.recipe import Quality
@@ -110,7 +111,7 @@ def store(tmp_path: Path) -> Store:
 
 def run(store: Store, *words: str) -> dict[str, Any]:
     with acquire(store, "forget") as held:
-        return forget(store, held, words)
+        return as_json(forget(store, held, words))
 
 
 def rows_of(store: Store) -> dict[str, dict[str, Any]]:

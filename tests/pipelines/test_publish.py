@@ -13,9 +13,10 @@ from PIL import Image
 from batch_nst.data.dataset.forgotten import write_request
 from batch_nst.data.dataset.summaries import SUMMARIES
 from batch_nst.data.models import registry
-from batch_nst.data.models.gate import UNREPORTED, decided, publish
+from batch_nst.data.models.gate import UNREPORTED, Refused, decided, publish
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError, LeaseError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import nightly
 from batch_nst.pipelines.nightly import find_finished
 from batch_nst.recipe import Publish, Recipe
@@ -61,7 +62,7 @@ def test_the_first_model_needs_no_comparison_but_a_limit_may_forbid_it(tmp_path:
     with pytest.raises(GateError, match=r"objective 100 .*publish\.max_objective allows 99; not published"):
         publish(OLD, Publish(max_objective=99.0), store, 1)
     assert registry.current(store) is None
-    assert publish(OLD, Publish(max_objective=100.0), store, 1) == {
+    assert as_json(publish(OLD, Publish(max_objective=100.0), store, 1)) == {
         "version": OLD,
         "published": True,
         "previous": None,
@@ -71,7 +72,7 @@ def test_the_first_model_needs_no_comparison_but_a_limit_may_forbid_it(tmp_path:
 
 def test_only_photos_that_both_were_scored_on_count(store: Store) -> None:
     make_model(store, NEW, {"a": 90.0, "b": 400.0, "c": 1e9})
-    assert publish(NEW, FREE, store, 1) == {
+    assert as_json(publish(NEW, FREE, store, 1)) == {
         "version": NEW,
         "published": True,
         "previous": OLD,
@@ -161,12 +162,12 @@ def test_the_gate_that_is_asked_again_tells_what_it_compared(store: Store) -> No
     """As by a night that was killed before its report."""
     make_model(store, NEW, {"a": 90.0, "b": 400.0})
     first = publish(NEW, FREE, store, 1)
-    assert "compared" in first
+    assert first.compared is not None
     pointer = store.read(registry.CURRENT)
     assert publish(NEW, FREE, store, 2) == first
     assert store.read(registry.CURRENT) == pointer
     registry.point(store, OLD, {}, 3, withdraw=True)
-    assert "compared" not in publish(OLD, FREE, store, 3)
+    assert publish(OLD, FREE, store, 3).compared is None
 
 
 # --- what is decided
@@ -181,7 +182,7 @@ def test_a_model_that_has_not_met_the_gate_is_not_decided(store: Store) -> None:
     for worse in (1.0, 1e9):
         make_model(store, NEW, {"a": worse})
         assert decided(NEW, FREE, store) is None
-    assert decided(OLD, FREE, store) == {"version": OLD, "published": True, "previous": None}
+    assert as_json(decided(OLD, FREE, store)) == {"version": OLD, "published": True, "previous": None}
 
 
 def test_a_refusal_stands_while_the_gate_says_the_same(store: Store) -> None:
@@ -189,7 +190,7 @@ def test_a_refusal_stands_while_the_gate_says_the_same(store: Store) -> None:
     strict = Publish(margin=0.1)
     with pytest.raises(GateError) as error:
         publish(NEW, strict, store, 1)
-    assert decided(NEW, strict, store) == error.value.figures
+    assert as_json(decided(NEW, strict, store)) == error.value.figures
     assert decided(NEW, FREE, store) is None  # it would be published
     assert decided(NEW, Publish(margin=0.2), store) is None  # it would be refused with other figures
     make_model(store, OLD, {"a": 100.0, "b": 300.0})
@@ -202,13 +203,13 @@ def test_a_withdrawn_version_is_decided_by_the_pointer_alone(store: Store) -> No
     card = registry.require_card(store, OLD)
     registry.point(store, OLD, card["digests"], 2, withdraw=True)
     figures = decided(NEW, FREE, store)
-    assert figures is not None
-    assert figures["refused"] == {"why": f"{NEW}: was withdrawn by `batch-nst rollback`; not published"}
+    assert isinstance(figures, Refused)
+    assert figures.refused == {"why": f"{NEW}: was withdrawn by `batch-nst rollback`; not published"}
     with pytest.raises(GateError, match="was withdrawn"):
         publish(NEW, FREE, store, 3)
     assert mark_of(store, NEW) is None
     registry.point(store, NEW, {}, 3)
-    assert decided(NEW, FREE, store) == {"version": NEW, "published": True, "previous": OLD}
+    assert as_json(decided(NEW, FREE, store)) == {"version": NEW, "published": True, "previous": OLD}
 
 
 def test_a_pointer_of_version_0_1_0_has_withdrawn_nothing(store: Store) -> None:
@@ -216,7 +217,7 @@ def test_a_pointer_of_version_0_1_0_has_withdrawn_nothing(store: Store) -> None:
     del pointer["withdrawn"]
     store.replace(registry.CURRENT, json.dumps(pointer).encode())
     make_model(store, NEW, {"a": 1.0, "b": 1.0})
-    assert publish(NEW, FREE, store, 1)["previous"] == OLD
+    assert publish(NEW, FREE, store, 1).previous == OLD
 
 
 # --- nights with nothing new

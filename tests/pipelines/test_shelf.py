@@ -15,6 +15,7 @@ from batch_nst.data.storage import lease
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError, LeaseError, RecipeError, WeightsError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.models import list_models, prune, retention, rollback
 from batch_nst.recipe import Publish
@@ -64,17 +65,17 @@ def current(store: Store) -> Any:
 
 
 def states(store: Store) -> dict[str, str]:
-    return {model["version"]: model["state"] for model in list_models(store.uri)["models"]}
+    return {model["version"]: model["state"] for model in as_json(list_models(store.uri))["models"]}
 
 
 def back(store: Store, to: str | None = None) -> dict[str, Any]:
     with acquire(store, "rollback") as held:
-        return rollback(store, held, to)
+        return as_json(rollback(store, held, to))
 
 
 def clear(store: Store, keep: int) -> dict[str, Any]:
     with acquire(store, "prune") as held:
-        return prune(store, keep, held)
+        return as_json(prune(store, keep, held))
 
 
 # --- models
@@ -84,7 +85,7 @@ def test_models_are_listed_with_their_figures_and_nothing_is_written(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = objects(store)
-    figures = list_models(store.uri)
+    figures = as_json(list_models(store.uri))
     assert objects(store) == before
     assert figures["published"] == THIRD
     why = "objective 250 on held-out photos; published {} has 200, publish.margin 0; not published"
@@ -110,11 +111,11 @@ def test_a_model_that_was_not_scored_is_trained(store: Store) -> None:
 def test_an_output_without_models_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load_recipe(begin(tmp_path))
     make_pairs(recipe)
-    assert list_models(recipe.output) == {"output": recipe.output, "published": None, "models": []}
+    assert as_json(list_models(recipe.output)) == {"output": recipe.output, "published": None, "models": []}
     assert capsys.readouterr().err == "no model yet\n"
     with pytest.raises(RecipeError, match="no model is published here"):
         commands.rollback(recipe.output)
-    assert commands.prune(recipe.output, keep=1) == {"kept": {}, "to_delete": [], "deleted": []}
+    assert as_json(commands.prune(recipe.output, keep=1)) == {"kept": {}, "to_delete": [], "deleted": []}
 
 
 # --- rollback
@@ -132,7 +133,7 @@ def test_the_one_before_is_published_again_in_one_write(
 
     with acquire(store, "rollback") as held:
         monkeypatch.setattr(Store, "replace", note)
-        figures = rollback(store, held)
+        figures = as_json(rollback(store, held))
         monkeypatch.undo()
     assert writes == [registry.CURRENT]
     assert figures == {"version": SECOND, "previous": THIRD, "withdrawn": [THIRD]}
@@ -220,7 +221,7 @@ def test_the_command_leaves_its_figures(store: Store) -> None:
 
 def test_first_it_only_tells(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = {name: store.read(name) for name in store.list()}
-    figures = commands.prune(store.uri, keep=1)
+    figures = as_json(commands.prune(store.uri, keep=1))
     assert figures == {
         "kept": {
             SECOND: "published before",
@@ -246,15 +247,15 @@ def test_then_it_deletes_whole_versions_and_nothing_else(store: Store) -> None:
     summary = f"runs/{figures['run']}/summary.json"
     assert objects(store).keys() == before.keys() - gone | {summary}
     assert json.loads(store.read(summary))["deleted"] == [WORSE, HALF]
-    assert commands.prune(store.uri, keep=1)["to_delete"] == []
+    assert as_json(commands.prune(store.uri, keep=1))["to_delete"] == []
 
 
 def test_the_newest_stay_and_refused_ones_are_not_counted(store: Store) -> None:
     make_model(store, "000001-0123456789ab", {"a": 400.0})
-    kept = prune(store, 3)["kept"]
+    kept = prune(store, 3).kept
     assert kept[FIRST] == "one of the newest 3"  # it has a date, and the other none
-    assert prune(store, 3)["to_delete"] == ["000001-0123456789ab", WORSE, HALF]
-    assert prune(store, 4)["to_delete"] == [WORSE, HALF]
+    assert prune(store, 3).to_delete == ["000001-0123456789ab", WORSE, HALF]
+    assert prune(store, 4).to_delete == [WORSE, HALF]
 
 
 def test_a_recipe_says_how_many_stay_unless_the_caller_does(tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_what_the_next_night_may_ask_for_stays(store: Store) -> None:
 def test_without_a_snapshot_nobody_knows_what_a_night_will_ask_for(store: Store) -> None:
     for name in store.list("dataset/snapshots"):
         store.delete(name)
-    assert prune(store, 1)["to_delete"] == []
+    assert prune(store, 1).to_delete == []
 
 
 def test_killed_on_the_way_there_is_no_half_model_and_the_next_start_ends_it(

@@ -148,13 +148,13 @@ def test_a_training_that_was_cut_off_after_any_step_ends_to_the_bit_as_an_uninte
     checkpoints = []
     for batch in batches(dataset, STEPS):
         checkpoints.append((stored(whole), list(whole.history)))
-        whole.advance(batch)
+        whole.train_step(batch)
     assert [point["step"] for point in whole.history] == list(range(1, STEPS + 1))
     for cut, (state, history) in enumerate(checkpoints):
         resumed = begun(objectives, 99, settings)  # the weights it is made with are of no account
         resumed.restore(torch.load(io.BytesIO(state), weights_only=True), history)
         for batch in batches(dataset, STEPS, cut):
-            resumed.advance(batch)
+            resumed.train_step(batch)
         assert_same(resumed, whole)
 
 
@@ -163,17 +163,17 @@ def test_a_skipped_step_counts_as_a_step_and_survives_a_checkpoint(
 ) -> None:
     training = begun(objectives)
     batch = next(batches(dataset, 1))
-    training.advance(batch)
+    training.train_step(batch)
     before = training.net.head.bias.detach().clone()
     with torch.no_grad():
         training.net.stem[0].weight[0, 0, 0, 0] = math.nan
-    training.advance(batch)
+    training.train_step(batch)
     assert (training.step, training.skipped) == (2, 1)
     assert torch.equal(training.net.head.bias, before)
     resumed = begun(objectives, settings=SETTINGS.model_copy(update={"steps": 1000}))
     resumed.restore(training.state(), training.history)
     with pytest.raises(FloatingPointError, match=r"step 51: .* lower train\.learning_rate"):
-        list(map(resumed.advance, [batch] * 50))
+        list(map(resumed.train_step, [batch] * 50))
 
 
 def test_a_training_of_which_no_step_was_taken_does_not_end(
@@ -183,7 +183,7 @@ def test_a_training_of_which_no_step_was_taken_does_not_end(
     with torch.no_grad():
         training.net.stem[0].weight[0, 0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match=rf"step {STEPS}: .* of {STEPS} steps one after the other"):
-        list(map(training.advance, batches(dataset, STEPS)))
+        list(map(training.train_step, batches(dataset, STEPS)))
 
 
 def test_the_first_step_that_is_taken_is_in_the_curve(
@@ -195,10 +195,10 @@ def test_the_first_step_that_is_taken_is_in_the_curve(
     first = weight.detach().clone()
     with torch.no_grad():
         weight[0, 0, 0, 0] = math.nan
-    training.advance(batch)
+    training.train_step(batch)
     with torch.no_grad():
         weight.copy_(first)
-    training.advance(batch)
+    training.train_step(batch)
     assert [point["step"] for point in training.history] == [2]
 
 
@@ -206,8 +206,8 @@ def test_painting_the_panel_changes_nothing(dataset: tuple[Store, Snapshot], obj
     plain, shown = begun(objectives), begun(objectives)
     photos = [np.full((SIDE, SIDE, 3), number, np.uint8) for number in (50, 200)]
     for batch in batches(dataset, 3):
-        plain.advance(batch)
-        shown.advance(batch)
+        plain.train_step(batch)
+        shown.train_step(batch)
         pictures = shown.paint(photos)
         assert [picture.shape for picture in pictures] == [(SIDE, SIDE, 3)] * 2
     assert_same(shown, plain)

@@ -12,8 +12,9 @@ from tensorboardX.proto.event_pb2 import Event
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.images.codec import encode
+from batch_nst.data.models.registry import panel_columns
 from batch_nst.data.storage.store import Store
-from batch_nst.pipelines.train.log import Panel, TrainingLog, panel_columns, panel_steps, read_panel
+from batch_nst.pipelines.train.log import Panel, TrainingLog, panel_steps, read_panel
 
 SIDE = 16
 FOLDER = "models/000001-abc/training"

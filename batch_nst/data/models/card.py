@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import yaml
+
+from batch_nst.data.models.evaluation import Enlarged, Evaluation
+from batch_nst.data.models.registry import LossSection, ModelCard
 
 _TEMPLATE = """\
 ---
@@ -87,7 +89,10 @@ Image.fromarray(pixels).save(target)
 """
 """A program that uses `model.onnx` without this package."""
 
-_PARTS = {
+Part = Literal["total", "content", "style", "distance", "ssim", "checkerboard"]
+Picture = Literal["photo", "optimised", "model"]
+
+_PARTS: dict[Part, str] = {
     "total": "objective",
     "content": "content loss",
     "style": "style loss",
@@ -95,10 +100,19 @@ _PARTS = {
     "ssim": "SSIM to `X`",
     "checkerboard": "checkerboard",
 }
-_WHO = {"photo": "the photo itself", "optimised": "`X`", "model": "**the model**"}
+_PICTURES: dict[Picture, str] = {
+    "photo": "the photo itself",
+    "optimised": "`X`",
+    "model": "**the model**",
+}
+_TERMS: dict[Literal["content_weight", "style_weight", "tv_weight"], str] = {
+    "content_weight": "content",
+    "style_weight": "style",
+    "tv_weight": "total variation",
+}
 
 
-def readme(card: Mapping[str, Any]) -> str:
+def readme(card: ModelCard) -> str:
     """Markdown with YAML before it, as the Hugging Face Hub takes it; without times, and names of photos.
 
     Args:
@@ -120,10 +134,10 @@ def readme(card: Mapping[str, Any]) -> str:
         verdict=_capital(evaluation["verdict"]),
         photos=_count(evaluation["photos"], "held-out image"),
         size=evaluation["size"],
-        scores=_table(evaluation, _PARTS),
+        scores=_table(evaluation),
         iterations=_count(recipe["generate"]["iterations"], "iteration"),
         objective=_objective(card["objective"]["loss"]),
-        larger=_larger(evaluation.get("larger") or {}),
+        larger=_larger(evaluation.get("larger")),
         style=card["digests"]["style"],
         style_size=card["objective"]["style_size"],
         pairs=_count(card["snapshot"]["counts"]["ok"], "pair"),
@@ -148,27 +162,26 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _table(figures: Mapping[str, Any], parts: Mapping[str, str]) -> str:
-    lines = [f"| | {' | '.join(parts.values())} |", f"| --- |{' ---: |' * len(parts)}"]
-    for who, name in _WHO.items():
-        if who in figures:
-            values = (_number(figures[who][part]) for part in parts)
+def _table(scores: Evaluation | Enlarged) -> str:
+    lines = [f"| | {' | '.join(_PARTS.values())} |", f"| --- |{' ---: |' * len(_PARTS)}"]
+    for picture, name in _PICTURES.items():
+        if picture in scores:
+            values = (_number(scores[picture][part]) for part in _PARTS)
             lines.append(f"| {name} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
-def _larger(figures: Mapping[str, Any]) -> str:
+def _larger(scores: Enlarged | None) -> str:
     """What is told of twice the size, if there is anything; the dataset has no `X` of that size."""
-    if not figures.get("photos"):
+    if not scores or not scores.get("photos"):
         return ""
-    made = f"`X` is what {_count(len(figures['curve']) - 1, 'iteration')} made here"
-    head = f"At {figures['size']} px, {_count(figures['photos'], 'photo')}: {figures['verdict']}; {made}."
-    return f"\n{head}\n\n{_table(figures, _PARTS)}\n\n"
+    made = f"`X` is what {_count(len(scores['curve']) - 1, 'iteration')} made here"
+    head = f"At {scores['size']} px, {_count(scores['photos'], 'photo')}: {scores['verdict']}; {made}."
+    return f"\n{head}\n\n{_table(scores)}\n\n"
 
 
-def _objective(loss: Mapping[str, Any]) -> str:
-    weights = {"content": "content_weight", "style": "style_weight", "total variation": "tv_weight"}
-    return " + ".join(f"{loss[key]:g} x {name}" for name, key in weights.items() if loss[key])
+def _objective(loss: LossSection) -> str:
+    return " + ".join(f"{loss[key]:g} x {name}" for key, name in _TERMS.items() if loss[key])
 
 
 def _license(given: str, key: str) -> str:

@@ -7,49 +7,84 @@ time whether a refusal still stands, and nothing is trained or scored for that.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 from batch_nst.data.models import registry
+from batch_nst.data.models.evaluation import Evaluation
+from batch_nst.data.models.registry import ModelCard, Pointer, Refusal, Rival
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError
+from batch_nst.figures import as_json, omitted
 from batch_nst.recipe import Publish
 
-Figures = dict[str, Any]
-
-REFUSED = "refused"
+REFUSED: Literal["refused"] = "refused"
 """The key of `model.json` that marks a refused candidate, with the reason and the figures."""
 UNREPORTED = "unreported"
 """Beside it while a night meets the gate, until there is a report of what came of it."""
 
 
-def publish(version: str, settings: Publish, store: Store, token: int) -> Figures:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the gate weighs: a candidate and the published model on the photos that both were scored on."""
+
+    objective: float | None = omitted()
+    """The candidate's geometric mean on them; None where there are none."""
+    published: Rival
+    margin: float | None = omitted()
+    photos: int
+    """Number of these photos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The gate's figures of a version that is published."""
+
+    version: str
+    published: Literal[True] = True
+    previous: str | None
+    """What was published before."""
+    compared: Comparison | None = omitted()
+    """None where nothing was published before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The gate's figures of a version that is not published."""
+
+    version: str
+    published: Literal[False] = False
+    refused: Refusal
+    compared: Comparison | None = omitted()
+    """None where nothing is published, or the candidate is broken."""
+
+
+def publish(version: str, settings: Publish, store: Store, token: int) -> Published:
     """Publish an evaluated version, or refuse and mark it. Needs the lease, whose token the pointer carries.
 
     Returns:
-        Figures: what is published now, and what before; and, where there was one before, what the gate
-        `compared`, see `_comparison`; so too where a night that was cut off has published it.
+        What is published now; so too where a night that was cut off has published it.
 
     Raises:
         GateError: a photo's objective is no number, the whole is above `max_objective`, not better than the
-            published one by the margin, or was withdrawn by `rollback`; with figures.
+            published one by the margin, or was withdrawn by `rollback`; its figures are those of `Refused`.
     """
     now = registry.current(store)
     card = registry.require_card(store, version)
     if now and now["version"] == version:
-        return _published(now) | _told(_comparison(card, _before(now, store), settings, store))
-    mark, compared = card.pop(REFUSED, None), _comparison(card, now, settings, store)
+        return _published(now, _comparison(card, _before(now, store), settings, store))
+    mark, compared = card.pop(REFUSED, None), _comparison(card, now and now["version"], settings, store)
     refusal = _refusal(card, now, settings, compared)
     if refusal:
         if not _is_withdrawn(version, now):
-            registry.write_card(store, version, {**card, REFUSED: refusal})
-        raise GateError(refusal["why"], _refused(version, refusal, compared))
+            registry.write_card(store, version, {**card, "refused": refusal})
+        raise GateError(refusal["why"], as_json(Refused(version=version, refused=refusal, compared=compared)))
     if mark:  # before the pointer moves: what is published is never marked
         registry.write_card(store, version, card)
-    figures = _published(registry.point(store, version, card["digests"], token))
-    return figures | _told(compared)
+    return _published(registry.point(store, version, card["digests"], token), compared)
 
 
-def decided(version: str, settings: Publish, store: Store) -> Figures | None:
+def decided(version: str, settings: Publish, store: Store) -> Published | Refused | None:
     """What `publish` has come to, and would again; None where something is left to do for this version.
 
     That is: it is not trained, scored and exported, it has not met the gate, no report tells what came of it,
@@ -63,62 +98,49 @@ def decided(version: str, settings: Publish, store: Store) -> Figures | None:
     now = registry.current(store)
     if now and now["version"] == version:
         return _published(now)
-    compared = _comparison(card, now, settings, store)
+    compared = _comparison(card, now and now["version"], settings, store)
     refusal = _refusal(card, now, settings, compared)
     if refusal and (refusal == card.get(REFUSED) or _is_withdrawn(version, now)):
-        return _refused(version, refusal, compared)
+        return Refused(version=version, refused=refusal, compared=compared)
     return None
 
 
-def _published(pointer: Figures) -> Figures:
-    return {"version": pointer["version"], "published": True, "previous": pointer["previous"]}
+def _published(pointer: Pointer, compared: Comparison | None = None) -> Published:
+    return Published(version=pointer["version"], previous=pointer["previous"], compared=compared)
 
 
-def _refused(version: str, refusal: Figures, compared: Figures | None) -> Figures:
-    return {"version": version, "published": False, REFUSED: refusal} | _told(compared)
-
-
-def _told(compared: Figures | None) -> Figures:
-    return {"compared": compared} if compared else {}
-
-
-def _before(now: Figures, store: Store) -> Figures | None:
-    """The model that the published one was better than; None: there was none, it is withdrawn, or gone."""
+def _before(now: Pointer, store: Store) -> str | None:
+    """The version that the published one was better than; None: there was none, it is withdrawn, or gone."""
     version = now["previous"]
     if version is None or _is_withdrawn(version, now) or registry.read_card(store, version) is None:
         return None
-    return {"version": version}
+    return version
 
 
-def _is_withdrawn(version: str, now: Figures | None) -> bool:
+def _is_withdrawn(version: str, now: Pointer | None) -> bool:
     """By the pointer, which says it alone: in the card it would have to be undone."""
     return now is not None and version in now.get("withdrawn", ())
 
 
-def _comparison(card: Figures, now: Figures | None, settings: Publish, store: Store) -> Figures | None:
-    """What the gate weighs; None: nothing is published, or the candidate is broken.
-
-    Returns:
-        Figures: how many `photos` both were scored on; if any, the geometric means of the candidate's
-        `objective` and of the `published` one's on them, with its `version`; and the `margin`.
-    """
+def _comparison(card: ModelCard, rival: str | None, settings: Publish, store: Store) -> Comparison | None:
+    """None: nothing is published, or the candidate is broken."""
     objectives = card["evaluation"]["objectives"]
-    if now is None or _broken(objectives):
+    if rival is None or _broken(objectives):
         return None
-    theirs = registry.require_card(store, now["version"])["evaluation"]["objectives"]
+    theirs = registry.require_card(store, rival)["evaluation"]["objectives"]
     common = sorted(objectives.keys() & theirs.keys())
     if not common:
-        return {"published": {"version": now["version"]}, "photos": 0}
+        return Comparison(published={"version": rival}, photos=0)
     mine, published = (
         math.exp(sum(math.log(scored[photo]) for photo in common) / len(common))
         for scored in (objectives, theirs)
     )
-    return {
-        "objective": mine,
-        "published": {"version": now["version"], "objective": published},
-        "margin": settings.margin,
-        "photos": len(common),
-    }
+    return Comparison(
+        objective=mine,
+        published={"version": rival, "objective": published},
+        margin=settings.margin,
+        photos=len(common),
+    )
 
 
 def _broken(objectives: dict[str, float]) -> list[float]:
@@ -126,13 +148,19 @@ def _broken(objectives: dict[str, float]) -> list[float]:
 
 
 def _refusal(
-    card: Figures, now: Figures | None, settings: Publish, compared: Figures | None
-) -> Figures | None:
-    """`why` the gate refuses a candidate, and the figures; None: it lets it through."""
-    version, evaluation = card["version"], card["evaluation"]
-    objective, objectives = evaluation["model"]["total"], evaluation["objectives"]
+    card: ModelCard, now: Pointer | None, settings: Publish, compared: Comparison | None
+) -> Refusal | None:
+    """Why the gate refuses a candidate; None: it lets it through."""
+    version = card["version"]
     if _is_withdrawn(version, now):
         return {"why": f"{version}: was withdrawn by `batch-nst rollback`; not published"}
+    refusal = _refusal_of_scores(version, card["evaluation"], settings)
+    return refusal or (_refusal_beside_published(version, compared, settings) if compared else None)
+
+
+def _refusal_of_scores(version: str, evaluation: Evaluation, settings: Publish) -> Refusal | None:
+    """Whatever is published."""
+    objective, objectives = evaluation["model"]["total"], evaluation["objectives"]
     if broken := _broken(objectives):
         return {
             "why": f"{version}: its objective is {broken[0]} on {len(broken)} of {len(objectives)} held-out "
@@ -146,20 +174,25 @@ def _refusal(
             "objective": objective,
             "max_objective": settings.max_objective,
         }
-    if compared is None:
-        return None
-    published = compared["published"]
-    if not compared["photos"]:
+    return None
+
+
+def _refusal_beside_published(version: str, compared: Comparison, settings: Publish) -> Refusal | None:
+    published = compared.published
+    if compared.objective is None:
         return {
             "why": f"{version}: was scored on no photo that the published {published['version']} was scored "
             "on; not published",
             "photos": 0,
         }
-    if compared["objective"] < published["objective"] * (1 - settings.margin):
+    if compared.objective < published["objective"] * (1 - settings.margin):
         return None
     return {
-        "why": f"{version}: objective {compared['objective']:,.0f} on held-out photos; published "
+        "why": f"{version}: objective {compared.objective:,.0f} on held-out photos; published "
         f"{published['version']} has {published['objective']:,.0f}, publish.margin {settings.margin:g}; "
         "not published",
-        **compared,
+        "objective": compared.objective,
+        "published": published,
+        "margin": settings.margin,
+        "photos": compared.photos,
     }

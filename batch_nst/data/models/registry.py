@@ -2,38 +2,172 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, Field
 
+from batch_nst.data.dataset.defaults import deciding
 from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.models.evaluation import Evaluation
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, LeaseError, StorageError, WeightsError
-from batch_nst.recipe import Recipe, Train
+from batch_nst.recipe import Network, Recipe, Train
 
 CURRENT = "models/CURRENT"
 WEIGHTS, GRAPH, CARD = "model.safetensors", "model.onnx", "model.json"
 PREVIEW, README = "preview.jpg", "README.md"
 TRAINING = "training"
-"""The folder of a version's training log; see `pipelines.training_log`."""
+"""The folder of a version's training log; see `pipelines.train.log`."""
 FAILED = "failed"
 """Beside it where a training has failed of itself: gone on with from its last checkpoint, it fails alike."""
 
+
+class Architecture(TypedDict):
+    """The network of a model."""
+
+    name: Network
+    width: int
+    """Channels at full resolution."""
+
+
+class LossSection(TypedDict):
+    """The section `loss` of a recipe."""
+
+    content_layers: dict[str, float]
+    style_layers: dict[str, float]
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+
+
+class ObjectiveSection(TypedDict):
+    """What the perceptual loss of a model was measured with."""
+
+    loss: LossSection
+    style_size: int
+    vgg_input: str
+    gram_divisor: str
+
+
+class SnapshotSection(TypedDict):
+    """The first snapshot with the pairs that a model learned from."""
+
+    number: int
+    digest: str
+    counts: dict[str, int]
+
+
+class StepLosses(TypedDict):
+    """Losses of one step of a training; models of old versions lack some."""
+
+    loss: float
+    objective: NotRequired[float]
+    content: NotRequired[float]
+    style: NotRequired[float]
+    feature: NotRequired[float]
+    pixel: NotRequired[float]
+    checkerboard: NotRequired[float]
+
+
+class CurvePoint(StepLosses):
+    """A point of a training curve."""
+
+    step: int
+
+
+History = list[CurvePoint]
+"""A training curve: the losses at some of the steps, in order."""
+
+
+class TrainingSection(TypedDict):
+    """How a model was trained."""
+
+    steps: int
+    init: NotRequired[str]
+    """`random`, or the name of the model whose weights were the first."""
+    skipped: NotRequired[int]
+    history: History
+
+
+class Licenses(TypedDict):
+    """The licences that the recipe states."""
+
+    weights: str
+    style: str
+    photos: str
+
+
+class Rival(TypedDict):
+    """The published model that a candidate was compared with."""
+
+    version: str
+    objective: NotRequired[float]
+    """Geometric mean over the photos that both were scored on; absent where there are none."""
+
+
+class Refusal(TypedDict):
+    """Why the gate refused a candidate, with the figures that decided it."""
+
+    why: str
+    objective: NotRequired[float]
+    max_objective: NotRequired[float]
+    published: NotRequired[Rival]
+    margin: NotRequired[float]
+    photos: NotRequired[int]
+
+
+class ModelCard(TypedDict):
+    """`model.json`: what decided a version's weights, and what is known of it."""
+
+    version: str
+    batch_nst: str
+    architecture: Architecture
+    digests: dict[str, str]
+    """SHA-256 in hex of the version's files, and of `style` and `vgg`."""
+    objective: ObjectiveSection
+    recipe: dict[str, Any]
+    """The whole recipe as JSON; its keys are those of `recipe.Recipe`."""
+    snapshot: SnapshotSection
+    training: TrainingSection
+    licenses: NotRequired[Licenses]
+    evaluation: NotRequired[Evaluation]
+    refused: NotRequired[Refusal]
+    """See `gate`."""
+
+
+class Pointer(TypedDict):
+    """`models/CURRENT`: what is published."""
+
+    version: str
+    previous: str | None
+    """What was published before."""
+    withdrawn: NotRequired[list[str]]
+    """Versions that `rollback` replaced and no run publishes again. Pointers of 0.1.0 lack the list."""
+    digests: dict[str, str]
+    token: int
+    """Fencing token of the lease under which it was published."""
+
+
 _Version = Annotated[str, Field(pattern=r"^[\w-]+$")]
 """A folder's name, and no way out of it."""
+
+
+class _Section(BaseModel):
+    """A JSON object."""
 
 
 class _Card(BaseModel):
     """What is read of a `model.json` by name."""
 
     digests: dict[str, str] = {}
-    evaluation: dict[str, Any] = {}
-    refused: dict[str, Any] = {}
+    evaluation: _Section = _Section()
+    refused: _Section = _Section()
 
 
 class _Pointer(BaseModel):
@@ -47,6 +181,7 @@ class _Pointer(BaseModel):
 
 
 _VERSION = re.compile(r"(?:models|checkpoints)/((\d{6,})-[0-9a-f]+)/")
+_Document = TypeVar("_Document")
 
 
 def model_object(version: str, name: str) -> str:
@@ -68,16 +203,16 @@ def snapshot_of(version: str) -> int:
     return int(version.partition("-")[0])
 
 
-def read_card(store: Store, version: str) -> dict[str, Any] | None:
+def read_card(store: Store, version: str) -> ModelCard | None:
     """A version's `model.json`, which is written last; None while there is no such version.
 
     Raises:
         WeightsError: it is damaged.
     """
-    return _read(store, model_object(version, CARD), _Card)
+    return _read(store, model_object(version, CARD), _Card, ModelCard)
 
 
-def require_card(store: Store, version: str) -> dict[str, Any]:
+def require_card(store: Store, version: str) -> ModelCard:
     """As `read_card`.
 
     Raises:
@@ -92,7 +227,7 @@ def require_card(store: Store, version: str) -> dict[str, Any]:
     return card
 
 
-def write_card(store: Store, version: str, card: Mapping[str, Any]) -> None:
+def write_card(store: Store, version: str, card: ModelCard) -> None:
     """Replace a version's `model.json`."""
     store.replace(model_object(version, CARD), (json.dumps(card, indent=1) + "\n").encode())
 
@@ -103,13 +238,13 @@ def write_part(store: Store, version: str, name: str, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_folder_card(folder: Store) -> dict[str, Any] | None:
+def read_folder_card(folder: Store) -> ModelCard | None:
     """The `model.json` of a folder, wherever it lies; None where there is none.
 
     Raises:
         WeightsError: it is damaged.
     """
-    return _read(folder, CARD, _Card)
+    return _read(folder, CARD, _Card, ModelCard)
 
 
 def read_folder_weights(folder: Store) -> bytes:
@@ -126,7 +261,7 @@ def read_weights(store: Store, version: str) -> bytes:
     return _read_part(store, model_object(version, WEIGHTS))
 
 
-def check_parts(store: Store, version: str, card: Mapping[str, Any]) -> None:
+def check_parts(store: Store, version: str, card: ModelCard) -> None:
     """Return if weights and graph are those that `model.json` means.
 
     Raises:
@@ -142,21 +277,18 @@ def check_parts(store: Store, version: str, card: Mapping[str, Any]) -> None:
                 )
 
 
-def current(store: Store) -> dict[str, Any] | None:
-    """What is published: `version`, `previous`, `digests`, `token`; None before the first time.
-
-    And `withdrawn`: versions that were published, and that no night publishes again. Pointers of version
-    0.1.0 have no such list.
+def current(store: Store) -> Pointer | None:
+    """What is published; None before the first time.
 
     Raises:
         WeightsError: it is damaged.
     """
-    return _read(store, CURRENT, _Pointer)
+    return _read(store, CURRENT, _Pointer, Pointer)
 
 
 def point(
     store: Store, version: str, digests: Mapping[str, str], token: int, withdraw: bool = False
-) -> dict[str, Any]:
+) -> Pointer:
     """Make a version the published one, in one write.
 
     Args:
@@ -177,7 +309,7 @@ def point(
     withdrawn = set(before.get("withdrawn", ())) if before else set()
     if before and withdraw:
         withdrawn.add(before["version"])
-    pointer = {
+    pointer: Pointer = {
         "version": version,
         "previous": before["version"] if before else None,
         "withdrawn": sorted(withdrawn - {version}),
@@ -188,6 +320,19 @@ def point(
     return pointer
 
 
+def panel_columns(store: Store, version: str) -> list[tuple[str, bytes]]:
+    """Name and JPEG of each column of a training's panel: the photos, the optimised images, each step."""
+    folder = model_object(version, TRAINING)
+    names = {kind: f"{folder}/{kind}.jpg" for kind in ("photo", "optimised")}
+    names |= {f"step {step}": name for step, name in store.numbered(folder, ".jpg").items()}
+    columns = []
+    for title, name in names.items():
+        # One that is not there any more: training has gone back to a checkpoint before it.
+        with contextlib.suppress(FileNotFoundError):
+            columns.append((title, store.read(name)))
+    return columns
+
+
 def _read_part(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
@@ -195,7 +340,9 @@ def _read_part(store: Store, name: str) -> bytes:
         raise WeightsError(f"{store.join(name)}: is gone, and {CARD} beside it is not") from error
 
 
-def _read(store: Store, name: str, shape: type[BaseModel]) -> dict[str, Any] | None:
+def _read(
+    store: Store, name: str, shape: type[BaseModel], document_type: type[_Document]
+) -> _Document | None:
     try:
         document = read_document(store, name)
         with intact(store, name):
@@ -206,16 +353,16 @@ def _read(store: Store, name: str, shape: type[BaseModel]) -> dict[str, Any] | N
         if isinstance(error.__cause__, OSError):  # of the store
             raise
         raise WeightsError(str(error)) from error
-    return document
+    return cast(_Document, document)
 
 
 _NOT_IN_NAME = {"workers", "device", "precision", "checkpoint_steps", "min_done"}
 """Keys of `train` that say where and how often, not what."""
 _LATER = {"init", "network"}
-"""Keys that came later: names from before they were there stay what they are."""
+"""Keys of `train` that are younger than the names of trainings; see `deciding`."""
 
 
-def architecture_of(settings: Train) -> dict[str, Any]:
+def architecture_of(settings: Train) -> Architecture:
     """As it stands in `model.json`."""
     return {"name": settings.network, "width": settings.width}
 
@@ -229,12 +376,11 @@ def training_version(recipe: Recipe, snapshot: Snapshot) -> str:
     A model that training starts from is in it by its address: that of an output means another model once a
     better one is published there, and a training that is done is not done again for that.
     """
-    usual = {name for name in _LATER if getattr(recipe.train, name) == Train.model_fields[name].default}
     decides = {
         "snapshot": snapshot.digest,
-        "loss": recipe.loss.model_dump(),
-        "vgg": recipe.vgg.model_dump(),
-        "train": recipe.train.model_dump(exclude=_NOT_IN_NAME | usual),
+        "loss": deciding(recipe, "loss"),
+        "vgg": deciding(recipe, "vgg"),
+        "train": deciding(recipe, "train", _NOT_IN_NAME, _LATER),
     }
     digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=6)
     return f"{snapshot.first:06}-{digest.hexdigest()}"

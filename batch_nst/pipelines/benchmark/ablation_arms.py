@@ -123,7 +123,7 @@ def own_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingL
 
     def step(batch: Batch, part: float) -> bool:
         before = trainer.skipped
-        trainer.advance(batch, part, measure_all=False)
+        trainer.train_step(batch, part, skip_unweighted=True)
         return trainer.skipped == before
 
     on_gpu = objectives.device.type == "cuda"

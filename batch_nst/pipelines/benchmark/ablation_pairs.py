@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -12,13 +11,13 @@ import torch
 
 from batch_nst.console import log
 from batch_nst.data.dataset.quality import Floats, change
-from batch_nst.data.dataset.records import PhotoRecord
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import StyleImage
-from batch_nst.data.sources.photos import Photo, is_held_out, key_hash, list_photos, photo_id, uri_of
+from batch_nst.data.sources.photos import Photo, is_held_out, key_hash, list_photos, photo_id
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, pack, photo_rows, unpack
+from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.recipe import Evaluate, Generate, Recipe
 
 if TYPE_CHECKING:
@@ -76,9 +75,9 @@ def read_photos_of(source: str, limits: Generate) -> tuple[list[PhotoRecord], li
 def _decoded(photo: Photo, split: str, limits: Generate) -> PhotoRecord:
     """The centre crop of a photo, read and decoded as `generate` does."""
     (data,) = read_photos([photo], limits.max_bytes)
-    planned = {"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": split}
-    (row,) = photo_rows(uri_of(photo), data, [planned], limits)
-    return PhotoRecord(**row)
+    planned = planned_photo(photo, photo_id(photo.key, photo.version, 0), split)
+    (record,) = photo_records(data, [planned], limits)
+    return record
 
 
 def make_pairs(
@@ -115,7 +114,7 @@ def make_pairs(
 def _optimise(photos: Sequence[PhotoRecord], stylizer: Stylizer, side: int, clock: Clock) -> Pairs:
     """The pairs of photos, and how long they took."""
     start = clock()
-    made = _stylized(photos, stylizer)
+    made = stylizer(UnitRecord("ablation", tuple(photos))).photos
     seconds = clock() - start
     content = np.stack([square(photo.content, side) for photo in photos])
     optimised = np.stack(
@@ -125,14 +124,6 @@ def _optimise(photos: Sequence[PhotoRecord], stylizer: Stylizer, side: int, cloc
     moved = [change(*pictures) for pictures in zip(content, optimised, strict=True)]
     shares = np.full(len(made), seconds / len(made))
     return Pairs(content, optimised, *(np.array(each, np.float32) for each in (loss, moved, shares)))
-
-
-def _stylized(photos: Sequence[PhotoRecord], stylizer: Stylizer) -> list[PhotoRecord]:
-    """The photos after the actor of `generate`."""
-    unit = stylizer(
-        {"unit": "ablation", "photos": pack([asdict(photo) for photo in photos], IN_FLIGHT), "outage": ""}
-    )
-    return [PhotoRecord(**row) for row in unpack(unit["photos"])]
 
 
 def _keep(file: Path, pairs: Pairs) -> None:

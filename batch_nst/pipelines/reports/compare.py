@@ -64,15 +64,15 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ColumnFigures:
-    """Figures of the images that one recipe made; means are None where it made none."""
+    """Means over what became of all photos by one recipe; None where there is no picture."""
 
     images: int
     content: float | None
-    """Geometric mean of the content losses in fp32 of the images as stored; likewise style and total."""
+    """A geometric mean, and so are the next two."""
     style: float | None
     total: float | None
     last_tenth: float | None
-    """Mean share of the loss that the last tenth of the iterations removed."""
+    """The mean share of the loss that the last tenth of iterations took away."""
     seconds: float
 
 
@@ -85,21 +85,16 @@ class Column:
     seconds: float
 
     def figures(self) -> ColumnFigures:
-        """The means over its images."""
+        """For people and for JSON."""
         made = [picture for picture in self.pictures if picture]
         return ColumnFigures(
             images=len(made),
-            content=_mean([picture.content for picture in made]),
-            style=_mean([picture.style for picture in made]),
-            total=_mean([picture.total for picture in made]),
+            content=geometric_mean(picture.content for picture in made),
+            style=geometric_mean(picture.style for picture in made),
+            total=geometric_mean(picture.total for picture in made),
             last_tenth=fmean(picture.last_tenth for picture in made) if made else None,
             seconds=round(self.seconds, 3),
         )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """The geometric mean; 0 where one of them is, None of nothing."""
-    return 0.0 if 0 in values else geometric_mean(values)
 
 
 def render_page(
@@ -148,14 +143,12 @@ def summary_lines(variants: Sequence[Variant], columns: Sequence[Column]) -> lis
     """The figures as a table for people."""
     wide = max(map(len, map(str, variants)))
     heads = (*PARTS, "last tenth")
-    return [
-        f"{'':{wide}} {' '.join(f'{head:>12}' for head in heads)}",
-        *(
-            f"{variant!s:{wide}} {' '.join(f'{number(getattr(figures, part)):>12}' for part in PARTS)} "
-            f"{_share(figures.last_tenth):>12}"
-            for variant, figures in zip(variants, (column.figures() for column in columns), strict=True)
-        ),
-    ]
+    lines = [f"{'':{wide}} {' '.join(f'{head:>12}' for head in heads)}"]
+    for variant, column in zip(variants, columns, strict=True):
+        figures = column.figures()
+        losses = " ".join(f"{number(getattr(figures, part)):>12}" for part in PARTS)
+        lines.append(f"{variant!s:{wide}} {losses} {_share(figures.last_tenth):>12}")
+    return lines
 
 
 def _share(value: float | None) -> str:

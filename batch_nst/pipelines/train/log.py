@@ -6,7 +6,6 @@ was written after it, so that nothing is there twice.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tempfile
 import time
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
@@ -48,34 +46,21 @@ class Panel:
 
 def read_panel(store: Store, snapshot: Snapshot) -> Panel:
     """One image of each of the first units with held-out ones; no photo twice, and none where none is ok."""
-    rows: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, tuple[bytes, bytes]] = {}
     for unit in snapshot.units:
-        if unit["held_out"] and len(rows) < _PHOTOS:
+        if unit["held_out"] and len(pairs) < _PHOTOS:
             for row in unit_pairs(store, snapshot, unit["unit"], "held_out"):
-                rows.setdefault(row["uri"], row)
-    shown = list(rows.values())[:_PHOTOS]
+                pairs.setdefault(row["uri"], (row["content"]["bytes"], row["stylized"]["bytes"]))
+    shown = list(pairs.values())[:_PHOTOS]
     return Panel(
-        [decode_stored(row["content"]["bytes"]) for row in shown],
-        [decode_stored(row["stylized"]["bytes"]) for row in shown],
+        [decode_stored(photo) for photo, _ in shown],
+        [decode_stored(optimised) for _, optimised in shown],
     )
 
 
 def panel_steps(steps: int) -> set[int]:
     """After which of a training's steps the panel is painted: close together at first; always the last."""
     return {max(1, round(part * steps)) for part in _PARTS}
-
-
-def panel_columns(store: Store, version: str) -> list[tuple[str, bytes]]:
-    """What there is of the panel: a name and a JPEG for the photos, the optimised pictures, and each step."""
-    folder = model_object(version, TRAINING)
-    names = {kind: f"{folder}/{kind}.jpg" for kind in ("photo", "optimised")}
-    names |= {f"step {step}": name for step, name in store.numbered(folder, ".jpg").items()}
-    columns = []
-    for title, name in names.items():
-        # One that is not there any more: training has gone back to a checkpoint before it.
-        with contextlib.suppress(FileNotFoundError):
-            columns.append((title, store.read(name)))
-    return columns
 
 
 @dataclass

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, cast
 
 import pyarrow.fs
 import ray
@@ -22,15 +22,16 @@ import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from batch_nst.console import ProgressBar, StepTimer, log, progress_bar
 from batch_nst.data.dataset.sampler import Batch, Share, decode_pair, portions, read_portion
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models import registry
+from batch_nst.data.models.registry import History
 from batch_nst.data.storage.fetch import open_filesystem
 from batch_nst.data.storage.store import Store
+from batch_nst.engine.device import Precision
 from batch_nst.engine.model_io import load_net
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
@@ -38,7 +39,7 @@ from batch_nst.pipelines.cluster.connect import Workers, beside_driver
 from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
-from batch_nst.pipelines.train.trainer import History, Trainer, rate_at
+from batch_nst.pipelines.train.trainer import Trainer, TrainerState, rate_at
 from batch_nst.recipe import Recipe, Train
 
 CHECKPOINTS = "checkpoints"
@@ -62,6 +63,31 @@ _AHEAD = 512 << 20
 """Bytes of pairs that are read and decoded ahead of a worker, about."""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Speed of a training since its last start, from its first batch on."""
+
+    steps_per_second: float
+    images_per_second: float
+    busy: float
+    """Fraction of the time in which the first worker was computing."""
+    waiting: float
+    """Fraction in which it waited for pairs."""
+    writing: float
+    """Fraction in which it wrote checkpoints and pictures."""
+    start_up_seconds: float
+    """Time until it had the first batch."""
+
+
+class Checkpointed(TrainerState):
+    """A checkpoint's state; see `Trainer` for the rest of it."""
+
+    init: NotRequired[str]
+    """What the first weights were: `random`, or the name of a model."""
+    precision: NotRequired[str]
+    """`fp32` or `bf16`."""
+
+
 class Fitted(NamedTuple):
     """What came of a training."""
 
@@ -73,10 +99,8 @@ class Fitted(NamedTuple):
     """Steps that were not taken, for want of a number in their gradients."""
     init: str
     """What the first weights were: `random`, or the name of a model."""
-    pace: dict[str, float]
-    """Of the last start, from its first batch on: `steps_per_second`, `images_per_second`, and the shares of
-    the time in which the first worker was computing (`busy`), `waiting` for pairs, and `writing` checkpoints
-    and pictures. And how long it had taken to have that batch, `start_up_seconds`."""
+    pace: Pace | None
+    """None if Ray reports none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +132,8 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     settings, workers = task.recipe.train, task.workers
     fewest, most = settings.worker_range
     if fewest < most:
-        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, _WAIT_FOR_WORKERS)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _WAIT_FOR_WORKERS)
+    storage_path, storage_filesystem = _storage(task.store)
     board = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_ProgressActor).remote()
     trainer = TorchTrainer(
         _training_worker,
@@ -121,7 +146,8 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
         ),
         run_config=RunConfig(
             name=task.version,
-            **_storage(task.store),
+            storage_path=storage_path,
+            storage_filesystem=storage_filesystem,
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -130,10 +156,21 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     with progress_bar("train", settings.steps, "steps", (settings.batch_size, "images")) as progress:
         _watch(board, fitting, progress, show)
     result = fitting.result()
-    failure = ray.get(board.look.remote())["failure"]
-    if failure:
-        task.store.replace(registry.model_object(task.version, registry.FAILED), f"{failure}\n".encode())
-        raise IncompleteError(f"training {task.version}: {failure}")
+    state: _Progress = ray.get(board.look.remote())
+    if state.failure:
+        failed = registry.model_object(task.version, registry.FAILED)
+        task.store.replace(failed, f"{state.failure}\n".encode())
+        raise IncompleteError(f"training {task.version}: {state.failure}")
+    return _fitted(task, result)
+
+
+def _fitted(task: Task, result: Result) -> Fitted:
+    """The model of the last checkpoint.
+
+    Raises:
+        IncompleteError: the training ended before its last step.
+    """
+    settings = task.recipe.train
     with result.checkpoint.as_directory() as folder:
         state, history = _load(Path(folder))
     if state["step"] < settings.steps:
@@ -142,40 +179,39 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
         )
     net = TransformerNet(settings.width, settings.network)
     net.load_state_dict(state["average"])
+    pace = (result.metrics or {}).get("pace")
     return Fitted(
         net.eval(),
         history,
         state.get("skipped", 0),
         state.get("init", "random"),
-        (result.metrics or {}).get("pace", {}),
+        Pace(**pace) if pace else None,
     )
 
 
-def _training_worker(config: dict[str, Any]) -> None:
+def _training_worker(config: dict[str, Task]) -> None:
     """One worker: its share of every global batch, from the last checkpoint on."""
     begun, start_up = time.perf_counter(), 0.0
-    task: Task = config["task"]
+    task = config["task"]
     settings = task.recipe.train
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    state: dict[str, Any] = {}
-    history: History = []
     checkpoint = ray.train.get_checkpoint()
+    saved = None
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            state, history = _load(Path(folder))
+            saved = _load(Path(folder))
     net = _first_net(task)
     # As many threads for an image from one worker as from each of several that share a node, and however
     # many of them are left.
     threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
-    objectives = _objectives(task, threads, state)
+    objectives = _objectives(task, threads, saved and saved[0].get("precision"))
     training = Trainer(settings, objectives, net, threads, max(1, task.workers.threads // threads))
-    if state:
-        training.restore(state, history)
-    lasting = {
-        "init": state.get("init", task.start.name if task.start else "random"),
-        "precision": "bf16" if objectives.dtype == torch.bfloat16 else "fp32",
-    }
+    init = task.start.name if task.start else "random"
+    if saved:
+        training.restore(*saved)
+        init = saved[0].get("init", init)
+    precision = "bf16" if objectives.dtype == torch.bfloat16 else "fp32"
     shown = _Shown(task, training, world) if rank == 0 else None
     first, clock = training.step, StepTimer("busy", "waiting", "writing")
     share = Share(settings.seed, settings.batch_size, rank, world)
@@ -189,7 +225,7 @@ def _training_worker(config: dict[str, Any]) -> None:
             start_up, clock = time.perf_counter() - begun, StepTimer("busy", "waiting", "writing")
         try:
             with clock.spends("busy"):
-                parts = training.advance(batch)
+                parts = training.train_step(batch)
         except FloatingPointError as error:  # on all workers alike, and at every other start: no use in one
             if rank == 0:
                 ray.get(task.board.fail.remote(str(error)))
@@ -201,8 +237,9 @@ def _training_worker(config: dict[str, Any]) -> None:
             if shown:
                 shown.step(parts, pace, keep)
             if keep:
-                metrics = {"step": step, **parts, "pace": {**pace, "start_up_seconds": round(start_up, 1)}}
-                _report({**training.state(), **lasting}, training.history, metrics, rank)
+                state: Checkpointed = {**training.state(), "init": init, "precision": precision}
+                pace = {**pace, "start_up_seconds": round(start_up, 1)}
+                _report(state, training.history, {"step": step, **parts, "pace": pace}, rank)
 
 
 def training_batches(
@@ -255,12 +292,12 @@ def _first_net(task: Task) -> TransformerNet:
     return prepared
 
 
-def _objectives(task: Task, threads: int, state: dict[str, Any]) -> Objectives:
+def _objectives(task: Task, threads: int, saved_precision: str | None) -> Objectives:
     """The style's, in the precision of the checkpoint, if there is one; the same on all workers."""
     settings, on_gpu = task.recipe.train, task.workers.device == "cuda"
     precision = settings.precision
-    if precision == "auto":
-        precision = state.get("precision", precision)
+    if precision == "auto" and saved_precision:
+        precision = cast(Precision, saved_precision)
     objectives = Objectives.on(
         task.style,
         task.recipe.loss,
@@ -302,7 +339,9 @@ class _Shown:
             self._log.flush(step)
 
 
-def _report(state: dict[str, Any], history: History, metrics: dict[str, Any], rank: int) -> None:
+def _report(
+    state: Checkpointed, history: History, metrics: dict[str, float | dict[str, float]], rank: int
+) -> None:
     """A checkpoint of rank 0; all ranks must report the same number of times."""
     if rank != 0:
         ray.train.report(metrics)
@@ -313,45 +352,60 @@ def _report(state: dict[str, Any], history: History, metrics: dict[str, Any], ra
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _load(folder: Path) -> tuple[dict[str, Any], History]:
+def _load(folder: Path) -> tuple[Checkpointed, History]:
     """State and curve of a checkpoint."""
     # weights_only: a checkpoint comes from storage, and nothing that could run code is ever loaded.
     state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    return dict(state), json.loads((folder / _HISTORY).read_text())
+    return cast(Checkpointed, state), json.loads((folder / _HISTORY).read_text())
 
 
-def _storage(store: Store) -> dict[str, Any]:
+def _storage(store: Store) -> tuple[str, pyarrow.fs.FileSystem | None]:
     """Where Ray Train keeps checkpoints, through the same file systems as everything else."""
     if store.local_path is not None:
-        return {"storage_path": str(store.local_path / CHECKPOINTS)}
+        return str(store.local_path / CHECKPOINTS), None
     filesystem, path = open_filesystem(store.join(CHECKPOINTS))
-    wrapped = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
-    return {"storage_path": path, "storage_filesystem": wrapped}
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
+
+
+@dataclass
+class _Progress:
+    """How far a training is, as its first worker reports it."""
+
+    starts: int = 0
+    """Times that it started or resumed."""
+    first: int = 0
+    """Step from which the last start continued."""
+    workers: int = 0
+    step: int = 0
+    parts: dict[str, float] = field(default_factory=dict)
+    """Losses of `step`."""
+    history: History = field(default_factory=list)
+    """The curve up to the last picture of the panel."""
+    failure: str = ""
+    """Why it diverged; empty: it did not."""
 
 
 class _ProgressActor:
-    """What the training's first worker says of itself, for the driver to show."""
+    """Holds the progress of a training: its first worker writes it, the driver reads it."""
 
     def __init__(self) -> None:
-        self.starts = self.first = self.workers = self.step = 0
-        self.parts: dict[str, float] = {}
-        self.history: History = []
-        self.failure = ""
+        self._progress = _Progress()
 
     def begin(self, step: int, workers: int) -> None:
-        self.starts, self.first, self.workers, self.step = self.starts + 1, step, workers, step
+        now = self._progress
+        now.starts, now.first, now.workers, now.step = now.starts + 1, step, workers, step
 
     def tell(self, step: int, parts: dict[str, float]) -> None:
-        self.step, self.parts = step, parts
+        self._progress.step, self._progress.parts = step, parts
 
     def show(self, history: History) -> None:
-        self.history = history
+        self._progress.history = history
 
     def fail(self, why: str) -> None:
-        self.failure = why
+        self._progress.failure = why
 
-    def look(self) -> dict[str, Any]:
-        return vars(self)
+    def look(self) -> _Progress:
+        return self._progress
 
 
 def _begin(trainer: TorchTrainer) -> Future[Result]:
@@ -375,22 +429,22 @@ def _begin(trainer: TorchTrainer) -> Future[Result]:
 def _watch(
     board: Any, fitting: Future[Result], progress: ProgressBar, show: Callable[[History, int], None]
 ) -> None:
-    """Show what the board says, once a second, until the training is over."""
+    """Show what the first worker reports, once a second, until the training is over."""
     starts = seen = shown = 0
     while not fitting.done():
         wait([fitting], timeout=1.0)
-        now = ray.get(board.look.remote())
-        if now["starts"] != starts:
-            starts, seen = now["starts"], now["first"]
+        now: _Progress = ray.get(board.look.remote())
+        if now.starts != starts:
+            starts, seen = now.starts, now.first
             progress.resume(seen)
             if seen or starts > 1:
-                log(f"training goes on from step {seen}, workers: {now['workers']}")
-        if now["step"] != seen:
-            parts = now["parts"]
+                log(f"training goes on from step {seen}, workers: {now.workers}")
+        if now.step != seen:
+            parts = now.parts
             note = f"loss {parts['loss']:.3f} objective {parts['objective']:,.0f}"
             note = f"{note} content {parts['content']:,.0f} style {parts['style']:,.0f}"
-            progress.advance(now["step"] - seen, note)
-            seen = now["step"]
-        if now["history"] and now["history"][-1]["step"] != shown:
-            shown = now["history"][-1]["step"]
-            show(now["history"], seen)
+            progress.advance(now.step - seen, note)
+            seen = now.step
+        if now.history and now.history[-1]["step"] != shown:
+            shown = now.history[-1]["step"]
+            show(now.history, seen)

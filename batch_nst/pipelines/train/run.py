@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from batch_nst import __version__
 from batch_nst.console import log
@@ -11,30 +12,81 @@ from batch_nst.data.dataset.manifest import check_recipe
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot, require_snapshot
 from batch_nst.data.images.style import read_style
 from batch_nst.data.models import registry
-from batch_nst.data.models.registry import architecture_of, training_version
+from batch_nst.data.models.registry import (
+    History,
+    ModelCard,
+    ObjectiveSection,
+    StepLosses,
+    architecture_of,
+    training_version,
+)
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
+from batch_nst.figures import omitted
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
     from batch_nst.pipelines.inference import ModelFiles
-    from batch_nst.pipelines.train.trainer import History
+    from batch_nst.pipelines.train.ray_train import Fitted, Pace
 
 
-def train(recipe: Recipe, store: Store) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainFigures:
+    """Figures of `batch-nst train`."""
+
+    version: str
+    steps: int
+    training: StepLosses
+    """The last losses of the curve."""
+    pace: Pace | None = omitted()
+    """None where the model was trained already, as in the next field."""
+    seconds: float | None = omitted()
+
+
+def train(recipe: Recipe, store: Store) -> TrainFigures:
     """Fit the model, or resume; a model that is finished is found, not fitted again. Needs the lease.
-
-    Returns:
-        Figures: version, steps, the last training losses; and how fast and busy it was, see `Fitted.pace`.
 
     Raises:
         IncompleteError: there is no sealed dataset, too little of it is done, or it has no pair to train on
-            or no held-out one; or gradients that are no numbers ended the training.
+            or no held-out one; or gradients that are NaN or infinite ended the training.
         RecipeError: it has fewer pairs than a batch; or the model that training should start from is not
             there, or is of another architecture.
     """
     start = time.monotonic()
-    settings = check_recipe(recipe, store)
+    manifest = check_recipe(recipe, store)
+    snapshot = _require_pairs(recipe, store)
+    version = training_version(recipe, snapshot)
+    card = registry.read_card(store, version)
+    if card is not None:
+        log(f"model {version} is trained already")
+        return _figures(card)
+
+    from batch_nst.engine.model_io import model_bytes
+
+    fitted = _fit(recipe, store, snapshot, version)
+    digests = {
+        registry.WEIGHTS: registry.write_part(store, version, registry.WEIGHTS, model_bytes(fitted.net)),
+        "style": manifest["style"]["sha256"],
+        "vgg": manifest["vgg"]["sha256"],
+    }
+    objective: ObjectiveSection = {
+        "loss": manifest["loss"],
+        "style_size": manifest["style"]["size"],
+        "vgg_input": manifest["vgg"]["input"],
+        "gram_divisor": manifest["gram_divisor"],
+    }
+    card = _card(recipe, snapshot, version, digests, objective, fitted)
+    registry.write_card(store, version, card)
+    return replace(_figures(card), pace=fitted.pace, seconds=round(time.monotonic() - start, 1))
+
+
+def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
+    """The latest snapshot, if a model can be trained on it and scored.
+
+    Raises:
+        IncompleteError: there is none, too little of it is done, or it lacks pairs on a side of the split.
+        RecipeError: it has fewer pairs than a batch.
+    """
     snapshot = require_snapshot(store, recipe.train.min_done)
     if not snapshot.counts["ok"]:
         raise IncompleteError(f"{store.uri}: snapshot {snapshot.number} has no pair to train on")
@@ -50,14 +102,13 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
             f"held-out one to score a model on, {pending} images are pending; needed: 1; "
             f"{'run `batch-nst generate` again' if pending else 'add photos'}"
         )
-    version = training_version(recipe, snapshot)
-    card = registry.read_card(store, version)
-    if card is not None:
-        log(f"model {version} is trained already")
-        return _figures(card)
+    return snapshot
 
-    from batch_nst.engine.model_io import model_bytes
+
+def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitted:
+    """Run the Ray Train job, and keep the page of the training up to date."""
     from batch_nst.pipelines.cluster import connect
+    from batch_nst.pipelines.reports.gather import training_page
     from batch_nst.pipelines.train.log import PAGE
     from batch_nst.pipelines.train.ray_train import Task, run_training
 
@@ -74,8 +125,6 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
     page = registry.model_object(version, PAGE)
 
     def show(history: History, step: int) -> None:
-        from batch_nst.pipelines.reports.gather import training_page
-
         try:
             store.replace(page, training_page(recipe, store, version, history, step).encode())
         except StorageError as error:  # training itself does not need it
@@ -83,34 +132,35 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
 
     show([], 0)
     log(f"how it comes along: {store.join(page)}")
-    fitted = run_training(
-        Task(recipe, store, snapshot, read_style(recipe.style), version, start_model, workers), show
-    )
+    task = Task(recipe, store, snapshot, read_style(recipe.style), version, start_model, workers)
+    fitted = run_training(task, show)
     show(fitted.history, recipe.train.steps)
     if fitted.skipped:
-        log(f"{fitted.skipped} steps were skipped: there was no number in their gradients")
+        log(f"{fitted.skipped} steps were skipped: their gradients were NaN or infinite")
     if pace := fitted.pace:
         log(
-            f"{pace['steps_per_second']:.2f} steps/s, {pace['images_per_second']:.1f} images/s after "
-            f"{pace['start_up_seconds']:.1f} s of start-up; of that time {pace['busy']:.1%} computing, "
-            f"{pace['waiting']:.1%} waiting for pairs, {pace['writing']:.1%} writing checkpoints and pictures"
+            f"{pace.steps_per_second:.2f} steps/s, {pace.images_per_second:.1f} images/s after "
+            f"{pace.start_up_seconds:.1f} s of start-up; of that time {pace.busy:.1%} computing, "
+            f"{pace.waiting:.1%} waiting for pairs, {pace.writing:.1%} writing checkpoints and pictures"
         )
-    digest = registry.write_part(store, version, registry.WEIGHTS, model_bytes(fitted.net))
-    card = {
+    return fitted
+
+
+def _card(
+    recipe: Recipe,
+    snapshot: Snapshot,
+    version: str,
+    digests: dict[str, str],
+    objective: ObjectiveSection,
+    fitted: Fitted,
+) -> ModelCard:
+    """What `model.json` says of a model that has just been trained."""
+    return {
         "version": version,
         "batch_nst": __version__,
         "architecture": architecture_of(recipe.train),
-        "digests": {
-            registry.WEIGHTS: digest,
-            "style": settings["style"]["sha256"],
-            "vgg": settings["vgg"]["sha256"],
-        },
-        "objective": {
-            "loss": settings["loss"],
-            "style_size": settings["style"]["size"],
-            "vgg_input": settings["vgg"]["input"],
-            "gram_divisor": settings["gram_divisor"],
-        },
+        "digests": digests,
+        "objective": objective,
         "recipe": recipe.model_dump(),
         "snapshot": {"number": snapshot.first, "digest": snapshot.digest, "counts": snapshot.counts},
         "training": {
@@ -120,8 +170,6 @@ def train(recipe: Recipe, store: Store) -> dict[str, Any]:
             "history": fitted.history,
         },
     }
-    registry.write_card(store, version, card)
-    return {**_figures(card), "pace": fitted.pace, "seconds": round(time.monotonic() - start, 1)}
 
 
 def find_cut_off(recipe: Recipe, store: Store) -> Snapshot | None:
@@ -157,10 +205,7 @@ def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:
     return model
 
 
-def _figures(card: dict[str, Any]) -> dict[str, Any]:
-    last = card["training"]["history"][-1]
-    return {
-        "version": card["version"],
-        "steps": card["training"]["steps"],
-        "training": {name: value for name, value in last.items() if name != "step"},
-    }
+def _figures(card: ModelCard) -> TrainFigures:
+    training = card["training"]
+    losses = {name: value for name, value in training["history"][-1].items() if name != "step"}
+    return TrainFigures(card["version"], training["steps"], cast(StepLosses, losses))

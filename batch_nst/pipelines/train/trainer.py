@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -21,14 +21,26 @@ from torch import Tensor
 
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.codec import Pixels
+from batch_nst.data.models.registry import CurvePoint, History
 from batch_nst.engine.model_io import one_at_a_time, stylize_image
 from batch_nst.engine.training_loss import GEOMETRIC, Average, Weights, training_loss
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Train, value_at
 
-History = list[dict[str, float]]
-"""A training curve: `step` and the parts of the loss at some steps."""
+
+class TrainerState(TypedDict):
+    """All that a checkpoint holds of a `Trainer` beside its history; old checkpoints lack some."""
+
+    net: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    """As `torch.optim.Adam.state_dict` returns it."""
+    step: int
+    skipped: NotRequired[int]
+    running: NotRequired[int]
+    """Steps in a row that were skipped, up to this one."""
+
 
 _WARM_UP_STEPS = 20
 _LONGEST_GRADIENT = 10.0
@@ -79,25 +91,29 @@ class Trainer:
         )
         self._stylizing = one_at_a_time(net) if self._pool else net
 
-    def advance(self, batch: Batch, part: float | None = None, measure_all: bool = True) -> dict[str, float]:
+    def train_step(
+        self, batch: Batch, progress: float | None = None, skip_unweighted: bool = False
+    ) -> dict[str, float]:
         """Do the next step.
 
         Args:
             batch: this worker's share of the step's global batch.
-            part: of the training that is done, 0..1, where it is not steps that end it; none: of the steps.
-            measure_all: whether parts of the loss that weigh nothing are measured too.
+            progress: fraction of the training that is done, 0..1; by default the fraction of its steps. A
+                training that ends after a time gives that of its time.
+            skip_unweighted: do not compute parts of the loss whose weight is 0. It saves time, but the curve
+                lacks them.
 
         Returns:
             The parts of the loss over the global batch.
 
         Raises:
-            FloatingPointError: there was no number in the gradients of many steps one after the other.
+            FloatingPointError: the gradients of many steps in a row were NaN or infinite.
         """
         device = self._objectives.device
         step = self.step + 1
-        if part is None:
-            part = _part(self._settings, step)
-        weighted = partial(self._piece, weights_at(self._settings, part), measure_all)
+        if progress is None:
+            progress = _progress(self._settings, step)
+        weighted = partial(self._piece, weights_at(self._settings, progress), skip_unweighted)
         content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
         if self._pool:
             pieces = self._pool.map(weighted, content.chunk(len(content)), optimised.chunk(len(optimised)))
@@ -105,12 +121,12 @@ class Trainer:
             pieces = map(weighted, [content], [optimised])
         gradient, parts = _mean(pieces)
         self.step = step
-        if take_step(self._optimizer, self._parameters, gradient, rate_at(self._settings, step, part)):
+        if take_step(self._optimizer, self._parameters, gradient, rate_at(self._settings, step, progress)):
             self.average.update(self.net, step)
             self._running = 0
             every = max(1, self._settings.steps // _LOGGED)
             if not self.history or step % every == 0 or step == self._settings.steps:
-                self.history.append({"step": step, **parts})
+                self.history.append(cast(CurvePoint, {"step": step, **parts}))
         else:
             self.skipped, self._running = self.skipped + 1, self._running + 1
             if self._running == min(_PATIENCE, self._settings.steps):
@@ -120,7 +136,7 @@ class Trainer:
                 )
         return parts
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainerState:
         """All that `restore` needs beside the history; tensors and numbers."""
         return {
             "net": self.net.state_dict(),
@@ -131,7 +147,7 @@ class Trainer:
             "running": self._running,
         }
 
-    def restore(self, state: dict[str, Any], history: History) -> None:
+    def restore(self, state: TrainerState, history: History) -> None:
         """Be where another training was when it made this state."""
         self.net.load_state_dict(state["net"])
         device = self._objectives.device
@@ -149,10 +165,10 @@ class Trainer:
         return [picture.numpy() for picture in stylize_image(net, images, self._objectives.device)]
 
     def _piece(
-        self, weights: Weights, measure_all: bool, content: Tensor, optimised: Tensor
+        self, weights: Weights, skip_unweighted: bool, content: Tensor, optimised: Tensor
     ) -> tuple[Tensor, dict[str, float], int]:
         loss, parts = training_loss(
-            self._stylize, self._objectives.fast, weights, content, optimised, measure_all
+            self._stylize, self._objectives.fast, weights, content, optimised, skip_unweighted
         )
         gradients = torch.autograd.grad(loss, self._parameters)
         return torch.cat([gradient.flatten() for gradient in gradients]), parts, len(content)
@@ -167,24 +183,24 @@ class Trainer:
         return stylized.float()
 
 
-def rate_at(settings: Train, step: int, part: float | None = None) -> float:
-    """The learning rate of a step, from 1 on, when `part` of the training is done; none: of the steps."""
-    part = _part(settings, step) if part is None else part
-    return value_at(settings.learning_rate, part) * min(1.0, step / _WARM_UP_STEPS)
+def rate_at(settings: Train, step: int, progress: float | None = None) -> float:
+    """The learning rate of a step, from 1 on; `progress` as in `Trainer.train_step`."""
+    progress = _progress(settings, step) if progress is None else progress
+    return value_at(settings.learning_rate, progress) * min(1.0, step / _WARM_UP_STEPS)
 
 
-def _part(settings: Train, step: int) -> float:
-    """Of the steps that is done when this one begins."""
+def _progress(settings: Train, step: int) -> float:
+    """Fraction of the steps that is done when this one starts: 0 for the first, 1 for the last."""
     return (step - 1) / max(1, settings.steps - 1)
 
 
-def weights_at(settings: Train, part: float) -> Weights:
-    """The weights of the loss when `part` of the steps is done."""
+def weights_at(settings: Train, progress: float) -> Weights:
+    """The weights of the loss when this fraction of the training is done."""
     return Weights(
-        perceptual=value_at(settings.perceptual_weight, part),
-        feature=value_at(settings.feature_weight, part),
-        pixel=value_at(settings.pixel_weight, part),
-        checkerboard=value_at(settings.checkerboard_weight, part),
+        perceptual=value_at(settings.perceptual_weight, progress),
+        feature=value_at(settings.feature_weight, progress),
+        pixel=value_at(settings.pixel_weight, progress),
+        checkerboard=value_at(settings.checkerboard_weight, progress),
     )
 
 
