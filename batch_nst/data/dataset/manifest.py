@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import NotRequired, TypedDict, cast
 
+import pydantic
 from pydantic import BaseModel
 
 from batch_nst.console import log
@@ -97,11 +98,11 @@ class _Checked(BaseModel):
     """The keys that are read by name; the others are only compared."""
 
     style: _CheckedStyle
-    vgg: dict[str, JsonValue] = {}
-    loss: dict[str, JsonValue] = {}
-    generate: dict[str, JsonValue] = {}
+    vgg: dict[str, pydantic.JsonValue] = {}
+    loss: dict[str, pydantic.JsonValue] = {}
+    generate: dict[str, pydantic.JsonValue] = {}
     holdout: _CheckedHoldout
-    defaults: dict[str, dict[str, JsonValue]] = {}
+    defaults: dict[str, dict[str, pydantic.JsonValue]] = {}
 
 
 def read_settings(store: Store) -> Manifest | None:
