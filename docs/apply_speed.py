@@ -1,10 +1,13 @@
 """Time `apply` against a plain PyTorch loop in fp32 over the same network; print a Markdown table.
 
-Pictures of 256 px, one at a time, on all cores; the two in alternation, in one run, and the medians. First
-from pixels to pixels. Then from files to files: there the loop is Pillow, the net, Pillow, in a process that
-is warm, and `apply` is the command itself, on a quarter of the files and on all of them: the difference is
-what the others took, all stages counted, and the start of Python, torch and Ray is no part of it. Last the
-command on all of them with its start; more files would share that.
+Pictures have 256 px and are stylized one at a time on all cores. The two alternate in one run; the table
+shows medians. It has three rows:
+
+1. From pixels to pixels.
+2. From files to files. The loop is Pillow, the net, Pillow, in a warm process. `apply` is the command itself,
+   on a quarter of the files and on all of them. The difference is the time of the other three quarters in all
+   stages, without the start of Python, torch and Ray.
+3. The command on all files with its start, which more files would share.
 
 python docs/apply_speed.py [--photos FOLDER] [--model MODEL] [--files N] [--rounds N] [--precision P]
 """
@@ -41,36 +44,36 @@ CPU = torch.device("cpu")
 
 
 def plain(net: TransformerNet, photo: Pixels) -> Pixels:
-    """What anyone would write; without `.contiguous()`, which makes it slower."""
+    """The loop that anyone would write; without `.contiguous()`, which makes it slower."""
     with torch.no_grad():
         tensor = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
-        painted: Pixels = (net(tensor)[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
-    return painted
+        stylized: Pixels = (net(tensor)[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+    return stylized
 
 
 def seconds(action: Callable[..., object], *arguments: object) -> float:
-    """Of the clock."""
+    """Seconds that a call takes."""
     start = perf_counter()
     action(*arguments)
     return perf_counter() - start
 
 
 def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, precision: Precision) -> None:
-    """The median of all pictures and rounds."""
-    net, painter = model.on(CPU).net, model.painter(choose_device("cpu"), precision)
+    """Print the median over all pictures and rounds."""
+    net, fast = model.on(CPU).net, model.painter(choose_device("cpu"), precision)
     loop, ours = [], []
     for turn in range(rounds + 1):
         log(f"pixels to pixels: round {turn} of {rounds}, {len(photos)} pictures")
         for photo in photos:
-            times = seconds(plain, net, photo), seconds(painter, photo)
+            times = seconds(plain, net, photo), seconds(fast, photo)
             if turn:  # in the first one kernels are chosen
                 loop.append(times[0])
                 ours.append(times[1])
-    row(f"pixels to pixels, {str(painter.dtype).removeprefix('torch.')}", median(loop), median(ours))
+    row(f"pixels to pixels, {str(fast.dtype).removeprefix('torch.')}", median(loop), median(ours))
 
 
 def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: int, precision: str) -> None:
-    """A picture's share of the time that many take, the median of the rounds."""
+    """Print the time per picture of many files, the median over the rounds."""
     net = model.on(CPU).net
     loop, ours, whole = [], [], []
     with TemporaryDirectory() as temporary:
@@ -93,7 +96,7 @@ def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: 
 
 
 def command(model: str, source: Path, target: Path, precision: str) -> None:
-    """As anyone calls it, in a Ray of its own."""
+    """Run the command `apply` with its own Ray."""
     words = ["apply", model, str(source), str(target), "--device", "cpu", "--precision", precision]
     subprocess.run(
         [sys.executable, "-m", "batch_nst", *words],
@@ -103,18 +106,18 @@ def command(model: str, source: Path, target: Path, precision: str) -> None:
     )
 
 
-def loop_over(net: TransformerNet, folder: Path, painted: Path) -> None:
-    """Pillow, the net, Pillow."""
-    painted.mkdir()
+def loop_over(net: TransformerNet, folder: Path, target: Path) -> None:
+    """Stylize the files of a folder: Pillow, the net, Pillow."""
+    target.mkdir()
     for path in sorted(folder.iterdir()):
         with Image.open(path) as photo:
             Image.fromarray(plain(net, np.array(photo.convert("RGB")))).save(
-                painted / path.name, quality=95, subsampling="4:4:4"
+                target / path.name, quality=95, subsampling="4:4:4"
             )
 
 
 def stored_photos(photos: list[Pixels], files: int, folder: Path) -> Path:
-    """The photos as so many files, again and again."""
+    """A folder with this many files, the photos repeated."""
     folder.mkdir()
     for index, photo in enumerate(photos[:files]):
         (folder / f"{index:06}.jpg").write_bytes(codec.encode(photo, "jpeg"))
@@ -124,7 +127,7 @@ def stored_photos(photos: list[Pixels], files: int, folder: Path) -> Path:
 
 
 def stored_model(model: ModelFiles, root: Path) -> str:
-    """A model as `apply` takes it."""
+    """Write a model to a folder, and return its address for `apply`."""
     store = Store(str(root))
     registry.write_part(store, model.version, registry.WEIGHTS, model.weights)
     registry.write_card(store, model.version, model.card)
@@ -132,12 +135,12 @@ def stored_model(model: ModelFiles, root: Path) -> str:
 
 
 def row(what: str, loop: float, ours: float) -> None:
-    """Of the table."""
+    """Print a row of the table; times in seconds."""
     print(f"| {what} | {1000 * loop:.1f} | {1000 * ours:.1f} | {loop / ours:.2f} |", flush=True)
 
 
 def untrained() -> ModelFiles:
-    """Weights do not decide the time."""
+    """An untrained model; weights do not decide the time."""
     card = {"version": "untrained", "architecture": {"name": "johnson", "width": 32}}
     return ModelFiles("untrained", card, model_bytes(TransformerNet(32)), "")
 
@@ -146,10 +149,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="apply against a plain loop; 3 to 8 minutes on 2 cores")
     parser.add_argument("--photos", metavar="FOLDER", default="jobs/samples/content", help="JPEG files")
-    parser.add_argument("--model", default="", help="of this address; else an untrained one of width 32")
-    parser.add_argument("--files", type=int, default=512, help="that the command paints, 4 or more (512)")
-    parser.add_argument("--rounds", type=int, default=3, help="1 or more (3)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of apply")
+    parser.add_argument(
+        "--model", default="", help="address of a model (default: an untrained one of width 32)"
+    )
+    parser.add_argument(
+        "--files", type=int, default=512, help="files that the command stylizes, 4 or more (512)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, 1 or more (3)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="precision of apply"
+    )
     options = parser.parse_args()
     if options.files < 4 or options.rounds < 1:
         parser.error("--files: 4 or more; --rounds: 1 or more")

@@ -1,6 +1,6 @@
-"""Time the decoding of the photos of a folder, in this process and in the decoder's; print a Markdown table.
+"""Time the decoding of a folder's photos in this process and in the decoding process; print a Markdown table.
 
-The least time of 20 of each photo, the mean over the photos.
+Each photo is decoded 20 times; the table shows the mean over the photos of the least time.
 
 python docs/decoder_cost.py [FOLDER]
 """
@@ -19,7 +19,7 @@ SIZE, ROUNDS = 256, 20
 
 
 def here(data: bytes) -> None:
-    """Decode and crop in this process."""
+    """Decode and crop a photo in this process."""
     picture = codec.decode(
         data, min_side=LIMITS.min_side, max_bytes=LIMITS.max_bytes, max_pixels=LIMITS.max_pixels
     )
@@ -27,12 +27,12 @@ def here(data: bytes) -> None:
 
 
 def there(data: bytes) -> None:
-    """The same in the decoder."""
+    """Decode and crop a photo in the decoding process."""
     DECODER.crops(data, SIZE, [(0, b"")])
 
 
 def milliseconds(action: Callable[[bytes], None], data: bytes) -> float:
-    """Of the clock."""
+    """Milliseconds that a call takes."""
     start = perf_counter()
     action(data)
     return 1000 * (perf_counter() - start)

@@ -14,9 +14,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 LABELS = {
-    "lbfgs": "peers: torch L-BFGS, fp32",
-    "lbfgs_wolfe": "peers: strong Wolfe",
-    "adam": "peers: Adam",
+    "lbfgs": "baseline: torch L-BFGS, fp32",
+    "lbfgs_wolfe": "baseline: strong Wolfe",
+    "adam": "baseline: Adam",
     "free": "this engine, unbounded pixels",
     "engine": "this engine",
 }

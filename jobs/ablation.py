@@ -1,4 +1,4 @@
-"""Do pairs pay? The same network trained in several ways for the same time; see docs/training.md.
+"""Do pairs pay? Trains the same network in several ways for the same time; see docs/training.md.
 
 python jobs/ablation.py --minutes 10 --photos 'photos/*.jpg' --styles painting.jpg
 """
@@ -22,20 +22,28 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=Scale.minutes, help="minutes of each arm (default: %(default)g)")
+    add("--minutes", type=float, default=Scale.minutes, help="duration of each arm (default: %(default)g)")
     add("--photos", default=str(SAMPLES / "content"), help="folder or glob (default: the samples)")
     add("--styles", nargs="+", default=STYLES, metavar="FILE", help="style images (default: two samples)")
     add("--results", default="out/ablation.jsonl", help="file of measurements; those in it are not repeated")
     add("--output", default="out/ablation", help="folder for pairs, tables, plots and pictures")
     add(
-        "--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=f"any of {', '.join(ARMS)}"
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        default=list(ARMS),
+        metavar="ARM",
+        help=f"which to run: {', '.join(ARMS)}",
     )
     add(
         "--pairs", nargs="+", choices=ACCOUNTS, default=list(ACCOUNTS), help="how their cost is accounted for"
     )
-    add("--size", type=int, default=Scale.size, help="side of the images, in pixels (default: %(default)d)")
+    add("--size", type=int, default=Scale.size, help="side of the pictures (default: %(default)d)")
     add(
-        "--iterations", type=int, default=Scale.iterations, help="iterations of a pair (default: %(default)d)"
+        "--iterations",
+        type=int,
+        default=Scale.iterations,
+        help="iterations for each pair (default: %(default)d)",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto measures which is faster")

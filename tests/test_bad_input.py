@@ -229,7 +229,7 @@ def test_a_photo_smaller_than_the_network_reaches_is_a_row_with_its_reason(home:
     code, out, err = call("apply", home / "out", home / "thin.png", home / "painted.png")
     assert err.splitlines() == [
         f"rejected: {home}/thin.png: too_small: PNG of 200 x 15 pixels; least side: 16",
-        "batch-nst apply: 1 of 1 pictures were not painted",
+        "batch-nst apply: 1 of 1 pictures were not stylized",
     ]
     figures = json.loads(out)
     assert (code, figures["exit_code"], figures["reasons"]) == (1, 1, {"too_small": 1})

@@ -26,7 +26,7 @@ from batch_nst.engine.device import Precision, choose_batch, choose_device, choo
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.figures import inlined
+from batch_nst.figures import JsonValue, inlined
 from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
@@ -50,16 +50,16 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class ValueFigures:
-    """Figures of one recipe."""
+    """The figures of one recipe."""
 
-    given: Mapping[str, object]
+    given: Mapping[str, JsonValue]
     """The keys that have several values, and this recipe's values."""
     means: ColumnFigures = inlined()
 
 
 @dataclass(frozen=True)
 class TryFigures:
-    """Figures of `try`."""
+    """The figures of `try`."""
 
     photos: list[str]
     """Names of the photos."""
@@ -175,7 +175,7 @@ def _listed(generate: Generate) -> Iterator[Photo]:
 
 
 def _read(photo: Photo, settings: Generate, sides: Sequence[int]) -> dict[int, Pixels] | str:
-    """The centre crop of a photo for each side; or one line that says why there is none."""
+    """The centre crop of a photo for each side; or one line that says what is wrong with it."""
     (data,) = read_photos([photo], settings.max_bytes)
     squares: dict[int, Pixels] = {}
     for side in sides:

@@ -211,7 +211,7 @@ def test_a_picture_that_the_net_cannot_reach_across_says_so(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path / "thin.png", np.zeros((15, 200, 3), np.uint8))
-    with pytest.raises(IncompleteError, match="1 of 1 pictures were not painted") as ended:
+    with pytest.raises(IncompleteError, match="1 of 1 pictures were not stylized") as ended:
         paint_one(model, tmp_path / "thin.png", tmp_path / "painted.png")
     assert ended.value.figures["reasons"] == {"too_small": 1}
     assert "thin.png: too_small: PNG of 200 x 15 pixels; least side: 16" in capsys.readouterr().err
@@ -387,7 +387,7 @@ def first(
 ) -> tuple[Path, dict[str, Any]]:
     """A target after a first run, and its figures."""
     target = tmp_path_factory.mktemp("painted") / "out"
-    with pytest.raises(IncompleteError, match="3 of 8 pictures were not painted") as ended:
+    with pytest.raises(IncompleteError, match="3 of 8 pictures were not stylized") as ended:
         paint_all(model, source, target)
     return target, ended.value.figures
 

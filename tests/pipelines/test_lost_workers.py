@@ -165,7 +165,7 @@ def paint_all(folder: Path, photos: tuple[str, ...]) -> ApplyFigures:
 @pytest.mark.usefixtures("local_ray")
 def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
     fill(Store(str(tmp_path)), 6)
-    with pytest.raises(IncompleteError, match="1 of 6 pictures were not painted") as ended:
+    with pytest.raises(IncompleteError, match="1 of 6 pictures were not stylized") as ended:
         paint_all(tmp_path, ("003.png",))
     figures = ended.value.figures
     assert (figures["made"], figures["failed"], figures["reasons"]) == (5, 1, {"worker_died": 1})

@@ -51,7 +51,7 @@ _LOG_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyFigures:
-    """Figures of `apply`: found = ok + rejected + failed + pending."""
+    """The figures of `apply`: found = ok + rejected + failed + pending."""
 
     found: Any = omitted()
     """Pictures of the input (int); absent where a run ended before all of them had an outcome."""
@@ -170,8 +170,8 @@ class _Tally:
         self.died = self.died + 1 if outcome.reason == DIED else 0
         if self.died == _SUSPICIOUS:
             raise IncompleteError(
-                f"workers died again and again, at {self.died} pictures one after the other, the last one "
-                f"{outcome.uri}; what is painted stays",
+                f"workers died again and again, at {self.died} pictures in a row, the last one "
+                f"{outcome.uri}; finished pictures are kept",
                 as_json(self._counted()),
             )
 
@@ -207,7 +207,7 @@ class _Tally:
                 as_json(figures),
             )
         if bad:
-            raise IncompleteError(f"{bad} of {found} pictures were not painted", as_json(figures))
+            raise IncompleteError(f"{bad} of {found} pictures were not stylized", as_json(figures))
         return figures
 
 
@@ -235,8 +235,8 @@ class _Job:
         found = self.target.read(RECORD)
         if found != self.record:
             raise RecipeError(
-                f"OUT {self.target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, asked "
-                f"for is {self.record.decode().strip()}; allowed: another folder, or --overwrite"
+                f"OUT {self.target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, "
+                f"requested is {self.record.decode().strip()}; allowed: another folder, or --overwrite"
             )
 
 
@@ -297,7 +297,7 @@ def _to_do(job: _Job, there: set[str], tally: _Tally) -> Iterator[PictureTask]:
             photo = Photo(**row)
             name = target_name(photo.key)
             if name in taken:
-                detail = f"another picture of IN is painted as {name}"
+                detail = f"another picture of IN has the same name in OUT, {name}"
                 tally.add(Outcome(photo.source, name, "rejected", "same_name", detail))
             elif name in there:
                 tally.counts["ok"] += 1

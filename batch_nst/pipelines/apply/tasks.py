@@ -194,7 +194,7 @@ def target_name(key: str) -> str:
 
 
 def _decode(record: PictureRecord, data: bytes | Exception) -> PictureRecord:
-    """The record with the decoded photo; or why there is none."""
+    """The record with the decoded photo, or refused with the reason."""
     if isinstance(data, StorageError):
         return record.refused(Refusal("pending", "", str(data)))
     if isinstance(data, Exception):

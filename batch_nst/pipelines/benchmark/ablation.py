@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,7 +97,7 @@ def ablate(
     files: list[str] = []
     for recipe, image in zip(recipes, images, strict=True):
         bench = _prepare(recipe, image, where, scale, train, held_out, most, clock)
-        title = f"{bench.style} {_digest(bench.settings)} references"
+        title = f"{bench.style} {bench.digest()} references"
         study.references[bench.style] = cache.measure(title, bench.evaluation.references)
         study.runs += _run_arms(bench, arms, accounts, cache)
         files += write_report(Path(output), study, bench.style, *bench.evaluation.pictures[:2])
@@ -121,8 +121,8 @@ class _Bench:
     """A style image, and all that its arms share."""
 
     style: str
-    settings: dict[str, object]
-    """All that decides a picture, and its cost; a JSON document that is hashed."""
+    digest: Callable[..., str]
+    """Hashes all that decides a picture and its cost, and further settings given as keywords."""
     folder: Path
     objectives: Objectives
     evaluation: EvaluationSet
@@ -134,22 +134,19 @@ class _Bench:
     threads: int
     clock: Clock
 
-    def digest(self, arm: Arm, account: Account, photos: int) -> str:
+    def digest_of(self, arm: Arm, account: Account, photos: int) -> str:
         """Names a measurement: equal for two arms that differ in nothing that matters.
 
-        The keys are part of the names in files of results.
+        The keywords are hashed into the names in files of results, and must not change.
         """
-        return _digest(
-            {
-                **self.settings,
-                "train": arm.train.model_dump(exclude={"steps"}),
-                "quality": arm.quality.model_dump() if arm.pairs else None,
-                "photos_taught": photos,
-                "peers": arm.baseline,
-                "account": account,
-                "minutes": self.scale.minutes,
-                "looks": self.scale.looks,
-            }
+        return self.digest(
+            train=arm.train.model_dump(exclude={"steps"}),
+            quality=arm.quality.model_dump() if arm.pairs else None,
+            photos_taught=photos,
+            peers=arm.baseline,
+            account=account,
+            minutes=self.scale.minutes,
+            looks=self.scale.looks,
         )
 
 
@@ -167,24 +164,25 @@ def _prepare(
     threads, generate = torch.get_num_threads(), recipe.generate
     objectives = Objectives.on(style, recipe.loss, recipe.vgg, device.type, generate.precision, threads)
     objectives.load()
-    settings = {
+    digest = partial(
+        _digest,
         **machine_of(device, scale.size),
-        "style": style.digest,
-        "style_size": recipe.style.size,
-        "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
-        "best": scale.best,
+        style=style.digest,
+        style_size=recipe.style.size,
+        recipe=recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
+        best=scale.best,
         # Hashes of decoded pixels, so that the photos in a copy of a folder are the same.
-        "photos": [
+        photos=[
             hashlib.blake2b(photo.content or b"", digest_size=8).hexdigest() for photo in train + held_out
         ],
-    }
+    )
     name = Path(recipe.style.image).stem
-    folder = Path(recipe.output) / f"{name}-{_digest(settings)}"
+    folder = Path(recipe.output) / f"{name}-{digest()}"
     make = partial(make_pairs, recipe, style, device, threads, clock)
     evaluation = EvaluationSet(objectives.exact, make(folder / "held_out", held_out, scale.best))
     pairs = make(folder / "train", train[:most], scale.iterations) if most else None
     content = np.stack([square(photo.content, scale.size) for photo in train])
-    return _Bench(name, settings, folder, objectives, evaluation, content, pairs, scale, threads, clock)
+    return _Bench(name, digest, folder, objectives, evaluation, content, pairs, scale, threads, clock)
 
 
 def _run_arms(
@@ -196,7 +194,7 @@ def _run_arms(
         arm = ARMS[name]
         for account in accounts if arm.pairs else ACCOUNTS[:1]:
             training = training_set(arm, account, bench.content, bench.pairs)
-            digest = bench.digest(arm, account, training.photos)
+            digest = bench.digest_of(arm, account, training.photos)
             if digest in done:
                 log(f"{bench.style} {name}: the same as an earlier arm, as there are too few photos")
                 continue
@@ -229,7 +227,7 @@ def _run(
     )
 
 
-def _digest(settings: object) -> str:
+def _digest(**settings: object) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 

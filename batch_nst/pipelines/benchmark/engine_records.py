@@ -101,7 +101,7 @@ class Details:
 
 @dataclass(frozen=True)
 class BenchmarkFigures:
-    """Figures of `benchmark`; None was not measured. Speedups are against L-BFGS of torch."""
+    """The figures of `benchmark`; None was not measured. Speedups are against L-BFGS of torch."""
 
     speedup_cold_50: float | None
     """Unbounded pixels; the number is that of the baseline's iterations."""
