@@ -24,6 +24,7 @@ lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/check_wording.py
 
 planning: .venv/test.stamp  ## what planning 10 million photos costs
 	$(BIN)/python tests/planning.py

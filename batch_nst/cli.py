@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import NoReturn
 
 from batch_nst import __version__
+from batch_nst.arguments import (
+    Commands,
+    Parser,
+    add_command,
+    amount,
+    count,
+    takes_budget,
+    takes_device,
+    takes_output,
+    takes_recipe,
+    takes_recipe_and_lease,
+    takes_wait,
+    webhook,
+)
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
 from batch_nst.figures import as_json
+from batch_nst.pipelines import notify
+from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
-
-Figures = dict[str, Any]
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
 """Commands that always take up where they were stopped; `apply` does at times, the others begin anew."""
 
 _JOBS = ("nightly", "generate", "train", "evaluate", "export", "plan", "doctor")
 """Commands that run as jobs: those of a recipe."""
-
-_NOTIFY = "BATCH_NST_NOTIFY"
-"""Of the environment, instead of `--notify`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -45,11 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     command: str | None = None
     url: str | None = None
     continues = False
-    code, figures = 0, {}
+    code, figures = 0, as_json({})
 
     def stop(_signal: int, _frame: object) -> NoReturn:
         more = "; start it again and it continues" if continues else ""
         raise Stopped(f"stopped by SIGTERM{more}")
+
+    def end(code: int, figures: object) -> None:
+        told = json.dumps({"command": command, "exit_code": code} | as_json(figures))
+        print(told, file=output, flush=True)
+        notify.deliver(url, told)
 
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
@@ -59,55 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         options = parse(arguments)
         sys.stdout = sys.stderr  # what libraries print is no figure; Ray does so to the very end
-        command, continues, url = options.command, _continues(options), _hide_url(options)
-        figures = options.run(options)
+        command, continues = options.command, _continues(options)
+        url = notify.hide_url(getattr(options, "notify", None))
+        figures = as_json(options.run(options))
     except (BatchNSTError, Stopped) as error:
         code = error.exit_code
-        figures = {"error": str(error), **error.figures}
+        figures = as_json({"error": str(error)}) | as_json(error.figures or {})
         print(f"batch-nst{f' {command}' if command else ''}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
     except Exception as bug:  # shows its traceback, of which nothing goes elsewhere
-        told = json.dumps({"command": command, "exit_code": 1, "error": reason_of(bug)})
-        print(told, file=output, flush=True)
-        _notify(url, told)
+        end(1, {"error": reason_of(bug)})
         raise
-    told = json.dumps({"command": command, "exit_code": code, **figures})
-    print(told, file=output, flush=True)
-    _notify(url, told)
+    end(code, figures)
     sys.exit(code)
-
-
-def _hide_url(options: argparse.Namespace) -> str | None:
-    """The URL of `--notify`, a secret, taken away from where it would be seen.
-
-    The words of a command are seen by everybody on its machine, and stand in Ray's list of drivers: so one
-    that was started with it starts itself anew without. The environment is what Ray's processes inherit.
-    """
-    os.environ.pop(_NOTIFY, None)
-    url: str | None = getattr(options, "notify", None)
-    words: list[str] = []
-    for word in sys.orig_argv[1:] if url else ():
-        if word == url and words[-1].startswith("--n"):
-            words.pop()
-        elif not (word.startswith("--n") and word.endswith(f"={url}")):
-            words.append(word)
-    if url and len(words) < len(sys.orig_argv) - 1:
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was; handlers do not outlive this, that does
-        os.execve(sys.executable, [sys.executable, *words], {**os.environ, _NOTIFY: url})
-    return url
-
-
-def _notify(url: str | None, told: str) -> None:
-    """Post what a command has come to, if somebody wants it. The command is over: SIGTERM changes nothing."""
-    if url is None:
-        return
-    from batch_nst.pipelines.notify import post
-
-    on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    post(url, told)
-    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _continues(options: argparse.Namespace) -> bool:
@@ -120,43 +97,174 @@ def _continues(options: argparse.Namespace) -> bool:
     return options.command in _CONTINUE
 
 
-def _plan(options: argparse.Namespace) -> Figures:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The words of a call as options; `run` among them takes the step. Wrong ones raise RecipeError."""
+    parser = Parser(
+        prog="batch-nst",
+        description="A painting and a bucket of photos in, a published fast style-transfer model out.",
+        epilog="Example: batch-nst nightly jobs/recipes/demo.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"batch-nst {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse (before Python 3.13) takes no further overrides once an option has stood between them.
+    if "overrides" in options and not any(word.startswith("-") for word in rest):
+        options.overrides = [*options.overrides, *rest]
+    elif rest:
+        parser.error(f"unknown: {' '.join(rest)}")
+    return options
+
+
+# --- each command: its options, and what it runs
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    return load_recipe(options.recipe, options.overrides)
+
+
+def _add_plan(commands: Commands) -> None:
+    text = "what would run, and what it would cost; nothing is written"
+    command = add_command(commands, _plan, "plan", text, "jobs/recipes/demo.yaml --calibrate")
+    takes_recipe(command)
+    command.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="try a few photos on the device that generate would choose (on Ray, about a minute); "
+        "without it the costs are those of the last run, and no device is chosen",
+    )
+    command.add_argument(
+        "--price-per-device-hour", type=amount, metavar="P", help="tell a price, in any currency"
+    )
+
+
+def _plan(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import plan
 
-    recipe = load_recipe(options.recipe, options.overrides)
-    return plan(recipe, options.calibrate, options.price_per_device_hour)
+    return plan(_recipe(options), options.calibrate, options.price_per_device_hour)
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], Figures]:
-    def run(options: argparse.Namespace) -> Figures:
-        from batch_nst.pipelines import commands
-
-        named = ("wait", "retry", "max_device_hours", "deadline")
-        keys = {key: value for key, value in vars(options).items() if key in named}
-        command: Callable[..., Figures] = getattr(commands, name)
-        return command(load_recipe(options.recipe, options.overrides), **keys)
-
-    return run
+def _add_generate(commands: Commands) -> None:
+    text = "make or continue the dataset of pairs"
+    command = add_command(commands, _generate, "generate", text, "jobs/recipes/demo.yaml generate.crops=2")
+    takes_recipe_and_lease(command)
+    takes_budget(command)
 
 
-def _doctor(options: argparse.Namespace) -> Figures:
-    recipe = load_recipe(options.recipe, options.overrides)
+def _generate(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.commands import generate
+
+    return generate(_recipe(options), options.wait, options.retry, options.max_device_hours, options.deadline)
+
+
+def _add_train(commands: Commands) -> None:
+    text = "fit the fast model on the pairs; resume where it was cut off"
+    command = add_command(commands, _train, "train", text, "jobs/recipes/demo.yaml train.steps=200")
+    takes_recipe_and_lease(command)
+
+
+def _train(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.commands import train
+
+    return train(_recipe(options), options.wait)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    text = "score the model on held-out photos against the optimisation"
+    command = add_command(commands, _evaluate, "evaluate", text, "jobs/recipes/demo.yaml")
+    takes_recipe_and_lease(command)
+
+
+def _evaluate(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.commands import evaluate
+
+    return evaluate(_recipe(options), options.wait)
+
+
+def _add_export(commands: Commands) -> None:
+    text = "write the ONNX graph beside the weights"
+    command = add_command(commands, _export, "export", text, "jobs/recipes/demo.yaml")
+    takes_recipe_and_lease(command)
+
+
+def _export(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.commands import export
+
+    return export(_recipe(options), options.wait)
+
+
+def _add_nightly(commands: Commands) -> None:
+    text = "all of it: generate, train, evaluate, export, publish what is better"
+    command = add_command(commands, _nightly, "nightly", text, "jobs/recipes/demo.yaml output=/tmp/demo")
+    takes_recipe_and_lease(command)
+    takes_budget(command)
+    command.add_argument(
+        "--notify",
+        type=webhook,
+        default=os.environ.get(notify.VARIABLE) or None,
+        metavar="URL",
+        help=f"post the figures there, however it ends; or {notify.VARIABLE}",
+    )
+
+
+def _nightly(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.nightly import nightly
+
+    return nightly(_recipe(options), options.wait, options.retry, options.max_device_hours, options.deadline)
+
+
+def _add_doctor(commands: Commands) -> None:
+    text = "check stores, weights, clocks and the cluster; tell remedies"
+    takes_recipe(add_command(commands, _doctor, "doctor", text, "jobs/recipes/demo.yaml"))
+
+
+def _doctor(options: argparse.Namespace) -> object:
+    recipe = _recipe(options)
 
     from batch_nst.pipelines.doctor import doctor
 
     return doctor(recipe)
 
 
-def _submit(options: argparse.Namespace) -> Figures:
-    recipe = load_recipe(options.recipe, options.overrides)
+def _add_submit(commands: Commands) -> None:
+    text = "run a command as a job on a Ray cluster, and wait for it"
+    command = add_command(commands, _submit, "submit", text, "auvers.yaml --address http://127.0.0.1:8265")
+    takes_recipe(command, "; it and a painting on this machine are sent")
+    command.add_argument(
+        "--address",
+        metavar="URL",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
+        help="of the job server (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+    )
+    takes_wait(command, "the job waits")
+    takes_budget(command)
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--nightly", dest="job", action="store_const", const="nightly", help="the default")
+    which.add_argument("--command", dest="job", choices=_JOBS, metavar="NAME", help=f"or {', '.join(_JOBS)}")
+    command.set_defaults(job="nightly")
+    command.add_argument(
+        "--shared", action="store_true", help="the recipe's local paths are the same files on all nodes"
+    )
+    then = command.add_mutually_exclusive_group()
+    for word, text in (
+        ("detach", "do not wait"),
+        ("stop", "stop the output's job, and wait for its end"),
+        ("status", "tell how the output's latest job is"),
+    ):
+        then.add_argument(f"--{word}", dest="then", action="store_const", const=word, help=text)
+
+
+def _submit(options: argparse.Namespace) -> object:
+    recipe = _recipe(options)
 
     from batch_nst.pipelines import submit
 
-    if options.then in ("stop", "status"):
-        step: Callable[..., Figures] = getattr(submit, options.then)
-        return step(recipe, options.address)
-    detach = options.then == "detach"
-    words = _words(options)
+    if options.then == "stop":
+        return submit.stop(recipe, options.address)
+    if options.then == "status":
+        return submit.status(recipe, options.address)
+    detach, words = options.then == "detach", _words(options)
     return submit.submit(recipe, options.job, options.address, options.shared, detach, words)
 
 
@@ -174,7 +282,19 @@ def _words(options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _try(options: argparse.Namespace) -> Figures:
+def _add_try(commands: Commands) -> None:
+    text = "optimise a few photos for each of several values, side by side on one page"
+    command = add_command(commands, _try, "try", text, "jobs/recipes/demo.yaml loss.style_weight=10,100,1000")
+    takes_recipe(
+        command,
+        values="section.key=V1,V2,V3",
+        what="several values of one key or two of loss, style, vgg or generate; and keys to override",
+    )
+    command.add_argument("--photos", type=count, default=4, metavar="N", help="how many (4)")
+    command.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
+
+
+def _try(options: argparse.Namespace) -> object:
     from batch_nst.recipe_file import read_variants
 
     variants = read_variants(options.recipe, options.overrides)  # what is wrong is told before torch is there
@@ -184,7 +304,30 @@ def _try(options: argparse.Namespace) -> Figures:
     return try_variants(variants, options.photos, options.out)
 
 
-def _apply(options: argparse.Namespace) -> Figures:
+def _add_apply(commands: Commands) -> None:
+    text = "stylize a file, or all photos of a folder, bucket or dataset"
+    command = add_command(commands, _apply, "apply", text, "out/demo photo.jpg painted.png")
+    add = command.add_argument
+    add("model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION")
+    add("source", metavar="IN", help="an image, or what generate.input may be")
+    add("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
+    add("--keep-colors", action="store_true", help="those of the photo; its light is painted")
+    fraction = partial(amount, most=1.0)
+    add("--strength", type=fraction, default=1.0, metavar="S", help="0 is the photo, 1 the painting (1)")
+    add("--overwrite", action="store_true", help="paint what is there already, of whatever model it is")
+    add(
+        "--store",
+        dest="stores",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="a bucket, host or folder where a table or list may name photos beside its own; repeatable",
+    )
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    takes_device(command)
+
+
+def _apply(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.apply.run import apply
 
     return apply(
@@ -200,38 +343,92 @@ def _apply(options: argparse.Namespace) -> Figures:
     )
 
 
-def _forget(options: argparse.Namespace) -> Figures:
-    from batch_nst.pipelines.commands import forget
+def _add_inspect(commands: Commands) -> None:
+    text = "look at a dataset: counts, losses, speed, its best and worst pairs"
+    command = add_command(commands, _inspect, "inspect", text, "out/demo")
+    takes_output(command)
+    command.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
 
-    return forget(options.output, options.ids, wait=options.wait)
 
-
-def _inspect(options: argparse.Namespace) -> Figures:
+def _inspect(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.reports.dataset import inspect
 
     return inspect(options.output, options.out)
 
 
-def _models(options: argparse.Namespace) -> Figures:
+def _add_forget(commands: Commands) -> None:
+    text = "remove all pairs of photos for good, and say which models saw them"
+    command = add_command(commands, _forget, "forget", text, "out/demo 3f2a9c01")
+    takes_output(command)
+    command.add_argument(
+        "ids",
+        metavar="ID",
+        nargs="+",
+        help="of an image (column id, in hex), or its first 8 digits or more; its photo goes, with all crops",
+    )
+    takes_wait(command)
+
+
+def _forget(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.commands import forget
+
+    return forget(options.output, options.ids, options.wait)
+
+
+def _add_models(commands: Commands) -> None:
+    text = "list the models of an output: figures, which is published, which refused"
+    takes_output(add_command(commands, _models, "models", text, "out/demo"))
+
+
+def _models(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.models import list_models
 
-    return as_json(list_models(options.output))
+    return list_models(options.output)
 
 
-def _rollback(options: argparse.Namespace) -> Figures:
+def _add_rollback(commands: Commands) -> None:
+    text = "publish an earlier model again, and withdraw the published one"
+    command = add_command(commands, _rollback, "rollback", text, "out/demo")
+    command.add_argument("--to", metavar="VERSION", help="which; else the one that was published before")
+    takes_output(command)
+    takes_wait(command)
+
+
+def _rollback(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import rollback
 
-    return rollback(options.output, options.to, wait=options.wait)
+    return rollback(options.output, options.to, options.wait)
 
 
-def _prune(options: argparse.Namespace) -> Figures:
+def _add_prune(commands: Commands) -> None:
+    text = "delete old models; without --yes only tell which"
+    command = add_command(commands, _prune, "prune", text, "out/demo --keep 5 --yes")
+    command.add_argument("--keep", type=count, metavar="N", help="the newest that stay (publish.keep, or 10)")
+    command.add_argument("--yes", action="store_true", help="delete them")
+    takes_output(command, ", or the recipe")
+    takes_wait(command)
+
+
+def _prune(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import prune
     from batch_nst.pipelines.models import retention
 
-    return prune(*retention(options.output, options.keep), options.yes, wait=options.wait)
+    return prune(*retention(options.output, options.keep), options.yes, options.wait)
 
 
-def _benchmark(options: argparse.Namespace) -> Figures:
+def _add_benchmark(commands: Commands) -> None:
+    text = "the engine's figures on this machine, beside the peers' way"
+    command = add_command(commands, _benchmark, "benchmark", text, "--quick")
+    add = command.add_argument
+    add("--images", metavar="GLOB", default="jobs/samples/content", help="photos")
+    add("--styles", metavar="GLOB", default="jobs/samples/styles", help="paintings")
+    add("--quick", action="store_true", help="2 photos and 1 style at 128 px, in minutes")
+    add("--model", default="", help="a trained model: how much sooner from its pictures on")
+    add("--results", metavar="FILE", default="", help="append measurements here; do not repeat its own")
+    takes_device(command)
+
+
+def _benchmark(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.benchmark.engine import benchmark
 
     return benchmark(
@@ -244,310 +441,9 @@ def _benchmark(options: argparse.Namespace) -> Figures:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """One whose complaints end as every other wrong call does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Of argparse."""
-        raise RecipeError(f"{message}; see `{self.prog} --help`")
-
-
-def _amount(word: str, most: float = math.inf) -> float:
-    """A finite number, 0 or more, and `most` at most."""
-    try:
-        amount = float(word)
-    except ValueError:
-        amount = math.nan
-    if not 0 <= amount <= most or amount == math.inf:
-        allowed = "a number, 0 or more" if most == math.inf else f"a number from 0 to {most:g}"
-        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: {allowed}")
-    return amount
-
-
-def _count(word: str) -> int:
-    """A whole number, 1 or more."""
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
-    return int(word)
-
-
-def _deadline(word: str) -> datetime:
-    """The next time that a local clock shows HH:MM; or a date and time with a zone, past or not."""
-    with contextlib.suppress(ValueError):
-        if match := re.fullmatch(r"(\d\d?):(\d\d)", word):
-            return _next(int(match[1]), int(match[2]), datetime.now())
-        moment = datetime.fromisoformat(word)
-        if moment.tzinfo:
-            return moment
-    raise argparse.ArgumentTypeError(
-        f"given {word!r}; allowed: a time of day, such as 06:00, or a date and time with a zone, such as "
-        "2027-01-31T06:00+01:00"
-    )
-
-
-def _next(hour: int, minute: int, now: datetime) -> datetime:
-    """The first such time after `now`, which is local and without a zone; with its zone."""
-    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    moment = today.astimezone()
-    return moment if moment > now.astimezone() else (today + timedelta(days=1)).astimezone()
-
-
-def _webhook(word: str) -> str:
-    """An http or https URL. What is wrong is not shown: it may be a secret with a slip in it."""
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(word)
-        _ = parts.port
-        if parts.scheme in ("http", "https") and parts.hostname and word.isprintable() and " " not in word:
-            return word
-    raise argparse.ArgumentTypeError("allowed: an http or https URL; what was given is not shown")
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The words of a call as options; `run` among them takes the step. Wrong ones raise RecipeError."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse (before Python 3.13) takes no further overrides once an option has stood between them.
-    if "overrides" in options and not any(word.startswith("-") for word in rest):
-        options.overrides = [*options.overrides, *rest]
-    elif rest:
-        parser.error(f"unknown: {' '.join(rest)}")
-    return options
-
-
-def _takes_recipe(command: argparse.ArgumentParser, more: str = "") -> None:
-    command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file{more}")
-    command.add_argument(
-        "overrides", nargs="*", default=[], metavar="section.key=value", help="keys to override"
-    )
-
-
-def _takes_budget(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--retry", action="store_true", help="try failed images once more")
-    command.add_argument(
-        "--max-device-hours",
-        type=_amount,
-        default=math.inf,
-        metavar="H",
-        help="begin no further unit when devices have worked for so long in all",
-    )
-    command.add_argument(
-        "--deadline",
-        type=_deadline,
-        metavar="HH:MM",
-        help="begin no further unit from then on (local time, or ISO with a zone); a night trains after it",
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="batch-nst",
-        description="A painting and a bucket of photos in, a published fast style-transfer model out.",
-        epilog="Example: batch-nst nightly jobs/recipes/demo.yaml",
-    )
-    parser.add_argument("--version", action="version", version=f"batch-nst {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(
-        name: str, text: str, example: str, run: Callable[[argparse.Namespace], Figures]
-    ) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"Example: {example}"
-        )
-        command.set_defaults(run=run)
-        return command
-
-    recipes = {
-        "plan": (
-            "what would run, and what it would cost; nothing is written",
-            "batch-nst plan jobs/recipes/demo.yaml --calibrate",
-        ),
-        "generate": (
-            "make or continue the dataset of pairs",
-            "batch-nst generate jobs/recipes/demo.yaml generate.crops=2",
-        ),
-        "train": (
-            "fit the fast model on the pairs; resume where it was cut off",
-            "batch-nst train jobs/recipes/demo.yaml train.steps=200",
-        ),
-        "evaluate": (
-            "score the model on held-out photos against the optimisation",
-            "batch-nst evaluate jobs/recipes/demo.yaml",
-        ),
-        "export": ("write the ONNX graph beside the weights", "batch-nst export jobs/recipes/demo.yaml"),
-        "nightly": (
-            "all of it: generate, train, evaluate, export, publish what is better",
-            "batch-nst nightly jobs/recipes/demo.yaml output=/tmp/demo",
-        ),
-    }
-    for name, (text, example) in recipes.items():
-        command = add(name, text, example, _plan if name == "plan" else _command(name))
-        _takes_recipe(command)
-        if name == "plan":
-            command.add_argument(
-                "--calibrate",
-                action="store_true",
-                help="try a few photos on the device that generate would choose (on Ray, about a minute); "
-                "without it the costs are those of the last run, and no device is chosen",
-            )
-            command.add_argument(
-                "--price-per-device-hour", type=_amount, metavar="P", help="tell a price, in any currency"
-            )
-        else:
-            command.add_argument("--wait", action="store_true", help="wait for another run's lease")
-        if name in ("generate", "nightly"):
-            _takes_budget(command)
-        if name == "nightly":
-            command.add_argument(
-                "--notify",
-                type=_webhook,
-                default=os.environ.get(_NOTIFY) or None,
-                metavar="URL",
-                help=f"post the figures there, however it ends; or {_NOTIFY}",
-            )
-    examine = add(
-        "doctor",
-        "check stores, weights, clocks and the cluster; tell remedies",
-        "batch-nst doctor jobs/recipes/demo.yaml",
-        _doctor,
-    )
-    _takes_recipe(examine)
-    send = add(
-        "submit",
-        "run a command as a job on a Ray cluster, and wait for it",
-        "batch-nst submit auvers.yaml --address http://127.0.0.1:8265",
-        _submit,
-    )
-    _takes_recipe(send, "; it and a painting on this machine are sent")
-    send.add_argument(
-        "--address",
-        metavar="URL",
-        default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
-        help="of the job server (RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
-    )
-    send.add_argument("--wait", action="store_true", help="the job waits for another run's lease")
-    _takes_budget(send)
-    which = send.add_mutually_exclusive_group()
-    which.add_argument("--nightly", dest="job", action="store_const", const="nightly", help="the default")
-    which.add_argument("--command", dest="job", choices=_JOBS, metavar="NAME", help=f"or {', '.join(_JOBS)}")
-    send.set_defaults(job="nightly")
-    send.add_argument(
-        "--shared", action="store_true", help="the recipe's local paths are the same files on all nodes"
-    )
-    then = send.add_mutually_exclusive_group()
-    for word, text in (
-        ("detach", "do not wait"),
-        ("stop", "stop the output's job, and wait for its end"),
-        ("status", "tell how the output's latest job is"),
-    ):
-        then.add_argument(f"--{word}", dest="then", action="store_const", const=word, help=text)
-    trial = add(
-        "try",
-        "optimise a few photos for each of several values, side by side on one page",
-        "batch-nst try jobs/recipes/demo.yaml loss.style_weight=10,100,1000",
-        _try,
-    )
-    trial.add_argument("recipe", metavar="RECIPE", help="a YAML file")
-    trial.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="section.key=V1,V2,V3",
-        help="several values of one key or two of loss, style, vgg or generate; and keys to override",
-    )
-    trial.add_argument("--photos", type=_count, default=4, metavar="N", help="how many (4)")
-    trial.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
-    apply = add(
-        "apply",
-        "stylize a file, or all photos of a folder, bucket or dataset",
-        "batch-nst apply out/demo photo.jpg painted.png",
-        _apply,
-    )
-    apply.add_argument(
-        "model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION"
-    )
-    apply.add_argument("source", metavar="IN", help="an image, or what generate.input may be")
-    apply.add_argument("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
-    apply.add_argument("--keep-colors", action="store_true", help="those of the photo; its light is painted")
-    apply.add_argument(
-        "--strength",
-        type=partial(_amount, most=1.0),
-        default=1.0,
-        metavar="S",
-        help="0 is the photo, 1 the painting (1)",
-    )
-    apply.add_argument(
-        "--overwrite", action="store_true", help="paint what is there already, of whatever model it is"
-    )
-    apply.add_argument(
-        "--store",
-        dest="stores",
-        action="append",
-        default=[],
-        metavar="URI",
-        help="a bucket, host or folder where a table or list may name photos beside its own; repeatable",
-    )
-    apply.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    look = add(
-        "inspect",
-        "look at a dataset: counts, losses, speed, its best and worst pairs",
-        "batch-nst inspect out/demo",
-        _inspect,
-    )
-    look.add_argument("output", metavar="OUTPUT", help="a recipe's output")
-    look.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
-    forget = add(
-        "forget",
-        "remove all pairs of photos for good, and say which models saw them",
-        "batch-nst forget out/demo 3f2a9c01",
-        _forget,
-    )
-    forget.add_argument("output", metavar="OUTPUT", help="a recipe's output")
-    forget.add_argument(
-        "ids",
-        metavar="ID",
-        nargs="+",
-        help="of an image (column id, in hex), or its first 8 digits or more; its photo goes, with all crops",
-    )
-    forget.add_argument("--wait", action="store_true", help="wait for another run's lease")
-    shelf = add(
-        "models",
-        "list the models of an output: figures, which is published, which refused",
-        "batch-nst models out/demo",
-        _models,
-    )
-    back = add(
-        "rollback",
-        "publish an earlier model again, and withdraw the published one",
-        "batch-nst rollback out/demo",
-        _rollback,
-    )
-    back.add_argument("--to", metavar="VERSION", help="which; else the one that was published before")
-    prune = add(
-        "prune",
-        "delete old models; without --yes only tell which",
-        "batch-nst prune out/demo --keep 5 --yes",
-        _prune,
-    )
-    prune.add_argument("--keep", type=_count, metavar="N", help="the newest that stay (publish.keep, or 10)")
-    prune.add_argument("--yes", action="store_true", help="delete them")
-    prune.add_argument("output", metavar="OUTPUT", help="a recipe's output, or the recipe")
-    for command in (shelf, back):
-        command.add_argument("output", metavar="OUTPUT", help="a recipe's output")
-    for command in (back, prune):
-        command.add_argument("--wait", action="store_true", help="wait for another run's lease")
-    measure = add(
-        "benchmark",
-        "the engine's figures on this machine, beside the peers' way",
-        "batch-nst benchmark --quick",
-        _benchmark,
-    )
-    measure.add_argument("--images", metavar="GLOB", default="jobs/samples/content", help="photos")
-    measure.add_argument("--styles", metavar="GLOB", default="jobs/samples/styles", help="paintings")
-    measure.add_argument("--quick", action="store_true", help="2 photos and 1 style at 128 px, in minutes")
-    measure.add_argument("--model", default="", help="a trained model: how much sooner from its pictures on")
-    measure.add_argument(
-        "--results", metavar="FILE", default="", help="append measurements here; do not repeat its own"
-    )
-    measure.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    return parser
+_ON_RECIPES = (_add_plan, _add_generate, _add_train, _add_evaluate, _add_export, _add_nightly)
+_ON_CLUSTERS = (_add_doctor, _add_submit)
+_ON_PHOTOS = (_add_try, _add_apply)
+_ON_OUTPUTS = (_add_inspect, _add_forget, _add_models, _add_rollback, _add_prune)
+_COMMANDS = (*_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, _add_benchmark)
+"""In the order of `--help`."""

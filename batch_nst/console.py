@@ -1,4 +1,4 @@
-"""Progress on standard error: a live line for people at a terminal, a line now and then for a log."""
+"""Progress on standard error: a live line on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ _LOG_SECONDS = 10.0
 
 
 class ProgressBar:
-    """How far one piece of long work is."""
+    """The progress of one long task."""
 
     def __init__(
         self, what: str, total: int, unit: str, live: Progress | None, more: tuple[int, str] | None = None
     ) -> None:
-        """`what` is being done to `total` of `unit`, on a live display where there is one.
+        """Start at 0 of `total`.
 
-        `more` tells how many of what else each of them holds, whose rate is shown too.
+        Args:
+            what: name of the task.
+            total: how many units of work it has.
+            unit: their name, such as `images`.
+            live: display of a terminal; None logs lines.
+            more: number and name of smaller things in each unit, whose rate is shown too.
         """
         self._what, self._total, self._unit, self._live, self._more = what, total, unit, live, more
-        self._start = self._told = time.monotonic()
+        self._start = self._shown = time.monotonic()
         self._done = self._before = 0
         self._task = live.add_task(what, total=total, note="") if live else None
 
     def resume(self, done: int) -> None:
-        """So much is done from before: rates and the time left are those of what follows."""
-        self._start = self._told = time.monotonic()
+        """Count `done` units as finished earlier: rates and the time left ignore them."""
+        self._start = self._shown = time.monotonic()
         self._done = self._before = done
         if self._live and self._task is not None:
             self._live.reset(self._task, completed=done, note="")
 
     def advance(self, by: int = 1, note: str = "") -> None:
-        """Count work as done; `note` says what people watch, such as a loss."""
+        """Count `by` units as done; `note` is shown beside them, such as a loss."""
         self._done += by
         now = time.monotonic()
         rate = (self._done - self._before) / max(now - self._start, 1e-9)
@@ -49,8 +54,8 @@ class ProgressBar:
         text = f"{text}  {note}"
         if self._live and self._task is not None:
             self._live.update(self._task, completed=self._done, note=text)
-        elif now - self._told >= _LOG_SECONDS or self._done >= self._total:
-            self._told = now
+        elif now - self._shown >= _LOG_SECONDS or self._done >= self._total:
+            self._shown = now
             left = (self._total - self._done) / rate
             log(f"{self._what}: {self._done} of {self._total} {self._unit}, {text}, {left:.0f} s left")
 
@@ -59,7 +64,11 @@ class ProgressBar:
 def progress_bar(
     what: str, total: int, unit: str, more: tuple[int, str] | None = None
 ) -> Iterator[ProgressBar]:
-    """A meter for `total` units of work; `more`: see `Meter`."""
+    """A `ProgressBar`, live where standard error is a terminal.
+
+    with progress_bar("generate", 100, "images") as progress:
+        progress.advance(16, "loss 12,345")
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield ProgressBar(what, total, unit, None, more)
@@ -76,15 +85,15 @@ def progress_bar(
 
 
 class StepTimer:
-    """Where the time of work in steps goes."""
+    """How much time each part of repeated steps takes."""
 
     def __init__(self, *things: str) -> None:
-        """No time has been spent on any of these."""
+        """`things` are the names of the parts."""
         self._seconds = dict.fromkeys(things, 0.0)
 
     @contextmanager
     def spends(self, on: str) -> Iterator[None]:
-        """Count the seconds of the block as spent on this."""
+        """Count the seconds of the block for this part."""
         start = time.perf_counter()
         try:
             yield
@@ -92,7 +101,7 @@ class StepTimer:
             self._seconds[on] += time.perf_counter() - start
 
     def pace(self, steps: int, images: int) -> dict[str, float]:
-        """Steps and images a second, of `images` a step; and of that time the share spent on each thing."""
+        """Steps and images per second (`images` in a step), and the fraction of the time for each part."""
         seconds = max(1e-9, sum(self._seconds.values()))
         return {
             "steps_per_second": steps / seconds,

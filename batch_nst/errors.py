@@ -6,8 +6,6 @@ Anything else that escapes is a bug and shows its traceback.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from batch_nst.credentials import redacted
 
@@ -18,15 +16,15 @@ _FIRST_KIND = re.compile(r"^(?: .*|.*\(pid=.*\))\n([^\s:]+)", re.MULTILINE)
 class BatchNSTError(Exception):
     """Base of every error raised on purpose. Its text is one line that names the culprit, and no credentials.
 
-    `figures` are the run's, as far as it came.
+    `figures` are the run's, as far as it came: a dataclass or a mapping, which `as_json` takes.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, figures: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, message: str, figures: object | None = None) -> None:
         """`message` is one line."""
         super().__init__(redacted(message))
-        self.figures = dict(figures or {})
+        self.figures = figures
 
 
 class RecipeError(BatchNSTError):
@@ -74,7 +72,7 @@ class LeaseError(BatchNSTError):
 class JobError(BatchNSTError):
     """A submitted job did not succeed; the command ends with the job's own exit code."""
 
-    def __init__(self, message: str, exit_code: int, figures: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, message: str, exit_code: int, figures: object | None = None) -> None:
         """`exit_code` is not 0."""
         super().__init__(message, figures)
         self.exit_code = exit_code
@@ -91,7 +89,7 @@ class Stopped(BaseException):
     def __init__(self, message: str) -> None:
         """`message` is one line."""
         super().__init__(message)
-        self.figures: dict[str, Any] = {}
+        self.figures: object | None = None
 
 
 def reason_of(error: Exception) -> str:

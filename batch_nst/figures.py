@@ -1,4 +1,4 @@
-"""Figures of a command: frozen dataclasses in the code, one JSON object outside.
+"""What a command returns: frozen dataclasses in the code, one JSON object outside.
 
 @dataclass(frozen=True)
 class Trained:
@@ -11,12 +11,12 @@ as_json(Trained("000001-ab"))  # {"version": "000001-ab"}
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
-JsonValue: TypeAlias = Union[bool, int, float, str, list["JsonValue"], "JsonObject", None]
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 JsonObject: TypeAlias = dict[str, JsonValue]
 """A JSON document, as `json.dumps` takes it."""
 
@@ -54,7 +54,7 @@ def as_json(figures: object) -> JsonObject:
 
 def _value(value: object) -> JsonValue:
     if is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
+        return dict(_fields(value))
     match value:
         case enum.Enum():
             return _value(value.value)
@@ -71,14 +71,12 @@ def _value(value: object) -> JsonValue:
     raise TypeError(f"figures: a {type(value).__name__} has no JSON: {value!r}")
 
 
-def _fields(figures: Any) -> JsonObject:
-    found: JsonObject = {}
+def _fields(figures: Any) -> Iterator[tuple[str, JsonValue]]:
     for each in fields(figures):
         value = getattr(figures, each.name)
         if value is None and (each.metadata.get(_OMITTED) or each.metadata.get(_INLINED)):
             continue
         if each.metadata.get(_INLINED):
-            found |= as_json(value)
+            yield from as_json(value).items()
         else:
-            found[each.name] = _value(value)
-    return found
+            yield each.name, _value(value)

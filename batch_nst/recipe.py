@@ -46,7 +46,7 @@ Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 """An identifier of the Hugging Face Hub, such as cc-by-4.0."""
 Schedule = float | list[list[float]]
-"""A value; or points [part of the steps, value] in order, between which it changes evenly."""
+"""A value; or points [part of the steps, value] in order, with straight lines between them."""
 
 MODEL_PREFIX = "model:"
 
@@ -69,29 +69,29 @@ class Section(BaseModel):
 
 
 class Style(Section):
-    """The painting."""
+    """The style image."""
 
     image: Uri
-    """URI of the style picture."""
+    """URI of the style image."""
     size: Annotated[int, Field(ge=16, le=4096)] = 256
-    """Its short side in pixels when Gram matrices are taken; aspect kept, Lanczos."""
+    """Short side of the style image in pixels when its Gram matrices are computed; aspect kept, Lanczos."""
     license: Annotated[str, Field(min_length=1)] = "unknown"
-    """Of the painting, in words, for the README of its models."""
+    """Licence of the style image, in words, for the README of its models."""
 
 
 class Loss(Section):
     """The perceptual loss; see `batch_nst.engine.perceptual_loss` for the formula and its divisors."""
 
     content_layers: dict[str, Weight] = {"relu3_3": 1.0}
-    """Layers of VGG-16, relu1_1 to relu5_3, whose activations are to be the photo's; and their weights."""
+    """Layers of VGG-16, relu1_1 to relu5_3, whose activations should match the photo's; and their weights."""
     style_layers: dict[str, Weight] = {"relu1_2": 1.0, "relu2_2": 1.0, "relu3_3": 1.0, "relu4_3": 1.0}
-    """Layers whose Gram matrices are to be the painting's; and their weights."""
+    """Layers whose Gram matrices should match the style image's; and their weights."""
     content_weight: Weight = 5.0
-    """Of the photo in the loss. Not all of the content and style may be 0."""
+    """Weight of the photo in the loss. The weights of content and style must not all be 0."""
     style_weight: Weight = 100.0
-    """Of the painting in the loss."""
+    """Weight of the style image in the loss."""
     tv_weight: Weight = 0.0
-    """Of total variation in the loss: more of it is smoother."""
+    """Weight of total variation in the loss; a larger one makes smoother pictures."""
 
     @field_validator("content_layers", "style_layers")
     @classmethod
@@ -116,7 +116,7 @@ class Vgg(Section):
     weights: Uri = "bundled"
     """`bundled`, or the URI of a safetensors file with torchvision's names."""
     input: Literal["oxford", "torchvision"] = "oxford"
-    """The normalisation that the weights were trained with; the bundled ones take `oxford`."""
+    """Normalisation that the weights were trained with; the bundled ones need `oxford`."""
 
     @model_validator(mode="after")
     def _bundled_is_oxford(self) -> Vgg:
@@ -129,44 +129,45 @@ class Generate(Section):
     """How the dataset of pairs is made."""
 
     input: str | list[str]
-    """Photos: a folder, a glob or a single file of them; of tars or Parquet files that hold them; of Parquet
-    or CSV tables that name them; a text file of URIs, one a line; or a list of URIs."""
+    """The photos: a folder, a glob or a single file. The files may be photos, tars or Parquet files that hold
+    photos, or Parquet or CSV tables that name them. Or a text file of URIs, one a line; or a list of URIs."""
     stores: list[Uri] = []
-    """Where a table or text file may name photos beside the store that it lies in itself: buckets or hosts,
-    such as s3://photos, and folders of the disk."""
+    """Further places where a table or text file may name photos, beside its own store: buckets or hosts, such
+    as s3://photos, and folders on disk."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
-    """Side of the square pictures that are optimised, in pixels."""
+    """Side of the square optimised images, in pixels."""
     crops: Count = 1
-    """Crops of each photo; the first is the centre, the others are drawn from the photo's id."""
+    """Crops of each photo; the first is the centre, the photo's id decides the others."""
     iterations: Count = 300
     """Evaluations of the loss for each image."""
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    """`lbfgs` keeps a history for each image; `adam` is the simpler one, and slower."""
+    """`lbfgs` keeps a history for each image; `adam` is simpler and slower."""
     init: str = "content"
-    """Where an image starts: `content`, its photo; or `model:URI`, the picture of a fast model (an output
-    with a published one, or a folder models/VERSION)."""
+    """What an image starts from: `content`, its photo; or `model:URI`, the stylized image of a fast model.
+    The URI is that of an output with a published model, or of a folder models/VERSION."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of VGG's convolutions; `auto` measures both once at start. Gram matrices and losses are always fp32."""
+    """Precision of VGG's convolutions; `auto` measures both at start. Gram matrices and losses are fp32."""
     unit_images: Count = 16
     """Images in a unit: one task, one Parquet object."""
     encoding: Literal["webp", "png", "jpeg"] = "webp"
-    """Of stored images; webp and png are lossless."""
+    """Encoding of stored images; webp and png are lossless."""
     max_rejected: Fraction = 0.05
-    """Above this fraction of rejected photos the command ends with exit code 1."""
+    """Fraction of rejected images above which the command ends with exit code 1."""
     min_side: Count = 64
     """Photos with a shorter short side are rejected as too_small."""
     max_bytes: Count = 64 << 20
-    """Larger files are rejected as too_many_bytes, before they are transferred whole."""
+    """Larger files are rejected as too_many_bytes, before they are transferred completely."""
     max_pixels: Count = 100_000_000
-    """Photos with more are rejected as too_many_pixels, before they are decoded."""
+    """Photos with more pixels are rejected as too_many_pixels, before they are decoded."""
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    """Of processor time for decoding a photo; photos that take more, twice, are rejected."""
+    """Seconds of processor time for decoding a photo; photos that take longer, twice, are rejected."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: `cuda` where the cluster has GPUs, or could start some."""
+    """`auto` takes `cuda` where the cluster has GPUs or can start some."""
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
-    """Fewest and most actors that hold VGG-16."""
+    """Minimum and maximum number of actors that hold VGG-16."""
     license: License = "unknown"
-    """Of the photos and so of the pairs, for the dataset's card: an identifier of the Hugging Face Hub."""
+    """Licence of the photos, and so of the pairs, for the dataset's card: an identifier of the Hugging Face
+    Hub."""
 
     @field_validator("input", mode="before")
     @classmethod
@@ -192,7 +193,7 @@ class Generate(Section):
 
     @property
     def init_model(self) -> str | None:
-        """URI of the model whose pictures images start from; None where they start from the photos."""
+        """URI of the model whose stylized images are the start; None where images start from the photos."""
         return _model_of(self.init)
 
     @field_validator("actors")
@@ -204,16 +205,21 @@ class Generate(Section):
 
 
 class Quality(Section):
-    """Which pairs training passes over; their rows stay as they are. Held-out pairs are judged by no rule."""
+    """Which pairs training skips; their rows stay unchanged. These rules do not apply to held-out pairs."""
 
     max_deviation: Annotated[float, Field(gt=0)] | None = 6.0
-    """Of the logarithm of a pair's final loss above the median, in robust standard deviations."""
+    """Maximum distance of the logarithm of a pair's final loss above the median, in robust standard
+    deviations; none switches the rule off."""
     min_change: Annotated[float, Field(ge=0, le=255)] | None = 1.0
-    """Mean absolute difference between photo and optimised image, in grey levels."""
+    """Minimum mean absolute difference between photo and optimised image, in grey levels; none switches the
+    rule off."""
 
 
 def value_at(schedule: Schedule, part: float) -> float:
-    """The value of a schedule when `part` of the steps, 0..1, is done."""
+    """The value of a schedule when `part` of the steps, 0..1, is done.
+
+    value_at([[0, 5], [1, 1]], 0.5)  # 3.0
+    """
     if not isinstance(schedule, list):
         return schedule
     before = schedule[0]
@@ -226,47 +232,47 @@ def value_at(schedule: Schedule, part: float) -> float:
 
 
 class Train(Section):
-    """How the fast model is fitted to the pairs."""
+    """How the fast model is trained on the pairs."""
 
     steps: Count = 4000
-    """Batches that the network is fitted to."""
+    """Number of batches that the network is trained on."""
     batch_size: Count = 8
-    """Pairs in a step, over all workers; at least one for each."""
+    """Pairs in a step over all workers; at least one for each worker."""
     workers: Count | list[Count] = 1
-    """Processes that share each batch; or [fewest, most], as the cluster has nodes (GPUs): it goes on with
-    those that are left, or come."""
+    """Number of processes that share each batch; or [minimum, maximum], as many as the cluster has nodes
+    (GPUs). Training then continues with fewer or more when nodes leave or join."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """As `generate.device`."""
+    """See `generate.device`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """As `generate.precision`."""
+    """See `generate.precision`."""
     network: Network = "johnson"
     """Architecture of the fast model; `small` has 28 % of the parameters."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
-    """Channels of the network's first layer."""
+    """Number of channels of the network's first layer."""
     init: str = "random"
-    """The first weights: `random`, from the seed; or `model:URI`, those of a fast model (an output with a
-    published one, or a folder models/VERSION)."""
+    """Initial weights: `random`, from the seed; or `model:URI`, those of a fast model. The URI is that of an
+    output with a published model, or of a folder models/VERSION."""
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
-    """Side of the random crops of a pair; none: the whole picture. Of few pairs, crops keep a network from
-    learning them by heart."""
+    """Side of the random crops of a pair in pixels; none takes whole pictures. With few pairs, crops prevent
+    overfitting."""
     learning_rate: Schedule = [[0.0, 1e-3], [1.0, 0.0]]
-    """Of Adam; in the first steps it rises to this."""
+    """Learning rate of Adam; it is warmed up in the first steps."""
     feature_weight: Schedule = [[0.0, 5.0], [1.0, 1.0]]
-    """Of the distance to the optimised image in VGG features."""
+    """Weight of the distance to the optimised image in VGG features."""
     pixel_weight: Schedule = 0.0
-    """Of the distance to the optimised image in pixels."""
+    """Weight of the distance to the optimised image in pixels."""
     checkerboard_weight: Schedule = 0.1
-    """Of each grey level of the checkerboard that the network weaves over its pictures."""
+    """Weight of each grey level of checkerboard artefact in the network's pictures."""
     perceptual_weight: Schedule = 1.0
-    """Of the logarithm of the perceptual loss."""
+    """Weight of the logarithm of the perceptual loss."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay of the moving average of the weights, which is what becomes the model."""
+    """Decay of the moving average of the weights; the average becomes the model."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the first weights, the order of the pairs and their crops."""
+    """Seed of the initial weights, the order of the pairs and their crops."""
     checkpoint_steps: Count = 200
-    """Steps between checkpoints; what was cut off goes on from the last one."""
+    """Steps between checkpoints; an interrupted training continues from the last one."""
     min_done: Fraction = 1.0
-    """Least fraction of the planned images that a snapshot must hold."""
+    """Minimum fraction of the planned images that a snapshot must hold."""
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -278,7 +284,7 @@ class Train(Section):
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        """Fewest and most workers."""
+        """Minimum and maximum number of workers."""
         both = self.workers if isinstance(self.workers, list) else [self.workers, self.workers]
         return both[0], both[1]
 
@@ -289,7 +295,7 @@ class Train(Section):
 
     @property
     def init_model(self) -> str | None:
-        """URI of the model whose weights training starts from; None where they are random."""
+        """URI of the model whose weights training starts from; None where the initial weights are random."""
         return _model_of(self.init)
 
     @field_validator(
@@ -339,42 +345,43 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """Which photos are kept away from training, and how many of them are scored."""
+    """Which photos are held out from training, and how many of them are scored."""
 
     holdout: Fraction = 0.05
-    """Fraction of the photos that is held out, by a hash of the key; at least one photo is."""
+    """Fraction of the photos that is held out, chosen by a hash of the key; at least one photo."""
     holdout_photos: list[str] = []
-    """Keys (paths below the input root) that are held out whatever their hash says."""
+    """Keys (paths below the input root) of photos that are always held out."""
     photos: Count = 64
-    """Held-out images that are scored; those first that the published model was scored on."""
+    """Number of held-out images that are scored; those come first that the published model was scored on."""
     iterations: Count = 300
-    """Length of the optimisation's curve that the model is compared with."""
+    """Iterations of the optimisation that the model is compared with."""
     baseline_photos: Amount = 2
-    """Of them on which the usual L-BFGS runs as well, as far."""
+    """Number of these images on which the baseline (PyTorch's L-BFGS) runs too, for as many iterations."""
     larger_photos: Amount = 8
-    """Photos that are scored at twice `generate.image_size` as well, beside a third of the iterations."""
+    """Number of photos that are also scored at twice `generate.image_size`, against a third of the
+    iterations."""
     sizes: list[Annotated[int, Field(ge=32, le=4096)]] = [256, 512, 1024]
-    """Sides, in pixels, at which model and optimisation are timed; none: not."""
+    """Sides, in pixels, at which model and optimisation are timed; an empty list skips the timing."""
 
 
 class Publish(Section):
     """The quality gate between a candidate and `models/CURRENT`."""
 
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A candidate's objective must be below the current one's times (1 - margin)."""
+    """A candidate's objective must be below the published model's times (1 - margin)."""
     max_objective: Annotated[float, Field(gt=0)] | None = None
-    """A candidate's objective must not be above it, the first one's neither; none: no such limit."""
+    """Maximum objective of a candidate, the first one included; none sets no limit."""
     keep: Count = 10
-    """How many of the newest models `prune` keeps, refused and unfinished ones not counted."""
+    """Number of the newest models that `prune` keeps; refused and unfinished ones are not counted."""
     license: License = "unknown"
-    """Of the models' weights, for their README: an identifier of the Hugging Face Hub."""
+    """Licence of the models' weights, for their README: an identifier of the Hugging Face Hub."""
 
 
 class Recipe(Section):
-    """Everything that decides a run. Frozen; made by `load_recipe`."""
+    """All settings of a run. Frozen; `load_recipe` makes it."""
 
     output: Uri
-    """Everything that the recipe makes lies under it: a folder, or a prefix of a bucket."""
+    """Root of everything that the recipe makes: a folder, or a prefix of a bucket."""
     style: Style
     loss: Loss = Loss()
     vgg: Vgg = Vgg()

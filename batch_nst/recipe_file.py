@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from batch_nst.credentials import redacted
 from batch_nst.errors import RecipeError
@@ -25,15 +27,17 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     Args:
         path: a local YAML file.
-        overrides: each `key=value` or `section.key=value`, the value in YAML; it replaces what stood at that
-            key, and nothing beside it. Later ones win.
+        overrides: each `key=value` or `section.key=value`, the value in YAML. It replaces the value of that
+            key and nothing else. Later ones win.
 
     Returns:
-        The checked recipe. Relative paths in it are made absolute: those of the file against the
-        file's folder, those of overrides against the current folder.
+        The checked recipe. Relative paths are made absolute: those of the file against the file's folder,
+        those of overrides against the current folder.
 
     Raises:
         RecipeError: one line for each fault: key, what was given, what is allowed.
+
+    load_recipe("monet.yaml", ["train.steps=8000", "output=s3://bucket/monet"])
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -48,8 +52,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     document = _absolute(document, Path(path).absolute().parent)
     for override in overrides:
         keys, value = _parse_override(override)
-        change = _absolute(_nest(keys, value), Path.cwd())
-        document = _merge(_with_default_layers(document), change, len(keys))
+        change = _absolute(_replaced({}, keys, value), Path.cwd())
+        document = _replaced(_with_default_layers(document), keys, reduce(getitem, keys, change))
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
@@ -57,7 +61,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML where 1e-3 is a number, as in YAML 1.2; PyYAML wants 1.0e-3 and reads that as text."""
+    """Safe YAML where 1e-3 is a number, as in YAML 1.2; PyYAML reads it as text and accepts only 1.0e-3."""
 
 
 _Yaml.add_implicit_resolver(
@@ -90,11 +94,12 @@ def _with_default_layers(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "loss": {**layers, **loss}}
 
 
-def _merge(base: Any, change: Any, depth: int) -> Any:
-    """`change` laid over `base`: mappings are merged key by key down to `depth`, the rest is replaced."""
-    if depth == 0 or not isinstance(base, Mapping):
-        return change
-    return {**base, **{key: _merge(base.get(key), value, depth - 1) for key, value in change.items()}}
+def _replaced(document: Any, keys: Sequence[str], value: Any) -> Any:
+    """The document with another value at nested keys; a mapping replaces anything else on the way there."""
+    if not keys:
+        return value
+    base = document if isinstance(document, Mapping) else {}
+    return {**base, keys[0]: _replaced(base.get(keys[0]), keys[1:], value)}
 
 
 _PATHS = (
@@ -125,14 +130,8 @@ def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
             value = _absolute_path(value, folder)
         elif isinstance(value, list):
             value = [_absolute_path(item, folder) if isinstance(item, str) else item for item in value]
-        document = _merge(document, _nest([*sections, key], value), len(sections) + 1)
+        document = _replaced(document, [*sections, key], value)
     return document
-
-
-def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return dict(value)
 
 
 def _absolute_path(path: str, folder: Path) -> str:
@@ -160,10 +159,10 @@ _ALLOWED = {
     "model_type": "a mapping",
     "invalid_key": "a mapping whose keys are text",
 }
-"""What pydantic's fault types say, in a recipe's words; a type that is not here keeps pydantic's."""
+"""What each of pydantic's fault types means for a recipe; other types keep pydantic's message."""
 
 
-def _explain(path: object, fault: Any) -> str:
+def _explain(path: object, fault: ErrorDetails) -> str:
     keys = ".".join(str(part) for part in fault["loc"])
     where = f"recipe {path}: {(keys if keys.isprintable() else repr(keys)) or 'recipe'}"
     if fault["type"] == "extra_forbidden":
@@ -176,7 +175,7 @@ def _explain(path: object, fault: Any) -> str:
     return f"{where}: given {_short(fault['input'])}; {message}"
 
 
-_LIMITED = reprlib.Repr()  # a few aliases in YAML stand for more than memory holds
+_LIMITED = reprlib.Repr()  # a few aliases in YAML can expand to more than memory holds
 _LIMITED.maxlevel = 4
 _LIMITED.maxlist = _LIMITED.maxdict = 8
 _LIMITED.maxstring = _LIMITED.maxother = _LIMITED.maxlong = 1000
@@ -196,7 +195,7 @@ def _allowed_keys(location: Sequence[int | str]) -> list[str]:
 
 _SECTIONS = ("loss", "style", "vgg")
 _GENERATE = ("image_size", "iterations", "optimizer", "precision", "encoding")
-"""Beside these sections, the keys of `generate` that decide what a photo becomes."""
+"""The keys of `generate` that decide pixels, in addition to these sections."""
 
 
 @dataclass(frozen=True)
@@ -204,12 +203,12 @@ class Variant:
     """One of the recipes."""
 
     given: dict[str, str]
-    """Each key that has several values, and this recipe's one, as it was typed."""
+    """Each key that has several values, with the value of this recipe as it was typed."""
     recipe: Recipe
 
     @property
     def values(self) -> dict[str, Any]:
-        """The same, as the recipe understood it."""
+        """The same keys with the values as the recipe parsed them."""
         document = self.recipe.model_dump()
         return {key: reduce(lambda part, name: part[name], key.split("."), document) for key in self.given}
 
@@ -219,16 +218,18 @@ class Variant:
 
 
 def read_variants(path: str | os.PathLike[str], overrides: Sequence[str]) -> list[Variant]:
-    """The recipe of every value that is given; of two keys, of every pair of values, the last key's fastest.
+    """One recipe for each value of a key; with two keys, for each pair, the second key varying fastest.
 
     Args:
         path: a local YAML file.
-        overrides: as of `load_recipe`; those with several values as `key=V1,V2,V3`. Values are what a YAML
-            list in brackets may hold: numbers, text, lists, mappings. One with a comma in it is quoted.
+        overrides: as in `load_recipe`; those with several values as `key=V1,V2,V3`. Values are what a YAML
+            list in brackets may hold: numbers, text, lists, mappings. A value that holds a comma is quoted.
 
     Raises:
-        RecipeError: no key has several values, or more than two have, or one that does not decide pixels;
-            two of the recipes are the same; or what `load_recipe` says of the first that is wrong.
+        RecipeError: no key has several values, more than two keys have, or such a key does not decide pixels;
+            two of the recipes are equal; or `load_recipe` refuses one.
+
+    read_variants("monet.yaml", ["loss.style_weight=10,100,1000"])
     """
     choices = [_choices(override) for override in overrides]
     several = {_key(each[0]): len(each) for each in choices if len(each) > 1}
@@ -254,12 +255,12 @@ def read_variants(path: str | os.PathLike[str], overrides: Sequence[str]) -> lis
 
 
 def _choices(override: str) -> list[str]:
-    """An override, or one for each of the values that it gives."""
+    """One override for each value that an override gives."""
     text = f"[{override.partition('=')[2]}]"
     try:
         node = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError):
-        return [override]  # such as the path photos/[ab].jpg; what is wrong with it, `load_recipe` tells
+        return [override]  # such as the path photos/[ab].jpg; `load_recipe` reports what is wrong with it
     if node is None or len(node.value) < 2:
         return [override]
     return [f"{_key(override)}={text[each.start_mark.index : each.end_mark.index]}" for each in node.value]

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from batch_nst.errors import BatchNSTError
-from batch_nst.pipelines.benchmark.ablation import ACCOUNTS, Scale, ablate
+from batch_nst.pipelines.benchmark.ablation import ablate
 from batch_nst.pipelines.benchmark.ablation_arms import ARMS
+from batch_nst.pipelines.benchmark.ablation_records import ACCOUNTS, Scale
 
 SAMPLES = Path(__file__).parent / "samples"
 STYLES = [str(SAMPLES / "styles" / f"{name}.jpg") for name in ("van_gogh_auvers", "great_wave")]
@@ -44,7 +45,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     try:
-        found = ablate(
+        study = ablate(
             options.photos,
             options.styles,
             Scale(minutes=options.minutes, size=options.size, iterations=options.iterations),
@@ -58,8 +59,8 @@ def main() -> int:
     except BatchNSTError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return error.exit_code
-    print(Path(found["files"][0]).read_text(), file=sys.stderr)
-    print(json.dumps({"runs": len(found["runs"]), "files": found["files"]}))
+    print(Path(study.files[0]).read_text(), file=sys.stderr)
+    print(json.dumps({"runs": len(study.runs), "files": study.files}))
     return 0
 
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, unpack
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 
 
-def negative(unit: Row, seconds: float = 0.0) -> Row:
+def negative(unit: UnitRecord, seconds: float = 0.0) -> UnitRecord:
     """What `Stylizer` makes of a unit, in at least so many seconds; the same pixels and losses always."""
-    if unit["outage"]:
-        return {**unit, "seconds": 0.0, "began": 0.0}
+    if unit.pending:
+        return unit
     start, began = time.perf_counter(), time.time()
     if seconds:
         time.sleep(seconds)
-    rows = unpack(unit["photos"])
-    for row in rows:
-        if row["status"] == "ok":
-            pixels = np.frombuffer(row["content"], np.uint8)
-            row |= {name: float(pixels.mean()) for name in ("content_loss", "style_loss", "total_loss")}
-            row |= {"stylized": (255 - pixels).tobytes(), "engine": "negative"}
-    timing = {"began": began, "seconds": time.perf_counter() - start}
-    return {**unit, "photos": pack(rows, IN_FLIGHT), **timing}
+    photos = tuple(_negative(photo) if photo.ok else photo for photo in unit.photos)
+    return replace(unit, photos=photos, began=began, seconds=time.perf_counter() - start)
+
+
+def _negative(photo: PhotoRecord) -> PhotoRecord:
+    pixels = np.frombuffer(photo.content or b"", np.uint8)
+    losses = dict.fromkeys(("content_loss", "style_loss", "total_loss"), float(np.float32(pixels.mean())))
+    return replace(photo, **losses, stylized=(255 - pixels).tobytes(), engine="negative")

@@ -16,6 +16,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
     from photo_bucket import Bucket, fill
     from sleeper import entries, sleeper
 
+    from batch_nst.data.dataset.manifest import split_of
     from batch_nst.data.dataset.plan import survey
     from batch_nst.data.images.style import read_style
     from batch_nst.data.storage.store import Store
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.generate.actors import stylize_units
+    from batch_nst.pipelines.generate.tasks import never
     from batch_nst.recipe import Recipe
 
     fill(Store(str(folder)), 1)
@@ -61,19 +64,19 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
     connect.connect()
     made = stylize_units(
         plan.chunks(),
-        plan.settings["holdout"],
+        partial(split_of, holdout=plan.settings["holdout"]),
         store,
         read_style(given.style),
         given,
         workers,
         None,
-        str,
+        never,
         stylizer=sleeper(seconds, str(folder / "journal")),
     )
     memory: dict[int, int] = {}
     with peak_memory() as peak:
         for number, result in enumerate(made, 1):
-            assert not result["outage"], result
+            assert not result.pending, result
             if number in (FEW, count):
                 memory[number] = peak()
     ray.shutdown()

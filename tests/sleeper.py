@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import ray
 from negative import negative
 
 from batch_nst.cli import main
+from batch_nst.data.dataset.records import UnitRecord
 from batch_nst.pipelines.generate import actors
-from batch_nst.pipelines.generate.tasks import Row
 
 
 def sleeper(seconds: float, journal: str) -> type:
@@ -27,20 +28,20 @@ def sleeper(seconds: float, journal: str) -> type:
 
     class Sleeper:
         def __init__(self, *arguments: Any) -> None:
-            self._closed = arguments[4]
+            self._stop_reason = arguments[4]
             self._node = ray.get_runtime_context().get_node_id()
             self._file = Path(journal) / f"{os.getpid()}-{time.time_ns()}.jsonl"
 
-        def __call__(self, unit: Row) -> Row:
-            if reason := unit["outage"] or self._closed():
-                return negative({**unit, "outage": reason})
+        def __call__(self, unit: UnitRecord) -> UnitRecord:
+            if unit.pending or self._stop_reason():
+                return replace(unit, stopped=not unit.outage)
             self._note(unit, "began")
             made = negative(unit, seconds)
             self._note(unit, "ended")
             return made
 
-        def _note(self, unit: Row, event: str) -> None:
-            entry = {"unit": unit["unit"], "event": event, "time": time.time()}
+        def _note(self, unit: UnitRecord, event: str) -> None:
+            entry = {"unit": unit.unit, "event": event, "time": time.time()}
             with self._file.open("a") as file:
                 file.write(json.dumps(entry | {"node": self._node, "pid": os.getpid()}) + "\n")
 

@@ -72,10 +72,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stylizer = Stylizer(read_style(recipe.style), recipe, workers)
     known = {}
     for chunk in plan.chunks():
-        place = {"group": chunk.group._asdict(), "units": chunk.units}
-        for unit in planned_units(place, store, plan.settings["holdout"], str):
+        for unit in planned_units(chunk, store, plan.split_of):
             done = write_unit(stylizer(decode_unit(unit, recipe.generate)), store, recipe.generate)
-            known[done["unit"]] = json.dumps(done["summary"])
+            known[done.unit] = done.summary
     snapshot = seal(store, 0, plan.in_input, known)
     assert (snapshot.counts["ok"], snapshot.counts["held_out"]) == (3, 1)
     version, net = training_version(recipe, snapshot), TransformerNet(4)
@@ -117,7 +116,7 @@ def assert_refused(ended: Ended, command: str, code: int, *told: str) -> None:
 def test_the_dataset_of_another_recipe(home: Path, call: Call, command: str) -> None:
     before = files(home)
     ended = call(command, home / "recipe.yaml", "loss.style_weight=51.0", "style.size=40")
-    told = ("loss.style_weight: ", "was begun with 100.0, the recipe says 51.0", "style.size: ")
+    told = ("loss.style_weight: ", "was started with 100.0, the recipe says 51.0", "style.size: ")
     assert_refused(ended, command, 2, *told, "choose another output")
     assert files(home) == before
 

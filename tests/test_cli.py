@@ -385,7 +385,7 @@ import os, signal, sys
 from batch_nst import cli
 run = lambda options: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
 cli._plan = cli._try = cli._apply = run
-cli._command = lambda name: run
+cli._generate = cli._train = cli._evaluate = cli._nightly = run
 cli.main(sys.argv[1:])
 """
 

@@ -71,18 +71,16 @@ def work(order: Order) -> dict[str, Any]:
         results = [
             write_unit(negative(decode_unit(unit, limits)), store, limits)
             for chunk in plan.chunks()
-            for unit in planned_units(
-                {"group": chunk.group._asdict(), "units": chunk.units}, store, plan.settings["holdout"], str
-            )
+            for unit in planned_units(chunk, store, plan.split_of)
         ]
-        refused = next((result["refused"] for result in results if result.get("refused")), "")
+        refused = next((result.refused for result in results if result.refused), "")
         if refused:
             raise StorageError(refused)
         lease.check()
-        known = {result["unit"]: json.dumps(result["summary"]) for result in results if not result["outage"]}
+        known = {result.unit: result.summary for result in results if not result.pending}
         snapshot = seal(store, lease.token, plan.in_input, known)
     if snapshot.counts["pending"]:
-        outages = [result["outage"] for result in results if result["outage"]]
+        outages = [result.outage for result in results if result.outage]
         raise IncompleteError(f"{snapshot.counts['pending']} images are pending: {outages[0]}")
     return {"made": len(known), "number": snapshot.number, "digest": snapshot.digest, **snapshot.counts}
 

@@ -1,4 +1,4 @@
-"""The file of VGG-16 weights as bytes: the bundled Oxford release, or any other by URI."""
+"""The bytes of the VGG-16 weights file: the bundled Oxford release, or another one by URI."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_weights(vgg: Vgg) -> bytes:
     """The weights file that a recipe names.
 
     Raises:
-        WeightsError: it cannot be read; or the bundled one is not the file that was shipped.
+        WeightsError: it cannot be read, or the bundled one is not the file that was shipped.
     """
     if vgg.weights == "bundled":
         return bundled_weights()
@@ -29,7 +29,7 @@ def read_weights(vgg: Vgg) -> bytes:
 
 
 def weights_digest(vgg: Vgg) -> str:
-    """The sha256 of the weights file that a recipe names; that of the bundled one is known."""
+    """The sha256 of the weights file that a recipe names; the bundled file is not read for it."""
     return BUNDLED_SHA256 if vgg.weights == "bundled" else hashlib.sha256(read_weights(vgg)).hexdigest()
 
 

@@ -1,6 +1,7 @@
-"""Slow and fast transfer as other programs do it, to be measured beside ours.
+"""Baselines: slow and fast transfer as other programs do them, to compare the engine with.
 
-Fp32, contiguous NCHW tensors, autograd, `torch.optim`; one image at a time, with unbounded pixels.
+They use fp32, contiguous NCHW tensors, autograd and `torch.optim`, one image at a time, with unbounded
+pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from batch_nst.engine.vgg import Vgg16
 
 Method = Literal["lbfgs", "lbfgs_wolfe", "adam"]
 Network = Callable[[Tensor], dict[str, Tensor]]
-"""Images (B, 3, H, W), RGB, 0..255, to the activations of each layer."""
+"""Maps images (B, 3, H, W), RGB, 0..255, to the activations of each layer."""
 
 
 def optimise_one(
@@ -29,16 +30,15 @@ def optimise_one(
     method: Method,
     on_loss: Callable[[float, Tensor], bool],
 ) -> None:
-    """Minimise from the photo, with the settings that the peers ship.
+    """Minimise the objective from the photo, with the settings that other programs ship.
 
     Args:
         objective: in fp32.
         content: one photo (1, 3, H, W), RGB, 0..255.
-        iterations: evaluations of the loss and its gradient, at most.
+        iterations: maximum number of evaluations of the loss and its gradient.
         method: L-BFGS with history 100 (neural-style's), the same with torch's strong-Wolfe line search, or
             Adam with style-transfer-pytorch's rate (0.02 of the range of a pixel, betas 0.9 and 0.99).
-        on_loss: called with the loss of every evaluation and the pixels it was taken at, which are not
-            bounded; says whether to go on.
+        on_loss: called after every evaluation with the loss and its unbounded pixels; returns False to stop.
     """
     network = plain_activations(objective.vgg)
     targets = network(content)
@@ -77,7 +77,7 @@ def optimise_one(
 
 
 class _Enough(Exception):  # noqa: N818 - nothing went wrong
-    """Leaves the loop inside torch's optimiser."""
+    """Raised to leave the loop inside torch's optimiser."""
 
 
 def train_step(
@@ -87,15 +87,15 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     content: Tensor,
 ) -> float:
-    """One step of a fast model along the mean perceptual loss of a batch, as pytorch/examples takes it.
+    """One training step on the mean perceptual loss of a batch, as in pytorch/examples.
 
-    No pairs, no logarithm, no schedule, no clipping, no average of the weights.
+    It has no pairs, no logarithm, no schedule, no gradient clipping and no average of the weights.
 
     Args:
-        net: 0..1 to 0..1, not clamped.
+        net: maps 0..1 to 0..1, not clamped.
         objective: in fp32.
-        network: `plain_activations` of its VGG-16.
-        optimizer: of the net's weights.
+        network: `plain_activations` of the objective's VGG-16.
+        optimizer: updates the weights of `net`.
         content: photos (B, 3, H, W), RGB, 0..255.
 
     Returns:
@@ -112,7 +112,7 @@ def train_step(
 
 
 def plain_activations(vgg: Vgg16) -> Network:
-    """What `vgg` computes, by `plain_network` in contiguous tensors."""
+    """The activations of `vgg`, computed by `plain_network` in contiguous tensors."""
     stages = plain_network(vgg, torch.contiguous_format)
 
     def network(image: Tensor) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def plain_activations(vgg: Vgg16) -> Network:
 
 
 def plain_network(vgg: Vgg16, memory_format: torch.memory_format) -> nn.ModuleDict:
-    """The same VGG-16 out of torch's modules: a stage for each layer, to be called one after the other."""
+    """The same VGG-16 made of torch's modules: one stage per layer, to call in order."""
     stages = nn.ModuleDict()
     for name, conv in vgg.convolutions.items():
         assert isinstance(conv, nn.Conv2d)
@@ -136,22 +136,27 @@ def plain_network(vgg: Vgg16, memory_format: torch.memory_format) -> nn.ModuleDi
 
 
 Curve = list[tuple[float, float]]
-"""(seconds since the start, loss) of every evaluation of one photo, in order."""
+"""(seconds since the start, loss) of every evaluation for one photo, in order."""
 
-MARKS = (50, 100, 300)
-"""Iterations of the baseline whose best loss is to be reached."""
+TARGET_ITERATIONS = (50, 100, 300)
+"""Iterations of the baseline whose best loss other methods have to reach."""
 
 
-def run_peers(
+def run_baseline(
     objective: PerceptualLoss, photo: Tensor, iterations: int, method: Method
 ) -> tuple[Curve, dict[str, float]]:
-    """The curve of the peers' way, and the loss of the picture that it would have stored at each mark.
+    """Run a baseline on one photo.
+
+    curve, stored = run_baseline(objective, photo, 100, "lbfgs")
 
     Args:
         objective: in fp32.
         photo: (1, 3, H, W), RGB, 0..255.
-        iterations: evaluations of the loss.
-        method: which of the peers' optimisers.
+        iterations: number of evaluations of the loss.
+        method: see `optimise_one`.
+
+    Returns:
+        The curve, and by `TARGET_ITERATIONS` (as text) the loss of the picture that would be stored then.
     """
     curve: Curve = []
     stored: dict[str, float] = {}
@@ -162,7 +167,7 @@ def run_peers(
         nonlocal paused
         now = time.perf_counter()
         curve.append((now - start - paused, loss))
-        if len(curve) in MARKS:
+        if len(curve) in TARGET_ITERATIONS:
             picture = pixels.clamp(0, 255).round()
             stored[str(len(curve))] = losses_of(objective, picture, photo).total.item()
             paused += time.perf_counter() - now

@@ -65,7 +65,7 @@ def load_net(weights: bytes, card: Description) -> TransformerNet:
 
     architecture = card.get("architecture")
     match architecture:
-        case {"name": network, "width": int(width)} if network in NETWORKS and 0 < width <= _MOST_WIDTH:
+        case {"name": str(network), "width": int(width)} if network in NETWORKS and 0 < width <= _MOST_WIDTH:
             with torch.device("meta"):  # shapes only
                 net = TransformerNet(width, network)
         case _:

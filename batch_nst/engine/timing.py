@@ -1,14 +1,14 @@
-"""How long parts of the engine take on this device, in alternation, so that a drifting machine is fair."""
+"""Times parts of the engine on this device, alternately, so that drift of the machine affects all alike."""
 
 from __future__ import annotations
 
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,8 +19,22 @@ from batch_nst.engine.slow_transfer import ENGINE, optimise
 from batch_nst.engine.vgg import Vgg16
 
 
-def machine_of(device: torch.device, size: int) -> dict[str, Any]:
-    """Processor, device, versions, and the side of the pictures."""
+class Machine(TypedDict):
+    """What a measurement is true of."""
+
+    processor: str
+    threads: int
+    device: str
+    """Name of the GPU, or `cpu`."""
+    torch: str
+    engine: str
+    """See `slow_transfer.ENGINE`."""
+    size: NotRequired[int]
+    """Side of the images in pixels."""
+
+
+def machine_of(device: torch.device, size: int) -> Machine:
+    """This machine with a device, the versions of torch and the engine, and the side of the images."""
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
@@ -40,25 +54,25 @@ def _processor() -> str:
 
 
 _WARM_UP = 12
-"""Iterations before any is timed: the history of L-BFGS is full then, and memory is where it stays."""
+"""Iterations before the timed ones: by then the history of L-BFGS is full, and memory no longer grows."""
 _TIMED = 10
 
 
-class Spread(NamedTuple):
+class Spread(TypedDict):
     """A median and the range around it."""
 
     median: float
     least: float
     most: float
 
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """The spread of one or more values."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def bare_pass(vgg: Vgg16, image: Tensor) -> Callable[[], None]:
-    """The floor: VGG-16 to its deepest layer and the gradient back to the pixels, by autograd, nothing else.
+    """The floor: VGG-16 to its deepest layer and the gradient of the pixels, by autograd, without a loss.
 
     Args:
         vgg: on the image's device, its convolutions in the dtype to time.
@@ -80,7 +94,11 @@ def bare_pass(vgg: Vgg16, image: Tensor) -> Callable[[], None]:
 def fraction_of_floor(
     objective: PerceptualLoss, content: Tensor, rounds: int
 ) -> tuple[Spread, Spread, Spread]:
-    """The floor, a whole iteration of `optimise` (both seconds an image), and the first over the second."""
+    """Times the floor and a whole iteration of `optimise`.
+
+    Returns:
+        The seconds per image of the floor and of the iteration, and the first over the second.
+    """
     floor = bare_pass(objective.vgg, content)
     floors, iterations, fractions = [], [], []
     for _ in range(rounds):
@@ -88,30 +106,30 @@ def fraction_of_floor(
         floors.append(statistics.median(seconds(floor) for _ in range(_TIMED)) / len(content))
         iterations.append(iteration_seconds(objective, content))
         fractions.append(floors[-1] / iterations[-1])
-    return Spread.of(floors), Spread.of(iterations), Spread.of(fractions)
+    return spread_of(floors), spread_of(iterations), spread_of(fractions)
 
 
 def iteration_seconds(
     objective: PerceptualLoss, content: Tensor, warm_up: int = _WARM_UP, timed: int = _TIMED
 ) -> float:
-    """A whole iteration of `optimise`, seconds an image: the median of `timed` ones after some others."""
-    marks: list[float] = []
+    """Seconds per image of an iteration of `optimise`: the median of `timed` ones after the warm-up."""
+    ends: list[float] = []
 
-    def mark(_: int) -> None:
+    def on_iteration(_: int) -> None:
         wait_for(content.device)
-        marks.append(time.perf_counter())
+        ends.append(time.perf_counter())
 
-    optimise(objective, content, warm_up + timed, on_iteration=mark)
-    steps = [after - before for before, after in pairwise(marks)]
+    optimise(objective, content, warm_up + timed, on_iteration=on_iteration)
+    steps = [after - before for before, after in pairwise(ends)]
     return statistics.median(steps[-timed:]) / len(content)
 
 
 def parts(objective: PerceptualLoss, content: Tensor) -> dict[str, float]:
-    """Where the time of a gradient goes, seconds an image.
+    """Where the time of a gradient is spent, in seconds per image.
 
     Returns:
-        `forward`, the network; `gram`, the Gram matrices; `back`, the network's way back; `gradient`, all of
-        it, so that the rest is the losses and their own derivatives.
+        `forward`, the network; `gram`, the Gram matrices; `back`, its backward pass; `gradient`, all
+        of it. The rest of `gradient` is the losses and their own derivatives.
     """
     targets = objective.content_targets(content)
     recorded = objective.vgg.record(content)
@@ -137,7 +155,7 @@ def parts(objective: PerceptualLoss, content: Tensor) -> dict[str, float]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
-    """Floating-point operations a second of a square matrix product."""
+    """Floating-point operations per second of a product of two (side, side) matrices."""
     a = torch.rand(side, side, device=device).to(dtype)
 
     def run() -> None:
@@ -149,13 +167,13 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> f
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """That one call took."""
+    """Seconds that one call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def wait_for(device: torch.device) -> None:
-    """Until a GPU has done what it was given; a CPU has done it already."""
+    """Wait until a GPU has done its queued work; a CPU has no queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -7,31 +7,48 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 from batch_nst.console import log
-from batch_nst.data.dataset.manifest import require_settings
+from batch_nst.data.dataset.manifest import as_started, require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, Stopped, reason_of
-from batch_nst.figures import as_json
+from batch_nst.figures import JsonObject, as_json, inlined
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.data.dataset.plan import Plan
+    from batch_nst.data.dataset.plan import Plan, PlanCounts
+    from batch_nst.pipelines.cost.estimate import Estimate
     from batch_nst.pipelines.cost.unit_costs import UnitCosts
-    from batch_nst.pipelines.reports.night import Triple
-
-Figures = dict[str, Any]
+    from batch_nst.pipelines.reports.night import Night, ScoredModel
 
 _JOB_COPY = "/runtime_resources/working_dir_files/"
 """In the path of what `ray job submit --working-dir` unpacks."""
 
 
-def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> Figures:
+class RunSummary(TypedDict, total=False):
+    """What a command with a lease returns, and `summary.json` holds: the figures of its step, and these."""
+
+    run: str
+    """Name of the folder in `runs`; absent where the command left nothing there."""
+    output: Required[str]
+    seconds: Required[float]
+    error: str
+
+
+@dataclass(frozen=True)
+class PlanFigures:
+    """What `generate` would do, and what that would cost."""
+
+    counts: PlanCounts = inlined()
+    costs: Estimate = inlined()
+
+
+def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> PlanFigures:
     """What `generate` would do, and what that would cost. Writes nothing.
 
     Args:
@@ -44,13 +61,14 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     from batch_nst.pipelines.cost.workload import workload_of
 
     store = Store(recipe.output)
+    recipe = as_started(recipe, store)
     planned = survey(recipe, store)
     work = workload_of(planned, store, recipe)
-    figures = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
+    costs = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
     counts = planned.counts()
-    for line in estimate_lines(counts, figures):
+    for line in estimate_lines(asdict(counts), costs):
         log(line)
-    return {**counts, **asdict(figures)}
+    return PlanFigures(counts, costs)
 
 
 def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> UnitCosts | None:
@@ -74,43 +92,47 @@ def generate(
     retry: bool = False,
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
-) -> Figures:
+) -> RunSummary:
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate.run import generate as step
 
+    recipe = as_started(recipe, Store(recipe.output))
     return run_command(
         "generate",
         recipe.output,
         wait,
-        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
+        lambda run: as_json(step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline))),
     )
 
 
-def train(recipe: Recipe, wait: bool = False) -> Figures:
+def train(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Fit the fast model to the sealed pairs, or resume."""
     from batch_nst.pipelines.train.run import train as step
 
+    recipe = as_started(recipe, Store(recipe.output))
     _check_dataset(recipe, wait)
     return run_command("train", recipe.output, wait, lambda run: step(recipe, run.store))
 
 
-def evaluate(recipe: Recipe, wait: bool = False) -> Figures:
+def evaluate(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Score the model on held-out photos, and write the report."""
+    recipe = as_started(recipe, Store(recipe.output))
     _check_dataset(recipe, wait)
     from batch_nst.pipelines.evaluate.run import evaluate as score
-    from batch_nst.pipelines.evaluate.run import outline
+    from batch_nst.pipelines.evaluate.run import figures_of
 
-    def step(run: Run) -> Figures:
-        evaluation, triples = score(recipe, run.store)
-        return {**outline(evaluation), "report": write_report(recipe, run, evaluation, triples)}
+    def step(run: Run) -> object:
+        scored = score(recipe, run.store)
+        return replace(figures_of(scored), report=write_report(recipe, run, scored))
 
     return run_command("evaluate", recipe.output, wait, step)
 
 
-def export(recipe: Recipe, wait: bool = False) -> Figures:
+def export(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Write the ONNX graph of the model."""
     from batch_nst.pipelines.export import export as step
 
+    recipe = as_started(recipe, Store(recipe.output))
     _check_dataset(recipe, wait)
     return run_command("export", recipe.output, wait, lambda run: step(recipe, run.store))
 
@@ -130,7 +152,7 @@ class Run:
         """It starts now, under a lease that it holds."""
         self.store, self.lease, self.command = store, lease, command
         self.leaves_figures = True
-        self.figures: Figures = {}  # of the steps of a night that have ended
+        self.figures: object = {}  # of the steps of a night that have ended
         self.step_seconds: dict[str, float] = {}
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{lease.token:06}-{command}"
@@ -145,10 +167,10 @@ class Run:
         self.step_seconds[step] = round(self.seconds - sum(self.step_seconds.values()), 1)
 
     @property
-    def about(self) -> Figures:
+    def about(self) -> RunSummary:
         """What is told of it however it ends."""
-        named = {"run": self.name} if self.leaves_figures else {}
-        return {**named, "output": self.store.uri, "seconds": self.seconds}
+        about = RunSummary(output=self.store.uri, seconds=self.seconds)
+        return {"run": self.name, **about} if self.leaves_figures else about
 
     def write(self, name: str, data: bytes) -> str:
         """Leave a file in the folder of the run; returns its URI."""
@@ -156,7 +178,7 @@ class Run:
         return self.store.join(f"runs/{self.name}/{name}")
 
 
-def forget(output: str, ids: Sequence[str], wait: bool = False) -> Figures:
+def forget(output: str, ids: Sequence[str], wait: bool = False) -> RunSummary:
     """Remove all pairs of photos for good, and say who has seen them."""
     from batch_nst.pipelines.forget import forget as step
 
@@ -164,7 +186,7 @@ def forget(output: str, ids: Sequence[str], wait: bool = False) -> Figures:
     return run_command("forget", output, wait, lambda run: step(run.store, run.lease, ids))
 
 
-def rollback(output: str, to: str | None = None, wait: bool = False) -> Figures:
+def rollback(output: str, to: str | None = None, wait: bool = False) -> RunSummary:
     """Publish the version before the published one, or another one."""
     from batch_nst.pipelines.models import rollback as step
 
@@ -172,7 +194,7 @@ def rollback(output: str, to: str | None = None, wait: bool = False) -> Figures:
     return run_command("rollback", output, wait, lambda run: step(run.store, run.lease, to))
 
 
-def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figures:
+def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> RunSummary | JsonObject:
     """Delete old models; without `yes` only tell which, which needs no lease."""
     from batch_nst.pipelines.models import prune as step
 
@@ -182,8 +204,11 @@ def prune(output: str, keep: int, yes: bool = False, wait: bool = False) -> Figu
     return run_command("prune", output, wait, lambda run: step(run.store, keep, run.lease))
 
 
-def run_command(command: str, output: str, wait: bool, step: Callable[[Run], object]) -> Figures:
-    """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take."""
+def run_command(command: str, output: str, wait: bool, step: Callable[[Run], object]) -> RunSummary:
+    """Take the lease, take the step, and leave `summary.json` however it ended, if there was one to take.
+
+    The step returns its figures, a dataclass or a mapping.
+    """
     store = Store(output)
     if _JOB_COPY in store.uri:
         log(
@@ -192,32 +217,30 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], obj
         )
     with acquire(store, command, wait=wait) as lease:
         run = Run(command, store, lease)
-        figures: Figures = {}
+        figures: JsonObject = {}
         try:
             figures = as_json(step(run))
         except (BatchNSTError, Stopped) as error:
-            figures = {**run.figures, **error.figures, "error": str(error)}
-            error.figures = figures | run.about
+            figures = as_json(run.figures) | as_json(error.figures or {}) | {"error": str(error)}
+            error.figures = figures  # completed below
             raise
         except Exception as bug:
-            figures = {**run.figures, "error": reason_of(bug)}
+            figures = as_json(run.figures) | {"error": reason_of(bug)}
             raise
         finally:
-            figures |= run.about  # a step's own `seconds` are no part of it
+            figures |= as_json(run.about)  # a step's own `seconds` are no part of it
             if run.leaves_figures:
                 summary = {"command": command, "started": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", **figures}
                 run.write("summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-        return figures
+        return cast(RunSummary, figures)
 
 
-def write_report(
-    recipe: Recipe, run: Run, evaluation: Figures, triples: Sequence[Triple], night: Figures | None = None
-) -> str:
+def write_report(recipe: Recipe, run: Run, scored: ScoredModel, night: Night | None = None) -> str:
     """Write the report, of a night with its figures; where it is."""
     from batch_nst.pipelines.reports.gather import report_of
 
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
-    page = report_of(recipe, run.store, evaluation, triples, about, night)
+    page = report_of(recipe, run.store, scored, about, night)
     report = run.write("report.html", page.encode())
     log(f"report: {report}")
     return report

@@ -11,10 +11,10 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from batch_nst import __version__
 from batch_nst.console import log
@@ -29,6 +29,9 @@ from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
 from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    pass
 
 _PHOTOS = 3
 """Photos of which one must be readable: the others may be bad ones."""
@@ -55,13 +58,32 @@ class Check:
     """What to do where it failed."""
 
 
-def doctor(recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DoctorFigures:
+    """Checks by state, and what each of them found."""
+
+    ok: int
+    failed: int
+    skipped: int
+    checks: list[Check]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node of the cluster that is up; on a Ray inside this process, this machine."""
+
+    name: str
+    """For people."""
+    gpus: float
+    """That Ray gives out there."""
+    handle: Any
+    """What `connect.ask` takes."""
+
+
+def doctor(recipe: Recipe) -> DoctorFigures:
     """Look at all that a recipe needs, tell it line by line, and leave nothing behind.
 
     Starts torch for the weights, and Ray for what comes after them.
-
-    Returns:
-        Figures: `checks`, and how many are `ok`, `failed` and `skipped`.
 
     Raises:
         IncompleteError: a check failed.
@@ -73,10 +95,7 @@ def doctor(recipe: Recipe) -> dict[str, Any]:
             log(f"{'':<19}remedy: {check.remedy}")
         checks.append(check)
     counts = Counter(check.state for check in checks)
-    figures = {
-        **{state: counts[state] for state in ("ok", "failed", "skipped")},
-        "checks": [asdict(check) for check in checks],
-    }
+    figures = DoctorFigures(counts["ok"], counts["failed"], counts["skipped"], checks)
     if failed := [check.name for check in checks if check.state == "failed"]:
         raise IncompleteError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", figures)
     return figures
@@ -125,33 +144,50 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
 
 
 def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
-    """What the nodes say; on a Ray inside this process, that is this machine."""
-    from batch_nst.pipelines.cluster import connect
-
-    nodes = connect.living_nodes()
-    names = [f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in nodes]
-    told = connect.answers(connect.ask(nodes, versions), _ANSWER_SECONDS)
+    """What the nodes say."""
+    nodes = _nodes()
+    told = _ask(nodes, versions)
     yield _check(
         "nodes",
-        lambda: _equal(names, told, versions()),
+        lambda: _equal([node.name for node in nodes], told, versions()),
         "install the same batch_nst, ray, torch and python on every node, as cluster.yaml does",
     )
     # Who did not answer is asked no more.
-    there = [index for index, answer in enumerate(told) if not isinstance(answer, Exception)]
-    nodes, names = [nodes[index] for index in there], [names[index] for index in there]
+    there = [node for node, answer in zip(nodes, told, strict=True) if not isinstance(answer, Exception)]
     yield _check(
         "stores",
-        lambda: _stores(recipe, store, nodes, names),
+        lambda: _stores(recipe, store, there),
         "give every node the credentials and the network that this machine has; a local output must lie on a "
         "disk that all nodes share",
     )
-    yield _check("clocks", lambda: _clocks(nodes, names), "synchronise the clocks of all nodes (NTP)")
+    yield _check("clocks", lambda: _clocks(there), "synchronise the clocks of all nodes (NTP)")
     yield _check(
         "device",
-        lambda: _device(recipe, nodes, names),
+        lambda: _device(recipe, there),
         "install NVIDIA's driver and a torch that fits it where Ray sees a GPU; or set generate.device and "
         "train.device to auto or cpu",
     )
+
+
+def _nodes() -> list[_Node]:
+    from batch_nst.pipelines.cluster import connect
+
+    return [
+        _Node(
+            name=f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})",
+            gpus=node["Resources"].get("GPU", 0),
+            handle=node,
+        )
+        for node in connect.living_nodes()
+    ]
+
+
+def _ask(nodes: Sequence[_Node], question: Callable[..., object], *arguments: object) -> list[Any]:
+    """What a function answers on each of these nodes, or the exception that came instead."""
+    from batch_nst.pipelines.cluster import connect
+
+    asked = connect.ask([node.handle for node in nodes], question, *arguments)
+    return connect.answers(asked, _ANSWER_SECONDS)
 
 
 # --- what is looked at: each returns what it found, and raises what is wrong
@@ -229,11 +265,26 @@ def _join() -> str:
 
     from batch_nst.pipelines.cluster import connect
 
+    _warn_of_newer_ray(version("ray"), getattr(connect, "NEWEST_RAY_SEEN", version("ray")))
     connect.connect()
     nodes = connect.living_nodes()
     total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     place = f"RAY_ADDRESS {address}" if address else "no RAY_ADDRESS"
     return f"{place}: {len(nodes)} nodes up, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
+
+
+def _warn_of_newer_ray(installed: str, seen: str) -> None:
+    """Before Ray is started: where a newer one fails, this is why."""
+    if _numbers(installed) > _numbers(seen):
+        log(
+            f"warning: ray {installed} is newer than {seen}, the newest that batch_nst is tested with; where "
+            f"something fails, try ray=={seen}"
+        )
+
+
+def _numbers(release: str) -> list[int]:
+    """The parts of a version that can be compared: 2, 60, 0."""
+    return [int(part) for part in re.findall(r"\d+", release)[:3]]
 
 
 def versions() -> dict[str, str]:
@@ -268,32 +319,29 @@ def _reach(recipe: Recipe) -> None:
     _output(Store(recipe.output))
 
 
-def _stores(recipe: Recipe, store: Store, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _stores(recipe: Recipe, store: Store, nodes: Sequence[_Node]) -> str:
     from batch_nst.pipelines.cluster import connect
 
     connect.check_output_is_shared(store)  # a node that does not see it must not make another one
-    reached = connect.answers(connect.ask(nodes, _reach, recipe), _ANSWER_SECONDS)
     faults = [
-        f"{name}: {_line(found)}"
-        for name, found in zip(names, reached, strict=True)
+        f"{node.name}: {_line(found)}"
+        for node, found in zip(nodes, _ask(nodes, _reach, recipe), strict=True)
         if isinstance(found, Exception)
     ]
     if faults:
         raise StorageError("; ".join(faults))
-    return f"input and output reached from {len(names)} nodes"
+    return f"input and output reached from {len(nodes)} nodes"
 
 
-def _clocks(nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    from batch_nst.pipelines.cluster import connect
-
+def _clocks(nodes: Sequence[_Node]) -> str:
     widest = 0.0
-    for node, name in zip(nodes, names, strict=True):
+    for node in nodes:
         before = time.time()
-        (answer,) = connect.answers(connect.ask([node], _now), _ANSWER_SECONDS)
+        (answer,) = _ask([node], _now)
         if isinstance(answer, Exception):
             raise answer
         apart = _apart(answer, before, time.time())
-        _within(apart, f"clock of node {name}")
+        _within(apart, f"clock of node {node.name}")
         widest = max(widest, abs(apart))
     return f"{len(nodes)} nodes, {widest:.1f} s from this machine's at most"
 
@@ -303,19 +351,19 @@ def _now() -> float:
     return time.time()
 
 
-def _device(recipe: Recipe, nodes: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def _device(recipe: Recipe, nodes: Sequence[_Node]) -> str:
     from batch_nst.pipelines.cluster import connect
 
     chosen = [connect.choose_workers(recipe.generate.device), connect.choose_trainers(recipe.train)]
-    expected = [(node, name) for node, name in zip(nodes, names, strict=True) if node["Resources"].get("GPU")]
-    seen = connect.answers(connect.ask([node for node, _ in expected], _gpus), _ANSWER_SECONDS)
+    expected = [node for node in nodes if node.gpus]
+    seen = _ask(expected, _gpus)
     if any(workers.device == "cuda" for workers in chosen):
-        for (node, name), found in zip(expected, seen, strict=True):
+        for node, found in zip(expected, seen, strict=True):
             if isinstance(found, Exception):
                 raise found
-            if len(found) < node["Resources"]["GPU"]:
+            if len(found) < node.gpus:
                 raise IncompleteError(
-                    f"{name}: Ray has {node['Resources']['GPU']:g} GPUs there, torch sees {len(found)}"
+                    f"{node.name}: Ray has {node.gpus:g} GPUs there, torch sees {len(found)}"
                 )
     generate, train = (workers.device for workers in chosen)
     kinds = ", ".join(

@@ -89,8 +89,8 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> ForgetFigures:
     new = ids - forgotten.forgotten_ids(store)
     lease.check()
     if new:
-        request = {"ids": sorted(each.hex() for each in new), "pairs": _pairs(store, images, new)}
-        forgotten.write_request(store, request)
+        pairs = _pairs(store, images, new)
+        forgotten.write_request(store, {"ids": sorted(each.hex() for each in new), "pairs": pairs})
     snapshot = _seal(store, lease, written.rows)
     write_card(store, snapshot, settings)
     pairs = [
@@ -156,7 +156,8 @@ def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
     planned = planned.append_column("present", pc.invert(pc.is_in(planned["id"], gone)))
     rules = Quality()
     if latest and latest.quality:
-        rules = Quality(**{name: latest.quality[name] for name in Quality.model_fields})
+        quality = latest.quality
+        rules = Quality(max_deviation=quality["max_deviation"], min_change=quality["min_change"])
     return seal(store, lease.token, planned, {}, rules)
 
 

@@ -223,13 +223,14 @@ def _models(store: Store) -> list[Model]:
 
 def _model(version: str, card: ModelCard | None, now: Pointer | None, date: str | None) -> Model:
     evaluation = card.get("evaluation") if card else None
+    scores = evaluation.get("model") if evaluation else None
     why = card.get("refused", {}).get("why") if card else None
     return Model(
         version=version,
         snapshot=registry.snapshot_of(version),
         trained=date,
         photos=evaluation.get("photos") if evaluation else None,
-        objective=evaluation.get("model", {}).get("total") if evaluation else None,
+        objective=scores.get("total") if scores else None,
         worth_iterations=evaluation.get("worth_iterations") if evaluation else None,
         state=_state(version, card, now),
         why=why,

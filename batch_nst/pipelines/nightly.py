@@ -3,24 +3,72 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from batch_nst.console import log
+from batch_nst.data.dataset.manifest import as_started
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.snapshot import is_sealed, latest_snapshot
 from batch_nst.data.models import registry
-from batch_nst.data.models.gate import decided
+from batch_nst.data.models.gate import UNREPORTED, Published, Refused, decided, publish
 from batch_nst.data.models.registry import model_object, training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
-from batch_nst.figures import as_json
+from batch_nst.figures import inlined, omitted
 from batch_nst.pipelines.cluster.stop import Budget
-from batch_nst.pipelines.commands import Figures, Run, run_command, write_report
+from batch_nst.pipelines.commands import Run, RunSummary, run_command, write_report
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.cost.requests import Traffic
+    from batch_nst.pipelines.evaluate.scores import EvaluateFigures
+    from batch_nst.pipelines.export import ExportFigures
+    from batch_nst.pipelines.generate.run import GenerateFigures
+    from batch_nst.pipelines.reports.night import Cost, Night, ScoredModel
+    from batch_nst.pipelines.train.run import TrainFigures
 
 _STEPS = ("pairs", "training", "graph", "scoring", "publishing")
 """Of a night, in their order."""
+
+
+@dataclass(frozen=True)
+class NightFigures:
+    """Figures of the command `nightly`, as far as it came."""
+
+    dataset: GenerateFigures | None = omitted()
+    training: TrainFigures | None = inlined(optional=True)
+    graph: ExportFigures | None = inlined(optional=True)
+    scores: EvaluateFigures | None = inlined(optional=True)
+    gate: object = inlined(optional=True)
+    """Figures of `publish`, or of its refusal."""
+    cost: Cost | None = omitted()
+    report: str | None = omitted()
+    """URI of the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedDataset:
+    """The dataset of a night with nothing to do."""
+
+    photos: int
+    found: int
+    """Images."""
+    counts: dict[str, int] = inlined()
+    """By outcome, as in the snapshot."""
+    made: int
+    snapshot: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class FinishedFigures:
+    """Figures of a night with nothing to do: what the last one came to."""
+
+    nothing_new: bool
+    dataset: FinishedDataset
+    decision: Published | Refused = inlined()
 
 
 def nightly(
@@ -29,23 +77,32 @@ def nightly(
     retry: bool = False,
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
-) -> Figures:
+) -> RunSummary:
     """Generate, train, evaluate, export, and publish what is better than what is published.
 
     Where there is nothing to do, nothing is written, and neither torch nor Ray is imported. What a budget or
     a deadline leaves to the next night keeps none of the rest from being done, if `train.min_done` is.
     """
-    from batch_nst.data.dataset.plan import survey
-    from batch_nst.data.models.gate import UNREPORTED, publish
-    from batch_nst.pipelines.export import export as write_graph
-    from batch_nst.pipelines.generate.run import generate as make_pairs
-    from batch_nst.pipelines.nightly import find_finished
-    from batch_nst.pipelines.train.run import find_cut_off
-    from batch_nst.pipelines.train.run import train as fit_model
+    recipe = as_started(recipe, Store(recipe.output))
+    budget = Budget(max_device_hours, deadline)
 
-    def night(run: Run) -> Figures:
+    def night(run: Run) -> object:
+        finished, plan = find_finished(recipe, run.store, retry)
+        if finished:
+            run.leaves_figures = False
+            return finished
+        from batch_nst.pipelines.reports.gather import cost_of
+        from batch_nst.pipelines.reports.night import Night
+
+        plan = plan or survey(recipe, run.store, retry)
+        made, traffic = _make_pairs(recipe, run, budget, plan, retry)
+        figures, scored = _make_model(recipe, run, NightFigures(made))
+        cost = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
+        return _meet_gate(recipe, run, figures, scored, Night(made, None, cost))
+
+    def reported(run: Run) -> object:
         try:
-            return steps(run)
+            return night(run)
         except (GateError, Stopped):  # the one has its report; the other is no end: the next start goes on
             raise
         except Exception as error:
@@ -53,73 +110,93 @@ def nightly(
             _tell_failure(recipe, run, error)
             raise
 
-    def steps(run: Run) -> Figures:
-        finished, surveyed = find_finished(recipe, run.store, retry)
-        if finished:
-            run.leaves_figures = False
-            return finished
-        from batch_nst.pipelines.cost.requests import Traffic
-        from batch_nst.pipelines.cost.workload import workload_of
-        from batch_nst.pipelines.evaluate.run import evaluate as score
-        from batch_nst.pipelines.evaluate.run import outline
-        from batch_nst.pipelines.reports.earlier import cost_of
+    return run_command("nightly", recipe.output, wait, reported)
 
-        surveyed = surveyed or survey(recipe, run.store, retry)
-        # Were more sealed each night, a training that deadlines cut off would never come to its end.
-        cut_off = find_cut_off(recipe, run.store) if deadline and surveyed.to_do else None
-        traffic = Traffic() if cut_off else workload_of(surveyed, run.store, recipe).traffic
-        budget, least = Budget(max_device_hours, deadline), recipe.train.min_done
-        made = make_pairs(recipe, run.store, run.lease, retry, budget, surveyed, least, cut_off)
-        run.took("pairs")
-        figures = run.figures
-        figures["dataset"] = made
-        figures |= as_json(fit_model(recipe, run.store))
-        run.took("training")
-        figures |= as_json(write_graph(recipe, run.store))
-        run.took("graph")
-        evaluation, triples = score(recipe, run.store)
-        figures |= outline(evaluation)
-        run.took("scoring")
-        run.lease.check()
-        owed = model_object(figures["version"], UNREPORTED)
-        run.store.replace(owed, f"{run.name}\n".encode())
-        refusal = None
-        try:
-            figures |= as_json(publish(figures["version"], recipe.publish, run.store, run.lease.token))
-        except GateError as error:
-            refusal = error
-            figures |= error.figures
-        figures["cost"] = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
-        figures["report"] = write_report(recipe, run, evaluation, triples, figures)
-        run.store.delete(owed)
-        if refusal:
-            raise refusal
-        return figures
 
-    return run_command("nightly", recipe.output, wait, night)
+def _make_pairs(
+    recipe: Recipe, run: Run, budget: Budget, plan: Plan, retry: bool
+) -> tuple[GenerateFigures, Traffic]:
+    """The first step; and what decides the requests that it sends."""
+    from batch_nst.pipelines.cost.requests import Traffic
+    from batch_nst.pipelines.cost.workload import workload_of
+    from batch_nst.pipelines.generate.run import generate
+    from batch_nst.pipelines.train.run import find_cut_off
+
+    # Were more sealed each night, a training that deadlines cut off would never come to its end.
+    cut_off = find_cut_off(recipe, run.store) if budget.deadline and plan.to_do else None
+    traffic = Traffic() if cut_off else workload_of(plan, run.store, recipe).traffic
+    least = recipe.train.min_done
+    made = generate(recipe, run.store, run.lease, retry, budget, plan, least, cut_off)
+    _ended(run, "pairs", NightFigures(made))
+    return made, traffic
+
+
+def _make_model(recipe: Recipe, run: Run, figures: NightFigures) -> tuple[NightFigures, ScoredModel]:
+    """Train, export and evaluate."""
+    from batch_nst.pipelines.evaluate.run import evaluate, figures_of
+    from batch_nst.pipelines.export import export
+    from batch_nst.pipelines.train.run import train
+
+    figures = _ended(run, "training", replace(figures, training=train(recipe, run.store)))
+    figures = _ended(run, "graph", replace(figures, graph=export(recipe, run.store)))
+    scored = evaluate(recipe, run.store)
+    return _ended(run, "scoring", replace(figures, scores=figures_of(scored))), scored
+
+
+def _ended(run: Run, step: str, figures: NightFigures) -> NightFigures:
+    """A step has ended, with these figures."""
+    run.figures = figures
+    run.took(step)
+    return figures
+
+
+def _meet_gate(
+    recipe: Recipe, run: Run, figures: NightFigures, scored: ScoredModel, shown: Night
+) -> NightFigures:
+    """The last step: publish or refuse, and write the report of either.
+
+    Raises:
+        GateError: the model is refused.
+    """
+    run.lease.check()
+    owed = model_object(scored.version, UNREPORTED)
+    run.store.replace(owed, f"{run.name}\n".encode())
+    refusal: GateError | None = None
+    try:
+        figures = replace(figures, gate=publish(scored.version, recipe.publish, run.store, run.lease.token))
+    except GateError as error:
+        refusal, figures = error, replace(figures, gate=error.figures)
+    run.figures = figures
+    page = write_report(recipe, run, scored, replace(shown, gate=figures.gate))
+    run.figures = figures = replace(figures, cost=shown.cost, report=page)
+    run.store.delete(owed)
+    if refusal:
+        raise refusal
+    return figures
 
 
 def _tell_failure(recipe: Recipe, run: Run, error: Exception) -> None:
     """Leave a page of a night that failed. Where that fails as well, what the night failed of is told."""
     from batch_nst.pipelines.reports.gather import failure_page
 
-    figures = {**run.figures, **getattr(error, "figures", {})}
+    figures = run.figures if isinstance(run.figures, NightFigures) else NightFigures()
+    dataset = figures.dataset or getattr(error, "figures", None) or {}
     try:
-        page = failure_page(recipe, run.store, reason_of(error), figures, run.step_seconds, run.about)
-        run.figures["report"] = run.write("report.html", page.encode())
+        page = failure_page(recipe, run.store, reason_of(error), dataset, run.step_seconds, run.about)
+        run.figures = replace(figures, report=run.write("report.html", page.encode()))
     except BatchNSTError as trouble:
         log(f"warning: no page tells of this night: {trouble}")
 
 
 def find_finished(
     recipe: Recipe, store: Store, retry: bool = False
-) -> tuple[dict[str, Any] | None, Plan | None]:
+) -> tuple[FinishedFigures | None, Plan | None]:
     """What the last night came to, if another one would do nothing; and the survey, if one was made.
 
     The model is looked at first, as that takes a few requests, and the input may take many.
 
     Returns:
-        Figures, of the shape of a night's, or None: images are to be made or sealed, there are more rejected
+        Figures, or None: images are to be made or sealed, there are more rejected
         ones than `generate.max_rejected` allows, or the model of this recipe and the latest snapshot is not
         finished, not decided on, or damaged.
 
@@ -129,27 +206,30 @@ def find_finished(
         AuditError: as `seal` does.
     """
     snapshot = latest_snapshot(store)
-    decision = decided(training_version(recipe, snapshot), recipe.publish, store) if snapshot else None
-    if not snapshot or not decision or not _is_whole(store, decision.version):
+    if not snapshot:
+        return None, None
+    version = training_version(recipe, snapshot)
+    decision = decided(version, recipe.publish, store)
+    if not decision or not _is_whole(store, version):
         return None, None
     published = registry.current(store)
-    if published and published["version"] != decision.version:  # which no night can mend
+    if published and published["version"] != version:  # which no night can mend
         registry.check_parts(store, published["version"], registry.require_card(store, published["version"]))
     plan = survey(recipe, store, retry)
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
     if plan.to_do or too_many or not is_sealed(store, snapshot, plan.in_input, recipe.quality):
         return None, plan
-    told = f"published {decision.version}" if decision.published else decision.refused["why"]
+    told = decision.refused["why"] if isinstance(decision, Refused) else f"published {version}"
     log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {told}")
-    dataset = {
-        "photos": plan.counts()["photos"],
-        "found": plan.found,
-        **snapshot.counts,
-        "made": 0,
-        "snapshot": snapshot.number,
-        "digest": snapshot.digest,
-    }
-    return {"nothing_new": True, "dataset": dataset, **as_json(decision)}, plan
+    dataset = FinishedDataset(
+        photos=plan.counts().photos,
+        found=plan.found,
+        counts=snapshot.counts,
+        made=0,
+        snapshot=snapshot.number,
+        digest=snapshot.digest,
+    )
+    return FinishedFigures(True, dataset, decision), plan
 
 
 def _is_whole(store: Store, version: str) -> bool:

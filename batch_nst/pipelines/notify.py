@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
+import signal
+import sys
 from urllib.parse import urlsplit
 
-import aiohttp
-
-from batch_nst.console import log
+VARIABLE = "BATCH_NST_NOTIFY"
+"""Of the environment, instead of `--notify`."""
 
 _SECONDS = 10.0
 """For all of it: looking the host up, connecting, its answer."""
+
+
+def hide_url(url: str | None) -> str | None:
+    """The URL of `--notify`, a secret, taken away from where it would be seen.
+
+    The words of a command are seen by everybody on its machine, and stand in Ray's list of drivers: so one
+    that was started with it starts itself anew without. The environment is what Ray's processes inherit.
+    """
+    os.environ.pop(VARIABLE, None)
+    words: list[str] = []
+    for word in sys.orig_argv[1:] if url else ():
+        if word == url and words[-1].startswith("--n"):
+            words.pop()
+        elif not (word.startswith("--n") and word.endswith(f"={url}")):
+            words.append(word)
+    if url and len(words) < len(sys.orig_argv) - 1:
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was; handlers do not outlive this, that does
+        os.execve(sys.executable, [sys.executable, *words], {**os.environ, VARIABLE: url})
+    return url
+
+
+def deliver(url: str | None, figures: str) -> None:
+    """Post what a command has come to, if somebody wants it. The command is over: SIGTERM changes nothing."""
+    if url is None:
+        return
+    on_sigterm = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    post(url, figures)
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def post(url: str, figures: str) -> None:
@@ -18,6 +48,10 @@ def post(url: str, figures: str) -> None:
 
     Redirects are not followed: what answers with one has not taken it.
     """
+    import asyncio
+
+    from batch_nst.console import log
+
     try:
         status = asyncio.run(_post(url, figures))
     except Exception as error:  # nothing ends a run that is over; and their texts may hold the URL
@@ -32,6 +66,8 @@ def post(url: str, figures: str) -> None:
 
 async def _post(url: str, figures: str) -> int:
     """The status of the answer."""
+    import aiohttp
+
     session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_SECONDS), trust_env=True)
     headers = {"Content-Type": "application/json"}
     async with session, session.post(url, data=figures, headers=headers, allow_redirects=False) as answer:

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -27,9 +28,8 @@ from batch_nst.data.images.style import MAX_BYTES, read_style
 from batch_nst.data.storage.fetch import fetch, is_remote
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, JobError, LeaseError, RecipeError, Stopped
+from batch_nst.figures import inlined
 from batch_nst.recipe import Recipe
-
-Figures = dict[str, Any]
 
 STOP_SECONDS = 40
 """From SIGTERM to SIGKILL when a job is stopped. Ray's own 3 do not do to commit what is finished."""
@@ -40,6 +40,53 @@ _SILENT_SECONDS = 120.0
 """For which the job server may be out of reach before the command gives up; the job goes on."""
 
 
+class PrintedFigures(TypedDict, total=False):
+    """The JSON object that a command ends with: the figures of its run, and these."""
+
+    command: str | None
+    exit_code: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was started or joined."""
+
+    submission_id: str
+    joined: bool
+    """Whether it was there already."""
+    status: str
+    """Ray's word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedJob:
+    """A job that was waited for."""
+
+    submitted: Submitted = inlined()
+    job: PrintedFigures | None
+    """What its command ended with; None where its log ends without."""
+
+
+@dataclass(frozen=True)
+class LatestJob:
+    """The latest job of an output."""
+
+    submission_id: str | None
+    status: str
+    entrypoint: str
+    job_exit_code: int | None
+    """None while it runs."""
+
+
+@dataclass(frozen=True)
+class NoJob:
+    """What is said of an output that no job of this cluster is of."""
+
+    submission_id: None = None
+    status: None = None
+
+
 def submit(
     recipe: Recipe,
     command: str,
@@ -47,7 +94,7 @@ def submit(
     shared: bool = False,
     detach: bool = False,
     words: Sequence[str] = (),
-) -> Figures:
+) -> Submitted | FinishedJob:
     """Start a command on the cluster, or join the job that does the same; wait, and show its log.
 
     Args:
@@ -57,9 +104,6 @@ def submit(
         shared: local paths in the recipe are the same files on all nodes.
         detach: do not wait.
         words: options of the command; everybody who sees the cluster's jobs sees them.
-
-    Returns:
-        Figures: `submission_id`, `joined`, `status`; and, of a job that is over, `job`: its command's own.
 
     Raises:
         RecipeError: a path that only this machine sees; a painting that cannot be read.
@@ -74,19 +118,18 @@ def submit(
         client = _client(address)
         name, joined = _begin(client, recipe, entrypoint(command, words), files)
         log(f"{'joined' if joined else 'submitted'} {name}: batch-nst {command}")
-        figures: Figures = {"submission_id": name, "joined": joined}
         if detach:
-            return figures | {"status": str(client.get_job_status(name))}
+            return Submitted(name, joined, str(client.get_job_status(name)))
         job, text = _follow(client, name, address)
     told = last_figures(text)
-    figures |= {"status": str(job.status), "job": told}
+    figures = FinishedJob(submitted=Submitted(name, joined, str(job.status)), job=told)
     if code := exit_code_of(job):
         why = (told or {}).get("error") or str(job.message).partition("\n")[0]
         raise JobError(f"{name}: {job.status}: {why}", code, figures)
     return figures
 
 
-def stop(recipe: Recipe, address: str) -> Figures:
+def stop(recipe: Recipe, address: str) -> LatestJob | NoJob:
     """Stop the output's job, if one is under way, and wait: SIGTERM, and SIGKILL after `STOP_SECONDS`."""
     with _told(address):
         client = _client(address)
@@ -100,7 +143,7 @@ def stop(recipe: Recipe, address: str) -> Figures:
     return _tell(job, recipe)
 
 
-def status(recipe: Recipe, address: str) -> Figures:
+def status(recipe: Recipe, address: str) -> LatestJob | NoJob:
     """How the output's latest job is."""
     with _told(address):
         _, job = _latest(_client(address), series(recipe.output))
@@ -146,13 +189,13 @@ def exit_code_of(job: JobDetails) -> int:
     return int(code) if code > 0 else 128 - int(code)  # a signal
 
 
-def last_figures(text: str) -> Figures | None:
+def last_figures(text: str) -> PrintedFigures | None:
     """The JSON object that a command ends with; None where there is none in its log."""
     for line in reversed(text.splitlines()):
         if line.startswith("{"):
             with contextlib.suppress(ValueError):
                 found = json.loads(line)
-                return dict(found) if isinstance(found, dict) else None
+                return cast(PrintedFigures, found) if isinstance(found, dict) else None
     return None
 
 
@@ -291,17 +334,13 @@ class _Log:
                 self._shown = max(self._shown, read)
 
 
-def _tell(job: JobDetails | None, recipe: Recipe) -> Figures:
+def _tell(job: JobDetails | None, recipe: Recipe) -> LatestJob | NoJob:
     if job is None:
         log(f"{recipe.output}: no job of it on this cluster")
-        return {"submission_id": None, "status": None}
+        return NoJob()
     log(f"{job.submission_id}: {job.status}: {str(job.message).partition(chr(10))[0]}")
-    return {
-        "submission_id": job.submission_id,
-        "status": str(job.status),
-        "entrypoint": job.entrypoint,
-        "job_exit_code": exit_code_of(job) if job.status.is_terminal() else None,
-    }
+    code = exit_code_of(job) if job.status.is_terminal() else None
+    return LatestJob(job.submission_id, str(job.status), job.entrypoint, code)
 
 
 @contextlib.contextmanager

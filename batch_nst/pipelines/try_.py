@@ -9,26 +9,29 @@ import heapq
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from batch_nst.console import ProgressBar, log, progress_bar
+from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels
-from batch_nst.data.images.style import read_style
-from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos, uri_of
+from batch_nst.data.images.style import StyleImage, read_style
+from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.engine.device import Precision, choose_batch, choose_device, choose_dtype, run_in_batches
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.generate.tasks import Row, photo_rows
+from batch_nst.figures import inlined
+from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
     Column,
+    ColumnFigures,
     Content,
     Picture,
     render_page,
@@ -36,44 +39,55 @@ from batch_nst.pipelines.reports.compare import (
     summary_lines,
 )
 from batch_nst.pipelines.reports.html import duration
-from batch_nst.recipe import Generate, Recipe
+from batch_nst.recipe import Generate, Recipe, Style
 from batch_nst.recipe_file import Variant
 
-Figures = dict[str, Any]
-
 _SPARE = 4
-"""Times as many photos as are asked for are at hand, should some be bad."""
+"""Candidates per requested photo, in case some are bad."""
 _FEW = 4
-"""Iterations after which it is told how long all of them will take."""
+"""Iterations after which the total duration is estimated and logged."""
 
 
-def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.html") -> Figures:
+@dataclass(frozen=True)
+class ValueFigures:
+    """Figures of one recipe."""
+
+    given: Mapping[str, object]
+    """The keys that have several values, and this recipe's values."""
+    means: ColumnFigures = inlined()
+
+
+@dataclass(frozen=True)
+class TryFigures:
+    """Figures of `try`."""
+
+    photos: list[str]
+    """Names of the photos."""
+    values: list[ValueFigures]
+    """One entry for each recipe, in the order given."""
+    file: str
+    """Path of the page."""
+
+
+def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.html") -> TryFigures:
     """Optimise the same photos by each recipe as `generate` would, and write a page about it.
 
     Images start from the photos, whatever `generate.init` says. The page is written after each recipe.
 
     Args:
-        variants: of `read_variants`; but for what was given they are the same.
-        photos: how many; named held-out ones first, then by the hash of their keys, so that held-out ones
-            come before others. Bad ones are passed over.
-        file: on this machine; an HTML file that needs no other.
-
-    Returns:
-        Figures: names of the `photos`; of each recipe in `values` what was `given`, the number of `images`,
-        the geometric means of their `content`, `style` and `total` losses in fp32 as stored, the mean share
-        of the loss that the `last_tenth` of iterations took away, and `seconds`; the `file`.
+        variants: the recipes, from `read_variants`; they differ in the given keys only.
+        photos: number of photos. Named held-out photos come first, then the others by the hash of their keys,
+            so that held-out ones precede those to train on. Bad photos are skipped.
+        file: an HTML file on this machine, complete in itself.
 
     Raises:
-        RecipeError: the file cannot be written, or the painting, the photos or the weights cannot be read.
+        RecipeError: the file cannot be written, or the style image, the photos or the weights not be read.
         IncompleteError: no photo is good.
     """
     target, recipe = _target(file), variants[0].recipe
-    paintings = {
-        style: read_style(style) for style in dict.fromkeys(variant.recipe.style for variant in variants)
-    }
-    for vgg, layers in dict.fromkeys((variant.recipe.vgg, _layers(variant)) for variant in variants):
-        load_vgg(vgg, layers)  # refuses a wrong file now, not after minutes of other work
+    styles = _read_inputs(variants)
     device = choose_device(recipe.generate.device)
+    # Measured once, so that all recipes have the same precision.
     faster: Precision = "bf16" if choose_dtype(device) == torch.bfloat16 else "fp32"
     sides = sorted({variant.recipe.generate.image_size for variant in variants})
     chosen = _choose(recipe, sides, photos)
@@ -86,30 +100,40 @@ def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.
         clock = _Clock(progress, sum(len(chosen) * _cost(variant.recipe.generate) for variant in variants))
         for variant in variants:
             settings = variant.recipe.generate
-            objectives = Objectives.on(
-                paintings[variant.recipe.style],
-                variant.recipe.loss,
-                variant.recipe.vgg,
-                device.type,
-                faster if settings.precision == "auto" else settings.precision,
-                torch.get_num_threads(),
-            )
-            objectives.load()
+            objectives = _objectives(variant.recipe, styles[variant.recipe.style], device, faster)
             squares = [photo.squares[settings.image_size] for photo in chosen]
             columns.append(_optimise(objectives, squares, settings, clock.watch(settings, str(variant))))
-            _write(target, file, render_page(variants, columns, chosen, paintings))
-    figures: Figures = {
-        "photos": [photo.name for photo in chosen],
-        "values": [
-            {"given": variant.values, **column.figures()}
-            for variant, column in zip(variants, columns, strict=True)
-        ],
-        "file": str(target),
-    }
-    for line in summary_lines(variants, figures["values"]):
+            _write(target, file, render_page(variants, columns, chosen, styles))
+    for line in summary_lines(variants, columns):
         log(line)
     log(f"page: {target}")
-    return figures
+    return TryFigures(
+        photos=[photo.name for photo in chosen],
+        values=[
+            ValueFigures(variant.values, column.figures())
+            for variant, column in zip(variants, columns, strict=True)
+        ],
+        file=str(target),
+    )
+
+
+def _read_inputs(variants: Sequence[Variant]) -> dict[Style, StyleImage]:
+    """The style images; a wrong style image or VGG file is refused now, not after minutes of work."""
+    styles = {
+        style: read_style(style) for style in dict.fromkeys(variant.recipe.style for variant in variants)
+    }
+    for vgg, layers in dict.fromkeys((variant.recipe.vgg, _layers(variant)) for variant in variants):
+        load_vgg(vgg, layers)
+    return styles
+
+
+def _objectives(recipe: Recipe, style: StyleImage, device: torch.device, faster: Precision) -> Objectives:
+    """The loaded objectives of a recipe; `faster` is the precision that `auto` means."""
+    precision = faster if recipe.generate.precision == "auto" else recipe.generate.precision
+    threads = torch.get_num_threads()
+    objectives = Objectives.on(style, recipe.loss, recipe.vgg, device.type, precision, threads)
+    objectives.load()
+    return objectives
 
 
 def _layers(variant: Variant) -> frozenset[str]:
@@ -117,7 +141,11 @@ def _layers(variant: Variant) -> frozenset[str]:
 
 
 def _choose(recipe: Recipe, sides: Sequence[int], count: int) -> list[Content]:
-    """The first good photos, in the sizes that they are looked at."""
+    """The first good photos, in every size that a recipe uses.
+
+    Raises:
+        IncompleteError: there is no good photo.
+    """
     named = frozenset(recipe.evaluate.holdout_photos)
     candidates = heapq.nsmallest(
         _SPARE * count,
@@ -147,16 +175,22 @@ def _listed(generate: Generate) -> Iterator[Photo]:
 
 
 def _read(photo: Photo, settings: Generate, sides: Sequence[int]) -> dict[int, Pixels] | str:
-    """The middle of a photo by its side; or in one line why there is none."""
+    """The centre crop of a photo for each side; or one line that says why there is none."""
     (data,) = read_photos([photo], settings.max_bytes)
-    planned: list[Row] = [{"id": photo_id(photo.key, photo.version, 0), "crop": 0, "split": ""}]
     squares: dict[int, Pixels] = {}
     for side in sides:
-        (row,) = photo_rows(uri_of(photo), data, planned, settings.model_copy(update={"image_size": side}))
-        if row["status"] != "ok":
-            return f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']}"
-        squares[side] = np.frombuffer(row["content"], np.uint8).reshape(side, side, 3)
+        record = _decoded(photo, data, settings.model_copy(update={"image_size": side}))
+        if not record.ok or not record.content:
+            return f"{record.status}: {record.uri}: {record.reason}: {record.detail}"
+        squares[side] = np.frombuffer(record.content, np.uint8).reshape(side, side, 3)
     return squares
+
+
+def _decoded(photo: Photo, data: bytes | Exception, settings: Generate) -> PhotoRecord:
+    """The centre crop of a photo, decoded as `generate` does."""
+    planned = planned_photo(photo, photo_id(photo.key, photo.version, 0), "")
+    (record,) = photo_records(data, [planned], settings)
+    return record
 
 
 def _optimise(
@@ -165,13 +199,13 @@ def _optimise(
     settings: Generate,
     on_iteration: Callable[[int, int], None],
 ) -> Column:
-    """What `generate` would make of photos, all of one side, in batches that fit into memory.
+    """What `generate` would make of photos of one side, in batches that fit into memory.
 
     Args:
         objectives: loaded.
         squares: uint8 (side, side, 3) each.
         settings: iterations, optimizer and encoding are used.
-        on_iteration: told the number of iterations done, and of photos in the batch.
+        on_iteration: called with the number of iterations done and the number of photos in the batch.
     """
     start = time.perf_counter()
     device = objectives.device
@@ -179,56 +213,62 @@ def _optimise(
 
     def run(part: slice) -> None:
         batch = np.stack(squares[part])
-        found = optimise_photos(objectives, batch, settings, on_iteration=lambda done: tell(done, len(batch)))
+        found = optimise_photos(
+            objectives, batch, settings, on_iteration=lambda done: report(done, len(batch))
+        )
         curves = np.minimum.accumulate(found.curve.double().cpu().numpy())
         values = zip(*(each.tolist() for each in found.losses), strict=True)
         for index, (content, style, total) in enumerate(values):
             picture = Picture(shown_uri(found.pictures[index]), content, style, total, curves[:, index])
             pictures.append(picture if found.good[index] else None)
 
-    def tell(done: int, photos: int) -> None:
+    def report(done: int, photos: int) -> None:
         wait_for(device)
         on_iteration(done, photos)
 
-    def halved(photos: int) -> None:
-        log(f"out of memory on {device}: going on with {photos} photos at once")
+    def log_halved(photos: int) -> None:
+        log(f"out of memory on {device}: continuing with {photos} photos at once")
 
-    run_in_batches(len(squares), choose_batch(settings.image_size, device), run, halved)
+    run_in_batches(len(squares), choose_batch(settings.image_size, device), run, log_halved)
     return Column(pictures, time.perf_counter() - start)
 
 
 def _cost(settings: Generate) -> int:
-    """Of an image, in pixels that are looked at: what an iteration takes grows with them."""
+    """Pixels evaluated for one image over all iterations; the time grows with them."""
     return (settings.iterations + 1) * settings.image_size**2
 
 
 class _Clock:
-    """Shows progress, and says once how long all of it will take: when some iterations have told."""
+    """Shows progress, and logs once how long all images will take, after a few iterations."""
 
     def __init__(self, progress: ProgressBar, cost: int) -> None:
-        """`cost` of all images."""
+        """`cost` is the sum of `_cost` over all images."""
         self._progress, self._cost = progress, cost
         self._first = math.nan
-        self._told = False
+        self._logged = False
 
     def watch(self, settings: Generate, note: str) -> Callable[[int, int], None]:
-        """What `_optimise` tells of its iterations."""
+        """The callback for `_optimise`; `note` is shown beside the progress bar."""
 
         def on_iteration(done: int, photos: int) -> None:
             self._progress.advance(photos, note)
             now = time.perf_counter()
             if done == 1:
                 self._first = now  # the first one chooses kernels
-            elif not self._told and done == min(_FEW, settings.iterations):
+            elif not self._logged and done == min(_FEW, settings.iterations):
                 rate = (now - self._first) / ((done - 1) * photos * settings.image_size**2)
                 log(f"about {duration(rate * self._cost)} in all")
-                self._told = True
+                self._logged = True
 
         return on_iteration
 
 
 def _target(file: str) -> Path:
-    """Where the page goes, if it can go there."""
+    """The path of the page.
+
+    Raises:
+        RecipeError: nothing can be written there.
+    """
     target = Path(file).resolve()
     if not target.parent.is_dir():
         raise RecipeError(f"--out {file}: there is no folder {target.parent}")
@@ -238,7 +278,7 @@ def _target(file: str) -> Path:
 
 
 def _write(target: Path, file: str, page: str) -> None:
-    """All of the page or nothing, whenever it is interrupted."""
+    """Write the page whole or not at all, even if interrupted."""
     part = target.with_name(f".try-{os.getpid()}.html")
     try:
         part.write_text(page, encoding="utf-8")

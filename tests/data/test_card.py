@@ -56,7 +56,7 @@ def test_it_tells_counts_losses_filter_style_and_settings() -> None:
     text = card(SNAPSHOT, SETTINGS, "unknown")
     for line in (
         "| ok | 1,200 | pairs to train on |",
-        "| forgotten | 1 | photos that were asked to be forgotten; nothing is left of them |",
+        "| forgotten | 1 | photos that were forgotten on request; nothing is left of them |",
         "filter: median 9,000, 90 % between 6,000 and 15,000, all from 5,000 to 123,400.",
         "- `barely_changed`: differs from its photo by less than 1.0 grey levels; 1 left out",
         "- `blew_up`: loss above 40,339, which is 6.0 deviations above the median; 3 left out",

@@ -6,6 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from batch_nst.data.sources.listing import version_of
 from batch_nst.data.sources.photos import Photo, is_held_out, key_hash, list_photos, photo_id
 from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import fetch
@@ -275,9 +276,9 @@ def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_version_speaks_of_content_where_the_store_tells_it() -> None:
     google = {"etag": "changes with labels", "md5Hash": "of the content", "crc32c": "too", "size": 3}
-    assert storage_fetch.of_info(google) == "of the content"
-    assert storage_fetch.of_info({name: google[name] for name in ("etag", "crc32c")}) == "too"
-    assert storage_fetch.of_info({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
+    assert version_of(google) == "of the content"
+    assert version_of({name: google[name] for name in ("etag", "crc32c")}) == "too"
+    assert version_of({"ETag": '"of S3"', "LastModified": "today"}) == "of S3"
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(
@@ -304,5 +305,6 @@ def test_listing_reads_no_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("batch_nst.data.sources.photos.fetch", refuse)
     monkeypatch.setattr(storage_fetch, "get_range", refuse)
+    monkeypatch.setattr("batch_nst.data.sources.listing.get_range", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     assert keys(place.uri) == sorted(PLAIN)

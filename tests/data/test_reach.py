@@ -19,7 +19,7 @@ OUTSIDE, SECRET = "outside_stores", "holds_credentials"
 
 def judged(source: str, stores: list[str], uris: list[str]) -> dict[str, str]:
     """Each URI's reason; empty where it may be read."""
-    versions = Allowlist(source, stores).judge(pa.array(uris, pa.string())).to_pylist()
+    versions = Allowlist(source, stores).check(pa.array(uris, pa.string())).to_pylist()
     reasons = [version and refused(version) for version in versions]
     return dict(zip(uris, [reason.reason if reason else "" for reason in reasons], strict=True))
 

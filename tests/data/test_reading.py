@@ -365,7 +365,7 @@ def test_a_photo_that_was_overwritten_since_it_was_listed_is_gone(
         name = next(name for name in NAMES if photo.source.endswith(f"/folder/{name}"))
         if name == "a.png":
             assert isinstance(found, FileNotFoundError)
-            assert str(found) == f"{photo.source}: it was written anew"
+            assert str(found) == f"{photo.source}: its content has changed"
         else:
             assert found == PHOTOS[name]
     again = [photo for photo in list_photos(source) if photo.source.endswith("a.png")]

@@ -78,7 +78,7 @@ def test_a_change_is_refused_with_key_old_and_new(
             refuse(store, changed(key, value))
         line = str(caught.value)
         assert line.startswith(f"{key}: ")
-        assert f"begun with {old}, the recipe says {new}" in line
+        assert f"started with {old}, the recipe says {new}" in line
         assert store.uri in line
         assert line.endswith("choose another output")
     assert caught.value.exit_code == 2

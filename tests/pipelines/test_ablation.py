@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,18 @@ from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.sources.photos import key_hash
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.benchmark.ablation import Scale, ablate, lesson, shuffled
-from batch_nst.pipelines.benchmark.ablation_arms import ARMS, our_student
+from batch_nst.pipelines.benchmark.ablation import ablate, shuffled, training_set
+from batch_nst.pipelines.benchmark.ablation_arms import ARMS, own_loop
 from batch_nst.pipelines.benchmark.ablation_pairs import Pairs
+from batch_nst.pipelines.benchmark.ablation_records import (
+    Account,
+    Metrics,
+    Point,
+    Run,
+    Scale,
+    Study,
+    Training,
+)
 from batch_nst.pipelines.benchmark.ablation_report import contact_sheet, tables
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.trainer import weights_at
@@ -52,7 +61,7 @@ class Home:
         with Image.open(SAMPLES / "styles" / "great_wave.jpg") as painting:
             painting.resize((60, 48)).save(root / "wave.png")
 
-    def ablate(self, clock: Callable[[], float], scale: Scale = SCALE, **options: Any) -> dict[str, Any]:
+    def ablate(self, clock: Callable[[], float], scale: Scale = SCALE, **options: Any) -> Study:
         return ablate(
             str(self.root / "photos"),
             [str(self.root / "wave.png")],
@@ -69,14 +78,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="module")
-def found(home: Home) -> dict[str, Any]:
+def found(home: Home) -> Study:
     return home.ablate(Ticks(), arms=RUN)
 
 
-def test_arms_have_equal_time_and_pay_for_their_pairs(found: dict[str, Any]) -> None:
+def test_arms_have_equal_time_and_pay_for_their_pairs(found: Study) -> None:
     """Six seconds each; the pairs of two photos, made together, take one."""
-    assert (found["photos"], found["held_out"]) == (2, 1)
-    told = {(run["arm"], run["account"]): run for run in found["runs"]}
+    assert (found.photos, found.held_out) == (2, 1)
+    told = {(run.arm, run.account): run for run in found.runs}
     assert [*told] == [
         ("peers", "counted"),
         *(("together", account) for account in ("counted", "free")),
@@ -85,62 +94,64 @@ def test_arms_have_equal_time_and_pay_for_their_pairs(found: dict[str, Any]) -> 
     for (name, account), run in told.items():
         pairs = name in ("together", "small")
         paid = float(pairs and account == "counted")
-        assert (run["steps"], run["skipped"], run["seconds"]) == (6 - paid, 0, 6 - paid)
-        assert (run["pairs_seconds"], run["charged_seconds"]) == (float(pairs), paid)
-        assert [point["seconds"] for point in run["curve"]] == ([4, 6] if paid else [3, 6])
-        assert run["parameters"] == (469_315 if name == "small" else 1_677_635)
-        assert (run["photos"], run["left_out"], run["precision"]) == (2, 0, "fp32")
+        training = run.training
+        assert training
+        assert (training["steps"], training["skipped"], training["seconds"]) == (6 - paid, 0, 6 - paid)
+        assert (run.pairs_seconds, run.charged_seconds) == (float(pairs), paid)
+        assert [point["seconds"] for point in run.curve] == ([4, 6] if paid else [3, 6])
+        assert training["parameters"] == (469_315 if name == "small" else 1_677_635)
+        assert (run.photos, run.left_out, training["precision"]) == (2, 0, "fp32")
 
 
-def test_marks_are_those_of_the_held_out_photo(found: dict[str, Any]) -> None:
-    (references,) = found["references"].values()
+def test_marks_are_those_of_the_held_out_photo(found: Study) -> None:
+    (references,) = found.references.values()
     assert references["photo"]["content"] == references["X"]["distance"] == 0
     assert references["photo"]["style"] > references["X"]["style"] > 0
     assert references["X"]["ssim"] == pytest.approx(1, abs=1e-12)
     weights = Loss()
-    for run in found["runs"]:
-        for point in run["curve"]:
+    for run in found.runs:
+        for point in run.curve:
             total = weights.content_weight * point["content"] + weights.style_weight * point["style"]
             assert point["objective"] == pytest.approx(total, rel=1e-5)
             assert point["distance"] > 0
             assert -1 < point["ssim"] < 1
             assert point["checkerboard"] > 0
-    ends = [run["curve"][-1]["objective"] for run in found["runs"]]
+    ends = [run.curve[-1]["objective"] for run in found.runs]
     assert len(set(ends)) == len(ends)
 
 
-def test_what_is_known_is_not_run_again(home: Home, found: dict[str, Any]) -> None:
+def test_what_is_known_is_not_run_again(home: Home, found: Study) -> None:
     lines = home.results.read_text().splitlines()
     clock = Ticks()
     again = home.ablate(clock, arms=RUN)
-    assert again | {"date": ""} == found | {"date": ""}
+    assert replace(again, date="") == replace(found, date="")
     assert (clock.now, home.results.read_text().splitlines()) == (0, lines)
     # Cut off while the last one was written: it is run again, on pairs that are kept.
     home.results.write_text("\n".join([*lines[:-1], lines[-1][:-9]]) + "\n")
     again = home.ablate(clock, arms=RUN)
     assert clock.now == 2 * 6
-    assert again["runs"] == found["runs"]
+    assert again.runs == found.runs
     assert json.loads(home.results.read_text().splitlines()[-1]) == json.loads(lines[-1])
 
 
 def test_an_arm_whose_pairs_take_all_its_time_is_told_and_not_run(
-    home: Home, found: dict[str, Any], tmp_path: Path
+    home: Home, found: Study, tmp_path: Path
 ) -> None:
     clock, scale = Ticks(), Scale(1 / 60, SIDE, SCALE.iterations, SCALE.best, SCALE.looks)
     shutil.copytree(home.root / "out", tmp_path / "out")
     options = {"arms": ["together"], "accounts": ["counted"], "output": str(tmp_path / "out")}
-    (run,) = home.ablate(clock, scale, **options)["runs"]
-    assert (clock.now, run["curve"], run["picture"]) == (0, [], None)
-    assert (run["pairs_seconds"], "steps" in run) == (1.0, False)
+    (run,) = home.ablate(clock, scale, **options).runs
+    assert (clock.now, run.curve, run.picture) == (0, [], None)
+    assert (run.pairs_seconds, run.training) == (1.0, None)
 
 
-def test_files_for_people(found: dict[str, Any]) -> None:
-    names = [Path(file).name for file in found["files"]]
+def test_files_for_people(found: Study) -> None:
+    names = [Path(file).name for file in found.files]
     assert names == ["ablation.md", "ablation-counted.svg", "ablation-free.svg", "ablation-wave.png"]
-    page = Path(found["files"][0]).read_text()
+    page = Path(found.files[0]).read_text()
     assert page == tables(found)
     assert page.count("### wave, ") == 2
-    with Image.open(found["files"][3]) as sheet:
+    with Image.open(found.files[3]) as sheet:
         assert sheet.size == (190 + 2 * SIDE + 4, (2 + 5) * (2 * SIDE + 4))
 
 
@@ -153,32 +164,39 @@ def test_a_contact_sheet_is_twice_the_size_pixel_by_pixel() -> None:
         np.testing.assert_array_equal(square, pixels[index].repeat(2, 0).repeat(2, 1))
 
 
-def marks(scale: float) -> dict[str, float]:
-    losses = {"objective": 8000 * scale, "content": 200 * scale, "style": 50 * scale}
-    return {**losses, "distance": 0.5, "ssim": 0.25, "checkerboard": 1.5}
+def metrics(scale: float) -> Metrics:
+    return {
+        "objective": 8000 * scale,
+        "content": 200 * scale,
+        "style": 50 * scale,
+        "distance": 0.5,
+        "ssim": 0.25,
+        "checkerboard": 1.5,
+    }
 
 
 def test_a_table_by_hand() -> None:
-    def run(arm: str, account: str, curve: list[dict[str, float]], pairs: float = 0.0) -> dict[str, Any]:
-        about = {"style": "wave", "arm": arm, "title": arm.upper(), "account": account, "photos": 90}
-        return {**about, "pairs_seconds": pairs, "left_out": 2, "steps": 1234, "curve": curve}
+    def run(arm: str, account: Account, scales: list[float], pairs: float = 0.0) -> Run:
+        curve: list[Point] = [{"seconds": 1.0, **metrics(scale)} for scale in scales]
+        training = Training(steps=1234, skipped=0, seconds=1.0, parameters=1, precision="fp32", curve=curve)
+        return Run("wave", arm, arm.upper(), account, 90, 2, pairs, pairs, training, None)
 
-    machine = {"processor": "P", "threads": 2, "device": "cpu", "torch": "2", "engine": "E"}
     page = tables(
-        {
-            "scale": {"minutes": 10.0, "size": 96, "iterations": 60, "best": 300},
-            "machine": machine,
-            "date": "2026-01-01",
-            "photos": 90,
-            "held_out": 5,
-            "references": {"wave": {"photo": marks(10), "X": marks(0.1)}},
-            "runs": [
-                run("peers", "counted", [marks(9), marks(1)]),
-                run("both", "counted", [marks(0.6)], pairs=90),
+        Study(
+            scale=Scale(minutes=10.0, size=96, iterations=60, best=300),
+            machine={"processor": "P", "threads": 2, "device": "cpu", "torch": "2", "engine": "E"},
+            date="2026-01-01",
+            photos=90,
+            held_out=5,
+            references={"wave": {"photo": metrics(10), "X": metrics(0.1)}},
+            runs=[
+                run("peers", "counted", [9, 1]),
+                run("both", "counted", [0.6], pairs=90),
                 run("many", "counted", [], pairs=900),
-                run("both", "free", [marks(0.5)], pairs=90),
+                run("both", "free", [0.5], pairs=90),
             ],
-        }
+            files=[],
+        )
     )
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows[4] == "| PEERS | 90 |  |  | 1234 | 8,000 | 200 | 50 | 0.5 | 0.25 | 1.5 |"
@@ -217,15 +235,15 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.pairs == (name not in ("peers", "perceptual"))
         assert arm.photos == photos.get(name, 100)
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
-        assert arm.peers == (name == "peers")
+        assert arm.baseline == (name == "peers")
         settings = arm.train
         assert (settings.network, settings.width) == ("small" if name == "small" else "johnson", 32)
         whole = name in ("peers", "whole")
         assert (settings.batch_size, settings.crop_size) == ((4, None) if whole else (2, 80))
-        assert settings.average == (0 if arm.peers else defaults.average)
-        assert settings.precision == ("fp32" if arm.peers else "auto")
+        assert settings.average == (0 if arm.baseline else defaults.average)
+        assert settings.precision == ("fp32" if arm.baseline else "auto")
         rates = [value_at(settings.learning_rate, part) for part in (0, 0.5, 1)]
-        assert rates == pytest.approx([1e-3] * 3 if arm.peers else [1e-3, 5e-4, 0])
+        assert rates == pytest.approx([1e-3] * 3 if arm.baseline else [1e-3, 5e-4, 0])
 
 
 def test_the_filter_passes_over_pairs_and_a_pair_without_a_number_is_none() -> None:
@@ -234,7 +252,7 @@ def test_the_filter_passes_over_pairs_and_a_pair_without_a_number_is_none() -> N
     pairs = Pairs(pictures, pictures, losses, changes, seconds)
     for name, kept, left_out in (("together", [2, 3], 1), ("unfiltered", [0, 2, 3], 0)):
         for account, cost in (("counted", 15), ("free", 0)):
-            taught = lesson(ARMS[name], account, pictures, pairs)
+            taught = training_set(ARMS[name], account, pictures, pairs)
             assert taught.content.ravel().tolist() == taught.optimised.ravel().tolist() == kept
             assert (taught.photos, taught.left_out, taught.cost, taught.paid) == (4, left_out, cost, 15)
 
@@ -277,13 +295,13 @@ def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
     batch = Batch(*chance.integers(0, 256, (2, 4, 32, 32, 3), np.uint8))
     before = torch.get_num_threads()
     objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
-    student = our_student(Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]]), objectives, 2)
+    loop = own_loop(Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]]), objectives, 2)
     torch.set_num_threads(before)
 
     def moved(part: float) -> float:
-        old = [weight.detach().clone() for weight in student.net.parameters()]
-        assert student.step(batch, part)
-        new = student.net.parameters()
+        old = [weight.detach().clone() for weight in loop.net.parameters()]
+        assert loop.step(batch, part)
+        new = loop.net.parameters()
         return max((one - other).abs().max().item() for one, other in zip(old, new, strict=True))
 
     assert moved(1.0) == 0

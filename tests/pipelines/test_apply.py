@@ -33,11 +33,18 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError, RecipeError, WeightsError
+from batch_nst.figures import JsonObject, as_json
 from batch_nst.pipelines import inference
 from batch_nst.pipelines.apply import tasks
 from batch_nst.pipelines.apply.run import RECORD, apply
-from batch_nst.pipelines.apply.tasks import chunks_of, decode_photos, target_name
-from batch_nst.pipelines.generate.tasks import Row
+from batch_nst.pipelines.apply.tasks import (
+    Outcome,
+    PictureRecord,
+    PictureTask,
+    chunks_of,
+    decode_photos,
+    target_name,
+)
 from batch_nst.pipelines.inference import load_model, read_model
 from batch_nst.recipe import NETWORKS, Network
 
@@ -92,8 +99,8 @@ def assert_close(shown: Pixels, expected: Pixels, apart: int = 1) -> None:
 # One picture, without Ray
 
 
-def paint_one(model: str, source: Path, target: Path, **options: Any) -> dict[str, Any]:
-    return apply(model, str(source), str(target), "cpu", precision="fp32", **options)
+def paint_one(model: str, source: Path, target: Path, **options: Any) -> JsonObject:
+    return as_json(apply(model, str(source), str(target), "cpu", precision="fp32", **options))
 
 
 @pytest.mark.parametrize(
@@ -233,11 +240,11 @@ def test_a_picture_directly_below_the_root_is_written_there(
 ) -> None:
     places: list[str] = []
 
-    def written(row: Row, target: Store, overwrite: bool) -> Row:
-        places.append(target.join(row["name"]))
-        return {**row, "refused": ""}
+    def written(record: PictureRecord, target: Store, overwrite: bool) -> Outcome:
+        places.append(target.join(record.name))
+        return Outcome(record.uri, record.name, "ok")
 
-    monkeypatch.setattr("batch_nst.pipelines.apply.run.write_painting", written)
+    monkeypatch.setattr("batch_nst.pipelines.apply.run.write_picture", written)
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "photo.png", noise(0))
     for target in ("/painted.png", "painted.png", "a/painted.png"):
@@ -286,25 +293,27 @@ def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: N
     kinds = [name for name in KINDS if name not in (VANISHED, FORBIDDEN)]
     for name in kinds:
         (tmp_path / file_name(name)).write_bytes(KINDS[name].data)
-    photos = [(Photo(name, str(tmp_path / file_name(name)), ""), "out.png") for name in [*kinds, VANISHED]]
-    chunks = chunks_of(photos)
-    rows = [row for chunk in chunks for row in decode_photos(chunk)]
-    assert sum(chunk["count"] for chunk in chunks) == len(rows)
-    told = {row["uri"]: (row["status"], row["reason"]) for row in rows}
+    photos = [Photo(name, str(tmp_path / file_name(name)), "") for name in [*kinds, VANISHED]]
+    chunks = chunks_of(PictureTask(photo, "out.png") for photo in photos)
+    records = [record for chunk in chunks for record in decode_photos(chunk)]
+    assert sum(map(len, chunks)) == len(records)
+    told = {record.uri: (record.status, record.reason) for record in records}
     assert told == {
-        photo.source: (KINDS[photo.key].status, KINDS[photo.key].reason or "") for photo, _ in photos
+        photo.source: (KINDS[photo.key].status, KINDS[photo.key].reason or "") for photo in photos
     }
-    for row, (photo, _) in zip(rows, photos, strict=True):
-        if row["status"] == "ok":
-            assert row["pixels"] == codec.decode(KINDS[photo.key].data, **LIMITS).tobytes()
+    for record, photo in zip(records, photos, strict=True):
+        if record.status == "ok":
+            assert record.pixels == codec.decode(KINDS[photo.key].data, **LIMITS).tobytes()
         else:
-            assert row["detail"]
+            assert record.detail
 
 
 def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         save(tmp_path / name, noise(0))
-    (chunk,) = chunks_of([(Photo(name, str(tmp_path / name), ""), name) for name in ("a.png", "b.png")])
+    (chunk,) = chunks_of(
+        PictureTask(Photo(name, str(tmp_path / name), ""), name) for name in ("a.png", "b.png")
+    )
     deaths, steps = {"decode from a.png on": 0, "decode b.png": 3}, []
 
     @contextmanager
@@ -312,26 +321,26 @@ def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path:
         steps.append(step)
         yield deaths.get(step, 0)
 
-    assert [row["status"] for row in decode_photos(chunk, attempt)] == ["ok", "ok"]
+    assert [record.status for record in decode_photos(chunk, attempt)] == ["ok", "ok"]
     assert steps == ["decode from a.png on"]
     deaths["decode from a.png on"] = 1
     good, bad = decode_photos(chunk, attempt)
     assert steps[1:] == ["decode from a.png on", "decode a.png", "decode b.png"]
-    assert good["status"] == "ok"
-    assert (bad["status"], bad["reason"], bad["detail"]) == (
+    assert good.status == "ok"
+    assert (bad.status, bad.reason, bad.detail) == (
         "failed",
         "worker_died",
         "it has ended 3 workers",
     )
-    assert tasks.paint(bad, lambda: np.copy, Blend()) == bad
+    assert tasks.stylize_picture(bad, lambda: np.copy, Blend()) == bad
 
 
 def test_an_outage_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "MAX_DELAY", 0.01)
-    (chunk,) = chunks_of([(Photo("a.png", "http://127.0.0.1:1/a.png", ""), "a.png")])
-    (row,) = decode_photos(chunk)
-    assert (row["status"], row["reason"], row["pixels"]) == ("pending", "", b"")
-    assert row["detail"].startswith("cannot read http://127.0.0.1:1/a.png: 5 attempts")
+    (chunk,) = chunks_of([PictureTask(Photo("a.png", "http://127.0.0.1:1/a.png", ""), "a.png")])
+    (record,) = decode_photos(chunk)
+    assert (record.status, record.reason, record.pixels) == ("pending", "", b"")
+    assert record.detail.startswith("cannot read http://127.0.0.1:1/a.png: 5 attempts")
 
 
 @pytest.mark.parametrize(
@@ -351,8 +360,8 @@ def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
 # Many pictures
 
 
-def paint_all(model: str, source: Path, target: Path, **options: Any) -> dict[str, Any]:
-    return apply(model, str(source), str(target), "cpu", **{"precision": "fp32", **options})
+def paint_all(model: str, source: Path, target: Path, **options: Any) -> JsonObject:
+    return as_json(apply(model, str(source), str(target), "cpu", **{"precision": "fp32", **options}))
 
 
 @pytest.fixture(scope="module")
@@ -460,7 +469,7 @@ def test_overwrite_says_of_nothing_that_it_did_not_paint_of_which_model_it_is(
     with pytest.raises(IncompleteError):
         paint_all(model, source, target, strength=0.0, overwrite=True)
     assert not (target / RECORD).exists()
-    assert "1 pictures there were not painted now, gone from in.png the first" in capsys.readouterr().err
+    assert "1 pictures there were not stylized now, the first is gone from in.png" in capsys.readouterr().err
     with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
         paint_all(model, source, target, strength=0.0)
 
@@ -566,7 +575,7 @@ def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_on
     record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
     (tmp_path / "out" / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n")
     monkeypatch.setattr("batch_nst.pipelines.cluster.connect.connect", lambda: pytest.fail("Ray was started"))
-    monkeypatch.setattr("batch_nst.pipelines.apply.run._TOLD_SECONDS", 0.0)
+    monkeypatch.setattr("batch_nst.pipelines.apply.run._LOG_SECONDS", 0.0)
     with pytest.raises(IncompleteError, match="25 of 26") as ended:
         paint_all(model, tmp_path / "list.txt", tmp_path / "out")
     assert ended.value.figures["reasons"] == {"same_name": 25}

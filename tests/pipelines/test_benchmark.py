@@ -12,24 +12,28 @@ import torch
 from batch_nst.data.models import registry
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import bundled_weights
-from batch_nst.engine.baselines import run_peers
+from batch_nst.engine.baselines import run_baseline
 from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.slow_transfer import optimise
 from batch_nst.engine.statistics import geometric_mean
-from batch_nst.engine.timing import Spread, bare_pass
+from batch_nst.engine.timing import bare_pass, spread_of
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines.benchmark import engine as module
-from batch_nst.pipelines.benchmark.engine import Scale, benchmark
+from batch_nst.pipelines.benchmark.engine import benchmark
+from batch_nst.pipelines.benchmark.engine_records import Scale
 from batch_nst.pipelines.benchmark.measure import ResultCache
 from batch_nst.pipelines.benchmark.race import (
+    PhotoRace,
+    Speedup,
     against_pictures,
     largest_difference,
-    ratios,
     run_engine,
     seconds_to,
+    speedup_to,
     summary,
 )
 from batch_nst.recipe import Loss
@@ -44,33 +48,34 @@ def test_a_loss_is_reached_at_the_first_evaluation_that_has_it() -> None:
 
 
 def test_ratios_by_hand() -> None:
-    assert ratios(SLOW, FAST, {2: 60.0, 4: 40.0}) == {2: (2 / 1, True), 4: (4 / 1.5, True)}
+    assert speedup_to(SLOW, FAST, 2, 60.0) == (2 / 1, True)
+    assert speedup_to(SLOW, FAST, 4, 40.0) == (4 / 1.5, True)
     # Never reached: at most what it would be if the end of the curve had it.
-    assert ratios(SLOW, FAST, {4: 29.0}) == {4: (4 / 1.5, False)}
-    assert ratios(SLOW, SLOW, {2: 60.0}) == {2: (1.0, True)}
+    assert speedup_to(SLOW, FAST, 4, 29.0) == (4 / 1.5, False)
+    assert speedup_to(SLOW, SLOW, 2, 60.0) == (1.0, True)
 
 
 def test_a_summary_counts_the_photos_that_ran_so_far() -> None:
     long = [(float(i), 1000.0 - i) for i in range(1, 101)]
     sooner = [(i / 4, loss) for i, loss in long]
     never = [(i / 2, loss + 500) for i, loss in long]
-    runs = [{"lbfgs": long, "engine": sooner}, {"lbfgs": long, "engine": never}, {"lbfgs": SLOW}]
-    figures = summary(runs, "engine")
-    assert figures["50"]["speedup"] == pytest.approx(math.sqrt(4 * (50 / 50)))
-    assert (figures["50"]["photos"], figures["50"]["not_reached"]) == (2, 1)
-    assert figures["300"] == {"speedup": None, "least": None, "most": None, "photos": 0, "not_reached": 0}
+    curves = [{"lbfgs": long, "engine": sooner}, {"lbfgs": long, "engine": never}, {"lbfgs": SLOW}]
+    figures = summary([PhotoRace(each, {}) for each in curves], "engine")
+    assert figures["50"].speedup == pytest.approx(math.sqrt(4 * (50 / 50)))
+    assert (figures["50"].photos, figures["50"].not_reached) == (2, 1)
+    assert figures["300"] == Speedup(speedup=None, least=None, most=None, photos=0, not_reached=0)
 
 
 def test_against_a_stored_picture_its_own_clock_counts() -> None:
-    run = {"lbfgs": SLOW, "stored": {"3": 55.0}, "engine": FAST}
-    assert against_pictures([run], 3) == pytest.approx(3 / 1)
-    assert against_pictures([run], 100) is None
+    race = PhotoRace({"lbfgs": SLOW, "engine": FAST}, stored={"3": 55.0})
+    assert against_pictures([race], 3) == pytest.approx(3 / 1)
+    assert against_pictures([race], 100) is None
 
 
 def test_means_and_spreads() -> None:
     assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
     assert geometric_mean([]) is None
-    assert Spread.of([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+    assert spread_of([3.0, 1.0, 2.0]) == {"median": 2.0, "least": 1.0, "most": 3.0}
 
 
 def test_a_difference_is_that_of_stored_pictures() -> None:
@@ -83,11 +88,11 @@ def test_a_difference_is_that_of_stored_pictures() -> None:
 def test_a_measurement_is_taken_once_on_a_machine(tmp_path: Path) -> None:
     results = str(tmp_path / "new" / "results.jsonl")
     here = ResultCache(results, {"processor": "a"})
-    assert here.take("x", lambda: {"list": (1, 2)}) == {"list": [1, 2]}
-    assert here.take("x", lambda: pytest.fail("taken twice")) == {"list": [1, 2]}
+    assert here.measure("x", lambda: {"list": (1, 2)}) == {"list": [1, 2]}
+    assert here.measure("x", lambda: pytest.fail("taken twice")) == {"list": [1, 2]}
     again = ResultCache(results, {"processor": "a"})
-    assert again.take("x", lambda: pytest.fail("forgotten")) == {"list": [1, 2]}
-    assert ResultCache(results, {"processor": "b"}).take("x", lambda: 7) == 7
+    assert again.measure("x", lambda: pytest.fail("forgotten")) == {"list": [1, 2]}
+    assert ResultCache(results, {"processor": "b"}).measure("x", lambda: 7) == 7
     with Path(results).open("a") as file:
         file.write('{"name": "y", "mach')  # killed while it wrote
     assert ResultCache(results, {"processor": "a"}).taken == {"x": {"list": [1, 2]}}
@@ -106,10 +111,10 @@ def photos() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", ["lbfgs", "lbfgs_wolfe", "adam"])
-def test_the_peers_way_starts_at_the_photo_and_goes_down(
+def test_a_baseline_starts_at_the_photo_and_goes_down(
     objective: PerceptualLoss, photos: torch.Tensor, method: str
 ) -> None:
-    curve, stored = run_peers(objective, photos[:1], 12, method)  # type: ignore[arg-type]
+    curve, stored = run_baseline(objective, photos[:1], 12, method)  # type: ignore[arg-type]
     start = objective(photos[:1], objective.content_targets(photos[:1])).total.item()
     assert len(curve) == 12
     assert curve[0][1] == pytest.approx(start, rel=1e-4)
@@ -158,10 +163,10 @@ def write_model(folder: Path, style: str, loss: dict[str, Any]) -> str:
 def test_a_model_of_another_painting_or_loss_is_refused(tmp_path: Path) -> None:
     photos, wave = str(SAMPLES / "content"), str(SAMPLES / "styles" / "great_wave.jpg")
     other = write_model(tmp_path / "a", "van_gogh_auvers.jpg", Loss().model_dump())
-    with pytest.raises(RecipeError, match=f"^--model {other}: was fitted to none of the paintings"):
+    with pytest.raises(RecipeError, match=f"^--model {other}: was trained for none of the style images"):
         benchmark(photos, wave, device="cpu", quick=True, model=other)
     light = write_model(tmp_path / "b", "great_wave.jpg", Loss(style_weight=1.0).model_dump())
-    with pytest.raises(RecipeError, match=f"^--model {light}: was fitted to another loss"):
+    with pytest.raises(RecipeError, match=f"^--model {light}: was trained with another loss"):
         benchmark(photos, wave, device="cpu", quick=True, model=light)
 
 
@@ -192,7 +197,9 @@ def test_a_whole_run_and_its_resumption(
     results = tmp_path / "results.jsonl"
     arguments = (str(SAMPLES / "content"), str(SAMPLES / "styles"))
     model = write_model(tmp_path / "model", "great_wave.jpg", Loss().model_dump())
-    figures = benchmark(*arguments, device="cpu", quick=True, model=model, results=str(results))
+    figures: dict[str, Any] = as_json(
+        benchmark(*arguments, device="cpu", quick=True, model=model, results=str(results))
+    )
     assert figures["photos"] == 3
     assert figures["speedup_cold_50"] > 0
     assert 0.9 < figures["bf16_loss_ratio"] < 1.1
@@ -209,7 +216,7 @@ def test_a_whole_run_and_its_resumption(
     assert "vgg_fraction" in shown
     lines = results.read_text().splitlines()
     results.write_text("\n".join(lines[:-1]) + "\n")
-    again = benchmark(*arguments, device="cpu", quick=True, model=model, results=str(results))
+    again = as_json(benchmark(*arguments, device="cpu", quick=True, model=model, results=str(results)))
     measured = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring")]
     assert measured == ["measuring pipeline"]
     assert {**again, "pipeline_fraction": 0, "details": 0} == {

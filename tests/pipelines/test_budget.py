@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batch_nst.cli import _deadline, _next, _words, parse
+from batch_nst.arguments import deadline, next_time
+from batch_nst.cli import _words, parse
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget
+from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget, Stop, StopReason
 from batch_nst.pipelines.submit import entrypoint
 
 PAST = datetime(2026, 11, 25, 6, 0, tzinfo=UTC)
@@ -17,28 +18,35 @@ FAR = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def test_without_limits_nothing_is_ever_spent() -> None:
-    assert UNLIMITED.spent(1e18) == ""
-    assert not UNLIMITED.ends("")
+    assert UNLIMITED.stop_reason(1e18) is None
 
 
 def test_hours_of_devices_are_spent_when_devices_have_worked_for_so_long() -> None:
     budget = Budget(device_hours=0.5, deadline=FAR)
-    assert budget.spent(1799.9) == ""
-    assert budget.spent(1800.0) == "0.5 device-hours are used up"
-    assert Budget(device_hours=0.0).spent() == "0 device-hours are used up"
+    assert budget.stop_reason(1799.9) is None
+    assert budget.stop_reason(1800.0) == Stop(StopReason.BUDGET, "0.5")
+    assert str(budget.stop_reason(1800.0)) == "0.5 device-hours are used up"
+    assert str(Budget(device_hours=0.0).stop_reason()) == "0 device-hours are used up"
 
 
 def test_a_deadline_that_has_come_spends_everything() -> None:
-    assert Budget(deadline=PAST).spent() == "the deadline 2026-11-25 06:00+00:00 has come"
-    assert Budget(deadline=FAR).spent() == ""
+    stop = Budget(deadline=PAST).stop_reason()
+    assert stop is not None
+    assert (stop.reason, str(stop)) == (
+        StopReason.DEADLINE,
+        "the deadline 2026-11-25 06:00+00:00 has come",
+    )
+    assert Budget(deadline=FAR).stop_reason() is None
 
 
-def test_a_fault_is_told_from_the_end_of_a_budget() -> None:
-    budget = Budget(0.5, PAST)
-    assert budget.ends(budget.spent())
-    assert budget.ends(budget.spent(1800.0))
-    for fault in ("", "cannot read s3://b/1.jpg", Budget(0.25).spent(1800.0)):
-        assert not budget.ends(fault)
+def test_reasons_to_stop_differ_as_values_whatever_their_words_say() -> None:
+    fault = Stop(StopReason.OUTAGE, "0.5 device-hours are used up")
+    spent = Budget(0.5).stop_reason(1800.0)
+    assert str(fault) == str(spent)
+    assert fault != spent
+    assert str(Stop(StopReason.OUTAGE, "cannot read s3://b/{1}.jpg")) == "cannot read s3://b/{1}.jpg"
+    assert str(Stop(StopReason.SIGTERM)) == "stopped by SIGTERM"
+    assert str(Stop(StopReason.TRAINING, "7")) == "the training on snapshot 7 was cut off and is ended first"
 
 
 # --- deadlines in words
@@ -73,18 +81,18 @@ def test_a_time_of_day_is_the_next_one_on_the_local_clock(
     zone: Callable[[str], None], now: str, expected: str
 ) -> None:
     zone("Europe/Berlin")
-    assert _next(6, 0, datetime.fromisoformat(now)).isoformat() == expected
+    assert next_time(6, 0, datetime.fromisoformat(now)).isoformat() == expected
 
 
 def test_words_for_a_time_of_day_are_within_a_day_of_now() -> None:
     for word in ("0:00", "06:00", "6:00", "23:59"):
         now = datetime.now(UTC)
-        assert now < _deadline(word) <= now + timedelta(hours=25)  # of the day when clocks go back
+        assert now < deadline(word) <= now + timedelta(hours=25)  # of the day when clocks go back
 
 
 @pytest.mark.parametrize("word", ["2026-11-25T06:00Z", "2026-11-25 07:00+01:00", "2026-11-25T06:00:00+00:00"])
 def test_a_moment_may_have_passed(word: str) -> None:
-    assert _deadline(word) == PAST
+    assert deadline(word) == PAST
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,7 @@ def test_a_deadline_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(
         ArgumentTypeError, match=r"given '.*'; allowed: a time of day, such as 06:00, or a date"
     ):
-        _deadline(word)
+        deadline(word)
 
 
 # --- on a cluster elsewhere

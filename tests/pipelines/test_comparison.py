@@ -11,15 +11,16 @@ import torch
 import yaml
 from PIL import Image
 
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.codec import Pixels, crop, encode
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import key_hash
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import try_
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, unpack
 from batch_nst.pipelines.inference import stylize
 from batch_nst.pipelines.reports import compare as reports_compare
 from batch_nst.pipelines.reports.html import data_uri
@@ -71,7 +72,7 @@ class Home:
         return read_variants(self.recipe, overrides)
 
     def compare(self, *overrides: str, photos: int = 4) -> dict[str, Any]:
-        return try_variants(self.variants(*overrides), photos, str(self.page))
+        return as_json(try_variants(self.variants(*overrides), photos, str(self.page)))
 
     def text(self) -> str:
         """Of the page, in one line."""
@@ -91,12 +92,11 @@ def shown(picture: Pixels) -> str:
     return data_uri(encode(picture, "png"), 512)
 
 
-def generated(home: Home, recipe: Recipe, names: list[str]) -> list[Row]:
-    """The rows that the actor of `generate` makes."""
+def generated(home: Home, recipe: Recipe, names: list[str]) -> list[PhotoRecord]:
+    """The photos that the actor of `generate` makes."""
     workers = Workers("cpu", num_cpus=1, num_gpus=0, threads=torch.get_num_threads(), most=1)
-    rows = [{"id": bytes(16), "status": "ok", "content": home.pixels(name).tobytes()} for name in names]
-    unit = {"unit": "u", "photos": pack(rows, IN_FLIGHT), "outage": ""}
-    return unpack(Stylizer(read_style(recipe.style), recipe, workers)(unit)["photos"])
+    photos = [PhotoRecord(bytes(16), status="ok", content=home.pixels(name).tobytes()) for name in names]
+    return list(Stylizer(read_style(recipe.style), recipe, workers)(UnitRecord("u", tuple(photos))).photos)
 
 
 def order(names: list[str]) -> list[str]:
@@ -118,12 +118,12 @@ def test_pictures_and_losses_are_those_of_generate(home: Home, overrides: list[s
     assert figures["photos"] == FIRST
     page = home.page.read_text()
     for variant, found in zip(home.variants(*overrides), figures["values"], strict=True):
-        rows = generated(home, variant.recipe, FIRST)
+        made = generated(home, variant.recipe, FIRST)
         assert (found["given"], found["images"]) == (variant.values, 4)
         for part in ("content", "style", "total"):
-            assert found[part] == geometric_mean(row[f"{part}_loss"] for row in rows)
-        for row in rows:
-            picture = np.frombuffer(row["stylized"], np.uint8).reshape(SIDE, SIDE, 3)
+            assert found[part] == geometric_mean(getattr(photo, f"{part}_loss") for photo in made)
+        for photo in made:
+            picture = np.frombuffer(photo.stylized or b"", np.uint8).reshape(SIDE, SIDE, 3)
             assert f'<img src="{shown(picture)}"' in page
     values = [", ".join(variant.given.values()) for variant in home.variants(*overrides)]
     alts = re.findall(r'alt="([^"]+: [^"]+)"', page)

@@ -5,8 +5,8 @@ import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from batch_nst.data.dataset.plan import Chunk
 from batch_nst.data.dataset.plan_files import Group
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.sources.photos import Photo, list_photos, photo_id
 from batch_nst.data.storage.store import Store
 from batch_nst.pipelines.generate.tasks import (
     Attempt,
     decode_unit,
     first_attempt,
-    pack,
+    never,
+    planned_photo,
     planned_units,
-    unpack,
     write_unit,
 )
 from batch_nst.recipe import Generate
@@ -39,15 +41,10 @@ def picture(seed: int) -> bytes:
 PHOTOS = {f"{index}.png": picture(index) for index in range(3)} | {"bad.png": b"no picture"}
 
 
-def planned(photos: list[Photo], crops: int) -> list[dict[str, Any]]:
+def planned(photos: list[Photo], crops: int) -> list[PhotoRecord]:
     return [
-        {
-            **photo._asdict(),
-            # The crop is drawn from the id: the same for the same photo in whatever it lies.
-            "id": photo_id(photo.key.rpartition("/")[2], "", crop),
-            "crop": crop,
-            "split": "train",
-        }
+        # The crop is drawn from the id: the same for the same photo in whatever it lies.
+        planned_photo(photo, photo_id(photo.key.rpartition("/")[2], "", crop), "train", crop)
         for photo in photos
         for crop in range(crops)
     ]
@@ -75,9 +72,9 @@ LIMITS = Generate(input=".", image_size=32, min_side=32)
 
 
 def decode(
-    rows: list[dict[str, Any]], limits: Generate = LIMITS, attempt: Attempt = first_attempt
-) -> dict[str, Any]:
-    return decode_unit({"unit": "u", "photos": pack(rows), "outage": ""}, limits, str, attempt)
+    photos: list[PhotoRecord], limits: Generate = LIMITS, attempt: Attempt = first_attempt
+) -> UnitRecord:
+    return decode_unit(UnitRecord("u", tuple(photos)), limits, never, attempt)
 
 
 def test_a_unit_is_the_same_whatever_its_photos_lie_in(tmp_path: Path) -> None:
@@ -87,12 +84,11 @@ def test_a_unit_is_the_same_whatever_its_photos_lie_in(tmp_path: Path) -> None:
         root.mkdir()
         put(root)
         unit = decode(planned(list_photos(str(root)), crops=2))
-        assert (unit["outage"], unit["photos_read"]) == ("", 4)
-        assert unit["bytes_read"] == sum(map(len, PHOTOS.values()))
-        rows = unpack(unit["photos"])
-        assert sorted(row["status"] for row in rows) == ["ok"] * 6 + ["rejected"] * 2
-        found.append({row["id"]: row["content"] for row in rows})
-        uri = next(row["uri"] for row in rows if row["id"] == photo_id("1.png", "", 0))
+        assert (unit.outage, unit.photos_read) == ("", 4)
+        assert unit.bytes_read == sum(map(len, PHOTOS.values()))
+        assert sorted(photo.status for photo in unit.photos) == ["ok"] * 6 + ["rejected"] * 2
+        found.append({photo.id: photo.content for photo in unit.photos})
+        uri = next(photo.uri for photo in unit.photos if photo.id == photo_id("1.png", "", 0))
         assert (
             uri
             == {
@@ -106,9 +102,8 @@ def test_a_unit_is_the_same_whatever_its_photos_lie_in(tmp_path: Path) -> None:
 
 def test_rows_that_were_planned_before_there_were_parts_are_objects(tmp_path: Path) -> None:
     put_folder(tmp_path)
-    rows = planned(list_photos(str(tmp_path))[:1], crops=1)
-    del rows[0]["offset"], rows[0]["length"]
-    assert unpack(decode(rows)["photos"])[0]["status"] == "ok"
+    (photo,) = planned(list_photos(str(tmp_path))[:1], crops=1)
+    assert decode([replace(photo, offset=None, length=None)]).photos[0].ok
 
 
 @pytest.mark.parametrize("put", [put_folder, put_tar, put_parquet])
@@ -125,8 +120,8 @@ def test_the_files_of_a_unit_are_not_all_in_memory_at_once(
     unit = decode(rows, limits)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (unit["photos_read"], unit["bytes_read"]) == (64, 64 * size)
-    assert {row["reason"] for row in unpack(unit["photos"])} == {"not_an_image"}
+    assert (unit.photos_read, unit.bytes_read) == (64, 64 * size)
+    assert {photo.reason for photo in unit.photos} == {"not_an_image"}
     assert peak < 24 * size
 
 
@@ -150,21 +145,20 @@ def test_a_unit_that_has_ended_three_workers_is_given_up(tmp_path: Path) -> None
     assert steps == ["begin decode u", "end decode u"]
     unit = decode(rows, attempt=so_many(3))
     assert steps == 2 * ["begin decode u", "end decode u"]
-    assert (unit["outage"], unit["photos_read"], unit["bytes_read"]) == ("", 0, 0)
-    found = unpack(unit["photos"])
-    assert [row["id"] for row in found] == [row["id"] for row in rows]
-    assert {row["uri"] for row in found} == {f"{tmp_path}/{name}" for name in PHOTOS}
-    assert {(row["status"], row["reason"], row["detail"]) for row in found} == {
+    assert (unit.outage, unit.photos_read, unit.bytes_read) == ("", 0, 0)
+    assert [photo.id for photo in unit.photos] == [photo.id for photo in rows]
+    assert {photo.uri for photo in unit.photos} == {f"{tmp_path}/{name}" for name in PHOTOS}
+    assert {(photo.status, photo.reason, photo.detail) for photo in unit.photos} == {
         ("failed", "worker_died", "its unit has ended 3 workers")
     }
 
 
 def test_a_node_that_does_not_see_the_output_makes_nothing_and_writes_nothing(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "of another node"))
-    chunk = {"group": Group("dataset/plan/000001.parquet", 0, 2)._asdict(), "units": ["a", "b"]}
-    rows = planned_units(chunk, store, {}, str)
-    assert [row["unit"] for row in rows] == ["a", "b"]
-    written = write_unit({"unit": "a", "outage": "", "photos": pack([])}, store, Generate(input="photos"))
-    for reason in (rows[0]["outage"], rows[1]["outage"], written["outage"], written["refused"]):
+    chunk = Chunk(Group("dataset/plan/000001.parquet", 0, 2), ["a", "b"])
+    first, second = planned_units(chunk, store, lambda _: "train")
+    assert (first.unit, second.unit) == ("a", "b")
+    written = write_unit(UnitRecord("a"), store, Generate(input="photos"))
+    for reason in (first.outage, second.outage, written.outage, written.refused):
         assert f"does not see output {store.uri}; allowed: a bucket, or a disk that all nodes share" in reason
     assert list(tmp_path.iterdir()) == []

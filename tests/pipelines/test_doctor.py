@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from PIL import Image
 from batch_nst.data.storage import store as storage_store
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, StorageError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import doctor
+from batch_nst.pipelines.cluster import connect
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,11 +49,12 @@ def failures(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The failed checks by name; each has its remedy, and the rest has none."""
     with pytest.raises(IncompleteError) as raised:
         doctor.doctor(recipe)
-    checks = raised.value.figures["checks"]
+    figures = as_json(raised.value.figures)
+    checks = figures["checks"]
     assert [check["name"] for check in checks] == BEFORE_RAY + ON_RAY
     assert all((check["state"] == "failed") == bool(check["remedy"]) for check in checks)
     failed = {check["name"]: check for check in checks if check["state"] == "failed"}
-    assert raised.value.figures["failed"] == len(failed)
+    assert figures["failed"] == len(failed)
     assert str(raised.value) == f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
     return failed
 
@@ -202,13 +206,30 @@ def test_a_node_with_another_version_is_named() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("seen", "warns"), [("1.99.9", True), ("2.9", True), (version("ray"), False), ("9.1.0", False)]
+)
+def test_a_ray_newer_than_any_that_was_tested_is_a_warning_and_no_fault(
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seen: str,
+    warns: bool,
+) -> None:
+    monkeypatch.setattr(connect, "NEWEST_RAY_SEEN", seen, raising=False)
+    assert doctor._join().startswith("no RAY_ADDRESS")
+    warning = f"warning: ray {version('ray')} is newer than {seen}, the newest that batch_nst is tested with"
+    assert capsys.readouterr().err.startswith(warning) is warns
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_all_is_well_and_nothing_is_left(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     figures = doctor.doctor(recipe)
-    assert [(check["name"], check["state"]) for check in figures["checks"]] == [
+    assert [(check.name, check.state) for check in figures.checks] == [
         (name, "ok") for name in BEFORE_RAY + ON_RAY
     ]
-    assert (figures["ok"], figures["failed"], figures["skipped"]) == (11, 0, 0)
-    told = {check["name"]: check["told"] for check in figures["checks"]}
+    assert (figures.ok, figures.failed, figures.skipped) == (11, 0, 0)
+    told = {check.name: check.told for check in figures.checks}
     assert "1 nodes up, 4 CPUs, 0 GPUs" in told["cluster"]
     assert "generate on cpu" in told["device"]
     assert len(capsys.readouterr().err.splitlines()) == 11

@@ -9,7 +9,7 @@ import pytest
 
 from batch_nst.errors import Stopped
 from batch_nst.pipelines.cluster import stop as cluster_stop
-from batch_nst.pipelines.cluster.stop import defer_sigterm
+from batch_nst.pipelines.cluster.stop import Stop, StopReason, defer_sigterm
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def drained(body: Callable[[], object], close: Callable[[str], None] = lambda _: None) -> None:
+def drained(body: Callable[[], object], close: Callable[[Stop], None] = lambda _: None) -> None:
     """A body at whose beginning SIGTERM comes."""
     with defer_sigterm(close):
         terminate()
@@ -38,13 +38,13 @@ def drained(body: Callable[[], object], close: Callable[[str], None] = lambda _:
 def test_the_body_is_told_to_close_and_goes_on_to_its_end(handler: object) -> None:
     closed, steps = threading.Event(), []
 
-    def close(reason: str) -> None:
+    def close(reason: Stop) -> None:
         steps.append((threading.current_thread().name, reason))
         closed.set()
 
     with pytest.raises(Stopped):
         drained(lambda: steps.append(closed.wait(10)), close)
-    assert steps == [("drain", "stopped by SIGTERM"), True]
+    assert steps == [("drain", Stop(StopReason.SIGTERM)), True]
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
@@ -64,7 +64,7 @@ def test_a_second_one_is_not_put_off() -> None:
 
 
 def test_without_one_nothing_is_closed_and_the_handler_is_as_before(handler: object) -> None:
-    closed: list[str] = []
+    closed: list[Stop] = []
     with defer_sigterm(closed.append):
         assert signal.getsignal(signal.SIGTERM) is not handler
     assert signal.getsignal(signal.SIGTERM) is handler

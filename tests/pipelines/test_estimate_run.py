@@ -22,6 +22,7 @@ from batch_nst.data.dataset.plan import survey
 from batch_nst.data.dataset.units import DATA
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.cost.calibrate import Timing, extrapolate, longer
 from batch_nst.pipelines.cost.requests import generate_requests
@@ -149,7 +150,7 @@ def test_a_first_run_and_its_successors_send_what_the_formula_says(requests: Cou
         put(f"{home}/photos/{name}.png")
     put(f"{home}/photos/small.png", side=20)
     given = recipe(home, f"{home}/photos", crops=2)
-    plan = commands.plan(given)
+    plan = as_json(commands.plan(given))
     assert (plan["to_do"], plan["rates_from"]) == (12, None)
     requests.counted()
     first = commands.generate(given)
@@ -168,7 +169,7 @@ def test_a_first_run_and_its_successors_send_what_the_formula_says(requests: Cou
     # New photos, one that is gone, and a snapshot.
     put(f"{home}/photos/f.png")
     filesystem.rm(f"{bucket}/photos/a.png")
-    plan, expected = commands.plan(given), planned(given)
+    plan, expected = as_json(commands.plan(given)), planned(given)
     assert (plan["to_do"], plan["device"]) == (2, first["device"])
     assert plan["rates_from"] == f"run {first['run']}"
     assert plan["device_hours"] == pytest.approx(first["device_seconds"] / 12 * 2 / 3600)
@@ -221,7 +222,7 @@ def test_a_trial_measures_on_a_worker_and_writes_nothing(requests: Counting, hom
         put(f"{home}/photos/{name}.png")
     given = recipe(home, f"{home}/photos", crops=2, iterations=40)
     requests.counted()
-    plan = commands.plan(given, calibrate=True, price_per_device_hour=3600.0)
+    plan = as_json(commands.plan(given, calibrate=True, price_per_device_hour=3600.0))
     assert requests.counted()["writes"] == 0
     assert Store(given.output).list() == []
     assert (plan["to_do"], plan["rates_from"], plan["devices"]) == (8, "calibration", 1)

@@ -20,6 +20,7 @@ from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, IncompleteError, RecipeError, StorageError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands, nightly
 from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.train.run import find_cut_off
@@ -254,7 +255,7 @@ def test_while_a_training_is_cut_off_nothing_is_made_nor_sealed(
     add_photo(file)
     before = objects(store)
     with acquire(store, "test") as lease:
-        made = generate(recipe, store, lease, min_done=1.0, cut_off=find_cut_off(recipe, store))
+        made = as_json(generate(recipe, store, lease, min_done=1.0, cut_off=find_cut_off(recipe, store)))
     assert objects(store) == before
     assert (made["found"], made["made"], made["snapshot"], made["digest"]) == (4, 0, 1, snapshot.digest)
     why = "the training on snapshot 1 was cut off and is ended first"

@@ -38,7 +38,8 @@ from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.slow_transfer import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines.cluster.stop import Budget
+from batch_nst.figures import as_json
+from batch_nst.pipelines.cluster.stop import Budget, Stop, StopReason
 from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -127,7 +128,7 @@ def hold_out(given: Recipe, *keys: str) -> Recipe:
 def run(given: Recipe, retry: bool = False) -> dict[str, Any]:
     store = Store(given.output)
     with acquire(store, "generate") as lease:
-        return generate(given, store, lease, retry)
+        return as_json(generate(given, store, lease, retry))
 
 
 def rows_of(output: str | Path) -> list[Row]:
@@ -379,7 +380,7 @@ def run_within(given: Recipe, budget: Budget, min_done: float | None = None) -> 
     """The figures of a run that a budget may end."""
     store = Store(given.output)
     with acquire(store, "generate") as lease:
-        return generate(given, store, lease, budget=budget, min_done=min_done)
+        return as_json(generate(given, store, lease, budget=budget, min_done=min_done))
 
 
 @pytest.fixture
@@ -395,7 +396,7 @@ def parted() -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_files, "GROUP_UNITS", 4)
         patch.setattr(actors, "_UNITS", 4)
-        patch.setattr(actors, "_UNITS_AN_ACTOR", 1)
+        patch.setattr(actors, "_UNITS_PER_ACTOR", 1)
         patch.setattr(ray.data, "from_items", counted)
         yield begun
 
@@ -424,18 +425,20 @@ def test_a_budget_that_is_spent_lets_no_unit_begin(made: Made, tmp_path: Path, b
         run_within(given, budget)
     figures = ended.value.figures
     assert str(ended.value) == (
-        f"{figures['found']} images are pending: {budget.spent()}; run the same command again"
+        f"{figures['found']} images are pending: {budget.stop_reason()}; run the same command again"
     )
     assert (figures["made"], figures["photos_read"], figures["pending"]) == (0, 0, figures["found"])
-    assert figures["stopped"] == budget.spent()
+    assert figures["stopped"] == str(budget.stop_reason())
 
 
 def until_one_is_done(output: str) -> Budget:
     """A budget that is spent as soon as a unit is committed."""
 
+    late = Stop(StopReason.DEADLINE, "2026-11-25 06:00+00:00")
+
     class Short(Budget):
-        def spent(self, _: float = 0.0) -> str:
-            return self._too_late if units.done_units(Store(output)) else ""
+        def stop_reason(self, _: float = 0.0) -> Stop | None:
+            return late if units.done_units(Store(output)) else None
 
     return Short(deadline=datetime(2026, 11, 25, 6, tzinfo=UTC))
 
@@ -449,7 +452,7 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
     assert figures["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
     found, pending = figures["found"], figures["pending"]
     assert 0 < pending < found
-    told = f"{pending} images are pending: {figures['stopped']}; going on with what is done"
+    told = f"{pending} images are pending: {figures['stopped']}; continuing with what is done"
     assert told in capsys.readouterr().err
     snapshot = latest_snapshot(Store(given.output))
     assert snapshot is not None

@@ -41,7 +41,7 @@ def choose(file: Path, snapshot: Snapshot, photos: int = 3) -> tuple[list[str], 
     """The ids, and the units they lie in."""
     recipe = recipe_of(file, photos)
     rows, where = choose_held_out(Store(recipe.output), snapshot, recipe.evaluate)
-    return [row["id"] for row in rows], where
+    return [row.id for row in rows], where
 
 
 def publish_scored(file: Path, ids: list[str], **more: object) -> None:
@@ -70,12 +70,12 @@ def test_a_row_is_what_is_to_be_scored(file: Path) -> None:
     snapshot = make_pairs(recipe_of(file), picture=b"first")
     recipe = recipe_of(file)
     rows, where = choose_held_out(Store(recipe.output), snapshot, recipe.evaluate)
-    assert [row["id"] for row in rows] == sorted((row["id"] for row in rows), key=key_hash)
-    assert [row["baseline"] for row in rows] == [True, False, False]
-    assert {Path(row["uri"]).name for row in rows} == {"0.png", "1.png", "2.png"}
-    assert rows[0]["name"] == f"{Path(rows[0]['uri']).name} {rows[0]['id'][:6]}"
-    assert (rows[0]["content"], rows[0]["stylized"]) == (b"first", b"first")
-    assert rows[0]["iterations"] == recipe.evaluate.iterations
+    assert [row.id for row in rows] == sorted((row.id for row in rows), key=key_hash)
+    assert [row.baseline for row in rows] == [True, False, False]
+    assert {Path(row.uri).name for row in rows} == {"0.png", "1.png", "2.png"}
+    assert rows[0].name == f"{Path(rows[0].uri).name} {rows[0].id[:6]}"
+    assert (rows[0].content, rows[0].stylized) == (b"first", b"first")
+    assert rows[0].iterations == recipe.evaluate.iterations
     assert where == sorted(unit["unit"] for unit in snapshot.units)
 
 

@@ -16,6 +16,7 @@ from batch_nst.data.dataset.snapshot import seal
 from batch_nst.data.images.codec import encode
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines.reports import dataset as reports_dataset
 from batch_nst.pipelines.reports.dataset import inspect
 
@@ -67,7 +68,7 @@ class Dataset:
         self.store.replace(f"runs/{name}/summary.json", json.dumps(summary).encode())
 
     def inspect(self) -> dict[str, Any]:
-        return inspect(self.store.uri, str(self.page))
+        return as_json(inspect(self.store.uri, str(self.page)))
 
     def shown(self, kind: str) -> list[int]:
         """Numbers of the photos on the page, in order."""

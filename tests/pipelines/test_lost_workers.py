@@ -4,32 +4,33 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 import torch
 from machines import machines
 from photo_bucket import Bucket, fill
 
+from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
+from batch_nst.figures import as_json
 from batch_nst.pipelines.apply import actors as apply_actors
-from batch_nst.pipelines.apply.run import apply
-from batch_nst.pipelines.apply.tasks import paint
+from batch_nst.pipelines.apply.run import ApplyFigures, apply
+from batch_nst.pipelines.apply.tasks import PictureRecord, stylize_picture
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
-from batch_nst.pipelines.generate.tasks import Row
 from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.recipe import Recipe
 
@@ -49,20 +50,21 @@ def local_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def deadly(photos: tuple[str, ...]) -> type:
+def deadly(names: tuple[str, ...]) -> type:
     """A `Stylizer` whose optimiser ends the worker at some photos, as a fault in a driver of CUDA does."""
 
     class Deadly(actors.Stylizer):
         _objectives: Any = SimpleNamespace(load=lambda: None)
-        _batch = 4
+        batch = 4
 
-        def _stylize(self, rows: list[Row]) -> None:
-            if any(row["uri"].endswith(photos) for row in rows):
+        def _optimised(self, photos: Sequence[PhotoRecord], *_: object) -> list[PhotoRecord]:
+            if any(photo.uri.endswith(names) for photo in photos):
                 os.kill(os.getpid(), signal.SIGKILL)
-            for row in rows:
-                pixels = np.frombuffer(row["content"], np.uint8)
-                row |= dict.fromkeys(("content_loss", "style_loss", "total_loss"), 1.0)
-                row |= {"stylized": (255 - pixels).tobytes(), "init": "content", "engine": "deadly"}
+            losses = dict.fromkeys(("content_loss", "style_loss", "total_loss"), 1.0)
+            return [
+                replace(photo, **losses, stylized=photo.content, init="content", engine="deadly")
+                for photo in photos
+            ]
 
     return Deadly
 
@@ -73,7 +75,7 @@ def run(folder: Path, photos: tuple[str, ...], retry: bool = False, **changes: A
     store = Store(given.output)
     with pytest.MonkeyPatch.context() as patch, acquire(store, "generate") as lease:
         patch.setattr(actors, "stylize_units", partial(actors.stylize_units, stylizer=deadly(photos)))
-        return generate(given, store, lease, retry)
+        return as_json(generate(given, store, lease, retry))
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -134,28 +136,28 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 4
 
 
-def deadly_painter(photos: tuple[str, ...]) -> type:
-    """A `Painter` that ends the worker at some photos, and leaves the others as they are."""
+def deadly_actor(photos: tuple[str, ...]) -> type:
+    """A `FastModelActor` that kills its worker at some photos, and leaves the others as they are."""
 
     class Deadly(apply_actors.FastModelActor):
-        def __call__(self, row: Row) -> Row:
+        def stylize(self, record: PictureRecord) -> PictureRecord:
             def model(pixels: Pixels) -> Pixels:
-                if row["uri"].endswith(photos):
+                if record.uri.endswith(photos):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return pixels
 
-            return paint(row, lambda: model, self._look, self._attempt)
+            return stylize_picture(record, lambda: model, self._blend, self._attempt)
 
     return Deadly
 
 
-def paint_all(folder: Path, photos: tuple[str, ...]) -> dict[str, Any]:
+def paint_all(folder: Path, photos: tuple[str, ...]) -> ApplyFigures:
     torch.manual_seed(0)
     card = {"architecture": {"name": "johnson", "width": 4}}
     model = ModelFiles("v", card, model_bytes(TransformerNet(4)), "here")
-    deadly = partial(apply_actors.paint_photos, painter=deadly_painter(photos))
+    deadly = partial(apply_actors.stylize_photos, actor=deadly_actor(photos))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply_actors, "paint_photos", deadly)
+        patch.setattr(apply_actors, "stylize_photos", deadly)
         patch.setattr("batch_nst.pipelines.apply.run.read_model", lambda _: model)
         return apply("model", str(folder / "photos"), str(folder / "painted"), "cpu", precision="fp32")
 
@@ -167,7 +169,7 @@ def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
         paint_all(tmp_path, ("003.png",))
     figures = ended.value.figures
     assert (figures["made"], figures["failed"], figures["reasons"]) == (5, 1, {"worker_died": 1})
-    assert paint_all(tmp_path, ())["made"] == 1
+    assert paint_all(tmp_path, ()).made == 1
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -14,8 +14,8 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cost.requests import Requests, Traffic, generate_requests
-from batch_nst.pipelines.reports.earlier import beside_published, cost_of, earlier_nights
-from batch_nst.pipelines.reports.night import SHOWN, Triple
+from batch_nst.pipelines.reports.gather import beside_published, cost_of, earlier_nights
+from batch_nst.pipelines.reports.night import SHOWN, DeviceHours, EarlierNight, Triple
 
 OLD = "000001-aaaaaaaaaaaa"
 
@@ -58,7 +58,7 @@ def test_the_published_model_paints_the_photos_that_are_shown(store: Store, net:
         assert triple.published is not None
         assert np.array_equal(decode_stored(triple.published), wanted)
     # Its card knows the objective of one.
-    assert [triple.losses["published"]["total"] for triple in shown] == [123.0, *[None] * (SHOWN - 1)]
+    assert [triple.published_objective for triple in shown] == [123.0, *[None] * (SHOWN - 1)]
     assert all(triple.losses["model"] == {"total": 9.0} for triple in shown)
 
 
@@ -93,38 +93,28 @@ def test_earlier_nights_are_linked_and_told_by_their_summaries(store: Store) -> 
 
     found = earlier_nights(store, "20261125T220000Z-000009-nightly")
     assert found == [
-        {
-            "link": "../20261124T230500Z-000007-nightly/report.html",
-            "started": datetime(2026, 11, 24, 23, 5),
-            "outcome": "cut off",
-        },
-        {
-            "link": "../20261124T223000Z-000005-nightly/report.html",
-            "started": datetime(2026, 11, 24, 22, 30),
-            "outcome": "failed",
-        },
-        {
-            "link": "../20261124T220000Z-000004-nightly/report.html",
-            "started": datetime(2026, 11, 24, 22),
-            "outcome": "refused",
-            "objective": 60.0,
-        },
-        {
-            "link": "../20261123T220000Z-000001-nightly/report.html",
-            "started": datetime(2026, 11, 23, 22),
-            "outcome": "published",
-            "objective": 50.5,
-        },
+        EarlierNight(
+            "../20261124T230500Z-000007-nightly/report.html", datetime(2026, 11, 24, 23, 5), "cut off"
+        ),
+        EarlierNight(
+            "../20261124T223000Z-000005-nightly/report.html", datetime(2026, 11, 24, 22, 30), "failed"
+        ),
+        EarlierNight(
+            "../20261124T220000Z-000004-nightly/report.html", datetime(2026, 11, 24, 22), "refused", 60.0
+        ),
+        EarlierNight(
+            "../20261123T220000Z-000001-nightly/report.html", datetime(2026, 11, 23, 22), "published", 50.5
+        ),
     ]
     here = Path(store.join("runs/20261125T220000Z-000009-nightly"))
-    assert all((here / each["link"]).resolve().is_file() for each in found)
+    assert all((here / each.link).resolve().is_file() for each in found)
 
 
 def test_only_the_last_fourteen_nights_are_linked(store: Store) -> None:
     for day in range(1, 31):
         store.replace(f"runs/202611{day:02}T220000Z-{day:06}-nightly/report.html", b"")
     found = earlier_nights(store, "20261201T220000Z-000031-nightly")
-    assert [each["started"].day for each in found] == list(range(30, 16, -1))
+    assert [each.started.day for each in found] == list(range(30, 16, -1))
 
 
 def test_the_cost_of_a_night() -> None:
@@ -138,12 +128,12 @@ def test_the_cost_of_a_night() -> None:
     seconds = {"pairs": 3700.0, "training": 900.0, "graph": 3.0, "scoring": 40.0}
     traffic = Traffic(photo_reads=19, units=3, listed=19)
     cost = cost_of(made, traffic, seconds, workers=4)
-    assert cost["device_hours"] == {"pairs": 2.0, "training": 1.0, "scoring": 80 / 3600}
-    assert Requests(**cost["requests"]) == generate_requests(traffic, 2, 3700.0)
-    assert (cost["bytes_read"], cost["bytes_written"], cost["step_seconds"]) == (1000, 2000, seconds)
+    assert cost.device_hours == DeviceHours(pairs=2.0, training=1.0, scoring=80 / 3600)
+    assert cost.requests == generate_requests(traffic, 2, 3700.0)
+    assert (cost.bytes_read, cost.bytes_written, cost.step_seconds) == (1000, 2000, seconds)
 
 
 def test_where_all_lies_on_a_disk_there_are_no_requests() -> None:
     made = {"device_seconds": 0.0, "devices": 0, "seconds": 1.0, "bytes_read": 0, "bytes_written": 0}
     cost = cost_of(made, Traffic(), {"training": 0.0, "scoring": 0.0}, workers=1)
-    assert cost["requests"] == {"reads": 0, "writes": 0, "lists": 0}
+    assert cost.requests == Requests(reads=0, writes=0, lists=0)

@@ -4,8 +4,10 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,18 @@ from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import stylize_image
 from batch_nst.errors import GateError, IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands, nightly
 from batch_nst.pipelines.apply.run import apply
-from batch_nst.pipelines.evaluate.run import baseline_figures, milestones, summarise
+from batch_nst.pipelines.evaluate.scores import (
+    LeftOut,
+    Score,
+    baseline_figures,
+    from_row,
+    milestones,
+    summarise,
+    to_row,
+)
 from batch_nst.pipelines.nightly import find_finished
 from batch_nst.pipelines.reports.html import exact
 from batch_nst.recipe import Publish
@@ -173,7 +184,7 @@ def test_what_costs_time_beside_the_scores_can_be_switched_off(home, night):
 def test_the_commands_line_tells_the_figures_without_those_of_each_photo(home, night):
     evaluation = registry.require_card(output(home), night["version"])["evaluation"]
     assert night["larger"]["verdict"] == evaluation["larger"]["verdict"]
-    assert list(night["curve"]) == [0, 1, 2, 5]
+    assert list(night["curve"]) == ["0", "1", "2", "5"]
     assert "objectives" not in night
 
 
@@ -239,11 +250,11 @@ def test_a_graph_that_is_damaged_or_gone_is_written_again_and_no_other(home, nig
 def test_a_plan_estimates_from_what_images_took_and_guesses_nothing_before(home, night):
     recipe = load_recipe(home / "recipe.yaml", ["generate.crops=3"])
     took = night["dataset"]["device_seconds"] / night["dataset"]["made"]
-    planned = commands.plan(recipe)
+    planned = as_json(commands.plan(recipe))
     assert planned["to_do"] == 4
     assert planned["device_hours"] == pytest.approx(4 * took / 3600)
     elsewhere = load_recipe(home / "recipe.yaml", [f"output={home / 'nowhere'}"])
-    assert commands.plan(elsewhere)["device_hours"] is None
+    assert commands.plan(elsewhere).costs.device_hours is None
     assert not (home / "nowhere").exists()
 
 
@@ -264,7 +275,7 @@ def test_a_place_without_a_model_is_named(tmp_path):
 def test_one_picture_is_painted_into_a_file(home, night, tmp_path):
     target = tmp_path / "painted.png"
     source = home / "photos" / "coffee.png"
-    assert apply(str(home / "out"), str(source), str(target), precision="fp32")["ok"] == 1
+    assert apply(str(home / "out"), str(source), str(target), precision="fp32").ok == 1
     photo = np.asarray(Image.open(source).convert("RGB"))
     painted = batch_nst.load_model(str(home / "out"))(photo)
     assert np.abs(np.asarray(Image.open(target)) - painted.astype(int)).max() <= 1
@@ -469,7 +480,7 @@ def test_a_night_trains_at_its_deadline_on_what_is_done_if_that_is_enough(home, 
     )
     assert (figures["published"], figures["dataset"]["pending"]) == (True, 4)
     assert figures["dataset"]["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
-    assert f"{told}; going on with what is done, the next start makes the rest" in capsys.readouterr().err
+    assert f"{told}; continuing with what is done; the next start makes the rest" in capsys.readouterr().err
     recipe = load_recipe(home / "recipe.yaml", [*overrides, "train.min_done=0.5"])
     assert find_finished(recipe, Store(recipe.output))[0] is None  # the next night goes on
 
@@ -491,7 +502,7 @@ def test_a_night_under_a_deadline_ends_a_training_that_was_cut_off_before_it_sea
     assert find_finished(recipe, store)[1].to_do == 4  # the next night goes on
 
 
-def score(total: float, curve: list[float]) -> dict:
+def score(total: float, curve: list[float], **more) -> Score:
     losses = {
         "content": 1.0,
         "style": 1.0,
@@ -500,15 +511,28 @@ def score(total: float, curve: list[float]) -> dict:
         "ssim": 2 - total,
         "checkerboard": total,
     }
-    return {
-        "uri": str(curve),
-        "curve": curve,
-        "photo": losses,
-        "optimised": losses,
-        "model": losses,
-        "model_seconds": 1.0,
-        "optimised_seconds": 2.0,
-    }
+    return Score(
+        id="00",
+        name="photo.png 00",
+        uri=str(curve),
+        side=32,
+        curve=curve,
+        photo=losses,
+        optimised=losses,
+        model=losses,
+        model_seconds=1.0,
+        optimised_seconds=2.0,
+        optimised_picture=b"",
+        model_picture=b"",
+        **more,
+    )
+
+
+def test_a_score_and_what_is_left_out_come_back_from_a_row_of_ray():
+    raced = score(4.0, [8.0, 4.0, 2.0], baseline_curve=[8.0, math.inf], baseline_seconds=30.0)
+    whole = replace(raced, optimised_picture=b"\x00\xff", model_picture=b"\x01")
+    for each in (whole, LeftOut("00", "photo.png 00", "needs_memory")):
+        assert from_row(to_row(each)) == each
 
 
 def test_figures_over_photos_are_geometric_means_of_running_minima():
@@ -524,8 +548,7 @@ def test_figures_over_photos_are_geometric_means_of_running_minima():
 
 
 def test_the_baseline_is_compared_on_its_own_photos_only():
-    more = {"lbfgs": [8.0, 8.0, 4.0], "lbfgs_seconds": 30.0}
-    raced = {**score(4.0, [8.0, 4.0, 2.0]), **more}
+    raced = score(4.0, [8.0, 4.0, 2.0], baseline_curve=[8.0, 8.0, 4.0], baseline_seconds=30.0)
     figures = baseline_figures([raced, raced])
     assert figures["photos"] == 2
     assert figures["model"] == {"total": pytest.approx(4.0)}

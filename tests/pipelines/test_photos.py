@@ -14,14 +14,16 @@ from store_proxy import FAULTS, Proxy, Request
 
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.plan import Plan, survey
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images import codec
 from batch_nst.data.storage import fetch
 from batch_nst.data.storage.fetch import open_filesystem
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
+from batch_nst.figures import as_json
 from batch_nst.pipelines.generate.run import generate
-from batch_nst.pipelines.generate.tasks import decode_unit, unit_rows, unpack
+from batch_nst.pipelines.generate.tasks import decode_unit, units_of
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -66,34 +68,34 @@ def fill(root: str) -> None:
     filesystem.pipe({open_filesystem(uri)[1]: data for uri, data in places.items()})
 
 
-def planned(plan: Plan, given: Recipe) -> list[Row]:
+def planned(plan: Plan, given: Recipe) -> list[UnitRecord]:
     """The units of a plan that is not written down."""
-    return unit_rows(pa.concat_tables(plan.pending(Store(given.output))), plan.split_of)
+    return units_of(pa.concat_tables(plan.pending(Store(given.output))), plan.split_of)
 
 
-def decode_all(given: Recipe, root: str, owner: Any) -> dict[str, Row]:
-    """Each photo's row by its URI, by all stages before the device's; one is deleted after it was listed."""
+def decode_all(given: Recipe, root: str, owner: Any) -> dict[str, PhotoRecord]:
+    """Each photo's record by its URI after the stages before the device's; one is deleted once listed."""
     plan = survey(given, Store(given.output))
     owner.rm_file(open_filesystem(place(root, VANISHED))[1])
     decoded = [decode_unit(unit, given.generate) for unit in planned(plan, given)]
-    assert [unit["outage"] for unit in decoded] == [""] * len(decoded)
-    rows = [row for unit in decoded for row in unpack(unit["photos"])]
-    assert sum(unit["photos_read"] for unit in decoded) == len(rows)
-    assert plan.counts()["found"] == len(rows)
-    return {row["uri"]: row for row in rows}
+    assert not any(unit.pending for unit in decoded)
+    photos = [photo for unit in decoded for photo in unit.photos]
+    assert sum(unit.photos_read for unit in decoded) == len(photos)
+    assert plan.counts().found == len(photos)
+    return {photo.uri: photo for photo in photos}
 
 
-def assert_as_the_table_says(root: str, rows: dict[str, Row], kinds: list[str]) -> None:
-    told = {uri: (row["status"], row["reason"]) for uri, row in rows.items()}
+def assert_as_the_table_says(root: str, photos: dict[str, PhotoRecord], kinds: list[str]) -> None:
+    told = {uri: (photo.status, photo.reason) for uri, photo in photos.items()}
     assert told == {place(root, name): (KINDS[name].status, KINDS[name].reason) for name in kinds}
     for name in kinds:
-        row = rows[place(root, name)]
+        photo = photos[place(root, name)]
         if KINDS[name].status == "ok":
             picture = codec.crop(codec.decode(KINDS[name].data, **LIMITS), SIDE)
-            assert row["content"] == picture.tobytes()
+            assert photo.content == picture.tobytes()
         else:
-            assert row["content"] is None
-            assert row["detail"]
+            assert photo.content is None
+            assert photo.detail
 
 
 def test_every_kind_of_photo_in_a_folder(tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_every_kind_of_photo_in_a_bucket_is_read_by_one_request(
     rows = decode_all(recipe(tmp_path / "out", bucket.root), *bucket)
     assert_as_the_table_says(bucket.root, rows, list(KINDS))
     # The listing has told which one is too large.
-    read = rows.keys() - {uri for uri, row in rows.items() if row["reason"] == "too_many_bytes"}
+    read = rows.keys() - {uri for uri, row in rows.items() if row.reason == "too_many_bytes"}
     assert len(read) == len(rows) - 1
     assert proxy.count("get") == {uri.removeprefix("s3://"): 1 for uri in read}
 
@@ -169,14 +171,14 @@ def test_an_outage_makes_no_row_and_leaves_its_unit_to_the_next_start(
     given = recipe(tmp_path / "out", bucket.root)
     plan = survey(given, Store(given.output))
     out, *others = planned(plan, given)
-    source = unpack(out["photos"])[0]["source"]
+    source = out.photos[0].source
     proxy.before = lambda request: "503" if source.endswith(request.key) else ""
     told = decode_unit(out, given.generate)
-    assert told["outage"].startswith(f"cannot read {source}: ")
-    assert told["photos"] == out["photos"]
-    assert all(decode_unit(unit, given.generate)["outage"] == "" for unit in others)
+    assert told.outage.startswith(f"cannot read {source}: ")
+    assert told.photos == out.photos
+    assert not any(decode_unit(unit, given.generate).pending for unit in others)
     proxy.forget()
-    assert decode_unit(out, given.generate)["outage"] == ""
+    assert not decode_unit(out, given.generate).pending
 
 
 @pytest.mark.slow
@@ -218,7 +220,7 @@ def test_a_bucket_of_every_kind_of_photo_becomes_a_dataset_or_an_error_that_list
             assert rows == {uri: (kind.status, kind.reason) for uri, kind in expected.items()}
             bucket.owner.pipe_file(vanished, KINDS[VANISHED].data)
             with acquire(store, "generate") as lease:
-                figures = generate(given, store, lease, retry=True)
+                figures = as_json(generate(given, store, lease, retry=True))
         finally:
             ray.shutdown()
     assert (figures["found"], figures["tried"], figures["made"]) == (len(KINDS), 2, 1)

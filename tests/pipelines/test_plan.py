@@ -1,6 +1,7 @@
 """Laws of `batch_nst.data.dataset.plan`: what is found, done, to do, held out, and refused."""
 
 import sys
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.sources.photos import key_hash, list_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines import commands
 from batch_nst.recipe import Recipe
 
@@ -90,7 +92,7 @@ def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
 ) -> None:
     project.make(project.write_down(), 3)
     monkeypatch.setitem(sys.modules, "batch_nst.pipelines.cost.calibrate", None)  # which would import Ray
-    figures = commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5)
+    figures = as_json(commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5))
     costs = ("device_hours", "hours", "bytes_read", "bytes_written", "price")
     assert {name: figures[name] for name in ("to_do", *costs)} == dict.fromkeys(("to_do", *costs), 0)
     assert set(figures["store_requests"].values()) == {0}
@@ -99,12 +101,12 @@ def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
 
 def test_everything_that_is_found_is_to_do_at_first(project: Project) -> None:
     counts = {"photos": 5, "found": 5, "done": 0, "rejected": 0, "to_do": 5, "gone": 0}
-    assert project.survey().counts() == counts
+    assert asdict(project.survey().counts()) == counts
 
 
 def test_each_crop_is_an_image(project: Project) -> None:
     counts = {"photos": 5, "found": 15, "done": 0, "rejected": 0, "to_do": 15, "gone": 0}
-    assert project.survey(generate={"crops": 3}).counts() == counts
+    assert asdict(project.survey(generate={"crops": 3}).counts()) == counts
 
 
 def test_a_survey_writes_nothing(project: Project) -> None:
@@ -122,7 +124,7 @@ def test_a_survey_writes_nothing(project: Project) -> None:
 def test_what_is_committed_is_done_and_the_rest_to_do(project: Project) -> None:
     project.make(project.write_down(), 2)
     plan = project.survey()
-    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 0}
+    assert asdict(plan.counts()) == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 0}
     assert project.keys(plan) == ["e.webp"]
 
 
@@ -147,7 +149,7 @@ def test_a_new_photo_is_planned_into_units_of_its_own(project: Project) -> None:
     project.make(before, 3)
     project.add("b2.jpg")
     plan = project.survey()
-    assert plan.counts() == {"photos": 6, "found": 6, "done": 5, "rejected": 0, "to_do": 1, "gone": 0}
+    assert asdict(plan.counts()) == {"photos": 6, "found": 6, "done": 5, "rejected": 0, "to_do": 1, "gone": 0}
     assert project.keys(plan) == ["b2.jpg"]
     after = plan.write_down(project.store)
     assert after.written.rows.slice(0, 5).to_pylist() == before.written.rows.to_pylist()
@@ -159,7 +161,7 @@ def test_a_photo_that_was_removed_is_gone(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").unlink()
     counts = {"photos": 4, "found": 4, "done": 4, "rejected": 0, "to_do": 0, "gone": 1}
-    assert project.survey().counts() == counts
+    assert asdict(project.survey().counts()) == counts
 
 
 def test_units_of_which_no_photo_is_left_are_not_made_until_one_is_back(project: Project) -> None:
@@ -173,34 +175,41 @@ def test_units_of_which_no_photo_is_left_are_not_made_until_one_is_back(project:
     for key in mates:
         (project.root / "photos" / key).rename(project.root / key.replace("/", "-"))
     plan = project.survey()
-    assert plan.counts() == {"photos": 3, "found": 3, "done": 0, "rejected": 0, "to_do": 3, "gone": 2}
+    assert asdict(plan.counts()) == {"photos": 3, "found": 3, "done": 0, "rejected": 0, "to_do": 3, "gone": 2}
     assert sorted(project.keys(plan)) == sorted(set(NAMES) - set(mates))
     (project.root / mates[0].replace("/", "-")).rename(project.root / "photos" / mates[0])
     assert (project.root / "photos" / mates[0]).stat().st_mtime_ns == kept[mates[0]]
     plan = project.survey()
     assert sorted(project.keys(plan)) == sorted(NAMES)  # a unit is made whole or not at all
-    assert plan.counts() == {"photos": 4, "found": 4, "done": 0, "rejected": 0, "to_do": 5, "gone": 1}
+    assert asdict(plan.counts()) == {"photos": 4, "found": 4, "done": 0, "rejected": 0, "to_do": 5, "gone": 1}
 
 
 def test_a_photo_with_new_content_is_another_photo(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").write_text("painted over")
     plan = project.survey()
-    assert plan.counts() == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 1}
+    assert asdict(plan.counts()) == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 1}
     assert project.keys(plan) == ["a.jpg"]
 
 
 def test_more_crops_later_cost_the_new_ones_only(project: Project) -> None:
     project.make(project.write_down(), 3)
     plan = project.survey(generate={"crops": 3})
-    assert plan.counts() == {"photos": 5, "found": 15, "done": 5, "rejected": 0, "to_do": 10, "gone": 0}
+    assert asdict(plan.counts()) == {
+        "photos": 5,
+        "found": 15,
+        "done": 5,
+        "rejected": 0,
+        "to_do": 10,
+        "gone": 0,
+    }
     assert sorted(set(project.pending(plan)["crop"].to_pylist())) == [1, 2]
 
 
 def test_fewer_crops_later_leave_the_others_out(project: Project) -> None:
     project.make(project.write_down(generate={"crops": 2}), 5)
     counts = {"photos": 5, "found": 5, "done": 5, "rejected": 0, "to_do": 0, "gone": 5}
-    assert project.survey(generate={"crops": 1}).counts() == counts
+    assert asdict(project.survey(generate={"crops": 1}).counts()) == counts
 
 
 def test_what_is_planned_keeps_its_unit_when_units_change_their_size(project: Project) -> None:
@@ -214,7 +223,7 @@ def test_only_failed_images_are_retried_and_only_when_asked(project: Project) ->
     project.make(plan, 1, "failed")
     project.make(project.survey(), 1, "rejected")
     project.make(project.survey(), 1, "ok")
-    assert project.survey().counts()["to_do"] == 0
+    assert project.survey().counts().to_do == 0
     again = project.survey(retry=True)
     assert [(row["key"], row["attempt"]) for row in again.again.to_pylist()] == [("a.jpg", 1), ("b.jpg", 1)]
     written = again.write_down(project.store)
@@ -286,7 +295,7 @@ def test_other_settings_than_the_dataset_s_are_refused(
     with pytest.raises(RecipeError) as refused:
         project.survey(**sections)
     line = str(refused.value)
-    assert f"{key}: the dataset in {project.store.uri} was begun with {old}, the recipe says {new};" in line
+    assert f"{key}: the dataset in {project.store.uri} was started with {old}, the recipe says {new};" in line
     assert line.endswith("; choose another output")
     assert "\n" not in line
 

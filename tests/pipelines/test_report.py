@@ -15,7 +15,19 @@ from browser import Browser
 from PIL import Image, ImageOps
 
 from batch_nst.data.images.contact_sheet import contact_sheet
-from batch_nst.pipelines.reports.night import Triple, render
+from batch_nst.data.models.evaluation import SizeTimes, SpeedTable
+from batch_nst.pipelines.cost.requests import Requests
+from batch_nst.pipelines.reports.html import BadPhoto, settings
+from batch_nst.pipelines.reports.night import (
+    Cost,
+    DatasetFacts,
+    DeviceHours,
+    EarlierNight,
+    Night,
+    Report,
+    Triple,
+    render,
+)
 
 SAMPLES = Path(__file__).parents[2] / "jobs/samples"
 EVIL = '<script>alert("1")</script>/"onerror=x/&.jpg'
@@ -41,7 +53,7 @@ def given() -> dict[str, Any]:
         "model": _losses(1.234e6, distance=0.51, ssim=0.37),
     }
     photo, made = _picture("panda"), _picture("coffee", "PNG")
-    bad = {"uri": f"s3://photos/{EVIL}", "status": "rejected", "reason": "not_an_image", "detail": EVIL}
+    bad = BadPhoto(f"s3://photos/{EVIL}", "rejected", "not_an_image", EVIL)
     return {
         "title": "Auvers & <friends>",
         "style": (SAMPLES / "styles/van_gogh_auvers.jpg").read_bytes(),
@@ -59,22 +71,6 @@ def given() -> dict[str, Any]:
             "worth_interval": [17, 40],
             "verdict": "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
             "seconds_per_image": {"model": 0.05, "optimised": 7.1},
-            "speed": {
-                "machine": {"processor": "a & b", "threads": 2, "device": "cpu"},
-                "precision": "cpu bf16",
-                "timed_iterations": 5,
-                "iterations": [100, 500],
-                "sizes": [
-                    {
-                        "size": 1024,
-                        "iteration": 1.06,
-                        "model": 0.5,
-                        "optimisation": {"100": 106.0, "500": 530.0},
-                        "speedup": {"100": 212.0, "500": 1060.0},
-                    },
-                    {"size": 2048},
-                ],
-            },
             "baseline": {
                 "photos": 2,
                 "model": {"total": 26e3},
@@ -105,20 +101,29 @@ def given() -> dict[str, Any]:
                 "seconds_per_image": {"model": 0.2, "optimised": 9.0},
             },
         },
+        "speed": SpeedTable(
+            machine={"processor": "a & b", "threads": 2, "device": "cpu"},
+            precision="cpu bf16",
+            timed_iterations=5,
+            iterations=[100, 500],
+            sizes=[
+                SizeTimes(1024, 1.06, 0.5, {"100": 106.0, "500": 530.0}, {"100": 212.0, "500": 1060.0}),
+                SizeTimes(2048),
+            ],
+        ),
         "history": [
             {"step": step, "loss": 3 - step / 1e3, "style": 9e4 / step} for step in range(10, 1000, 10)
         ],
-        "dataset": {
-            "found": 19,
-            "images": 76,
-            "counts": {"ok": 72, "held_out": 2, "rejected": 2},
-            "bad": [bad],
-            "total_loss": [9e3 * 1.05**number for number in range(72)],
-            "snapshot": 1,
-            "digest": "3fa9c1d2e4b5a697",
-        },
+        "dataset": DatasetFacts(
+            images=76,
+            counts={"ok": 72, "held_out": 2, "rejected": 2},
+            bad=[bad],
+            total_loss=[9e3 * 1.05**number for number in range(72)],
+            snapshot=1,
+            digest="3fa9c1d2e4b5a697",
+        ),
         "run": {"command": "nightly", "seconds": 3725.0, "machine": EVIL, "phases": {"train_seconds": 90}},
-        "recipe": {"output": f"s3://models/{EVIL}", "generate": {"iterations": 300}},
+        "recipe": settings({"output": f"s3://models/{EVIL}", "generate": {"iterations": 300}}),
         "pairs": [("one.jpg", photo, made), (EVIL, photo, made)],
         "panel": [("photo", photo), ("optimised", made), ("step 250", made), ("step 500", photo)],
     }
@@ -126,7 +131,7 @@ def given() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(given: dict[str, Any]) -> str:
-    return render(**given)
+    return render(Report(**given))
 
 
 class Page(HTMLParser):
@@ -171,8 +176,8 @@ def test_it_fetches_nothing_and_runs_nothing(report: str) -> None:
     assert not re.search(r"https?://|@import|url\((?!#)", report)
 
 
-NIGHT = {
-    "started": datetime(2026, 11, 25, 22, 50),
+STARTED = datetime(2026, 11, 25, 22, 50)
+GATE = {
     "version": "000002-bbbbbbbbbbbb",
     "published": True,
     "previous": "000001-aaaaaaaaaaaa",
@@ -182,60 +187,53 @@ NIGHT = {
         "margin": 0.02,
         "photos": 2,
     },
-    "rival": {"model": _losses(31e3, distance=0.6, ssim=0.3), "objectives": {"a": 30e3, "b": 32e3, "c": 1.0}},
-    "dataset": {
-        "photos": 19,
-        "found": 76,
-        "tried": 12,
-        "made": 9,
-        "ok": 70,
-        "held_out": 2,
-        "rejected": 3,
-        "failed": 1,
-        "pending": 0,
-        "gone": 5,
-        "reasons": {"not_an_image": 2, "<i>": 1},
-    },
-    "cost": {
-        "device_hours": {"pairs": 1.5, "training": 0.25, "scoring": 0.05},
-        "requests": {"reads": 1100, "writes": 80, "lists": 54},
-        "bytes_read": 12_300_000,
-        "bytes_written": 4_560_000_000,
-        "step_seconds": {"pairs": 2700.0, "training": 900.0, "graph": 3.1, "scoring": 121.9},
-    },
 }
+RIVAL = {"model": _losses(31e3, distance=0.6, ssim=0.3), "objectives": {"a": 30e3, "b": 32e3, "c": 1.0}}
+MADE = {
+    "photos": 19,
+    "found": 76,
+    "tried": 12,
+    "made": 9,
+    "ok": 70,
+    "held_out": 2,
+    "rejected": 3,
+    "failed": 1,
+    "pending": 0,
+    "gone": 5,
+    "reasons": {"not_an_image": 2, "<i>": 1},
+}
+COST = Cost(
+    device_hours=DeviceHours(pairs=1.5, training=0.25, scoring=0.05),
+    requests=Requests(reads=1100, writes=80, lists=54),
+    bytes_read=12_300_000,
+    bytes_written=4_560_000_000,
+    step_seconds={"pairs": 2700.0, "training": 900.0, "graph": 3.1, "scoring": 121.9},
+)
 REFUSAL = "000002-bbbbbbbbbbbb: objective <b>99</b> & more; not published"
 EARLIER = [
-    {
-        "link": "../20261124T220000Z-000004-nightly/report.html",
-        "started": datetime(2026, 11, 24, 22),
-        "outcome": "refused",
-        "objective": 60e3,
-    },
-    {
-        "link": "../20261123T220000Z-000001-nightly/report.html",
-        "started": datetime(2026, 11, 23, 22),
-        "outcome": "cut off",
-    },
+    EarlierNight(
+        "../20261124T220000Z-000004-nightly/report.html", datetime(2026, 11, 24, 22), "refused", 60e3
+    ),
+    EarlierNight("../20261123T220000Z-000001-nightly/report.html", datetime(2026, 11, 23, 22), "cut off"),
 ]
 
 
-def _night(given: dict[str, Any], **changes: Any) -> str:
+def _night(given: dict[str, Any], rival: Any = RIVAL, **changes: Any) -> str:
     """A report of a night, with pictures of the model that was published before."""
     triples = [
-        replace(
-            triple, published=_picture("goldfish"), losses={**triple.losses, "published": {"total": 31e3}}
-        )
+        replace(triple, published=_picture("goldfish"), published_objective=31e3)
         for triple in given["triples"]
     ]
     evaluation = given["evaluation"] | {"objectives": {"a": 26e3, "b": 33e3, "d": 1.0}}
     changed = {
         "triples": triples,
         "evaluation": evaluation,
-        "night": {**NIGHT, **changes},
+        "night": Night(MADE, {**GATE, **changes}, COST),
+        "started": STARTED,
+        "rival": rival,
         "earlier": EARLIER,
     }
-    return render(**given | changed)
+    return render(Report(**given | changed))
 
 
 def _text(report: str) -> str:
@@ -263,7 +261,7 @@ def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_be
     ):
         assert told in text.replace("\u202f", " ")
     links = [attrs["href"] for tag, attrs in Page(report).tags if tag == "a"]
-    assert links == [each["link"] for each in EARLIER]
+    assert links == [each.link for each in EARLIER]
     assert not re.search(r"https?://|<script|javascript:", report)
 
 
@@ -272,14 +270,14 @@ def test_a_refused_night_begins_with_the_reason(given: dict[str, Any]) -> None:
     text = _text(_night(given, published=False, previous=None, refused=refused))
     assert "No new model Model 000002-bbbbbbbbbbbb is refused. On 2 held-out photos its objective" in text
     assert "The reason: objective <b>99</b> & more." in text
-    text = _text(_night(given, refused={"why": REFUSAL}, compared=None, rival={}))
+    text = _text(_night(given, refused={"why": REFUSAL}, compared=None, rival=None))
     assert "is refused. The reason: objective <b>99</b> & more." in text
     assert "Old against new" not in text
 
 
 def test_a_first_night_compares_with_nothing(given: dict[str, Any]) -> None:
-    first = {**NIGHT, "previous": None, "compared": None, "rival": {}}
-    text = _text(render(**given, night=first))
+    first = Night(MADE, {**GATE, "previous": None, "compared": None}, COST)
+    text = _text(render(Report(**given, night=first, started=STARTED)))
     assert "is published. On 2 photos that it has never seen, it is worth 23 iterations" in text
     assert "Old against new" not in text
     assert "Earlier nights" not in text
@@ -300,15 +298,14 @@ def test_a_report_of_large_pictures_is_a_file_of_three_megabytes_at_most(given: 
         for number, photo in enumerate(photos)
     ]
     column = contact_sheet([[photo] for photo in photos[:4]])
-    report = render(
-        **given
-        | {
-            "triples": triples,
-            "pairs": [("x.jpg", photo, photo) for photo in photos[:8]],
-            "panel": [(str(number), column) for number in range(9)],
-        },
-        night=NIGHT,
-    )
+    changed = {
+        "triples": triples,
+        "pairs": [("x.jpg", photo, photo) for photo in photos[:8]],
+        "panel": [(str(number), column) for number in range(9)],
+        "night": Night(MADE, GATE, COST),
+        "started": STARTED,
+    }
+    report = render(Report(**given | changed))
     assert len(report) < 3_000_000
     page = Page(report)
     assert [bool(page.images(f"{number}.jpg: photo")) for number in range(16)] == [True] * 8 + [False] * 8
@@ -422,19 +419,11 @@ def test_figures_are_for_people(report: str) -> None:
 
 
 def test_the_same_input_gives_the_same_bytes(report: str, given: dict[str, Any]) -> None:
-    assert render(**given) == report
+    assert render(Report(**given)) == report
 
 
 def test_the_painting_alone_is_enough(given: dict[str, Any]) -> None:
-    report = render(
-        **{key: given[key] for key in ("title", "style")},
-        triples=[],
-        evaluation={},
-        history=[],
-        dataset={},
-        run={},
-        recipe={},
-    )
+    report = render(Report(title=given["title"], style=given["style"], run={}, recipe=""))
     assert [tag for tag, _ in Page(report).tags if tag in {"section", "svg", "dl"}] == []
 
 
@@ -453,9 +442,9 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
     triple = given["triples"][0]
     triple = Triple(triple.name, triple.photo, triple.optimised, triple.model, {"photo": nowhere})
     history = [{"step": 1, "loss": nothing, "style": 1.0}, {"step": 2, "loss": 1.0, "style": 1.0}]
-    dataset = {"counts": {"ok": 1}, "total_loss": [nothing, 1.0, 1.0]}
+    dataset = replace(given["dataset"], counts={"ok": 1}, bad=[], total_loss=[nothing, 1.0, 1.0])
     changed = {"triples": [triple], "evaluation": evaluation, "history": history, "dataset": dataset}
-    report = render(**given | changed | {"run": {"seconds": nothing}})
+    report = render(Report(**given | changed | {"speed": None, "run": {"seconds": nothing}}))
     page = Page(report)
     assert "the fast model is worse than the photo." in " ".join(page.text.split())
     assert "Left out: 1 vanished. No photo is left." in " ".join(page.text.split())
@@ -476,7 +465,8 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
 )
 def test_any_curve_can_be_drawn(given: dict[str, Any], curve: list[float], model: float) -> None:
     evaluation = {"curve": curve, "model": {"total": model}, "worth_iterations": 1}
-    Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
+    changed = {"evaluation": evaluation, "dataset": None, "history": [], "triples": []}
+    Page(render(Report(**given | changed)))
 
 
 @pytest.mark.parametrize("usual", [[5.0, 4.0], [0.0, 0.0], [math.nan, 5.0, 4.0], [5.0, math.nan], []])
@@ -484,7 +474,8 @@ def test_any_baseline_can_be_drawn(given: dict[str, Any], usual: list[float]) ->
     way = {"curve": [5.0, 3.0], "worth_iterations": 1}
     baseline = {"model": {"total": 4.5}, "lbfgs": {**way, "curve": usual}, "engine": way}
     evaluation = {"baseline": baseline}
-    Page(render(**given | {"evaluation": evaluation, "dataset": {}, "history": [], "triples": []}))
+    changed = {"evaluation": evaluation, "dataset": None, "history": [], "triples": []}
+    Page(render(Report(**given | changed)))
 
 
 def test_a_contact_sheet_is_a_grid_of_squares() -> None:

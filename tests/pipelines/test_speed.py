@@ -26,12 +26,12 @@ def net() -> TransformerNet:
 
 def test_what_is_extrapolated_is_as_many_iterations_and_the_ratio_is_to_the_model(objectives, net):
     found = measure_speed(objectives, net, PICTURE, [32, 48])
-    assert found["precision"] == "cpu fp32"
-    assert found["machine"]["threads"] == torch.get_num_threads()
-    assert found["iterations"] == [100, 300, 500]
-    assert [row["size"] for row in found["sizes"]] == [32, 48]
-    for row in found["sizes"]:
-        assert min(row["iteration"], row["model"]) > 0
+    assert found.precision == "cpu fp32"
+    assert found.machine["threads"] == torch.get_num_threads()
+    assert found.iterations == [100, 300, 500]
+    assert [row.size for row in found.sizes] == [32, 48]
+    for row in found.sizes:
+        assert min(row.iteration, row.model) > 0
         for count in COUNTS:
-            assert row["optimisation"][str(count)] == pytest.approx(count * row["iteration"])
-            assert row["speedup"][str(count)] == pytest.approx(count * row["iteration"] / row["model"])
+            assert row.optimisation[str(count)] == pytest.approx(count * row.iteration)
+            assert row.speedup[str(count)] == pytest.approx(count * row.iteration / row.model)

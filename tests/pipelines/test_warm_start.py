@@ -17,6 +17,7 @@ from PIL import Image
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.manifest import write_settings
 from batch_nst.data.dataset.plan import Plan, survey
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images import codec
 from batch_nst.data.images.style import read_style
 from batch_nst.data.models import registry
@@ -26,14 +27,16 @@ from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.run import generate
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, pack, unpack
 from batch_nst.pipelines.generate.warm_start import Verdict, check_photos, find_start, judge_warm_start
 from batch_nst.pipelines.inference import ModelFiles, load_model, read_model
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Recipe
+
+Row = dict[str, Any]
 
 SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 SIDE = 32
@@ -121,7 +124,7 @@ class Home:
     def run(self, given: Recipe) -> dict[str, Any]:
         store = Store(given.output)
         with acquire(store, "generate") as lease:
-            return generate(given, store, lease)
+            return as_json(generate(given, store, lease))
 
     def plan(self, output: str, **generate: Any) -> Plan:
         given = self.recipe(output, **generate)
@@ -221,7 +224,7 @@ def test_a_model_of_another_objective_is_refused_and_what_differs_is_named(
         home.find(uri)
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"generate.init: {uri}: the model was fitted with {told} {value!r}, the recipe ")
-    assert line.endswith("; allowed: a model of the same painting, loss and VGG-16")
+    assert line.endswith("; allowed: a model of the same style image, loss and VGG-16")
 
 
 def test_every_weight_of_the_loss_that_differs_is_named(home: Home) -> None:
@@ -284,14 +287,14 @@ def test_without_a_held_out_photo_in_the_input_it_is_tried_on_the_others(home: H
 # What an image starts from
 
 
-def stylized(given: Recipe, model: ModelFiles | None, photos: list[codec.Pixels]) -> list[Row]:
-    """Rows as the actor of `generate` makes them, here."""
-    rows = [
-        {"id": bytes([index] * 16), "status": "ok", "content": pixels.tobytes()}
+def stylized(given: Recipe, model: ModelFiles | None, photos: list[codec.Pixels]) -> list[PhotoRecord]:
+    """Photos as the actor of `generate` makes them, here."""
+    decoded = (
+        PhotoRecord(bytes([index] * 16), status="ok", content=pixels.tobytes())
         for index, pixels in enumerate(photos)
-    ]
+    )
     actor = Stylizer(read_style(given.style), given, WORKERS, model)
-    return unpack(actor({"unit": "u", "photos": pack(rows, IN_FLIGHT), "outage": ""})["photos"])
+    return list(actor(UnitRecord("u", tuple(decoded))).photos)
 
 
 def photo(name: str) -> codec.Pixels:
@@ -299,8 +302,8 @@ def photo(name: str) -> codec.Pixels:
         return np.asarray(picture.convert("RGB").resize((SIDE, SIDE)))
 
 
-def pixels(row: Row) -> codec.Pixels:
-    return np.frombuffer(row["stylized"], np.uint8).reshape(SIDE, SIDE, 3)
+def pixels(made: PhotoRecord) -> codec.Pixels:
+    return np.frombuffer(made.stylized or b"", np.uint8).reshape(SIDE, SIDE, 3)
 
 
 def objectives(given: Recipe) -> Objectives:
@@ -317,11 +320,11 @@ def test_an_image_starts_from_the_picture_that_apply_paints_and_says_so(home: Ho
     found = optimise(objectives(given).exact, to_tensor(np.stack(photos)), 3, start=start)
     expected = to_pixels(found.images)
     rows = stylized(given, model, photos)
-    assert [row["init"] for row in rows] == [f"model:{model.name}"] * len(PHOTOS)
+    assert [row.init for row in rows] == [f"model:{model.name}"] * len(PHOTOS)
     for row, picture in zip(rows, expected, strict=True):
         np.testing.assert_array_equal(pixels(row), picture)
     from_photos = stylized(given, None, photos)
-    assert [row["init"] for row in from_photos] == ["content"] * len(PHOTOS)
+    assert [row.init for row in from_photos] == ["content"] * len(PHOTOS)
     assert all((pixels(row) != pixels(other)).any() for row, other in zip(rows, from_photos, strict=True))
 
 
@@ -337,9 +340,10 @@ def test_an_image_that_meets_no_number_on_its_way_from_the_model_starts_again_fr
     assert most > 1.5 * least
     weight = 3.4e38 / math.sqrt(least * most)
     given = given.model_copy(update={"loss": given.loss.model_copy(update={"style_weight": weight})})
-    (row,) = stylized(given, read_model(home.bad), [navy])
-    assert (row["status"], row["init"]) == ("ok", "content")
-    assert row["engine"].endswith(" adam cpu fp32")
+    (made,) = stylized(given, read_model(home.bad), [navy])
+    assert (made.status, made.init) == ("ok", "content")
+    assert made.engine is not None
+    assert made.engine.endswith(" adam cpu fp32")
 
 
 # The whole way

@@ -240,14 +240,14 @@ def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
 SIGTERM = """
 import os, signal
 from batch_nst import cli
-from batch_nst.pipelines import nothing_new
-nothing_new.find_finished = lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
+from batch_nst.pipelines import nightly
+nightly.find_finished = lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
 cli.main()
 """
 BUG = """
 from batch_nst import cli
-from batch_nst.pipelines import nothing_new
-nothing_new.find_finished = lambda *_: {}["%s"]
+from batch_nst.pipelines import nightly
+nightly.find_finished = lambda *_: {}["%s"]
 cli.main()
 """
 

@@ -81,7 +81,7 @@ STORES = ["s3://photos", "https://photos:80", "/mnt/photos"]
     source=st.sampled_from(["s3://photos/a.csv", "https://photos/x/"]),
 )
 def test_what_a_table_reaches_lies_in_a_named_store(uris: list[str], source: str) -> None:
-    versions = Allowlist(source, STORES).judge(pa.array(uris, pa.string()))
+    versions = Allowlist(source, STORES).check(pa.array(uris, pa.string()))
     shown = without_credentials(pa.array(uris, pa.string()), versions).to_pylist()
     assert "://user:word@" not in "".join(shown)
     own = "s3|s3a" if source.startswith("s3") else "s3|s3a|https"

@@ -1,25 +1,28 @@
-"""What has become of every planned id: exactly one outcome each, or an error. In arrays, not in objects."""
+"""The audit before a snapshot: every planned id has exactly one outcome, else an error. Works on arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, NotRequired, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict
 
 from batch_nst.data.dataset import summaries, units
 from batch_nst.data.dataset.forgotten import digest_without
 from batch_nst.data.dataset.ids import halves
-from batch_nst.data.dataset.quality import RULES, judge
+from batch_nst.data.dataset.quality import RULES, QualityReport, Rule, judge
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import AuditError
 from batch_nst.recipe import Quality
 
-COUNTED = (*summaries.OUTCOMES, "filtered")
-"""What a done image counts as."""
+Counted = summaries.Outcome | Literal["filtered"]
+
+COUNTED: tuple[Counted, ...] = (*summaries.OUTCOMES, "filtered")
+"""The outcomes of images that are done."""
 
 _OK, _FORGOTTEN = COUNTED.index("ok"), COUNTED.index("forgotten")
 _FILTERED, _LEFT_OUT = COUNTED.index("filtered"), len(COUNTED)
@@ -29,41 +32,67 @@ Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.intp]
 
 
-class Outcomes(NamedTuple):
-    """The outcomes of a plan, as a snapshot tells them."""
+class UnitEntry(TypedDict):
+    """A unit in a snapshot's list, with how many images have which outcome."""
 
-    units: list[dict[str, Any]]
-    """Done ones by name: `unit`, `digest`, how many images count as each of `COUNTED` or are `left_out`."""
+    unit: str
+    digest: str
+    ok: int
+    """To train on."""
+    held_out: int
+    rejected: int
+    failed: int
+    forgotten: NotRequired[int]
+    """Missing in snapshots of version 0.1.0, as is `filtered`."""
+    filtered: NotRequired[int]
+    left_out: int
+    """Gone from the input, or superseded by a later attempt."""
+
+
+class AuditCounts(TypedDict, total=False):
+    """`planned` ids = `done` + `pending` + `gone`; empty in snapshots of version 0.1.0."""
+
+    planned: int
+    done: int
+    pending: int
+    gone: int
+
+
+class Outcomes(NamedTuple):
+    """The outcomes of a plan, in the form of a snapshot."""
+
+    units: list[UnitEntry]
+    """Done units, sorted by name."""
     counts: dict[str, int]
-    """Images: the sums of these, `pending`, and `gone`."""
+    """Number of images with each of `COUNTED`, and of those `pending` and `gone`."""
     gone: list[str]
     """Ids (hex) of done images that the input no longer holds, sorted."""
-    quality: dict[str, Any]
-    """Rules, figures and ids of what is filtered."""
-    audit: dict[str, int]
-    """Ids planned = done + pending + gone."""
+    quality: QualityReport
+    audit: AuditCounts
     to_forget: dict[str, set[bytes]]
-    """Ids by unit that are to be forgotten, and that the unit still holds."""
+    """For each unit the ids to be forgotten that it still holds."""
     summaries: pa.Table
-    """Of the done units."""
+    """Summaries of the done units."""
     gathered: bool
-    """Whether these summaries are all that was gathered before."""
+    """Whether exactly these summaries were gathered before."""
 
 
 class _Rows(NamedTuple):
     """Planned rows, sorted by unit and id."""
 
     first: Words
-    """The first eight bytes of the id, and the second."""
+    """The first eight bytes of each id."""
     second: Words
+    """The last eight bytes of each id."""
     unit: Indices
-    """Number of the unit, by name."""
+    """Number of the unit in the order of names."""
     latest: Bools
-    """Whether it is the latest attempt at its id."""
+    """Whether the row is the latest attempt at its id."""
     present: Bools
+    """Whether the input holds the photo now."""
 
     def at(self, chosen: Bools | Indices) -> _Rows:
-        """Some of the rows, in this order."""
+        """The chosen rows, in this order."""
         return _Rows(
             self.first[chosen],
             self.second[chosen],
@@ -73,7 +102,7 @@ class _Rows(NamedTuple):
         )
 
     def ids(self, chosen: Bools) -> list[str]:
-        """Some of the ids in hex, sorted."""
+        """The chosen ids in hex, sorted."""
         pairs = zip(self.first[chosen].tolist(), self.second[chosen].tolist(), strict=True)
         return sorted(f"{first:016x}{second:016x}" for first, second in pairs)
 
@@ -85,17 +114,17 @@ def audit(
     forgotten: set[bytes],
     rules: Quality,
 ) -> Outcomes:
-    """Look up what became of each id. Arguments and errors are those of `snapshot.seal`.
+    """Look up the outcome of each planned id; see `snapshot.seal` for the other arguments and the errors.
 
-    `forgotten` are ids of photos to be forgotten.
+    `forgotten` are ids of photos to be forgotten, `rules` those of the quality filter.
     """
     names, rows = _rows(planned)
     is_done = pc.is_in(names, pa.array(units.done_units(store, len(names)), pa.string()))
     done_names, done_units = names.filter(is_done), is_done.to_numpy(zero_copy_only=False)
     done = done_units[rows.unit]
     waiting = rows.latest & ~done
-    pending, withdrawn = np.count_nonzero(waiting & rows.present), np.count_nonzero(waiting & ~rows.present)
-    planned_ids = np.count_nonzero(rows.latest)
+    pending, withdrawn = _number(waiting & rows.present), _number(waiting & ~rows.present)
+    planned_ids = _number(rows.latest)
 
     number = np.cumsum(done_units) - 1  # of a done unit among the done ones
     rows = rows.at(done)
@@ -115,26 +144,35 @@ def audit(
     by_unit = np.bincount(rows.unit * kinds + status, minlength=len(done_names) * kinds)
     by_unit = by_unit.reshape(len(done_names), kinds)
     counts = dict(zip(COUNTED, by_unit.sum(0).tolist(), strict=False))
-    finished, went = sum(counts.values()), np.count_nonzero(gone)
-    audit = {"planned": planned_ids, "done": finished, "pending": pending, "gone": went + withdrawn}
+    finished, went = sum(counts.values()), _number(gone)
+    audit: AuditCounts = {
+        "planned": planned_ids,
+        "done": finished,
+        "pending": pending,
+        "gone": went + withdrawn,
+    }
     if planned_ids != finished + pending + went + withdrawn:
         raise AuditError(f"{store.uri}: outcomes of {planned_ids} planned images do not add up: {audit}")
     still = _by_unit(rows, to_forget)
     return Outcomes(
         units=_entries(table, by_unit, still),
-        counts={**counts, "pending": int(pending), "gone": int(went)},
+        counts={**counts, "pending": pending, "gone": went},
         gone=rows.ids(gone),
         quality=quality,
-        audit={name: int(count) for name, count in audit.items()},
+        audit=audit,
         to_forget={done_names[unit].as_py(): ids for unit, ids in still.items()},
         summaries=table,
         gathered=gathered,
     )
 
 
+def _number(chosen: Bools) -> int:
+    return int(np.count_nonzero(chosen))
+
+
 def _rows(planned: pa.Table) -> tuple[pa.Array, _Rows]:
     """Names of all planned units, sorted; and the rows."""
-    # As the numbers that an id's digits spell, which are in the order of ids.
+    # Big-endian numbers sort as the ids do.
     first, second = (half.astype(np.uint64) for half in halves(planned["id"]).view(">u8").T)
     attempt = planned["attempt"].to_numpy()
     latest = _latest(first, second, attempt)
@@ -179,7 +217,7 @@ def _latest(first: Words, second: Words, attempt: npt.NDArray[np.int32]) -> Bool
 
 
 def _check_units(store: Store, rows: _Rows, table: pa.Table) -> None:
-    """Each done unit holds the ids that were planned for it, and no other."""
+    """Check that each done unit holds exactly the ids that were planned for it."""
     planned = np.bincount(rows.unit, minlength=table.num_rows)
     starts = np.cumsum(planned) - planned
     sums = [np.add.reduceat(half, starts) if half.size else half for half in (rows.first, rows.second)]
@@ -217,18 +255,18 @@ def _is_named(rows: _Rows, forgotten: set[bytes]) -> Bools:
     return named
 
 
-def _filter(rows: _Rows, status: Indices, table: pa.Table, rules: Quality) -> dict[str, Any]:
-    """Mark pairs that break a rule as filtered; what a snapshot says of it."""
+def _filter(rows: _Rows, status: Indices, table: pa.Table, rules: Quality) -> QualityReport:
+    """Mark pairs that break a rule as filtered, and report it for the snapshot."""
     pairs = np.flatnonzero(status == _OK)
     loss, change = (summaries.numbers(table[name])[pairs] for name in ("loss", "change"))
     broken, figures = judge(loss, change, rules)
-    left_out = {}
+    left_out: dict[Rule, list[str]] = {}
     for rule in RULES:
         chosen = np.zeros(len(status), bool)
         chosen[pairs[broken[rule]]] = True
         status[chosen] = _FILTERED
         left_out[rule] = rows.ids(chosen)
-    return {**figures, "pairs": int(np.count_nonzero(np.isfinite(loss))), "left_out": left_out}
+    return {**figures, "pairs": _number(np.isfinite(loss)), "left_out": left_out}
 
 
 def _by_unit(rows: _Rows, chosen: Bools) -> dict[int, set[bytes]]:
@@ -241,11 +279,12 @@ def _by_unit(rows: _Rows, chosen: Bools) -> dict[int, set[bytes]]:
 
 def _entries(
     table: pa.Table, by_unit: npt.NDArray[np.int64], still: Mapping[int, set[bytes]]
-) -> list[dict[str, Any]]:
-    """Units as a snapshot lists them; a digest is that of the unit once it has forgotten what it must."""
+) -> list[UnitEntry]:
+    """The units as a snapshot lists them; digests are those after forgetting."""
     digests = table["digest"].to_pylist()
     for unit, ids in still.items():
         digests[unit] = digest_without(digests[unit], ids)
     columns = [table["unit"].to_pylist(), digests, *by_unit.T.tolist()]
     names = ("unit", "digest", *COUNTED, "left_out")
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    rows = zip(*columns, strict=True)
+    return [cast(UnitEntry, dict(zip(names, row, strict=True))) for row in rows]

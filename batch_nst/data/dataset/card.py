@@ -1,14 +1,15 @@
-"""The dataset's card, `dataset/README.md`: words for people, and keys for the Hugging Face Hub."""
+"""The dataset's card, `dataset/README.md`: text for people, and keys for the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
 from batch_nst import __version__
+from batch_nst.data.dataset.manifest import Manifest
+from batch_nst.data.dataset.quality import Rule
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.storage.store import Store
 
@@ -21,20 +22,20 @@ _SIZES = (
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
 )
-"""The Hub's words for how many rows there are."""
+"""The Hub's categories for the number of rows."""
 
 _MEANING = {
     "ok": "pairs to train on",
-    "held_out": "pairs kept away from training",
-    "filtered": "pairs that training passes over, see below",
+    "held_out": "pairs held out from training",
+    "filtered": "pairs that training skips, see below",
     "rejected": "photos that cannot be used; no pictures",
     "failed": "photos that could not be read or optimised; no pictures",
-    "forgotten": "photos that were asked to be forgotten; nothing is left of them",
+    "forgotten": "photos that were forgotten on request; nothing is left of them",
     "pending": "not made yet; no rows",
     "gone": "made, but no longer in the input",
 }
 
-_RULES = {
+_RULES: dict[Rule, str] = {
     "barely_changed": "differs from its photo by less than {min_change} grey levels",
     "blew_up": "loss above {max_loss}, which is {max_deviation} deviations above the median",
 }
@@ -43,11 +44,11 @@ _TEMPLATE = """\
 ---
 {front}---
 
-# Photos, and what an optimisation painted of them
+# Photos and their optimised images
 
-Every photo `content` was optimised against one painting under the perceptual loss of Gatys et al. until
-`stylized` was found. Made by batch_nst {version}; this card is written whenever a snapshot
-is sealed, now snapshot {number} (digest `{digest}`).
+Every photo `content` was optimised against one style image under the perceptual loss of Gatys et al.; the
+result is `stylized`. Made by batch_nst {version}; this card is written whenever a snapshot is sealed, now
+snapshot {number} (digest `{digest}`).
 
 | images | | |
 | --- | ---: | --- |
@@ -75,7 +76,7 @@ attempt; the last one counts. What is left out is named in `snapshots/{number:06
 
 ## Settings
 
-The painting has the SHA-256 `{style}`.
+The style image has the SHA-256 `{style}`.
 Held out are {fraction:.1%} of the photos by hash, and {named} by name.
 
 ```yaml
@@ -87,23 +88,21 @@ Held out are {fraction:.1%} of the photos by hash, and {named} by name.
 """
 
 
-def write_card(
-    store: Store, snapshot: Snapshot, settings: Mapping[str, Any], licence: str | None = None
-) -> None:
+def write_card(store: Store, snapshot: Snapshot, settings: Manifest, licence: str | None = None) -> None:
     """Replace the card. Needs the lease.
 
     Args:
         store: the output.
-        snapshot: that was sealed.
-        settings: of the dataset.
-        licence: of the photos; None leaves what the card says.
+        snapshot: the latest one.
+        settings: those of the dataset.
+        licence: the licence of the photos; None keeps what the card says.
     """
     text = card(snapshot, settings, licence or _licence_of(store))
     store.replace(CARD, text.encode())
 
 
-def card(snapshot: Snapshot, settings: Mapping[str, Any], licence: str) -> str:
-    """The card as Markdown with YAML before it. Names of photos are not in it."""
+def card(snapshot: Snapshot, settings: Manifest, licence: str) -> str:
+    """The card as Markdown, with YAML at its top. It holds no names of photos."""
     rows = sum(count for name, count in snapshot.counts.items() if name != "pending")
     front = {
         "license": licence,
@@ -140,8 +139,8 @@ def card(snapshot: Snapshot, settings: Mapping[str, Any], licence: str) -> str:
 def _losses(losses: Mapping[str, float]) -> str:
     if not losses:
         return "not known"
-    told = {name: _number(loss) for name, loss in losses.items()}
-    return "median {median}, 90 % between {p5} and {p95}, all from {min} to {max}".format(**told)
+    shown = {name: _number(loss) for name, loss in losses.items()}
+    return "median {median}, 90 % between {p5} and {p95}, all from {min} to {max}".format(**shown)
 
 
 def _number(value: float) -> str:
@@ -153,15 +152,15 @@ def _filtered(snapshot: Snapshot) -> str:
     if not quality:
         return "None was applied."
     off = {"barely_changed": quality["min_change"] is None, "blew_up": quality["max_loss"] is None}
-    told = {**quality, "max_loss": _number(quality["max_loss"] or 0)}
+    shown = {**quality, "max_loss": _number(quality["max_loss"] or 0)}
     lines = [
-        f"- `{rule}`: {'not applied' if off[rule] else text.format(**told)}; "
+        f"- `{rule}`: {'not applied' if off[rule] else text.format(**shown)}; "
         f"{len(quality['left_out'][rule]):,} left out"
         for rule, text in _RULES.items()
     ]
     head = (
         f"Of {quality['pairs']:,} pairs whose loss is known, training leaves out those that break a rule.\n"
-        "Their rows are here unchanged; the snapshot names them. Held-out pairs are judged by no rule.\n"
+        "Their rows are here unchanged; the snapshot lists them. The rules do not apply to held-out pairs.\n"
     )
     return "\n".join([head, *lines])
 

@@ -1,18 +1,18 @@
-"""Photos that were asked to be forgotten: written down first, then taken out of every unit.
+"""Requests to forget photos: recorded first, then the photos are removed from every unit.
 
-What is written down is never undone: `dataset/forgotten/000001.json`, by exclusive create. From then on no
-snapshot holds the photo, and whoever seals one takes its pairs out of the units that still have them.
+A request is never undone: `dataset/forgotten/000001.json`, by exclusive create. From then on no snapshot
+holds the photo, and sealing a snapshot removes its pairs from the units that still have them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypedDict, cast
 
 from batch_nst.data.dataset import units
-from batch_nst.data.dataset.summaries import changes_of
+from batch_nst.data.dataset.summaries import Summary, changes_of
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.lease import is_latest
 from batch_nst.data.storage.store import Store
@@ -21,8 +21,25 @@ from batch_nst.errors import LeaseError
 FORGOTTEN = "dataset/forgotten"
 
 
-def read_requests(store: Store) -> list[dict[str, Any]]:
-    """What was asked to be forgotten, oldest first: `ids` (hex) and the `pairs` that there were."""
+class ForgottenPair(TypedDict):
+    """A pair that existed of a forgotten photo."""
+
+    id: str
+    """In hex."""
+    unit: str
+    split: str
+
+
+class Request(TypedDict):
+    """A request to forget photos."""
+
+    ids: list[str]
+    """Ids of its images in hex."""
+    pairs: list[ForgottenPair]
+
+
+def read_requests(store: Store) -> list[Request]:
+    """All requests, oldest first."""
     return [_read(store, name) for name in store.numbered(FORGOTTEN, ".json").values()]
 
 
@@ -31,16 +48,16 @@ def forgotten_ids(store: Store) -> set[bytes]:
     return {bytes.fromhex(identity) for request in read_requests(store) for identity in request["ids"]}
 
 
-def _read(store: Store, name: str) -> dict[str, Any]:
-    request = read_document(store, name)
+def _read(store: Store, name: str) -> Request:
+    request = cast(Request, read_document(store, name))
     with intact(store, name):
         for identity in request["ids"]:
             bytes.fromhex(identity)
     return request
 
 
-def write_request(store: Store, request: Mapping[str, Any]) -> str:
-    """Write down what is to be forgotten; returns its name. Needs the lease.
+def write_request(store: Store, request: Request) -> str:
+    """Record a request and return the name of its object. Needs the lease.
 
     Raises:
         LeaseError: another run wrote one at the same moment, which the lease forbids.
@@ -53,7 +70,7 @@ def write_request(store: Store, request: Mapping[str, Any]) -> str:
 
 
 def digest_without(digest: str, ids: Iterable[bytes]) -> str:
-    """The digest of a unit (hex) once it has forgotten these ids, in any order, at once or one by one."""
+    """The digest (hex) of a unit after these ids are forgotten; their order and grouping do not matter."""
     value = int(digest, 16)
     for identity in ids:
         mark = hashlib.blake2b(identity, digest_size=16, person=b"batch_nst forget")
@@ -61,22 +78,21 @@ def digest_without(digest: str, ids: Iterable[bytes]) -> str:
     return f"{value:032x}"
 
 
-def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> dict[str, Any]:
-    """Rewrite a unit so that it holds nothing of these ids but that they are forgotten; returns its summary.
+def take_out(store: Store, token: int, unit: str, ids: set[bytes]) -> Summary:
+    """Remove the content of these ids from a unit and mark their rows as forgotten; returns its summary.
 
-    Done again, it changes nothing. The unit is replaced in one write.
+    The unit is replaced in one write. A second call changes nothing.
 
     Raises:
-        LeaseError: a lease later than `token` has been taken.
+        LeaseError: a lease later than `token` was taken.
     """
     rows, summary = units.read_unit(store, unit), units.read_summary(store, unit)
     named = {row["id"] for row in rows if row["id"] in ids and row["status"] != "forgotten"}
     if not named:
         return summary
-    left = {**dict.fromkeys(units.UNIT_SCHEMA.names), "status": "forgotten"}
     changes = changes_of(summary, rows)
     rows = [
-        {**left, "id": row["id"], "split": row["split"]}
+        {"id": row["id"], "split": row["split"], "status": "forgotten"}
         if row["id"] in named
         else {**row, "change": changes[row["id"]]}
         for row in rows

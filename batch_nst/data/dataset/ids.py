@@ -1,4 +1,4 @@
-"""Ids of 16 bytes by the million, as arrays of numbers: none of them becomes a Python object."""
+"""Millions of 16-byte ids as arrays of numbers: no id becomes a Python object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def halves(ids: pa.Array | pa.ChunkedArray) -> Ids:
-    """A column of ids as pairs of numbers, which compare fast; of a column of one chunk no copy is made."""
+    """A column of ids as pairs of numbers, which compare fast. A column with one chunk is not copied."""
     chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]
     parts = [
         np.frombuffer(chunk.buffers()[1], np.uint64, 2 * len(chunk), 16 * chunk.offset)
@@ -25,12 +25,12 @@ def halves(ids: pa.Array | pa.ChunkedArray) -> Ids:
 
 
 def joined(ids: pa.ChunkedArray) -> bytes:
-    """A column of ids, one after the other."""
+    """The bytes of a column of ids, concatenated."""
     return b"".join(chunk.buffers()[1].slice(16 * chunk.offset, 16 * len(chunk)) for chunk in ids.chunks)
 
 
 def repeated(ids: Ids) -> Mask:
-    """For each id whether it stands further up as well."""
+    """For each id whether an earlier row has the same id."""
     order = np.argsort(ids[:, 0], kind="stable")
     alike = np.diff(ids[order, 0]) == 0
     again = np.zeros(len(ids), np.bool_)
@@ -42,12 +42,12 @@ def repeated(ids: Ids) -> Mask:
 
 
 def latest(ids: Ids) -> Mask:
-    """For each id whether it does not stand further down."""
+    """For each id whether no later row has the same id."""
     return ~repeated(ids[::-1])[::-1]
 
 
 class Index:
-    """Where an id stands first in a list of ids."""
+    """Finds the first place of an id in a list of ids."""
 
     def __init__(self, ids: Ids) -> None:
         """Sort them once."""
@@ -59,7 +59,7 @@ class Index:
         at = np.searchsorted(self._high, ids[:, 0])
         found = np.full(len(ids), -1, np.int64)
         asked = np.arange(len(ids))
-        while len(asked):  # as often as different ids share their first half: once, as a rule
+        while len(asked):  # repeats only for different ids that share their first half
             asked = asked[at[asked] < len(self._high)]
             asked = asked[self._high[at[asked]] == ids[asked, 0]]
             hit = self._low[at[asked]] == ids[asked, 1]

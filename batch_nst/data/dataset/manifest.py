@@ -1,57 +1,131 @@
-"""What decides the pixels of a dataset, written once as `dataset/dataset.json` and never changed."""
+"""The settings that decide a dataset's pixels: `dataset/dataset.json`, written once and never changed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
+import pydantic
 from pydantic import BaseModel
 
+from batch_nst.console import log
+from batch_nst.data.dataset.defaults import deciding, frozen_defaults, section_types
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import is_held_out
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import JsonValue, as_json
 from batch_nst.recipe import Recipe
 
 SETTINGS = "dataset/dataset.json"
 
 
-class _Holdout(BaseModel):
+class StyleSettings(TypedDict):
+    """The style image."""
+
+    sha256: str
+    """Digest of its file."""
+    size: int
+    """Short side in pixels."""
+
+
+class VggSettings(TypedDict):
+    """The VGG-16 weights."""
+
+    sha256: str
+    """Digest of their file."""
+    input: str
+    """`oxford` or `torchvision`."""
+
+
+class LossSettings(TypedDict):
+    """The keys of `recipe.Loss`."""
+
+    content_layers: dict[str, float]
+    style_layers: dict[str, float]
+    content_weight: float
+    style_weight: float
+    tv_weight: float
+
+
+class GenerateSettings(TypedDict):
+    """The keys of `recipe.Generate` that decide pixels."""
+
+    image_size: int
+    iterations: int
+    optimizer: str
+    encoding: str
+
+
+class Holdout(TypedDict):
+    """Which photos are held out from training."""
+
+    fraction: float
+    """Fraction of the photos, chosen by a hash of the key."""
+    photos: list[str]
+    """Keys that the recipe names."""
+    at_least: list[str]
+    """Key of the photo that is held out because the fraction chose none."""
+
+
+class Manifest(TypedDict):
+    """The content of `dataset.json`."""
+
+    style: StyleSettings
+    vgg: VggSettings
+    loss: LossSettings
+    generate: GenerateSettings
+    holdout: Holdout
+    gram_divisor: str
+    defaults: NotRequired[dict[str, dict[str, JsonValue]]]
+    """Defaults of the recipe, by section, that differed from the frozen ones when the dataset was started."""
+
+
+class _CheckedStyle(BaseModel):
+    sha256: str
+
+
+class _CheckedHoldout(BaseModel):
     fraction: float
     photos: list[str]
     at_least: list[str]
 
 
-class _Manifest(BaseModel):
-    """What is read of them by name; the rest is compared."""
+class _Checked(BaseModel):
+    """The keys that are read by name; the others are only compared."""
 
-    style: dict[str, Any]
-    holdout: _Holdout
+    style: _CheckedStyle
+    vgg: dict[str, pydantic.JsonValue] = {}
+    loss: dict[str, pydantic.JsonValue] = {}
+    generate: dict[str, pydantic.JsonValue] = {}
+    holdout: _CheckedHoldout
+    defaults: dict[str, dict[str, pydantic.JsonValue]] = {}
 
 
-def read_settings(store: Store) -> dict[str, Any] | None:
-    """The dataset's settings, or None where no dataset has been begun.
+def read_settings(store: Store) -> Manifest | None:
+    """The settings of an output's dataset, or None where it has no dataset yet.
 
     Raises:
-        StorageError: they are damaged.
+        StorageError: the file is damaged.
     """
     try:
         settings = read_document(store, SETTINGS)
     except FileNotFoundError:
         return None
     with intact(store, SETTINGS):
-        _Manifest.model_validate(settings)
-    return settings
+        _Checked.model_validate(settings)
+    return cast(Manifest, settings)
 
 
-def require_settings(store: Store) -> dict[str, Any]:
-    """As `read_settings`.
+def require_settings(store: Store) -> Manifest:
+    """The settings of an output's dataset.
 
     Raises:
-        RecipeError: no dataset has been begun.
+        RecipeError: it has no dataset yet.
+        StorageError: the file is damaged.
     """
     settings = read_settings(store)
     if settings is None:
@@ -59,32 +133,42 @@ def require_settings(store: Store) -> dict[str, Any]:
     return settings
 
 
-def check_settings(
-    store: Store, settings: Mapping[str, Any], ignore: Collection[str] = ()
-) -> dict[str, Any] | None:
-    """The settings that the dataset was begun with, or None where there is none yet.
+def check_settings(store: Store, settings: Manifest, ignore: Collection[str] = ()) -> Manifest | None:
+    """The settings with which the dataset was started, or None before its start.
 
-    `ignore` names dotted keys that may differ.
+    Args:
+        store: the output.
+        settings: those of the recipe.
+        ignore: dotted keys that may differ.
 
     Raises:
-        RecipeError: they differ from `settings`; one line, with the old and the new value of each key.
+        RecipeError: the settings differ; one line, with the old and the new value of each key.
     """
     old = read_settings(store)
     if old is None:
         return None
-    changed = {key: values for key, values in differences(old, settings).items() if key not in ignore}
+    changed = {
+        key: values
+        for key, values in differences(old, settings).items()
+        if key not in ignore and not key.startswith("defaults.")  # they decide nothing by themselves
+    }
     if changed:
-        told = "; ".join(
-            f"{key}: the dataset in {store.uri} was begun with {before!r}, the recipe says {after!r}"
+        changes = "; ".join(
+            f"{key}: the dataset in {store.uri} was started with {before!r}, the recipe says {after!r}"
             for key, (before, after) in changed.items()
         )
-        raise RecipeError(f"{told}; choose another output")
+        raise RecipeError(f"{changes}; choose another output")
     return old
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Both values of each dotted key that settings differ in; a key that one of them lacks is None there."""
-    before, after = (dict(_leaves(json.loads(_text(settings)))) for settings in (old, new))
+def differences(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> dict[str, tuple[JsonValue, JsonValue]]:
+    """The old and the new value of each dotted key that differs; None stands for a missing key.
+
+    differences({"loss": {"tv_weight": 0}}, {"loss": {"tv_weight": 1}})  # {"loss.tv_weight": (0, 1)}
+    """
+    before, after = (dict(_leaves(json.loads(json.dumps(settings)))) for settings in (old, new))
     return {
         key: (before.get(key), after.get(key))
         for key in {**before, **after}
@@ -92,36 +176,37 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     }
 
 
-def write_settings(store: Store, settings: Mapping[str, Any]) -> None:
-    """Begin a dataset; where another run has just begun it, check that it means the same."""
+def write_settings(store: Store, settings: Manifest) -> None:
+    """Start a dataset; where another run has just started it, check that the settings agree."""
     if not store.create(SETTINGS, _text(settings).encode()):
         check_settings(store, settings)
 
 
-def split_of(key: str, holdout: Mapping[str, Any]) -> str:
-    """The side of the split that a photo is on, `train` or `held_out`, by the `holdout` of the settings."""
+def split_of(key: str, holdout: Holdout) -> str:
+    """The side of the split that a photo is on, `train` or `held_out`."""
     held_out = is_held_out(key, holdout["fraction"], [*holdout["photos"], *holdout["at_least"]])
     return "held_out" if held_out else "train"
 
 
-def _text(settings: Mapping[str, Any]) -> str:
+def _text(settings: Manifest) -> str:
     return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _leaves(value: JsonValue, prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """Dotted key and value of each leaf of a document; a nested empty object is a leaf."""
+    if not isinstance(value, dict) or (prefix and not value):
+        yield prefix, value
+        return
+    for key, each in value.items():
+        yield from _leaves(each, f"{prefix}.{key}" if prefix else key)
 
 
-def check_recipe(recipe: Recipe, store: Store) -> dict[str, Any]:
+def check_recipe(recipe: Recipe, store: Store) -> Manifest:
     """The settings of the dataset that a recipe continues.
 
     Raises:
-        IncompleteError: no dataset has been begun.
-        RecipeError: it was begun with other settings.
+        IncompleteError: the output has no dataset yet.
+        RecipeError: the dataset was started with other settings.
     """
     settings = check_settings(store, settings_of(recipe), ignore=("holdout.at_least",))
     if settings is None:
@@ -129,18 +214,66 @@ def check_recipe(recipe: Recipe, store: Store) -> dict[str, Any]:
     return settings
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Everything that decides pixels, and the split that rows carry."""
+def settings_of(recipe: Recipe) -> Manifest:
+    """The settings of a recipe that decide pixels and the split."""
     generate = recipe.generate
     return {
         "style": {"sha256": read_style(recipe.style).digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
-        "loss": recipe.loss.model_dump(),
-        "generate": generate.model_dump(include={"image_size", "iterations", "optimizer", "encoding"}),
+        "loss": cast(LossSettings, deciding(recipe, "loss")),
+        "generate": {
+            "image_size": generate.image_size,
+            "iterations": generate.iterations,
+            "optimizer": generate.optimizer,
+            "encoding": generate.encoding,
+        },
         "holdout": {
             "fraction": recipe.evaluate.holdout,
             "photos": sorted(recipe.evaluate.holdout_photos),
             "at_least": [],
         },
         "gram_divisor": "C*H*W",
+    }
+
+
+def as_started(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe with the meaning that its dataset gives to the keys it omits.
+
+    A key that the recipe omits takes the value that the dataset recorded when it was started; where it
+    recorded none, the frozen default. Keys that are written stay. Without a dataset nothing changes.
+
+    Raises:
+        StorageError: `dataset.json` is damaged or cannot be read.
+    """
+    settings = read_settings(store)
+    if settings is None:
+        return recipe
+    recorded, update = _recorded(settings), {}
+    for name in section_types():
+        section = getattr(recipe, name)
+        values = {
+            **frozen_defaults(name),
+            **settings.get("defaults", {}).get(name, {}),
+            **recorded.get(name, {}),
+        }
+        omitted = type(section).model_fields.keys() - section.model_fields_set
+        today = {key: getattr(section, key) for key in sorted(omitted & values.keys())}
+        changed = {key: values[key] for key, value in today.items() if value != values[key]}
+        for key, value in changed.items():
+            log(f"{name}.{key}: {value}, as the dataset was started with; the default is {today[key]} now")
+        if changed:
+            with intact(store, SETTINGS):
+                update[name] = section.model_validate(section.model_dump(exclude_unset=True) | changed)
+    return recipe.model_copy(update=update)
+
+
+def _recorded(settings: Manifest) -> dict[str, dict[str, JsonValue]]:
+    """The values of recipe keys that are written in the settings, by section."""
+    style, vgg, holdout = (as_json(settings.get(name, {})) for name in ("style", "vgg", "holdout"))
+    return {
+        "style": {"size": style["size"]} if "size" in style else {},
+        "vgg": {"input": vgg["input"]} if "input" in vgg else {},
+        "loss": as_json(settings.get("loss", {})),
+        "generate": as_json(settings.get("generate", {})),
+        "evaluate": {"holdout": holdout["fraction"], "holdout_photos": holdout["photos"]},
     }

@@ -1,7 +1,7 @@
-"""The input compared with the plan: which photos are new, done, pending or gone; and writing the plan.
+"""Compares the input with the plan (which photos are new, done, pending or gone) and extends the plan.
 
-One pass over the listing, in bounded memory: of each image only an id of 16 bytes stays, and the rows of new
-ones wait in a temporary file. Neither torch nor Ray is imported to plan.
+The listing is read once, in bounded memory: only the 16-byte id of each image is kept, and the rows of new
+images wait in a temporary file. Planning imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,116 +23,146 @@ import pyarrow.compute as pc
 
 from batch_nst.console import log
 from batch_nst.data.dataset import plan_files, summaries, units
+from batch_nst.data.dataset.defaults import changed_defaults
 from batch_nst.data.dataset.ids import Ids, Index, Mask, halves, latest, repeated
-from batch_nst.data.dataset.manifest import check_settings, settings_of, split_of, write_settings
+from batch_nst.data.dataset.manifest import (
+    Holdout,
+    Manifest,
+    check_settings,
+    settings_of,
+    split_of,
+    write_settings,
+)
 from batch_nst.data.dataset.plan_files import Group, Written
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.sources.photos import LISTED, input_version, key_hash, photo_ids, stream_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
 
-_TOLD_SECONDS = 10.0
+_LOG_SECONDS = 10.0
 
 
 class Chunk(NamedTuple):
-    """Units to be made that are written down in one place."""
+    """Units to be made whose rows are in one row group."""
 
     group: Group
     units: list[str]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The state of a dataset against its input. Of what is written down it holds ids, not whole rows."""
+class PlanCounts:
+    """The figures of `plan`."""
 
-    settings: dict[str, Any]
-    """As in `dataset.json`, or as they would be written there."""
+    photos: int
+    """Photos in the input."""
+    found: int
+    """Images (crops) in the input."""
+    done: int
+    """Images in the input that are done."""
+    rejected: int
+    """Done images that were rejected, by the latest snapshot."""
+    to_do: int
+    """Images to be made."""
+    gone: int
+    """Planned images that the input no longer holds."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The state of a dataset compared with its input. It holds the ids of planned images, not their rows.
+
+    plan = survey(recipe, store)
+    print(plan.counts())
+    """
+
+    settings: Manifest
+    """The content of `dataset.json`, or what would be written there."""
     written: Written
     present: Mask
-    """For each written row whether the input holds its photo now."""
+    """For each planned row whether the input holds its photo now."""
     done: frozenset[str]
     """Committed units."""
     new: NewRows
-    """Images that are not written down yet."""
+    """Images that are not in a segment yet."""
     again: pa.Table
-    """Rows of further attempts that are not written down yet, `segments.PLAN_SCHEMA`."""
+    """Rows of further attempts that are not in a segment yet, `plan_files.PLAN_SCHEMA`."""
     found: int
-    """Different images in the input."""
+    """Number of different images in the input."""
     rejected: int
-    """Of those that are done, by the latest snapshot."""
+    """Done images that were rejected, by the latest snapshot."""
     crops: int
     unit_images: int
     listing: str
-    """Digest of the input as it was found, or empty, see `segments.Written`."""
+    """Digest of the input as it was found, or empty, see `plan_files.Written`."""
 
     @cached_property
     def unit_done(self) -> Mask:
-        """For each of the units that are written down whether it is committed."""
+        """For each unit in the segments whether it is committed."""
         return _mask(pc.is_in(_units(self.written.rows), value_set=pa.array(self.done, pa.string())))
 
     @cached_property
     def unit_wanted(self) -> Mask:
-        """For each of these units whether it is to be made: not done, and a photo of it is in the input."""
+        """For each unit in the segments whether it is to be made: not done, a photo of it in the input."""
         held = np.zeros(self.units, np.bool_)
         held[_numbers(self.written.rows)[self.present]] = True
         return held & ~self.unit_done
 
     @cached_property
     def row_done(self) -> Mask:
-        """For each written row whether its unit is committed."""
+        """For each planned row whether its unit is committed."""
         return self.unit_done[_numbers(self.written.rows)]
 
     @property
     def to_do(self) -> int:
-        """Images of units that are planned, or would be, and are to be made."""
+        """Number of images in units that are to be made, planned or new."""
         waiting = self.unit_wanted[_numbers(self.written.rows)]
         return int(waiting.sum() + self.new.count + self.again.num_rows)
 
     @property
     def in_input(self) -> pa.Table:
-        """`id`, `attempt` and `unit` of each written row, and whether its photo is `present`."""
+        """`id`, `attempt` and `unit` of each planned row, and whether its photo is `present`."""
         return self.written.rows.append_column("present", pa.array(self.present))
 
     @property
     def is_written_down(self) -> bool:
-        """Whether everything that is to be done stands in a segment."""
+        """Whether the segments hold everything that is to be done."""
         return not self.new.count and not self.again.num_rows
 
     @property
     def new_groups(self) -> int:
-        """Row groups that are to be written down."""
+        """Number of row groups to be written."""
         size = plan_files.GROUP_UNITS * self.unit_images
         return int(-(-self.new.count // size) + (self.again.num_rows > 0))
 
     @property
     def units(self) -> int:
-        """How many are written down."""
+        """Number of units in the segments."""
         return len(_units(self.written.rows))
 
     @property
     def done_units(self) -> set[str]:
-        """Committed units that are planned."""
+        """Names of planned units that are committed."""
         return set(_units(self.written.rows).filter(pa.array(self.unit_done)).to_pylist())
 
-    def counts(self) -> dict[str, int]:
-        """Photos found; images (crops) found, done, rejected, to do; planned ones gone from the input."""
+    def counts(self) -> PlanCounts:
+        """The numbers of photos and images, and of images in each state."""
         once = self.written.rows["attempt"].to_numpy() == 0  # further attempts repeat an id
         done = np.zeros(len(once), np.bool_)
         done[:] = self.row_done
         if not once.all():
             ids = halves(self.written.rows["id"])
             np.logical_or.at(done, Index(ids).find(ids), self.row_done)
-        return {
-            "photos": -(-self.found // self.crops),
-            "found": self.found,
-            "done": int((once & done & self.present).sum()),
-            "rejected": self.rejected,
-            "to_do": self.to_do,
-            "gone": int((once & ~self.present).sum()),
-        }
+        return PlanCounts(
+            photos=-(-self.found // self.crops),
+            found=self.found,
+            done=int((once & done & self.present).sum()),
+            rejected=self.rejected,
+            to_do=self.to_do,
+            gone=int((once & ~self.present).sum()),
+        )
 
     def chunks(self) -> list[Chunk]:
-        """The units that are written down and to be made, by their places."""
+        """The planned units that are to be made, by row group."""
         numbers, names = _numbers(self.written.rows), _units(self.written.rows)
         found, first = [], 0
         for group in self.written.groups:
@@ -144,7 +174,7 @@ class Plan:
         return found
 
     def pending(self, store: Store, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Rows of units that are planned, or would be, and to be made; some columns of `PLAN_SCHEMA`."""
+        """Rows of units that are to be made, planned or new; all columns of `PLAN_SCHEMA`, or some."""
         columns = columns or plan_files.PLAN_SCHEMA.names
         for chunk in self.chunks():
             yield plan_files.read_group(store, chunk.group, chunk.units, columns)
@@ -152,12 +182,12 @@ class Plan:
             yield table.select(columns)
 
     def write_down(self, store: Store) -> Plan:
-        """Make the plan a fact: settings first, then segments for what is new. Needs the lease."""
+        """Write the plan: settings first, then segments for what is new. Needs the lease."""
         write_settings(store, self.settings)
         if self.is_written_down:
             return self
-        # Everything that is planned is in the input, and the other way round: so the next start need not
-        # compare them if it finds the same input.
+        # Plan and input hold the same images, so the next start skips the comparison if the input is the
+        # same.
         listing = self.listing if self.present.all() else ""
         written = plan_files.append_segments(store, self._unwritten(), self.written, listing)
         present = np.ones(written.rows.num_rows, np.bool_)
@@ -171,14 +201,14 @@ class Plan:
         return split_of(key, self.settings["holdout"])
 
     def _unwritten(self) -> Iterator[pa.Table]:
-        """What is not written down, whole units in each table."""
+        """The rows that are in no segment yet, whole units in each table."""
         yield from plan_files.cut_groups(self.new, self.unit_images, attempt=0)
         if self.again.num_rows:
             yield self.again
 
 
 def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
-    """List the input, compare it with what is planned and done. Writes nothing.
+    """List the input and compare it with what is planned and done. Writes nothing.
 
     Args:
         recipe: the recipe.
@@ -186,12 +216,15 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
         retry: plan failed images once more.
 
     Raises:
-        RecipeError: no photos, an unreadable painting, or settings other than the dataset was begun with.
+        RecipeError: no photos, an unreadable style image, or settings that differ from the dataset's.
     """
     settings = settings_of(recipe)
     begun = check_settings(store, settings, ignore=("holdout.at_least",))
     if begun:
         settings["holdout"]["at_least"] = begun["holdout"]["at_least"]
+    defaults = begun.get("defaults") if begun else changed_defaults()
+    if defaults:
+        settings["defaults"] = defaults
     written = plan_files.read_written(store)
     generate = recipe.generate
     listing = _listing_digest(recipe)
@@ -223,30 +256,30 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
 
 
 class _Watch:
-    """Looks at a listing that passes by: tells how far it is, and whether a photo is held out."""
+    """Watches a listing: logs its progress, and whether any photo is held out."""
 
-    def __init__(self, holdout: dict[str, Any]) -> None:
+    def __init__(self, holdout: Holdout) -> None:
         self._holdout = holdout
         self.held_out = False
         self.lowest = (1.0, "")
-        """Of the keys' hashes, while no photo was held out; and its key."""
+        """Lowest hash of a key before the first held-out photo, and that key."""
 
     def over(self, listing: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        photos, told = 0, time.monotonic()
+        photos, logged = 0, time.monotonic()
         for batch in listing:
             if not self.held_out:
                 keys = batch["key"].to_pylist()
                 self.held_out = any(split_of(key, self._holdout) == "held_out" for key in keys)
                 self.lowest = min([self.lowest, *((key_hash(key), key) for key in keys)])
             photos += len(batch)
-            if time.monotonic() - told >= _TOLD_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - logged >= _LOG_SECONDS:
+                logged = time.monotonic()
                 log(f"listing: {photos:,} photos")
             yield batch
 
 
 def _listing_digest(recipe: Recipe) -> str:
-    """Equal ones mean that the input holds the same images; empty where only listing it tells."""
+    """A digest of the input: equal digests mean equal images. Empty where only a listing can show that."""
     version = input_version(recipe.generate.input)
     if version is None:
         return ""
@@ -256,7 +289,7 @@ def _listing_digest(recipe: Recipe) -> str:
 
 
 def _again(plan: Plan, store: Store) -> pa.Table:
-    """A further attempt at images, still in the input, whose latest attempt is done and failed."""
+    """Rows of a further attempt at failed images that are still in the input."""
     rows = plan.written.rows
     last = latest(halves(rows["id"])) & plan.present & plan.row_done
     of_units = _units(rows).take(pa.array(np.unique(_numbers(rows)[last])))
@@ -274,7 +307,7 @@ def _again(plan: Plan, store: Store) -> pa.Table:
 
 
 def _failed(store: Store, names: Collection[str]) -> list[bytes]:
-    """Ids of failed images in committed units; units that have none by their summaries are not read."""
+    """Ids of failed images in committed units; units without any, by their summaries, are not read."""
     table = summaries.read(store, ["unit", "outcomes"])
     outcomes = dict(zip(*table.to_pydict().values(), strict=True))
     return [
@@ -293,12 +326,12 @@ def _nothing() -> NewRows:
 
 
 def _units(rows: pa.Table) -> pa.StringArray:
-    """Names of the units of written rows, each once."""
+    """Names of the units of planned rows, each once."""
     return rows["unit"].chunk(0).dictionary
 
 
 def _numbers(rows: pa.Table) -> npt.NDArray[np.int32]:
-    """For each written row the number of its unit among `_units`."""
+    """For each planned row the number of its unit among `_units`."""
     return np.concatenate([chunk.indices.to_numpy() for chunk in rows["unit"].chunks])
 
 
@@ -308,26 +341,26 @@ def _mask(values: pa.BooleanArray) -> Mask:
 
 
 _IN_MEMORY = 32 << 20
-"""Bytes of new rows that need no file."""
+"""Bytes of new rows that are kept in memory; more go into a file."""
 
 
 class PlanDiff(NamedTuple):
-    """What a listing says about a plan."""
+    """The result of comparing a listing with a plan."""
 
     found: int
-    """Different images in the input."""
+    """Number of different images in the input."""
     present: Mask
     """For each planned row whether the input holds its id now."""
     new: NewRows
 
 
 class NewRows:
-    """Rows of a listing that no segment has, each id once; iterating reads them again each time."""
+    """Rows of a listing that are in no segment, each id once. Each iteration reads them from the start."""
 
     def __init__(self) -> None:
-        """Nothing is new yet."""
+        """No rows yet."""
         self.count = 0
-        """Of the rows that iterating gives, once it is closed."""
+        """Number of rows of an iteration, known after `close`."""
         self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with its owner
         weakref.finalize(self, self._file.close)
         schema = pa.schema([("id", pa.binary(16)), *LISTED, ("crop", pa.int32())])
@@ -337,12 +370,12 @@ class NewRows:
         self._again: Mask | None = None
 
     def add(self, rows: pa.RecordBatch, ids: Ids) -> None:
-        """Take some more rows, whose ids are `ids`."""
+        """Add rows, whose ids are `ids`."""
         self._writer.write_batch(rows)
         self._ids.append(ids)
 
     def close(self) -> None:
-        """No more rows follow: find the ids that came twice."""
+        """End the adding and find the ids that were added twice."""
         self._writer.close()
         ids = np.concatenate([np.empty((0, 2), np.uint64), *self._ids])
         self._ids.clear()
@@ -367,8 +400,8 @@ def diff_with_plan(listing: Iterable[pa.RecordBatch], crops: int, planned: pa.Ch
     """Compare a listing with what is planned.
 
     Args:
-        listing: batches of `inputs.LISTED`.
-        crops: of each photo.
+        listing: batches of `photos.LISTED`.
+        crops: number of crops of each photo.
         planned: ids of all planned rows, oldest first; further attempts repeat an id.
     """
     ids = halves(planned)
@@ -385,13 +418,13 @@ def diff_with_plan(listing: Iterable[pa.RecordBatch], crops: int, planned: pa.Ch
             new.add(rows.take(pa.array(fresh)), wanted[fresh])
     new.close()
     found = int(present.sum()) + new.count
-    # An id was looked up as its first attempt; the others are as present as that.
+    # Ids were looked up as their first attempt; this also marks the further ones.
     first = index.find(ids) if len(ids) else np.empty(0, np.int64)
     return PlanDiff(found, present[first], new)
 
 
 def _crops(batch: pa.RecordBatch, crops: int) -> pa.RecordBatch:
-    """A row for each crop of each photo, with its id; crops of a photo are neighbours."""
+    """One row for each crop of each photo, with its id; crops of a photo are neighbours."""
     photos = len(batch)
     by_crop = [photo_ids(batch, crop) for crop in range(crops)]
     if crops == 1:

@@ -1,7 +1,7 @@
-"""What is planned, written down before work begins: append-only segments of rows, cut into units.
+"""The plan on disk, written before work starts: append-only segments of rows, cut into units.
 
-Every row is an image to make in one attempt, and belongs to one unit for ever. A segment is written by
-exclusive create; its row groups hold whole units, so that whoever works on some of them reads one group.
+Every row is an image to make in one attempt, and belongs to the same unit permanently. A segment is written
+by exclusive create. Its row groups hold whole units, so that a worker reads one group for some units.
 Millions of rows are handled as Arrow tables: no row becomes a Python object here.
 """
 
@@ -40,12 +40,12 @@ PLAN_SCHEMA = pa.schema(
         ("unit", pa.string()),
     ]
 )
-"""A row for each crop of each photo and attempt; where to read the photo as in `inputs.LISTED`."""
+"""One row for each crop of each photo and attempt; the place of the photo is as in `photos.LISTED`."""
 
 GROUP_UNITS = 256
 """Units in a row group."""
 SEGMENT_ROWS = 1 << 19
-"""Rows after which a segment is full; it ends with the row group that reaches them."""
+"""Number of rows at which a segment is full; it ends with the row group that reaches it."""
 
 _OUTLINE = pa.schema(
     [("id", pa.binary(16)), ("attempt", pa.int32()), ("unit", pa.dictionary(pa.int32(), pa.string()))]
@@ -55,13 +55,14 @@ _READERS = 4  # whole segments in memory at a time
 
 
 class Group(NamedTuple):
-    """A row group of a segment: where some units are written down."""
+    """A row group of a segment, which holds the rows of some units."""
 
     segment: str
-    """Its object."""
+    """Name of the segment's object."""
     number: int
-    """From 0."""
+    """Number of the group in it, from 0."""
     rows: int
+    """Number of rows."""
 
 
 class Written(NamedTuple):
@@ -70,19 +71,20 @@ class Written(NamedTuple):
     rows: pa.Table
     """`id`, `attempt` and `unit` (one dictionary for all chunks) of each row."""
     groups: list[Group]
-    """Their places, in the order of the rows."""
+    """The row groups, in the order of the rows."""
     segments: int
+    """Number of segments."""
     listing: str
-    """Digest of the input that held exactly these ids when the last segment was written; or empty."""
+    """Digest of the input that held exactly these ids when the last segment was written; may be empty."""
 
 
 def cut(rows: pa.Table, unit_images: int, attempt: int) -> pa.Table:
-    """Rows as `PLAN_SCHEMA`: `unit_images` neighbours make a unit, named by their ids and the attempt alone.
+    """Rows as `PLAN_SCHEMA`, cut into units whose names depend only on their ids and the attempt.
 
     Args:
-        rows: columns of `PLAN_SCHEMA` but for `attempt` and `unit`; those are replaced where there are any.
+        rows: the columns of `PLAN_SCHEMA`; `attempt` and `unit` are ignored and may be missing.
         unit_images: rows of a unit; the last one may have fewer.
-        attempt: from 0.
+        attempt: number of the attempt, from 0.
     """
     ids = joined(rows["id"])
     salt, step = attempt.to_bytes(4), 16 * unit_images
@@ -98,7 +100,7 @@ def cut(rows: pa.Table, unit_images: int, attempt: int) -> pa.Table:
 
 
 def cut_groups(rows: Iterable[pa.Table], unit_images: int, attempt: int) -> Iterator[pa.Table]:
-    """As `cut`, of a stream: tables of `GROUP_UNITS` units each, the last one of what is left."""
+    """`cut` for a stream of rows: tables of `GROUP_UNITS` units each, the last one with the rest."""
     size = GROUP_UNITS * unit_images
     waiting, count = [], 0
     for table in rows:
@@ -113,25 +115,25 @@ def cut_groups(rows: Iterable[pa.Table], unit_images: int, attempt: int) -> Iter
 
 
 def segments_for(groups: int, unit_images: int) -> int:
-    """How many segments so many new row groups fill."""
+    """The number of segments that this number of new row groups fills."""
     in_one = -(-SEGMENT_ROWS // (GROUP_UNITS * unit_images))
     return -(-groups // in_one)
 
 
 def append_segments(store: Store, groups: Iterable[pa.Table], written: Written, listing: str = "") -> Written:
-    """Write down what is going to be done.
+    """Write new rows of the plan as segments.
 
     Args:
         store: the output.
-        groups: tables of `PLAN_SCHEMA`, whole units each; a row group is made of each.
-        written: what is there already.
-        listing: as in `Written`, for the last of the segments that are made here.
+        groups: tables of `PLAN_SCHEMA` with whole units; each becomes a row group.
+        written: the segments on disk.
+        listing: see `Written`; goes into the last of the new segments.
 
     Returns:
-        All of it.
+        The outline of all segments.
 
     Raises:
-        LeaseError: somebody else wrote a segment at the same time, which the lease forbids.
+        LeaseError: another run wrote a segment at the same time, which the lease forbids.
     """
     stream = iter(groups)
     group = next(stream, None)
@@ -160,7 +162,7 @@ def _number(segment: str) -> int:
 
 
 def read_written(store: Store) -> Written:
-    """The outline of all segments; each is read once, whole."""
+    """The outline of all segments; each is read once, completely."""
     names = list(store.numbered(PLAN, ".parquet").values())
     with ThreadPoolExecutor(_READERS) as pool:
         outlines = list(pool.map(lambda name: _read_outline(store, name), names))
@@ -176,7 +178,7 @@ def read_written(store: Store) -> Written:
 def read_group(
     store: Store, group: Group, units: Collection[str] | None = None, columns: list[str] | None = None
 ) -> pa.Table:
-    """The rows of a group, or of some of its units. Of a bucket only the group's part is transferred."""
+    """The rows of a group, or of some of its units. Only the group's bytes are transferred from a bucket."""
     columns = columns or PLAN_SCHEMA.names
     with intact(store, group.segment):
         table = store.view(
@@ -207,5 +209,5 @@ def _outline(rows: pa.Table) -> pa.Table:
 
 
 def _joined(outlines: list[pa.Table]) -> pa.Table:
-    """One table, with one dictionary for its units; in chunks, since to combine them would copy them all."""
+    """One table with one dictionary of unit names. It stays in chunks, since combining them copies."""
     return pa.concat_tables(outlines).unify_dictionaries()

@@ -1,57 +1,90 @@
-"""Which pairs training passes over, by rule: their rows stay as they are, the snapshot names them."""
+"""Rules for pairs that training skips. Their rows stay unchanged; the snapshot lists their ids."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from batch_nst.data.images.codec import Pixels
 from batch_nst.recipe import Quality
 
-RULES = ("barely_changed", "blew_up")
-"""Why a pair is left out; the first that applies counts."""
+Rule = Literal["barely_changed", "blew_up"]
+
+RULES: tuple[Rule, ...] = ("barely_changed", "blew_up")
+"""Why a pair is left out; the first rule that applies counts."""
 
 FEWEST = 20
-"""Pairs below which there is no distribution that a loss could stand out from."""
+"""Minimum number of pairs for judging a loss by the distribution of all."""
 
 LEAST_DEVIATION = 0.1
-"""Of the logarithm of the loss: photos that are all alike must not make a small difference a large one."""
+"""Minimum deviation of the logarithm of the loss, so that a small difference among similar photos stays
+small."""
 
 _MAD = 1.4826
-"""Standard deviations of a normal distribution in a median absolute deviation."""
+"""Standard deviation of a normal distribution divided by its median absolute deviation."""
+
+
+class QualityFigures(TypedDict, total=False):
+    """The rules of a recipe and the limits that follow; empty in snapshots of version 0.1.0."""
+
+    max_deviation: float | None
+    min_change: float | None
+    losses: dict[str, float]
+    """See `quantiles`."""
+    deviation: float | None
+    """Robust standard deviation of the logarithm of the loss."""
+    max_loss: float | None
+    """The loss above which a pair is left out; None where the rule is off or has too few losses."""
+
+
+class QualityReport(QualityFigures, total=False):
+    """The quality filter of a snapshot."""
+
+    pairs: int
+    """Number of pairs whose loss is known."""
+    left_out: dict[Rule, list[str]]
+    """Ids (hex) that each rule leaves out."""
+
+
+class QualityCounts(QualityFigures, total=False):
+    """`QualityReport` with counts in place of ids."""
+
+    pairs: int
+    left_out: dict[Rule, int]
+
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
 def change(content: Pixels, stylized: Pixels) -> float:
-    """How far a picture is from its photo: mean absolute difference, in grey levels."""
+    """Mean absolute difference between a photo and its optimised image, in grey levels."""
     return float(np.abs(content.astype(np.int16) - stylized).mean())
 
 
-def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask], dict[str, Any]]:
-    """Which of the pairs to leave out, for each of `RULES`, and the figures that decided it.
+def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[Rule, Mask], QualityFigures]:
+    """Which of the pairs to leave out by each of `RULES`, and the figures that decided it.
 
-    The logarithm of the loss is compared with its median, in deviations: 1.4826 times the median absolute
-    deviation, which a few wild pairs cannot stretch, and `LEAST_DEVIATION` at least. Only a loss that is too
-    high counts: a photo that is easy to paint has a low one. What is not known (NaN) breaks no rule.
+    The logarithm of the loss is compared with its median in robust standard deviations: 1.4826 times the
+    median absolute deviation, but at least `LEAST_DEVIATION`. Outliers hardly change that deviation. Only a
+    loss that is too high counts, since easy photos have a low one. Unknown values (NaN) break no rule.
 
     Args:
         loss: final total loss of each pair.
-        changed: of each pair, see `change`.
-        rules: of the recipe; None switches a rule off.
+        changed: `change` of each pair.
+        rules: those of the recipe; None switches a rule off.
 
     Returns:
-        A mask over the pairs for each rule, no pair in two of them; and figures: `max_deviation` and
-        `min_change` as given, `losses` (see `quantiles`), `deviation` (of the logarithm) and the `max_loss`
-        that follows, None where the rule is off or there are fewer than `FEWEST` losses.
+        A mask over the pairs for each rule, and the figures. No pair is in two masks. `max_loss` has
+        a value only where the rule is on and `FEWEST` losses are known.
     """
-    figures: dict[str, Any] = {
-        **rules.model_dump(),
+    figures: QualityFigures = {
+        "max_deviation": rules.max_deviation,
+        "min_change": rules.min_change,
         "losses": quantiles(loss),
         "deviation": None,
         "max_loss": None,
@@ -65,13 +98,13 @@ def judge(loss: Floats, changed: Floats, rules: Quality) -> tuple[dict[str, Mask
         middle = math.log(np.median(loss[loss > 0]))
         deviation = max(LEAST_DEVIATION, _MAD * float(np.median(np.abs(logarithms - middle))))
         most = math.exp(middle + rules.max_deviation * deviation)
-        figures |= {"deviation": deviation, "max_loss": most}
+        figures["deviation"], figures["max_loss"] = deviation, most
         blew_up = loss > most
     return {"barely_changed": unchanged, "blew_up": blew_up & ~unchanged}, figures
 
 
 def quantiles(values: Floats) -> dict[str, float]:
-    """`min`, `p5`, `median`, `p95`, `max` of what is known, with 4 digits; {} where nothing is."""
+    """`min`, `p5`, `median`, `p95` and `max` of the known values, with 4 digits; {} where none is known."""
     values = values[np.isfinite(values)]
     if not values.size:
         return {}
@@ -80,18 +113,18 @@ def quantiles(values: Floats) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in zip(names, found, strict=True)}
 
 
-def figures_of(quality: Mapping[str, Any]) -> dict[str, Any]:
-    """What a snapshot says of its rules, with counts in place of ids; {} where it says nothing (0.1.0)."""
-    left_out = {rule: len(ids) for rule, ids in quality.get("left_out", {}).items()}
-    return {**quality, "left_out": left_out} if quality else {}
+def figures_of(quality: QualityReport) -> QualityCounts:
+    """The quality filter of a snapshot with counts in place of ids; {} for snapshots of version 0.1.0."""
+    counts = {rule: len(ids) for rule, ids in quality.get("left_out", {}).items()}
+    return cast(QualityCounts, {**quality, "left_out": counts}) if quality else {}
 
 
-def told_of(quality: Mapping[str, Any]) -> str:
-    """What a snapshot leaves out by its rules, in one line for people."""
+def told_of(quality: QualityReport) -> str:
+    """How many pairs a snapshot leaves out by which rule, as one line for people."""
     counts = figures_of(quality)["left_out"]
-    why = {
+    why: dict[Rule, str] = {
         "barely_changed": f"changed by less than {quality['min_change']} grey levels (quality.min_change)",
         "blew_up": f"have a loss above {quality['max_loss'] or 0:,.0f} (quality.max_deviation)",
     }
-    told = ", ".join(f"{count} {why[rule]}" for rule, count in counts.items() if count)
-    return f"{sum(counts.values())} pairs are left out of training: {told}"
+    parts = ", ".join(f"{count} {why[rule]}" for rule, count in counts.items() if count)
+    return f"{sum(counts.values())} pairs are left out of training: {parts}"

@@ -1,23 +1,24 @@
-"""The records between the stages of `generate`: a unit, and the photos in it.
+"""The records between the stages of `generate`: a unit, the photos in it, and the outcome of the unit.
 
-A `UnitRecord` is one row of Ray Data. `to_row` and `from_row` are the only place where it becomes Ray's
-mapping of column values and comes back: photos as one Arrow stream, pictures as raw pixels.
+Ray Data moves rows of columns. The functions at the end are the only place where a record becomes a row and
+comes back: a unit as one Arrow stream with pictures as raw pixels, an outcome as JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TypedDict
 
 import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why there is no pair of a photo: `status` is `rejected` or `failed`."""
+    """Why a photo has no pair."""
 
     status: str
+    """`rejected` or `failed`."""
     reason: str
     detail: str
 
@@ -28,41 +29,43 @@ class PhotoRecord:
 
     id: bytes
     """16 bytes."""
-    uri: str
-    """The photo's name to people."""
-    split: str
+    uri: str = ""
+    """Name of the photo in messages."""
+    split: str = ""
     """`train` or `held_out`."""
     key: str = ""
     source: str = ""
-    """Where its bytes lie."""
+    """Object that holds the photo's bytes."""
     version: str = ""
     offset: int | None = None
-    """Of its bytes within the source; None: all of it."""
+    """First byte within the source, or number of the Parquet row; None: the photo is the whole source."""
     length: int | None = None
+    """Number of bytes, or None."""
     crop: int = 0
-    """Number of the crop."""
+    """Number of the crop, from 0."""
     status: str = ""
-    """`ok`, `rejected` or `failed`; empty before it was read."""
+    """`ok`, `rejected` or `failed`; empty before the photo is read."""
     reason: str | None = None
     detail: str | None = None
     content: bytes | None = None
-    """The square cut from the photo, raw uint8 (size, size, 3)."""
+    """Square cut from the photo, raw uint8 (size, size, 3)."""
     stylized: bytes | None = None
-    """The optimised image, likewise."""
+    """Optimised image, raw uint8 (size, size, 3)."""
     content_loss: float | None = None
     style_loss: float | None = None
     total_loss: float | None = None
     init: str | None = None
-    """What the optimisation started from."""
+    """Start of the optimisation: `content` or `model:NAME`."""
     engine: str | None = None
+    """Program, optimiser, device and precision."""
 
     @property
     def ok(self) -> bool:
-        """Whether it is, so far, a pair."""
+        """Whether the image is, so far, a pair."""
         return self.status == "ok"
 
     def refused(self, why: Refusal) -> PhotoRecord:
-        """The same image without pictures, and the reason."""
+        """The same image without pictures, and with the reason."""
         return replace(
             self, status=why.status, reason=why.reason, detail=why.detail, content=None, stylized=None
         )
@@ -73,16 +76,99 @@ class UnitRecord:
     """A unit of work between the stages."""
 
     unit: str
+    """Name of the unit."""
     photos: tuple[PhotoRecord, ...] = ()
     outage: str = ""
-    """Why it is left pending; empty: it is not."""
+    """Fault that leaves the unit pending; empty if there was none."""
+    stopped: bool = False
+    """Whether the unit stays pending because the run starts no further unit."""
     photos_read: int = 0
-    """Photos that were read for it, whose crops share a read."""
+    """Number of photos read for the unit; crops of one photo share a read."""
     bytes_read: int = 0
     began: float = 0.0
-    """Seconds since the epoch when its optimisation began, the network loaded."""
+    """Start of the optimisation with the network loaded, in seconds since the epoch."""
     seconds: float = 0.0
-    """That its device worked on it."""
+    """Time that a device spent on the unit."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether the unit stays pending, so that later stages do nothing."""
+        return self.stopped or bool(self.outage)
+
+
+@dataclass(frozen=True)
+class BadPhoto:
+    """A photo of a unit that has no pair, for messages."""
+
+    uri: str
+    status: str
+    reason: str
+    detail: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class UnitOutcome:
+    """What became of a unit: committed, or pending because of an outage or a stopped run."""
+
+    unit: str
+    outage: str = ""
+    """Fault that leaves the unit pending; empty if there was none."""
+    refused: str = ""
+    """Why no unit can be written at all, such as a full disk; empty otherwise."""
+    stopped: bool = False
+    """Whether the unit stays pending because the run starts no further unit."""
+    summary: str = ""
+    """Summary of the committed unit, in JSON; empty if the unit is pending."""
+    losses: tuple[float, ...] = ()
+    """Total losses of its pairs."""
+    bad: tuple[BadPhoto, ...] = ()
+    seconds: float = 0.0
+    """Time that a device spent on the unit."""
+    began: float = 0.0
+    """Start of the optimisation, in seconds since the epoch."""
+    ended: float = 0.0
+    """Time of the commit, in seconds since the epoch."""
+    photos_read: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether the unit was not committed."""
+        return self.stopped or bool(self.outage)
+
+
+class StoredImage(TypedDict):
+    """An encoded picture as Hugging Face's `Image` feature stores it."""
+
+    bytes: bytes
+    path: str | None
+
+
+class UnitRow(TypedDict, total=False):
+    """A row of a unit's Parquet object, see `units.UNIT_SCHEMA`; columns that were not read are missing."""
+
+    id: bytes
+    uri: str
+    split: str
+    """`train` or `held_out`."""
+    status: str
+    """`ok`, `rejected`, `failed` or `forgotten`."""
+    reason: str | None
+    detail: str | None
+    content: StoredImage | None
+    stylized: StoredImage | None
+    height: int | None
+    width: int | None
+    content_loss: float | None
+    style_loss: float | None
+    total_loss: float | None
+    iterations: int | None
+    init: str | None
+    engine: str | None
+    change: float | None
+    """Distance to the photo in grey levels. It goes into the unit's summary and is not a column."""
 
 
 PHOTO_SCHEMA = pa.schema(
@@ -100,42 +186,41 @@ PHOTO_SCHEMA = pa.schema(
         ("engine", pa.string()),
     ]
 )
-"""The columns of `PhotoRecord` in the Arrow stream of a unit."""
+"""Columns of `PhotoRecord` in the Arrow stream of a unit."""
 
-UNIT_SCHEMA = pa.schema(
-    [
-        ("unit", pa.string()),
-        ("photos", pa.binary()),
-        ("outage", pa.string()),
-        ("photos_read", pa.int64()),
-        ("bytes_read", pa.int64()),
-        ("began", pa.float64()),
-        ("seconds", pa.float64()),
-    ]
-)
-"""The columns of a row of Ray Data that is a `UnitRecord`."""
+UNIT_SCHEMA = pa.schema([("unit", pa.binary())])
+"""The column of a `UnitRecord` as a row of Ray Data."""
+
+_METADATA = b"unit"
 
 
-def to_row(unit: UnitRecord) -> dict[str, Any]:
-    """A unit as a row of Ray Data, of `UNIT_SCHEMA`; the inverse of `from_row`."""
-    row = {each.name: getattr(unit, each.name) for each in fields(unit)}
-    return row | {"photos": _pack(unit.photos)}
-
-
-def from_row(row: dict[str, Any]) -> UnitRecord:
-    """The unit of a row that `to_row` made."""
-    return UnitRecord(**{**row, "photos": _unpack(row["photos"])})
-
-
-def _pack(photos: Sequence[PhotoRecord]) -> bytes:
-    columns = [pa.array([getattr(photo, each.name) for photo in photos], each.type) for each in PHOTO_SCHEMA]
-    batch = pa.record_batch(columns, schema=PHOTO_SCHEMA)
+def to_row(unit: UnitRecord) -> dict[str, bytes]:
+    """A unit as a row of Ray Data: an Arrow stream of its photos, with the other fields in its metadata."""
+    about = {each.name: getattr(unit, each.name) for each in fields(unit) if each.name != "photos"}
+    schema = PHOTO_SCHEMA.with_metadata({_METADATA: json.dumps(about)})
+    columns = [pa.array([getattr(photo, each.name) for photo in unit.photos], each.type) for each in schema]
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, PHOTO_SCHEMA) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    return {"unit": bytes(sink.getvalue())}
 
 
-def _unpack(data: bytes) -> tuple[PhotoRecord, ...]:
-    with pa.ipc.open_stream(data) as reader:
-        return tuple(PhotoRecord(**row) for row in reader.read_all().to_pylist())
+def from_row(row: dict[str, bytes]) -> UnitRecord:
+    """The unit of a row that `to_row` made."""
+    with pa.ipc.open_stream(row["unit"]) as reader:
+        about = json.loads(reader.schema.metadata[_METADATA])
+        photos = tuple(PhotoRecord(**photo) for photo in reader.read_all().to_pylist())
+    return UnitRecord(**about, photos=photos)
+
+
+def outcome_to_row(outcome: UnitOutcome) -> dict[str, str]:
+    """An outcome as a row of Ray Data; the inverse of `outcome_from_row`."""
+    return {"outcome": json.dumps(asdict(outcome))}
+
+
+def outcome_from_row(row: dict[str, str]) -> UnitOutcome:
+    """The outcome of a row that `outcome_to_row` made."""
+    document = json.loads(row["outcome"])
+    document["losses"] = tuple(document["losses"])
+    document["bad"] = tuple(BadPhoto(**each) for each in document["bad"])
+    return UnitOutcome(**document)

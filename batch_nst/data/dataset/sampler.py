@@ -1,9 +1,9 @@
-"""The pairs of a sealed snapshot in an order that is a pure function of seed and snapshot.
+"""The pairs of a snapshot in an order that is a pure function of seed and snapshot.
 
-A pair has a position: its number among all that a training sees, pass after pass, from 0. Every pass takes
-the units in a new order, and shuffles their pairs within windows of `WINDOW_UNITS` units, so that it reads
-every unit once. Step n, from 0 on, trains on the `batch_size` positions from n * batch_size on, over all
-workers: on what, depends neither on their number nor on where training was cut off.
+A pair has a position: its number among all that a training sees, epoch after epoch, from 0. Every epoch takes
+the units in a new order and shuffles their pairs within windows of `WINDOW_UNITS` units, so that it reads
+every unit once. Step n, counted from 0, trains on the `batch_size` positions from n * batch_size on, over all
+workers. So the data of a step depend neither on the number of workers nor on where training was interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,14 @@ from batch_nst.data.storage.store import Store
 WINDOW_UNITS = 32
 """Units that are shuffled together."""
 PORTION = 256
-"""Pairs in a portion, at least; so many are several windows of a small dataset."""
+"""Minimum number of pairs in a portion; in a small dataset these are several windows."""
 
 _PORTIONS = 1000
-"""Of a long training, at most, about."""
+"""Approximate maximum number of portions of a long training."""
 _READERS = 8
 
-_Row: TypeAlias = dict[str, Any]
-
 _Order: TypeAlias = npt.NDArray[np.int64]
-"""Places of pairs in a window, the first one first."""
+"""The shuffled places of a window's pairs."""
 
 
 class Batch(NamedTuple):
@@ -43,31 +41,54 @@ class Batch(NamedTuple):
     optimised: Pixels
 
 
+class Portion(TypedDict):
+    """A piece of a training's order, to be read by one task: positions `first` to `end` - 1."""
+
+    first: int
+    end: int
+
+
+class EncodedPair(TypedDict):
+    """A pair and its position, pictures as stored."""
+
+    position: int
+    content: bytes
+    optimised: bytes
+
+
+class DecodedPair(TypedDict):
+    """A pair as uint8 (H, W, 3)."""
+
+    content: Pixels
+    optimised: Pixels
+
+
 @dataclass(frozen=True)
 class Share:
-    """What one worker gets of every global batch of a training."""
+    """The part of every global batch that one worker gets."""
 
     seed: int
-    """Of order and augmentation."""
+    """Seed of order and augmentation."""
     batch_size: int
-    """Pairs in a step over all workers, shared among them as evenly as it goes."""
+    """Pairs in a step over all workers, divided as evenly as possible."""
     rank: int = 0
-    """Of this worker, 0 to world - 1."""
+    """Number of this worker, 0 to world - 1."""
     world: int = 1
-    """How many workers there are."""
+    """Number of workers."""
 
     @property
     def places(self) -> range:
-        """Of its pairs in a global batch."""
+        """The places of its pairs in a global batch."""
         first, end = (number * self.batch_size // self.world for number in (self.rank, self.rank + 1))
         return range(first, end)
 
 
-def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[_Row]:
-    """What steps `start` to `steps` - 1 train on, in pieces to read: positions `first` to `end` - 1."""
+def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[Portion]:
+    """The positions that steps `start` to `steps` - 1 train on, cut into pieces to read."""
     position, last = start * share.batch_size, steps * share.batch_size
     least = max(PORTION, (last - position) // _PORTIONS)
-    found, first = [], position
+    found: list[Portion] = []
+    first = position
     for _, order in _windows(snapshot, share.seed, position):
         position = min(position + len(order), last)
         if position == last or position - first >= least:
@@ -78,8 +99,8 @@ def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[_
     return found
 
 
-def read_portion(portion: _Row, store: Store, snapshot: Snapshot, share: Share) -> Iterator[_Row]:
-    """This worker's pairs in a portion, in their order: `position`, `content` and `optimised` as stored."""
+def read_portion(portion: Portion, store: Store, snapshot: Snapshot, share: Share) -> Iterator[EncodedPair]:
+    """This worker's pairs in a portion, in their order."""
     position, end = portion["first"], portion["end"]
     for units, order in _windows(snapshot, share.seed, position):
         with ThreadPoolExecutor(_READERS) as pool:
@@ -93,13 +114,13 @@ def read_portion(portion: _Row, store: Store, snapshot: Snapshot, share: Share) 
             break
 
 
-def decode_pair(pair: _Row, seed: int, crop_size: int | None) -> dict[str, Pixels]:
+def decode_pair(pair: EncodedPair, seed: int, crop_size: int | None) -> DecodedPair:
     """Decode a pair of `read_portion`; the same random crop and flip for both.
 
     Args:
-        pair: of `read_portion`.
-        seed: of the training.
-        crop_size: side of the crop; none takes the whole picture. Flips at random in any case.
+        pair: a pair of `read_portion`.
+        seed: the training's seed.
+        crop_size: side of the crop in pixels; None takes the whole picture. Both are flipped at random.
     """
     content, optimised = decode_stored(pair["content"]), decode_stored(pair["optimised"])
     chance = np.random.default_rng((seed, pair["position"]))
@@ -110,7 +131,7 @@ def decode_pair(pair: _Row, seed: int, crop_size: int | None) -> dict[str, Pixel
 def random_view(
     size: tuple[int, ...], crop_size: int | None, chance: np.random.Generator
 ) -> tuple[slice, slice]:
-    """Rows and columns of a random crop, flipped or not, of pictures of a size (height, width)."""
+    """Rows and columns of a random crop, flipped or not, of a picture of this size (height, width)."""
     height, width = size
     high, wide = (height, width) if crop_size is None else [min(crop_size, height, width)] * 2
     top, left = int(chance.integers(0, height - high + 1)), int(chance.integers(0, width - wide + 1))
@@ -123,7 +144,7 @@ def random_view(
 def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], _Order]]:
     """Units to read together, and the order of their pairs, from a global position on.
 
-    A function of seed, pass and snapshot alone. What lies before the position is counted, not read.
+    A pure function of seed, epoch and snapshot. What precedes the position is counted, not read.
     """
     sized = [unit for unit in snapshot.units if unit["ok"]]
     epoch, skip = divmod(position, sum(unit["ok"] for unit in sized))

@@ -1,4 +1,4 @@
-"""A sealed list of finished units: what training reads, and nothing else."""
+"""A snapshot: a sealed list of finished units. Training reads these and nothing else."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TypedDict, cast
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
 from batch_nst.data.dataset import forgotten, summaries, units
-from batch_nst.data.dataset.audit import COUNTED, Outcomes, audit
+from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, audit
+from batch_nst.data.dataset.audit import UnitEntry as UnitEntry
+from batch_nst.data.dataset.quality import QualityReport
+from batch_nst.data.dataset.records import StoredImage
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, LeaseError, StorageError
@@ -30,40 +33,38 @@ class Snapshot:
     token: int
     """Fencing token of the lease under which it was sealed."""
     digest: str
-    """Over the units' digests and what is left out: equal digests mean equal training data."""
+    """Digest over the units' digests and what is left out: equal digests mean equal training data."""
     counts: dict[str, int]
-    """Images by the outcome of their latest attempt: ok (to train on), held_out (and ok), rejected, failed,
-    forgotten, filtered (ok, but left out by a rule of `quality`), pending; and gone: finished, but no longer
-    in the input, and counted as nothing else."""
-    units: list[dict[str, Any]]
-    """For each unit its name, digest and counts without those `left_out`, which are gone or superseded."""
+    """Number of images by the outcome of their latest attempt: ok (to train on), held_out (and ok), rejected,
+    failed, forgotten, filtered (ok, but left out by a rule of `quality`) and pending. Images that are
+    finished but no longer in the input count as gone, and as nothing else."""
+    units: list[UnitEntry]
     left_out: list[str]
     """Ids (hex) in these units that are gone from the input."""
-    quality: dict[str, Any] = field(default_factory=dict)
-    """The rules and figures by which pairs were `filtered` (see `quality.judge`), how many losses there were
-    (`pairs`), and for each rule the ids (hex) that it leaves out."""
+    quality: QualityReport = field(default_factory=lambda: QualityReport())
+    """The filter that left pairs out."""
     forgotten: list[str] = field(default_factory=list)
     """Ids (hex) of forgotten images that units still held when it was sealed."""
-    audit: dict[str, int] = field(default_factory=dict)
-    """Ids `planned`, each of which is either `done`, `pending` or `gone` (finished before or not)."""
+    audit: AuditCounts = field(default_factory=lambda: AuditCounts())
     since: int = 0
-    """Number of the first of the snapshots in a row that have this digest; 0, of old ones: its own."""
+    """Number of the first of the consecutive snapshots with this digest; 0, in old snapshots: its own
+    number."""
 
     @property
     def first(self) -> int:
-        """The number of the first snapshot with these pairs, by which models that learned from them go."""
+        """The number of the first snapshot with these pairs; models trained on them are named by it."""
         return self.since or self.number
 
     @cached_property
     def passed_over(self) -> frozenset[bytes]:
-        """The ids of ok rows that are not handed out: gone, filtered or forgotten."""
+        """The ids of ok rows that training and scoring skip: gone, filtered or forgotten."""
         filtered = self.quality.get("left_out", {}).values()
         named = (self.left_out, self.forgotten, *filtered)
         return frozenset(bytes.fromhex(identity) for ids in named for identity in ids)
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Of each unit, by its name."""
+        """The digest of each unit by its name."""
         return {unit["unit"]: unit["digest"] for unit in self.units}
 
     @property
@@ -80,22 +81,22 @@ def seal(
     known: Mapping[str, str],
     quality: Quality | None = None,
 ) -> Snapshot:
-    """Seal what is done, after an audit; returns the latest snapshot where nothing has changed since.
+    """Seal the done units, after an audit; returns the latest snapshot where nothing has changed since.
 
-    Photos that were asked to be forgotten are in no snapshot from then on, and are taken out of the units
-    that still hold them once it is sealed.
+    Forgotten photos are left out of the snapshot. Once it is sealed, they are removed from the units that
+    still hold them.
 
     Args:
         store: the output.
-        token: of the lease held.
-        planned: a row for each id and attempt: `id`, `attempt`, `unit`, and `present`, whether the input
-            holds the id now; those that it does not are left out as gone.
+        token: the token of the lease held.
+        planned: one row for each id and attempt, with `id`, `attempt`, `unit` and `present`. Ids that the
+            input no longer holds (`present` is false) are left out as gone.
         known: summaries, in JSON, of units that the caller has just committed, which saves reading them.
         quality: which pairs to leave out; None stands for the defaults.
 
     Raises:
         AuditError: an id is planned twice, or a unit does not hold what was planned. Nothing is sealed.
-        LeaseError: a run with a later lease has sealed one meanwhile.
+        LeaseError: a run with a later lease has sealed a snapshot meanwhile.
     """
     latest = latest_snapshot(store)
     if latest and latest.token > token:
@@ -121,7 +122,7 @@ def seal(
 
 
 def is_sealed(store: Store, latest: Snapshot, planned: pa.Table, quality: Quality) -> bool:
-    """Whether `seal` would write nothing: its latest snapshot says it all, and nothing is to be forgotten.
+    """Whether `seal` would write nothing: the latest snapshot is up to date and nothing is to be forgotten.
 
     Raises:
         AuditError: as `seal` does.
@@ -145,7 +146,7 @@ def _snapshot(outcomes: Outcomes, number: int, token: int) -> Snapshot:
     )
 
 
-def _digest(units: list[dict[str, Any]], left_out: list[str], quality: Mapping[str, Any]) -> str:
+def _digest(units: list[UnitEntry], left_out: list[str], quality: QualityReport) -> str:
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst seal")
     for unit in units:
         digest.update(unit["digest"].encode())
@@ -157,7 +158,7 @@ def _digest(units: list[dict[str, Any]], left_out: list[str], quality: Mapping[s
 
 
 def _says_the_same(latest: Snapshot, snapshot: Snapshot) -> bool:
-    """Whether sealing would tell nothing new; snapshots of version 0.1.0 tell of no filter."""
+    """Whether two snapshots say the same; those of version 0.1.0 do not record the filter."""
     return (
         latest.digest == snapshot.digest
         and latest.counts == snapshot.counts
@@ -180,7 +181,7 @@ def _read(store: Store, name: str) -> Snapshot:
 
 
 def _text(snapshot: Snapshot) -> bytes:
-    """JSON, a line a field; indented it would take a minute where there are a million units."""
+    """JSON with one line per field; indenting it would take a minute for a million units."""
     lines = (
         f" {json.dumps(each.name)}: {json.dumps(getattr(snapshot, each.name))}" for each in fields(snapshot)
     )
@@ -191,14 +192,19 @@ def latest_snapshot(store: Store) -> Snapshot | None:
     """The newest sealed snapshot, or None.
 
     Raises:
-        StorageError: it is damaged, or its digest is another one.
+        StorageError: it is damaged, or its digest is wrong.
     """
     names = store.numbered(SNAPSHOTS, ".json")
     return _read(store, names[max(names)]) if names else None
 
 
 def read_snapshot(store: Store, number: int) -> Snapshot:
-    """The snapshot of a number; FileNotFoundError where there is none."""
+    """The snapshot with a number.
+
+    Raises:
+        FileNotFoundError: the output has no such snapshot.
+        StorageError: it is damaged.
+    """
     return _read(store, f"{SNAPSHOTS}/{number:06}.json")
 
 
@@ -206,7 +212,7 @@ def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
     """The newest sealed snapshot.
 
     Raises:
-        IncompleteError: there is none, or less than `min_done` of the planned images is done in it.
+        IncompleteError: the output has no snapshot, or less than `min_done` of the planned images is done.
     """
     snapshot = latest_snapshot(store)
     if snapshot is None:
@@ -219,21 +225,44 @@ def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
     return snapshot
 
 
-def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[units.BadRow]:
     """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
     names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])
     return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.passed_over)
 
 
-def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[dict[str, Any]]:
-    """The ok rows of a unit on one side of the split: as many as the snapshot's counts say.
+class StoredPair(TypedDict):
+    """An ok row of a unit: a photo and its optimised image, as they are stored."""
+
+    id: bytes
+    uri: str
+    split: str
+    """`train` or `held_out`."""
+    status: str
+    reason: str | None
+    detail: str | None
+    content: StoredImage
+    stylized: StoredImage
+    height: int
+    """Pixels, as `width`."""
+    width: int
+    content_loss: float
+    style_loss: float
+    total_loss: float
+    iterations: int
+    init: str
+    engine: str
+
+
+def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[StoredPair]:
+    """The ok rows of a unit on one side of the split that the snapshot does not leave out.
 
     Raises:
-        StorageError: the unit is damaged, or another one than the snapshot lists.
+        StorageError: the unit is damaged, or differs from the one in the snapshot.
     """
     rows, digest = units.read_rows(store, unit)
     expected = snapshot.digests[unit]
-    # Rows that were forgotten since, or are going to be, have changed the digest.
+    # Forgetting rows changes the digest.
     forgets = snapshot.forgotten or any(row["status"] == "forgotten" for row in rows)
     if digest != expected and not forgets:
         raise StorageError(
@@ -242,4 +271,4 @@ def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Itera
         )
     for row in rows:
         if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.passed_over:
-            yield row
+            yield cast(StoredPair, row)

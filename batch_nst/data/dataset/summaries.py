@@ -1,16 +1,16 @@
-"""What each unit says of its rows, in few bytes: enough to seal a snapshot without reading a picture.
+"""A short summary of each unit's rows: enough to seal a snapshot without reading a picture.
 
-A unit carries its own summary in its metadata. `dataset/summaries.parquet` gathers those of sealed units; it
-only saves reading: where it is missing, it is made again from the units.
+A unit carries its own summary in its metadata. `dataset/summaries.parquet` gathers those of sealed units. It
+is only a cache: where it is missing, it is made again from the units.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch_nst.data.dataset.records import UnitRow
 from batch_nst.data.storage.documents import intact
 from batch_nst.data.storage.store import Store
 
 SUMMARIES = "dataset/summaries.parquet"
 
-OUTCOMES = ("ok", "held_out", "rejected", "failed", "forgotten")
-"""What can have become of a row: ok to train on, ok and held out, or its status."""
+Outcome = Literal["ok", "held_out", "rejected", "failed", "forgotten"]
+
+OUTCOMES: tuple[Outcome, ...] = ("ok", "held_out", "rejected", "failed", "forgotten")
+"""The outcome of a row: ok (to train on), held_out (and ok), or its status."""
 
 LETTERS = "ohrfx"
-"""An outcome each, in the order of `OUTCOMES`."""
+"""A letter for each of `OUTCOMES`, in their order."""
 
 SCHEMA = pa.schema(
     [
@@ -40,37 +43,61 @@ SCHEMA = pa.schema(
         ("change", pa.list_(pa.float32())),
     ]
 )
-"""A row a unit. `ids` is their sum, see `sum_of_ids`. The others are in the order of ids: a letter for each
-row's outcome, the reasons of those rejected or failed, each row's total loss, and how far it moved from its
-photo (grey levels)."""
+"""One row per unit. `ids` is the digest of its ids, see `sum_of_ids`. The other columns are in the order of
+ids: `outcomes` has a letter per row, `reasons` those of rejected and failed rows, `loss` the total losses.
+`change` is the distance of each optimised image to its photo in grey levels."""
+
+
+class OutcomeCounts(TypedDict):
+    """How many rows have each of `OUTCOMES`."""
+
+    ok: int
+    held_out: int
+    rejected: int
+    failed: int
+    forgotten: int
+
+
+class Summary(OutcomeCounts):
+    """The summary of a unit: the columns of `SCHEMA` and the counts of outcomes."""
+
+    unit: str
+    digest: str
+    ids: str
+    outcomes: str
+    reasons: list[str]
+    loss: str
+    """Big-endian float32 numbers as hex digits, so that a summary consists of few Python objects."""
+    change: str
+    """Encoded as `loss` is."""
+
 
 _HALF = 1 << 64
 _READERS = 16
-_AT_ONCE = 4096  # summaries that are Python objects
+_AT_ONCE = 4096  # summaries that are Python objects at the same time
 
 
-def outcome(row: Mapping[str, Any]) -> str:
-    """Of `OUTCOMES`, from a row's `status` and `split`."""
-    return "held_out" if row["status"] == "ok" and row["split"] == "held_out" else str(row["status"])
+def outcome(row: UnitRow) -> Outcome:
+    """The outcome of a row, from its `status` and `split`."""
+    held_out = row["status"] == "ok" and row["split"] == "held_out"
+    return "held_out" if held_out else cast(Outcome, row["status"])
 
 
-def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count(rows: Iterable[UnitRow]) -> OutcomeCounts:
     """How many rows have each outcome."""
-    counts = dict.fromkeys(OUTCOMES, 0)
+    counts: OutcomeCounts = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0, "forgotten": 0}
     for row in rows:
         counts[outcome(row)] += 1
     return counts
 
 
-def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of a unit: its name and digest, `count`'s figures, and the columns of `SCHEMA`.
-
-    Numbers are float32 as hex digits, so that a summary is few Python objects however long a unit is.
+def summarise(unit: str, digest: str, rows: Sequence[UnitRow]) -> Summary:
+    """The summary of a unit.
 
     Args:
         unit: its name.
-        digest: of its content.
-        rows: with `id`, `status` and `split`; `reason`, `total_loss` and `change` where there are some.
+        digest: the digest of its content.
+        rows: with `id`, `status` and `split`; `reason`, `total_loss` and `change` may be missing.
     """
     rows = sorted(rows, key=lambda row: bytes(row["id"]))
     return {
@@ -85,8 +112,8 @@ def summarise(unit: str, digest: str, rows: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
-def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
-    """Return if this can be what `summarise` made for a unit.
+def check_summary(unit: str, summary: Summary) -> None:
+    """Check that `summarise` can have made a summary of a unit.
 
     Raises:
         ValueError, TypeError or LookupError: it cannot.
@@ -97,21 +124,21 @@ def check_summary(unit: str, summary: Mapping[str, Any]) -> None:
     counts = [summary[name] for name in OUTCOMES]
     if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
         raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
-    sizes = [len(bytes.fromhex(summary[name])) for name in ("loss", "change")]
+    sizes = [len(bytes.fromhex(digits)) for digits in (summary["loss"], summary["change"])]
     bad = summary["rejected"] + summary["failed"]
     if sizes != [4 * len(outcomes)] * 2 or len(summary["reasons"]) != bad:
         raise ValueError(f"it has {len(outcomes)} outcomes, and not as many losses, changes or reasons")
     _table([summary])
 
 
-def changes_of(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[bytes, float]:
-    """By id how far each row of a unit moved from its photo, NaN where unknown."""
+def changes_of(summary: Summary, rows: Iterable[UnitRow]) -> dict[bytes, float]:
+    """The `change` of each row of a unit by its id, NaN where unknown."""
     values = np.frombuffer(bytes.fromhex(summary["change"]), ">f4").tolist()
     return dict(zip(sorted(row["id"] for row in rows), values, strict=True))
 
 
 def sum_of_ids(ids: Sequence[bytes]) -> str:
-    """A digest of ids in any order: their first and second eight bytes, each summed modulo 2^64."""
+    """A digest of ids that their order does not change: both halves (8 bytes), each summed modulo 2^64."""
     sums = (sum(int.from_bytes(identity[half]) for identity in ids) for half in (slice(8), slice(8, 16)))
     return "".join(f"{total % _HALF:016x}" for total in sums)
 
@@ -120,23 +147,23 @@ def gather(
     store: Store,
     done: pa.Array,
     known: Mapping[str, str],
-    read_one: Callable[[str], Mapping[str, Any]],
+    read_one: Callable[[str], Summary],
 ) -> tuple[pa.Table, bool]:
-    """The summaries of units, `SCHEMA`, in the order of their names; and whether all were gathered before.
+    """The summaries of units, a table of `SCHEMA` sorted by name; and whether all were gathered before.
 
     Args:
         store: the output.
         done: names of committed units.
-        known: summaries in JSON that the caller has; later than those gathered before.
-        read_one: the summary of a unit that is in neither.
+        known: summaries in JSON that the caller has; they are newer than those gathered before.
+        read_one: reads the summary of a unit that is in neither.
     """
     before = read(store)
     stale = pa.array(known, pa.string())
     kept = before.filter(pc.and_(pc.is_in(before["unit"], done), pc.invert(pc.is_in(before["unit"], stale))))
     missing = done.filter(pc.invert(pc.is_in(done, kept["unit"].combine_chunks()))).to_pylist()
 
-    def summary(unit: str) -> Mapping[str, Any]:
-        return dict(json.loads(known[unit])) if unit in known else read_one(unit)
+    def summary(unit: str) -> Summary:
+        return cast(Summary, json.loads(known[unit])) if unit in known else read_one(unit)
 
     tables = [kept]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -151,31 +178,31 @@ def gathered_units(store: Store) -> set[str]:
     return set(read(store, ["unit"])["unit"].to_pylist())
 
 
-def updated(gathered: pa.Table, fresh: Mapping[str, Mapping[str, Any]]) -> pa.Table:
-    """Summaries where those of some units are replaced."""
+def updated(gathered: pa.Table, fresh: Mapping[str, Summary]) -> pa.Table:
+    """Gathered summaries with those of some units replaced."""
     kept = gathered.filter(pc.invert(pc.is_in(gathered["unit"], pa.array(fresh, pa.string()))))
     return pa.concat_tables([kept, _table(list(fresh.values()))]).sort_by("unit").combine_chunks()
 
 
 def write(store: Store, summaries: pa.Table) -> None:
-    """Replace what was gathered before."""
+    """Replace the summaries that were gathered before."""
     buffer = io.BytesIO()
     pq.write_table(summaries, buffer, compression="zstd")
     store.replace(SUMMARIES, buffer.getvalue())
 
 
 def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """The numbers of `loss` or `change` of all rows of all units, one after the other; NaN where unknown."""
+    """The numbers in a column `loss` or `change`, those of all units concatenated; NaN where unknown."""
     flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks] or [pa.array([], pa.float32())])
     found: npt.NDArray[np.float32] = flat.to_numpy(zero_copy_only=False)
     return found
 
 
 def read(store: Store, columns: list[str] | None = None) -> pa.Table:
-    """What is gathered, `SCHEMA` or some columns of it.
+    """The gathered summaries: all columns of `SCHEMA`, or some.
 
     Raises:
-        StorageError: it is damaged; without it, it is gathered anew.
+        StorageError: the file is damaged. Deleting it is safe: it is made again.
     """
     columns = columns or SCHEMA.names
     try:
@@ -186,20 +213,26 @@ def read(store: Store, columns: list[str] | None = None) -> pa.Table:
         return SCHEMA.empty_table().select(columns)
 
 
-def _table(summaries: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Summaries of `summarise` as `SCHEMA`."""
+def _table(summaries: Sequence[Summary]) -> pa.Table:
+    """Summaries as a table of `SCHEMA`."""
     outcomes = [summary["outcomes"] for summary in summaries]
     ends = np.cumsum([0, *map(len, outcomes)], dtype=np.int32)
-    columns: list[pa.Array] = [
-        pa.array([summary[name] for summary in summaries], pa.string()) for name in ("unit", "digest", "ids")
+
+    def numbers(digits: Iterable[str]) -> pa.Array:
+        values = np.frombuffer(bytes.fromhex("".join(digits)), ">f4")
+        return pa.ListArray.from_arrays(ends, pa.array(values.astype(np.float32)))
+
+    columns = [
+        pa.array([summary["unit"] for summary in summaries], pa.string()),
+        pa.array([summary["digest"] for summary in summaries], pa.string()),
+        pa.array([summary["ids"] for summary in summaries], pa.string()),
+        pa.array(outcomes, pa.string()),
+        pa.array([summary["reasons"] for summary in summaries], SCHEMA.field("reasons").type),
+        numbers(summary["loss"] for summary in summaries),
+        numbers(summary["change"] for summary in summaries),
     ]
-    columns.append(pa.array(outcomes, pa.string()))
-    columns.append(pa.array([summary["reasons"] for summary in summaries], SCHEMA.field("reasons").type))
-    for name in ("loss", "change"):
-        values = np.frombuffer(bytes.fromhex("".join(summary[name] for summary in summaries)), ">f4")
-        columns.append(pa.ListArray.from_arrays(ends, pa.array(values.astype(np.float32))))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _hex(values: Any) -> str:
+def _hex(values: Iterable[float | None]) -> str:
     return np.array([np.nan if value is None else value for value in values], ">f4").tobytes().hex()

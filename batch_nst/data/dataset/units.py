@@ -1,7 +1,7 @@
-"""The unit of work: a few planned images, committed as one Parquet object, first writer wins.
+"""The unit of work: a few planned images, committed as one Parquet object by the first writer.
 
-What is planned is written down before work begins, in `segments`; what is done is what a listing shows. So
-retries, lost nodes, zombies and kill -9 need no coordination.
+The plan is on disk before work starts, see `plan_files`; a listing shows which units are done. So retries,
+lost nodes, zombies and kill -9 need no coordination.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_nst.data.dataset.quality import change
-from batch_nst.data.dataset.summaries import check_summary, summarise
+from batch_nst.data.dataset.records import UnitRow
+from batch_nst.data.dataset.summaries import Summary, check_summary, summarise
 from batch_nst.data.images.sandbox import stored_picture
 from batch_nst.data.storage.documents import intact
 from batch_nst.data.storage.store import Store
@@ -59,8 +60,8 @@ UNIT_SCHEMA = pa.schema(
     [(name, _IMAGE if kind is None else pa.type_for_alias(kind)) for name, kind in _FEATURES.items()],
     metadata={"huggingface": json.dumps(_HUGGING_FACE)},
 )
-"""A row for each planned id of the unit; `status` is ok, rejected or failed, the last two with a `reason`, or
-forgotten, of which nothing else is left."""
+"""One row for each planned id of the unit. `status` is ok, rejected, failed or forgotten. Rejected and failed
+rows have a `reason`; a forgotten row keeps nothing but `id` and `split`."""
 
 _METADATA = b"batch_nst"
 
@@ -73,7 +74,7 @@ def unit_object(unit: str) -> str:
 
 
 def done_units(store: Store, planned: int = 0) -> set[str]:
-    """Names of the committed units; where many are planned, folders are listed at the same time."""
+    """Names of the committed units; where many are planned, folders are listed in parallel."""
     with ThreadPoolExecutor(_LISTERS) as pool:
         return {
             name.rsplit("/", 1)[1].removesuffix(".parquet")
@@ -83,65 +84,66 @@ def done_units(store: Store, planned: int = 0) -> set[str]:
 
 
 def listed_folders(planned: int) -> list[str]:
-    """What `done_units` lists where so many units are planned."""
+    """The folders that `done_units` lists for this number of planned units."""
     return [DATA] if planned < _MANY else [f"{DATA}/{number:02x}" for number in range(256)]
 
 
 class EncodedUnit(NamedTuple):
     """A unit that is ready to be committed."""
 
-    summary: dict[str, Any]
+    summary: Summary
     """See `read_summary`."""
     data: bytes
     """The Parquet object."""
 
 
-def encode_unit(unit: str, rows: list[dict[str, Any]], digest: str) -> EncodedUnit:
+def encode_unit(unit: str, rows: Sequence[UnitRow], digest: str) -> EncodedUnit:
     """The object of a unit.
 
     Args:
         unit: its name.
-        rows: of `UNIT_SCHEMA`, and `change` of those that are ok.
-        digest: of the unit's content, see `row_digest`.
+        rows: the columns of `UNIT_SCHEMA`, and `change` of rows that are ok.
+        digest: the digest of its content, see `row_digest`.
     """
     summary = summarise(unit, digest, rows)
-    table = pa.Table.from_pylist(rows, schema=UNIT_SCHEMA)
+    table = pa.Table.from_pylist(list(rows), schema=UNIT_SCHEMA)
     table = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), _METADATA: json.dumps(summary, sort_keys=True)}
     )
     return EncodedUnit(summary, _parquet(table))
 
 
-def commit_encoded(store: Store, encoded: EncodedUnit) -> dict[str, Any]:
-    """Write a unit unless another worker has, and return the summary of the one that is there."""
+def commit_encoded(store: Store, encoded: EncodedUnit) -> Summary:
+    """Write a unit unless another worker has, and return the summary of the committed one."""
     unit = encoded.summary["unit"]
     return encoded.summary if store.create(unit_object(unit), encoded.data) else read_summary(store, unit)
 
 
-def commit_unit(store: Store, unit: str, rows: list[dict[str, Any]], digest: str) -> dict[str, Any]:
+def commit_unit(store: Store, unit: str, rows: Sequence[UnitRow], digest: str) -> Summary:
     """`encode_unit`, then `commit_encoded`."""
     return commit_encoded(store, encode_unit(unit, rows, digest))
 
 
-def read_summary(store: Store, unit: str) -> dict[str, Any]:
+def read_summary(store: Store, unit: str) -> Summary:
     """The summary that a committed unit carries in its metadata, see `summarise`.
 
-    Units of version 0.1.0 carry less; theirs is made from their rows and pictures.
+    Units of version 0.1.0 carry less; their summary is made from rows and pictures.
 
     Raises:
-        StorageError: the unit is damaged, or another one.
+        StorageError: the unit is damaged, or the object holds another one.
     """
     data = store.read(unit_object(unit))
     with intact(store, unit_object(unit)):
         summary = dict(json.loads(pq.read_schema(io.BytesIO(data)).metadata[_METADATA]))
         if "outcomes" not in summary:
-            rows = _table(data, UNIT_SCHEMA.names).to_pylist()
+            rows: list[UnitRow] = _table(data, UNIT_SCHEMA.names).to_pylist()
             return summarise(unit, summary["digest"], [{**row, "change": _change(row)} for row in rows])
-        check_summary(unit, summary)
-    return summary
+        found = cast(Summary, summary)
+        check_summary(unit, found)
+    return found
 
 
-def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list[UnitRow]:
     """The rows of a committed unit.
 
     Raises:
@@ -152,8 +154,12 @@ def read_unit(store: Store, unit: str, columns: list[str] | None = None) -> list
         return list(_table(data, columns or UNIT_SCHEMA.names).to_pylist())
 
 
-def read_rows(store: Store, unit: str) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a committed unit, and the digest that it carries; raises what `read_unit` does."""
+def read_rows(store: Store, unit: str) -> tuple[list[UnitRow], str]:
+    """The rows of a committed unit and the digest that it carries.
+
+    Raises:
+        StorageError: it is damaged.
+    """
     data = store.read(unit_object(unit))
     with intact(store, unit_object(unit)):
         table = _table(data, UNIT_SCHEMA.names)
@@ -166,16 +172,28 @@ def _table(data: bytes, columns: list[str]) -> pa.Table:
     return table.select(columns).cast(schema)
 
 
-def bad_rows(store: Store, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Rejected and failed rows of some units: `id`, `uri`, `status`, `reason`, `detail` and `unit`."""
+class BadRow(TypedDict):
+    """A photo that led to no pair."""
+
+    id: bytes
+    uri: str
+    status: str
+    """`rejected` or `failed`."""
+    reason: str
+    detail: str
+    unit: str
+
+
+def bad_rows(store: Store, names: Iterable[str]) -> Iterator[BadRow]:
+    """Rejected and failed rows of some units."""
     for name in names:
         for row in read_unit(store, name, columns=["id", "uri", "status", "reason", "detail"]):
             if row["status"] in ("rejected", "failed"):
-                yield {**row, "unit": name}
+                yield cast(BadRow, {**row, "unit": name})
 
 
 def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:
-    """A digest over what a unit says (id, status, pixels, losses), blind to how its file is written."""
+    """A digest of a unit's content: id, status, pixels and losses, whatever the encoding of its file."""
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst unit")
     for identity, status, pixels, losses in sorted(rows):
         for part in (identity, status.encode(), pixels, json.dumps(losses).encode()):
@@ -183,10 +201,11 @@ def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> s
     return digest.hexdigest()
 
 
-def _change(row: dict[str, Any]) -> float | None:
-    if row["content"] is None or row["stylized"] is None:
+def _change(row: UnitRow) -> float | None:
+    content, stylized = row["content"], row["stylized"]
+    if content is None or stylized is None:
         return None
-    return change(*(stored_picture(row[name]["bytes"]) for name in ("content", "stylized")))
+    return change(stored_picture(content["bytes"]), stored_picture(stylized["bytes"]))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,4 +1,4 @@
-"""How a painting is shown beside its photo: in the photo's colours, and mixed with it."""
+"""Blends a stylized image with its photo: in the photo's colours, and mixed with it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ import numpy.typing as npt
 from batch_nst.data.images.codec import Pixels
 
 _BAND = 256
-"""Rows that are computed at once."""
+"""Number of rows that are computed at a time."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """What is made of a painting and its photo."""
+    """How a stylized image and its photo are combined.
+
+    Blend(keep_colors=True, strength=0.5).of(photo, stylized)
+    """
 
     keep_colors: bool = False
-    """The painting gives the luminance, the photo the colours (Gatys et al. 2016, arXiv 1606.05897)."""
+    """Keep the photo's colours; stylize only its luminance (Gatys et al. 2016, arXiv 1606.05897)."""
     strength: float = 1.0
-    """0..1: 0 is the photo, 1 the painting, between them the mixture of their pixels."""
+    """Weight of the stylized image's pixels, 0..1; the photo's have the rest."""
 
-    def of(self, photo: Pixels, painting: Pixels) -> Pixels:
-        """Uint8 (H, W, 3) sRGB, as both are; rounded to the nearest."""
+    def of(self, photo: Pixels, stylized: Pixels) -> Pixels:
+        """The combined image; all three are uint8 (H, W, 3), sRGB. Rounded to the nearest."""
         if self == Blend():
-            return painting
+            return stylized
         shown = np.empty_like(photo)
         for top in range(0, len(photo), _BAND):
             band = slice(top, top + _BAND)
-            shown[band] = self._of(photo[band].astype(np.float32), painting[band].astype(np.float32))
+            shown[band] = self._of(photo[band].astype(np.float32), stylized[band].astype(np.float32))
         return shown
 
-    def _of(self, photo: npt.NDArray[np.float32], painting: npt.NDArray[np.float32]) -> Pixels:
+    def _of(self, photo: npt.NDArray[np.float32], stylized: npt.NDArray[np.float32]) -> Pixels:
         if self.keep_colors:
-            # Where Cb and Cr are kept, Y moves red, green and blue alike; clipped where that leaves sRGB.
-            painting = np.clip(photo + _luminance(painting - photo), 0, 255)
-        mixed: Pixels = np.rint(photo + np.float32(self.strength) * (painting - photo)).astype(np.uint8)
+            # With Cb and Cr fixed, Y moves red, green and blue equally; clipped where that leaves sRGB.
+            stylized = np.clip(photo + _luminance(stylized - photo), 0, 255)
+        mixed: Pixels = np.rint(photo + np.float32(self.strength) * (stylized - photo)).astype(np.uint8)
         return mixed
 
 

@@ -1,10 +1,10 @@
-"""Decode and encode pictures: one set of rules for every photo and style image of the project.
+"""Decodes and encodes pictures, with the same rules for every photo and style image.
 
-`decode` takes what people have in their buckets and gives 8-bit sRGB or `BadImage`. `crop` and
-`resize_short_side` make the square that is optimised and the style image. `encode` and `decode_stored` are
-the way into the dataset and back. Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere here.
+`decode` turns any photo into 8-bit sRGB or raises `BadImage`. `crop` and `resize_short_side` make the square
+that is optimised and the style image. `encode` and `decode_stored` write and read pictures of the dataset.
+Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere in this module.
 
-Pillow and numpy only, so that it can be used, and tested, on any machine.
+It needs only Pillow and numpy, so that it can be used and tested on any machine.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-# TIFF and WebP are named because Pillow imports all of its plugins for a format that was not imported yet.
+# TIFF and WebP are imported because Pillow would otherwise import all of its plugins at the first such file.
 from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
 from batch_nst.data.images.formats import identify, lacks_end, without_texts
@@ -32,25 +33,26 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pixels:
-    """The first picture of a JPEG, PNG, WebP, GIF, TIFF or BMP file as the eye should see it.
+    """The first picture of a JPEG, PNG, WebP, GIF, TIFF or BMP file, as it should be displayed.
 
-    EXIF orientation is applied, an embedded ICC profile is converted to sRGB, transparency is laid over
-    white, and 16-bit and floating-point pixels are scaled to 8 bits. Broken EXIF data and broken or
-    unsuitable profiles are ignored, and so are the texts in a PNG. Limits are checked against the header,
-    before pixels are decoded.
+    EXIF orientation is applied, an embedded ICC profile is converted to sRGB, transparency is composed over
+    white, and 16-bit and floating-point pixels are scaled to 8 bits. Broken EXIF data, broken or unsuitable
+    profiles and the texts in a PNG are ignored. Limits are checked against the header, before pixels are
+    decoded.
 
     Args:
         data: the whole file.
-        min_side: least short side, pixels.
-        max_bytes: greatest length of `data`.
-        max_pixels: greatest width times height. Pillow refuses more than 2 * PIL.Image.MAX_IMAGE_PIXELS
-            (179 million) whatever is given here.
+        min_side: minimum short side in pixels.
+        max_bytes: maximum length of `data`.
+        max_pixels: maximum width times height. Pillow always refuses more than 2 * PIL.Image.MAX_IMAGE_PIXELS
+            (179 million).
 
     Returns:
         uint8 (H, W, 3), sRGB, writable.
 
     Raises:
-        BadImage: with one of `REASONS`. Anything else is a bug, or no memory.
+        BadImage: the file cannot be used, with one of `REASONS`.
+        MemoryError: it does not fit into memory. Anything else is a bug.
     """
     if not data:
         raise BadImage("empty", "0 bytes")
@@ -59,7 +61,7 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
     kind = identify(data)
     if kind == "PNG":
         data = without_texts(data)
-    # Pillow warns of damaged metadata and of sizes between its own limit and ours. Both are ours to judge.
+    # Pillow warns about damaged metadata and sizes between its own limit and ours. Both are judged here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _faults(kind, data):
@@ -69,11 +71,11 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
             raise BadImage("too_many_pixels", f"{kind} of {width} x {height} pixels; allowed: {max_pixels}")
         if min(width, height) < min_side:
             raise BadImage("too_small", f"{kind} of {width} x {height} pixels; least side: {min_side}")
-        # DNG, NEF and ARW are TIFF files whose first picture is a thumbnail, and says so.
+        # DNG, NEF and ARW are TIFF files whose first picture is marked as a thumbnail.
         if _tiff_tag(image, _NEW_SUBFILE_TYPE, 0) & 1:
             raise BadImage("unsupported_format", "camera raw: the first picture of this TIFF is a thumbnail")
-        # libjpeg takes the rest of zeros that a broken upload leaves in a preallocated file for grey blocks,
-        # without a word; only the missing end tells.
+        # A broken upload leaves zeros at the end of a preallocated file. libjpeg decodes them as grey blocks
+        # without an error; only the missing end marker shows it.
         if kind == "JPEG" and lacks_end(kind, data):
             raise BadImage("truncated", "JPEG without an end-of-image marker")
         with _faults(kind, data):
@@ -88,25 +90,25 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
 
 
 def crop(image: Pixels, size: int, number: int = 0, seed: bytes = b"") -> Pixels:
-    """A square part of a picture, resized with Lanczos' filter.
+    """A square part of a picture, resized with the Lanczos filter.
 
-    Number 0 is the largest square at the centre. The others have a side between half and all of the
-    short side and lie anywhere; `seed` and `number` alone decide, on every machine and version alike.
+    Number 0 is the largest square at the centre. The others have a side between half and all of the short
+    side, at any position. These depend only on `seed` and `number`, on every machine and in every version.
 
     Args:
         image: uint8 (H, W, 3).
         size: side of the result in pixels, at least 1.
-        number: which crop, from 0.
+        number: number of the crop, from 0.
         seed: the photo's id.
 
     Returns:
-        uint8 (size, size, 3). A square picture of that size comes back unchanged as crop 0.
+        uint8 (size, size, 3). Crop 0 of a square picture of that size is the picture itself.
     """
     height, width, _ = image.shape
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
     if number:
-        # Three numbers in [0, 1) straight from the hash: numpy's generators may change between versions.
+        # Three numbers in [0, 1) directly from the hash: numpy's generators may change between versions.
         digest = hashlib.sha256(seed + number.to_bytes(8, "big")).digest()
         scale, across, down = (word / 2**32 for word in struct.unpack_from(">3I", digest))
         side = max(1, round(side * (1 + scale) / 2))
@@ -116,7 +118,7 @@ def crop(image: Pixels, size: int, number: int = 0, seed: bytes = b"") -> Pixels
 
 
 def resize_short_side(image: Pixels, size: int) -> Pixels:
-    """The whole picture with a short side of `size` pixels: aspect kept, Lanczos.
+    """The whole picture with a short side of `size` pixels; aspect kept, Lanczos.
 
     Args:
         image: uint8 (H, W, 3).
@@ -131,14 +133,14 @@ def resize_short_side(image: Pixels, size: int) -> Pixels:
     return np.array(Image.fromarray(image).resize(new, Image.Resampling.LANCZOS))
 
 
-_SAVE: Final[dict[str, dict[str, Any]]] = {
+_SAVE: Final = {
     # Lossless WebP of 256 px on one core with method 0, 1, 2, 3, 4 (Pillow's default), 5: photos (mean of 8)
     # 88, 84, 83, 81, 80, 80 KiB in 3, 15, 22, 31, 78, 158 ms; two stylized ones with 0, 1, 2, 4: 102, 88, 87,
     # 85 and 141, 135, 134, 133 KiB. Quality, here effort, changes no size by 1 % and up to doubles the time.
-    "webp": {"format": "WEBP", "lossless": True, "method": 1, "quality": 25},
+    "webp": partial(Image.Image.save, format="WEBP", lossless=True, method=1, quality=25),
     # 116 KiB in 26 ms.
-    "png": {"format": "PNG", "compress_level": 6},
-    "jpeg": {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"},
+    "png": partial(Image.Image.save, format="PNG", compress_level=6),
+    "jpeg": partial(Image.Image.save, format="JPEG", quality=95, subsampling="4:4:4"),
 }
 
 
@@ -147,20 +149,20 @@ def encode(image: Pixels, encoding: Literal["webp", "png", "jpeg"]) -> bytes:
 
     Args:
         image: uint8 (H, W, 3); for webp no side above 16383.
-        encoding: webp and png keep every pixel; jpeg is quality 95, 4:4:4.
+        encoding: webp and png are lossless; jpeg has quality 95, 4:4:4.
     """
     file = BytesIO()
-    Image.fromarray(image).save(file, **_SAVE[encoding])
+    _SAVE[encoding](Image.fromarray(image), file)
     return file.getvalue()
 
 
 def as_stored(image: Pixels, encoding: Literal["webp", "png", "jpeg"]) -> Pixels:
-    """What a reader of the encoded picture will see: the picture itself unless the encoding loses."""
+    """The picture after encoding and decoding: the same unless the encoding is lossy."""
     return decode_stored(encode(image, encoding)) if encoding == "jpeg" else image
 
 
 _MOST_STORED: Final = 8192 * 8192
-"""Pixels: twice the side of the largest pairs."""
+"""Maximum number of pixels: twice the side of the largest pairs."""
 
 
 def decode_stored(data: bytes) -> Pixels:
@@ -170,7 +172,7 @@ def decode_stored(data: bytes) -> Pixels:
         uint8 (H, W, 3), writable; for webp and png exactly what was encoded.
 
     Raises:
-        OSError: the bytes were damaged since; of our own files that is an error, no property of a photo.
+        OSError: the bytes are damaged. In our own files that is an error, not a property of a photo.
     """
     try:
         image = Image.open(BytesIO(data), formats=("WEBP", "PNG", "JPEG"))
@@ -181,7 +183,7 @@ def decode_stored(data: bytes) -> Pixels:
         raise OSError(f"a stored picture is damaged: {error}") from error
 
 
-# What Pillow's plugins are known to raise on damaged files. MemoryError is not in it.
+# What Pillow's plugins are known to raise for damaged files. MemoryError is not one of them.
 _FAULTS: Final = (
     OSError,
     SyntaxError,
@@ -194,14 +196,14 @@ _FAULTS: Final = (
     zlib.error,
 )
 _OUT_OF_MEMORY: Final = ("out of memory when reading image file", "decoder error -9")
-"""How they say so where they raise no MemoryError."""
+"""Messages of plugins that lack memory but do not raise MemoryError."""
 
 
 @contextmanager
 def _faults(kind: str, data: bytes) -> Iterator[None]:
-    """Make `BadImage` of a decoder's complaint, MemoryError of one about that.
+    """Turn a decoder's errors into `BadImage`, or into MemoryError where it lacked memory.
 
-    Only Pillow's reading of `data` belongs into it.
+    Use it only around Pillow's reading of `data`.
     """
     try:
         yield
@@ -210,7 +212,7 @@ def _faults(kind: str, data: bytes) -> Iterator[None]:
     except _FAULTS as error:
         if str(error) in _OUT_OF_MEMORY:
             raise MemoryError(f"{kind}: {error}") from error
-        # The text of UnidentifiedImageError holds an address, different each time.
+        # The text of UnidentifiedImageError holds a memory address, which differs each time.
         unknown = isinstance(error, UnidentifiedImageError)
         detail = "its header cannot be read" if unknown else str(error) or type(error).__name__
         cut = "truncated" in detail.lower() or lacks_end(kind, data)
@@ -221,7 +223,7 @@ _NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 258, 26
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
-    """First value of a TIFF tag; `default` where there is none, as in all other formats."""
+    """First value of a TIFF tag; `default` where it is missing, as in all other formats."""
     value = getattr(image, "tag_v2", {}).get(tag, default)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) else default
@@ -236,11 +238,11 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes an EXIF orientation; 1 is upright."""
+"""The transposition that undoes each EXIF orientation; 1 is upright."""
 
 
 def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation; 1 where EXIF is missing or broken. Pillow has turned a TIFF already."""
+    """The EXIF orientation; 1 where EXIF is missing or broken. Pillow rotates a TIFF by itself."""
     try:
         return image.getexif().get(0x0112, 1)
     except _FAULTS:
@@ -248,7 +250,7 @@ def _orientation(image: Image.Image) -> object:
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode as RGB: profile applied, transparency over white, deep pixels scaled."""
+    """A loaded image of any mode as RGB: profile applied, transparency over white, scaled to 8 bits."""
     profile = image.info.get("icc_profile")
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
@@ -270,8 +272,8 @@ def _srgb(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """A grey image of 16 or 32 bits (modes I;16, I, F) as L, or as LA where one value is transparent.
 
-    Integers are divided by the greatest value of their depth. Floating-point pixels are taken for 0..1,
-    or, where any is above 1, for 0..255: files do not say. What lies outside is clipped.
+    Integers are divided by the maximum of their depth. Files do not state the range of floating-point pixels:
+    it is taken as 0..1, or as 0..255 where any is above 1. Values outside are clipped.
     """
     deep = np.asarray(image)
     if image.mode == "F":
@@ -293,12 +295,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 _SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _SPACES: Final = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""The ICC name of a mode's colours."""
+"""The ICC name of the colour space of each mode."""
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An L, RGB, CMYK or LAB image as RGB in sRGB; a broken profile or one of another space is ignored."""
-    if image.mode == "LAB":  # means the same without a profile, and `convert` cannot do it
+    if image.mode == "LAB":  # needs no profile, and `convert` cannot convert it
         return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if profile:
         try:
@@ -310,11 +312,11 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
             if space == _SPACES[image.mode] and not described.startswith("sRGB"):
                 return _transform(image, embedded)
         except (ImageCms.PyCMSError, OSError):
-            pass  # broken: the picture is worth more than its exact colours
+            pass  # a broken profile: a picture with inexact colours is better than no picture
     return image.convert("RGB")
 
 
 def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     converted = ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
-    assert converted is not None  # it is None in place only
+    assert converted is not None  # None is only returned for conversion in place
     return converted

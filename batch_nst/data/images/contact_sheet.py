@@ -23,12 +23,12 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256, painting: bytes | None = None) -> bytes:
-    """A sheet of square pictures: one row for each photo, in it photo, optimised picture, fast model's.
+    """A sheet of square pictures with one row per photo: photo, optimised image, stylized image.
 
     Args:
-        rows: encoded pictures, at least one; what does not fit a square is cut off evenly.
-        side: of each picture, in pixels; between two of them lie `max(1, side // 64)` white ones.
-        painting: an encoded picture that is shown whole above them, at most twice as high.
+        rows: encoded pictures, at least one; each is cropped to a square at its centre.
+        side: side of each picture in pixels; the gap between two is `max(1, side // 64)` pixels.
+        painting: an encoded style image to show uncropped above the rows, at most `2 * side` high.
 
     Returns:
         A JPEG file of quality 92.

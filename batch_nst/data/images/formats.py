@@ -1,4 +1,4 @@
-"""Which format a file has, by its first bytes, and whether its end is missing."""
+"""Identifies the format of a file by its first bytes, and whether its end is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _READ: Final = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
 )
-"""First bytes and Pillow's name of the formats that are read; WebP and BMP need a closer look."""
+"""First bytes and Pillow's name of the formats that are read; WebP and BMP need further checks."""
 
 _KNOWN: Final = (
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
@@ -52,11 +52,15 @@ _KNOWN: Final = (
     *((0, b"P%d%c" % (number, space), "PNM") for number in range(1, 8) for space in b"\n\r\t "),
     (-18, b"TRUEVISION-XFILE.\0", "TGA"),
 )
-"""Offset (from the end where negative), bytes there, and name of formats that are refused by name."""
+"""Offset (negative from the end), bytes and name of the formats that are refused by name."""
 
 
 def identify(data: bytes) -> str:
-    """Pillow's name of an allowed format, by magic bytes alone: what follows may be broken."""
+    """Pillow's name of an allowed format, by magic bytes only: the rest of the file may be broken.
+
+    Raises:
+        BadImage: the format is not allowed or unknown.
+    """
     # Before TIFF: Canon's raw files are TIFF files whose first picture is a preview.
     for offset, magic, name in _KNOWN:
         start = offset if offset >= 0 else len(data) + offset
@@ -67,17 +71,17 @@ def identify(data: bytes) -> str:
             return kind
     if data.startswith(b"RIFF") and data.startswith(b"WEBP", 8):
         return "WEBP"
-    if data.startswith(b"BM") and data.startswith(b"\0\0\0", 15):  # texts begin with BM, too
+    if data.startswith(b"BM") and data.startswith(b"\0\0\0", 15):  # a text may start with BM too
         return "BMP"
     raise BadImage("not_an_image", f"begins with the bytes {data[:8].hex(' ')}")
 
 
 def lacks_end(kind: str, data: bytes) -> bool:
-    """Whether the mark is missing with which a file of this format ends; False where there is none."""
+    """Whether a file lacks the end marker of its format; False for formats without one."""
     if kind == "JPEG":
         at = 2
         while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":
-            # Up to the first scan: thumbnails in the header have ends of their own.
+            # Up to the first scan, since thumbnails in the header have end markers too.
             fill, again = marker == b"\xff", marker == b"\xd8"
             at += 1 if fill else 2 if again else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         return data.find(b"\xff\xd9", at) < 0
@@ -89,11 +93,11 @@ def lacks_end(kind: str, data: bytes) -> bool:
 
 
 _ORIENTING: Final = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
-"""How those texts of a PNG begin in which Pillow looks for the orientation."""
+"""First bytes of the PNG texts in which Pillow looks for the orientation."""
 
 
 def without_texts(data: bytes) -> bytes:
-    """A PNG without the texts that do not matter; of long ones Pillow would refuse the picture."""
+    """A PNG without the texts that are not needed; Pillow refuses pictures with long ones."""
     kept, start, at = [], 0, 8
     while len(chunk := data[at : at + 8]) == 8:
         length, kind = struct.unpack(">I4s", chunk)

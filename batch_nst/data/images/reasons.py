@@ -19,22 +19,22 @@ REASONS: Final[dict[str, str]] = {
     "decoder_timeout": "decoding it takes longer than generate.max_seconds, twice",
     "decoder_died": "the process that decoded it died, twice",
 }
-"""Every reason for which a photo is refused, and what it means to people. The codes never change.
+"""Every reason why a photo is rejected, and its explanation. The codes never change.
 
-The first two are given by `reach`, the last three by `decoder.Decoder` alone.
+The first two come from `allowlist`, the last three from `sandbox.Decoder`.
 """
 
 
 class BadImage(ValueError):  # noqa: N818 - it says what the photo is; nothing went wrong
-    """A photo cannot be used, for a lasting property of its bytes.
+    """A photo cannot be used because of a permanent property of its bytes.
 
     Attributes:
         reason: one of `REASONS`.
-        detail: what was found, for people; one line, and the same for the same bytes.
+        detail: what was found, for people; one line, equal for equal bytes.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Reason must be one of `REASONS`; line breaks in `detail` become spaces."""
+        """`reason` must be one of `REASONS`; line breaks in `detail` become spaces."""
         self.reason = reason
         self.detail = " ".join(detail.split())[:200]
         REASONS[reason]  # an unknown code is a bug

@@ -1,8 +1,8 @@
-"""Photos decoded in a process of their own, so that no file takes a worker's memory, time or life.
+"""Decodes photos in a child process, so that no file can use up a worker's memory or time, or crash it.
 
-`Decoder` owns the child and is the only one that talks to it; what the child is, is below. The limits are
-the kernel's, set by the child for itself: no library of C code can hold them off, and they hold when the
-worker is gone. A photo on which the child ends is tried once more in a new one.
+`Decoder` owns the child process and is the only one that talks to it. The code of the child is at the end of
+this module. The child sets its own limits in the kernel, so they bind C libraries too and hold after the
+worker is gone. A photo that ends the child is tried once more in a new one.
 """
 
 from __future__ import annotations
@@ -35,80 +35,82 @@ from batch_nst.errors import StorageError
 
 _TRIES: Final = 2
 _WALL: Final = 10
-"""Seconds on the clock for each second of processor time: a machine may be busy, and no photo is to blame."""
+"""Seconds of wall time allowed for each second of processor time, since the machine may be busy."""
 _NO_MEMORY: Final = errno.ENOMEM
-"""The child's exit code when it met its limit."""
+"""The child's exit code when it reached its memory limit."""
 _READY, _PART, _DONE, _BAD, _BUG = b"r", b"p", b"d", b"b", b"x"
-"""How an answer of the child begins. It is no pickle: who has read a photo is not to be trusted."""
+"""First byte of the child's answers. They are not pickles: a process that has read a photo is not trusted."""
 
 _INHERITED = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "HOME", "TMPDIR", "MALLOC_", "GLIBC_")
-"""How names of the environment begin that the child gets: credentials are not among them."""
+"""Prefixes of the environment variables that the child inherits; credentials are not among them."""
 
 _Wanted = tuple[int, Sequence[tuple[int, bytes]]] | None
-"""What is wanted of a photo: side of the squares, number and seed of each; None: the whole."""
+"""A request for a photo: side of the squares, and number and seed of each; None: the whole picture."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a photo may be and take; see the keys of `recipe.Generate`."""
+    """Limits of a photo and of its decoding; see the keys of `recipe.Generate`."""
 
     min_side: int
     max_bytes: int
     max_pixels: int
     max_seconds: float
-    """Of processor time, a photo."""
+    """Seconds of processor time per photo."""
 
     @property
     def memory(self) -> int:
-        """Bytes of address space beside the interpreter's: enough for any picture of `max_pixels`."""
+        """Bytes of address space in addition to the interpreter's: enough for any picture of `max_pixels`."""
         return (512 << 20) + 4 * self.max_bytes + 32 * self.max_pixels
 
 
 STORED: Final = Limits(min_side=1, max_bytes=256 << 20, max_pixels=178_000_000, max_seconds=60)
-"""What a picture of an output may be."""
+"""Limits of the pictures in an output."""
 
 
 class Decoder:
-    """A process that decodes photos: started for the first, kept for all others.
+    """A process that decodes photos. It starts with the first photo and is kept for the others.
 
-    Threads may share it; they are served one after the other. It ends when this object or this process does.
+    Threads may share it; they are served one after the other. It ends with this object or this process.
+
+    Decoder(limits).picture(data)  # uint8 (H, W, 3), or BadImage
     """
 
     def __init__(self, limits: Limits) -> None:
-        """Nothing is started yet."""
+        """The process is not started yet."""
         self.limits = limits
         self._child: _Child | None = None
         self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
-        """Of the child that waits or works; None where there is none."""
+        """Process id of the child; None where no child is running."""
         return self._child.pid if self._child else None
 
     def crops(self, data: bytes, size: int, crops: Sequence[tuple[int, bytes]]) -> list[bytes]:
-        """Squares of a photo, by `images.decode` and `images.crop`.
+        """Square crops of a photo, by `codec.decode` and `codec.crop`.
 
         Args:
             data: the whole file.
-            size: side of the squares, pixels.
+            size: side of the squares in pixels.
             crops: number and seed of each.
 
         Returns:
-            For each its pixels: (size, size, 3), uint8, sRGB.
+            The pixels of each: raw uint8 (size, size, 3), sRGB.
 
         Raises:
             BadImage: the photo cannot be used.
-            RuntimeError: a bug, with the child's traceback, or it cannot be started.
+            RuntimeError: a bug, with the child's traceback; or the child cannot be started.
         """
         return self._ask(data, (size, crops))
 
     def picture(self, data: bytes) -> Pixels:
-        """A whole photo, by `images.decode`; raises what `crops` does. Read-only."""
+        """A whole photo, by `codec.decode`, as a read-only array; raises what `crops` raises."""
         shape, pixels = self._ask(data, None)
         return np.frombuffer(pixels, np.uint8).reshape(*struct.unpack("<2I", shape), 3)
 
     def close(self) -> None:
-        """End the child. The next photo gets a new one."""
+        """End the child. The next photo starts a new one."""
         child, self._child = self._child, None
         if child:
             child.end()
@@ -125,13 +127,13 @@ class Decoder:
                     code = child.end()
                 except BadImage:
                     raise
-                except BaseException:  # a bug, or Ctrl-C: half an answer may be under way
+                except BaseException:  # a bug, or Ctrl-C: the pipe may hold half an answer
                     self.close()
                     raise
             raise self._refusal(code)
 
     def _refusal(self, code: int) -> BadImage:
-        """Why a photo is given up, from how the child ended."""
+        """The reason for rejecting a photo, from the child's exit code."""
         if code == _NO_MEMORY:
             return BadImage("needs_memory", f"more than {self.limits.memory >> 20} MiB")
         if code in (-signal.SIGPROF, -signal.SIGALRM):
@@ -142,12 +144,12 @@ class Decoder:
 
 @lru_cache(maxsize=1)
 def decoder_for(limits: Limits) -> Decoder:
-    """The decoder of this process, kept from unit to unit; a new one takes its place where limits change."""
+    """The decoder of this process, kept from unit to unit and replaced when limits change."""
     return Decoder(limits)
 
 
 def stored_picture(data: bytes) -> Pixels:
-    """A picture of an output, for the process of a command itself, which decodes none. Read-only.
+    """A picture of an output, decoded in a child process because a command itself never decodes. Read-only.
 
     Raises:
         StorageError: it is damaged, or larger than any that is written.
@@ -159,17 +161,17 @@ def stored_picture(data: bytes) -> Pixels:
 
 
 class _Child:
-    """The process and the connection to it. What ends one ends the other."""
+    """The process and the connection to it. They end together."""
 
     def __init__(self, limits: Limits) -> None:
-        """Start it and wait until it can decode: what goes wrong before is no photo's fault."""
+        """Start it and wait until it can decode, so that errors of starting are not blamed on a photo."""
         connection, theirs = Pipe()
         command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), json.dumps(asdict(limits))]
         inherited = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
         with theirs:
             process = subprocess.Popen(
                 command,
-                # A worker's path is not only what its environment says. Threads of numpy's would cost memory.
+                # A worker's sys.path has more than its environment says. Threads of numpy would take memory.
                 env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -183,12 +185,12 @@ class _Child:
             raise RuntimeError(f"a decoder did not start: exit code {self.end()} of {command}") from error
 
     def end(self) -> int:
-        """End it if it has not; its exit code, negative where a signal ended it."""
+        """End it if it is running; returns its exit code, negative where a signal ended it."""
         self._end()
         return self._process.wait()
 
     def ask(self, data: bytes, wanted: _Wanted) -> list[bytes]:
-        """The parts of the answer; EOFError or OSError: it ended."""
+        """The parts of the answer; raises EOFError or OSError where the child ended."""
         self._connection.send(wanted)
         self._connection.send_bytes(data)
         parts: list[bytes] = []
@@ -204,12 +206,12 @@ class _Child:
 
 def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
     connection.close()
-    process.kill()  # changes nothing where it is ending already
+    process.kill()  # harmless where it is ending already
     process.wait()
 
 
 def _serve(connection: Connection, limits: Limits) -> None:
-    """Answer what comes, until nobody is there any more: crops and `_DONE`, or why there are none."""
+    """Answer requests until the worker is gone: with crops and `_DONE`, or with the reason of a failure."""
     _limit(limits)
     connection.send_bytes(_READY)
     while True:
@@ -222,7 +224,7 @@ def _serve(connection: Connection, limits: Limits) -> None:
 
 
 def _answers(data: bytes, wanted: _Wanted, limits: Limits) -> Iterator[bytes]:
-    """One at a time, since many large crops take more memory than a picture may."""
+    """The parts of an answer, one at a time: many large crops together would exceed the memory limit."""
     try:
         picture = codec.decode(
             data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
@@ -244,13 +246,13 @@ def _answers(data: bytes, wanted: _Wanted, limits: Limits) -> Iterator[bytes]:
 
 
 def _limit(limits: Limits) -> None:
-    """Bound this process: no core files, no more address space than pictures of these limits need."""
+    """Limit this process: no core files, and only as much address space as pictures of these limits need."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the worker
     for number in (signal.SIGPROF, signal.SIGALRM):  # a parent may have left them ignored or blocked
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # elsewhere the kernel does not keep to it
+    if sys.platform == "linux":  # other kernels do not enforce it
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room, hard = pages * resource.getpagesize() + limits.memory, resource.getrlimit(resource.RLIMIT_AS)[1]
         room = room if hard == resource.RLIM_INFINITY else min(room, hard)
@@ -258,7 +260,7 @@ def _limit(limits: Limits) -> None:
 
 
 def _set_timers(seconds: float) -> None:
-    """Let the kernel end this process after so much processor time, or `_WALL` times as much on the clock."""
+    """Let the kernel end this process after this processor time, or after `_WALL` times as much wall time."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, _WALL * seconds)
 

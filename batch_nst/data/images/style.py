@@ -1,4 +1,4 @@
-"""The painting: read once, checked, scaled."""
+"""The style image: read once, checked and scaled."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from batch_nst.errors import RecipeError, StorageError
 from batch_nst.recipe import Style
 
 MAX_BYTES = 256 << 20
-"""Of a painting's file."""
+"""Maximum size of a style image's file in bytes."""
 _LIMITS = Limits(min_side=16, max_bytes=MAX_BYTES, max_pixels=150_000_000, max_seconds=60)
 
 
 @dataclass(frozen=True)
 class StyleImage:
-    """A style picture as the objective looks at it."""
+    """A style image as the objective uses it."""
 
     pixels: Pixels
-    """(H, W, 3), scaled already."""
+    """uint8 (H, W, 3), scaled already."""
     digest: str
-    """sha256 of the file; of the pixels where there is none."""
+    """sha256 of the file; of the pixels for an image without a file."""
 
     @classmethod
     def of_pixels(cls, pixels: Pixels) -> StyleImage:
-        """A picture that is in memory, and scaled."""
+        """A style image from scaled pixels in memory."""
         return cls(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
 def read_style(style: Style) -> StyleImage:
-    """The painting of a recipe: short side `style.size`, aspect kept, Lanczos.
+    """The style image of a recipe: short side `style.size`, aspect kept, Lanczos.
 
     Raises:
         RecipeError: it cannot be read or is not an image.

@@ -7,7 +7,7 @@ are found. Keys that files of older versions lack are not required.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NotRequired, Required, TypedDict
+from typing import NotRequired, TypedDict
 
 from batch_nst.figures import omitted
 
@@ -69,14 +69,14 @@ class Baseline(TypedDict):
 class Comparison(Standing, total=False):
     """Photos, their optimised images and the model's: means over photos."""
 
-    photos: Required[int]
+    photos: int
     photo: Losses
     optimised: Losses
     model: Losses
     seconds_per_image: Seconds
 
 
-class Enlarged(Comparison):
+class Enlarged(Comparison, total=False):
     """The comparison at twice the size; only `photos`, 0, where no photo was left."""
 
     size: int
@@ -85,17 +85,17 @@ class Enlarged(Comparison):
     """Number of photos by the reason why they were left out."""
 
 
-class Evaluation(Comparison):
+class Evaluation(Comparison, total=False):
     """The whole section."""
 
     objectives: dict[str, float]
     """The model's objective by image id (hex)."""
-    baseline: NotRequired[Baseline]
-    units: NotRequired[list[str]]
+    baseline: Baseline
+    units: list[str]
     """Names of the units that the photos lie in."""
-    size: NotRequired[int]
+    size: int
     """Side in pixels."""
-    larger: NotRequired[Enlarged]
+    larger: Enlarged
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from batch_nst.data.dataset.snapshot import Snapshot, unit_pairs
 from batch_nst.data.models import registry
@@ -10,28 +11,47 @@ from batch_nst.data.sources.photos import key_hash
 from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Evaluate
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class HeldOutPhoto:
+    """A photo that a model is scored on."""
+
+    id: str
+    """Of the image, hex."""
+    uri: str
+    name: str
+    """For people: the last part of its URI and the beginning of its id."""
+    content: bytes
+    """The photo, encoded."""
+    stylized: bytes
+    """The optimised image, encoded; empty: it is what `iterations` make."""
+    iterations: int
+    """Of the optimisation that it is compared with."""
+    baseline: bool = False
+    """Whether the baseline runs as well."""
 
 
-def choose_held_out(store: Store, snapshot: Snapshot, settings: Evaluate) -> tuple[list[Row], list[str]]:
+def choose_held_out(
+    store: Store, snapshot: Snapshot, settings: Evaluate
+) -> tuple[list[HeldOutPhoto], list[str]]:
     """`evaluate.photos` held-out pairs; few units are read, however large the dataset is.
 
     Those first that the published model was scored on, so that the gate weighs the same photos; then others,
     of as few units as are needed. Wherever there are too many, those of the lowest hashes are taken.
 
     Returns:
-        For each pair, lowest hash of its id first, `id` (hex), `uri`, `name`, `content` and `stylized`
-        (encoded), `iterations`, and whether the `baseline` runs; and the names of the units they lie in.
+        The photos, lowest hash of the id first; and the names of the units they lie in.
     """
     published = registry.current(store)
-    before = registry.require_card(store, published["version"]).get("evaluation", {}) if published else {}
-    wanted = before.get("objectives", {}).keys()
+    before = registry.require_card(store, published["version"]).get("evaluation") if published else None
+    wanted = before.get("objectives", {}).keys() if before else set()
     having = sorted((unit["unit"] for unit in snapshot.units if unit["held_out"]), key=key_hash)
-    known = set(before.get("units", having))  # cards of version 0.1.0 do not say where their photos lie
-    found: dict[str, tuple[str, Row]] = {}
+    # Cards of version 0.1.0 do not say where their photos lie.
+    known = set(before.get("units", having)) if before else set()
+    found: dict[str, tuple[str, HeldOutPhoto]] = {}
 
-    def look(unit: str) -> dict[str, tuple[str, Row]]:
-        return {row["id"].hex(): (unit, row) for row in unit_pairs(store, snapshot, unit, "held_out")}
+    def look(unit: str) -> dict[str, tuple[str, HeldOutPhoto]]:
+        return {photo.id: (unit, photo) for photo in _photos_of(store, snapshot, unit, settings.iterations)}
 
     for unit in having:
         if unit in known and len(found) < len(wanted):
@@ -41,17 +61,22 @@ def choose_held_out(store: Store, snapshot: Snapshot, settings: Evaluate) -> tup
             others = {name: each for name, each in look(unit).items() if name not in found}
             for name in sorted(others, key=key_hash)[: settings.photos - len(found)]:
                 found[name] = others[name]
-    chosen = sorted(found, key=key_hash)[: settings.photos]
-    rows = [
-        {
-            "id": name,
-            "uri": row["uri"],
-            "name": f"{row['uri'].rsplit('/', 1)[-1]} {name[:6]}",
-            "content": row["content"]["bytes"],
-            "stylized": row["stylized"]["bytes"],
-            "iterations": settings.iterations,
-            "baseline": number < settings.baseline_photos,
-        }
-        for number, (name, (_, row)) in enumerate((name, found[name]) for name in chosen)
+    chosen = [found[name] for name in sorted(found, key=key_hash)[: settings.photos]]
+    photos = [
+        replace(photo, baseline=number < settings.baseline_photos) for number, (_, photo) in enumerate(chosen)
     ]
-    return rows, sorted({found[name][0] for name in chosen})
+    return photos, sorted({unit for unit, _ in chosen})
+
+
+def _photos_of(store: Store, snapshot: Snapshot, unit: str, iterations: int) -> Iterator[HeldOutPhoto]:
+    """The held-out photos of a unit."""
+    for row in unit_pairs(store, snapshot, unit, "held_out"):
+        name = row["id"].hex()
+        yield HeldOutPhoto(
+            id=name,
+            uri=row["uri"],
+            name=f"{row['uri'].rsplit('/', 1)[-1]} {name[:6]}",
+            content=row["content"]["bytes"],
+            stylized=row["stylized"]["bytes"],
+            iterations=iterations,
+        )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, Field
 
+from batch_nst.data.dataset.defaults import deciding
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.models.evaluation import Evaluation
 from batch_nst.data.storage.documents import intact, read_document
@@ -358,7 +359,7 @@ def _read(
 _NOT_IN_NAME = {"workers", "device", "precision", "checkpoint_steps", "min_done"}
 """Keys of `train` that do not change the weights."""
 _LATER = {"init", "network"}
-"""Keys that came later: names from before they were there stay what they are."""
+"""Keys of `train` that are younger than the names of trainings; see `deciding`."""
 
 
 def architecture_of(settings: Train) -> Architecture:
@@ -375,12 +376,11 @@ def training_version(recipe: Recipe, snapshot: Snapshot) -> str:
     A model that training starts from enters the hash by its address. The address of an output may later mean
     a better model; a finished training is not repeated for that.
     """
-    usual = {name for name in _LATER if getattr(recipe.train, name) == Train.model_fields[name].default}
     decides = {
         "snapshot": snapshot.digest,
-        "loss": recipe.loss.model_dump(),
-        "vgg": recipe.vgg.model_dump(),
-        "train": recipe.train.model_dump(exclude=_NOT_IN_NAME | usual),
+        "loss": deciding(recipe, "loss"),
+        "vgg": deciding(recipe, "vgg"),
+        "train": deciding(recipe, "train", _NOT_IN_NAME, _LATER),
     }
     digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=6)
     return f"{snapshot.first:06}-{digest.hexdigest()}"

@@ -1,8 +1,8 @@
-"""Where a table or list may name photos: who writes one does not choose what a job reaches.
+"""Where a table or list may name photos, so that its author does not decide what a job can reach.
 
-That is the store that it lies in itself, and those that `generate.stores` names. A store is a bucket or a
-host; the disk of a machine is one as well. What lies elsewhere, and what would write credentials down, is
-listed with a version that says so, and is never asked for.
+Allowed are the store of the table itself and those in `generate.stores`. A store is a bucket, a host, or the
+disk of the machine. Photos elsewhere, and URIs with credentials, are listed with a version that marks them as
+refused; they are never requested.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _REFUSED: Final = {
     _OUTSIDE: ("outside_stores", "generate.stores does not name where it lies"),
     _SECRET: ("holds_credentials", "a photo's URI is written down; let the job itself read the store"),
 }
-"""By version: reason and detail. A table that tells such a version by itself is refused as well."""
+"""Reason and detail for each version that marks a refusal. A table that contains such a version is refused
+too."""
 
 _STORE = r"^(?P<store>[A-Za-z][A-Za-z0-9+.-]*://[^/]*)"
 _DISK = ("file", "local")
@@ -33,15 +34,18 @@ class Allowlist:
     """The stores that a table or list may name."""
 
     def __init__(self, source: str, stores: Collection[str] = ()) -> None:
-        """`source` is the URI of the table or list; `stores` are buckets, hosts and folders."""
+        """`source` is the URI of the table or list; `stores` are further buckets, hosts and folders."""
         named = [_store_of(source), *map(_store_of, stores)]
         self._stores = {store for store in named if store}
         self._folders = [os.path.normpath(folder) for folder in stores if not _store_of(folder)]
         if not named[0]:
             self._folders.append("/")
 
-    def judge(self, uris: pa.Array) -> pa.Array:
-        """For each URI or absolute path the version with which it is refused; null where it may be read."""
+    def check(self, uris: pa.Array) -> pa.Array:
+        """For each URI or absolute path the version that marks its refusal; null where it may be read.
+
+        Allowlist("s3://a/list.csv").check(pa.array(["s3://a/x.jpg", "s3://b/y.jpg"]))  # [null, "outside..."]
+        """
         stores = pc.struct_field(pc.extract_regex(uris, _STORE), "store")
         found = pc.unique(stores).to_pylist()
         others = [store for store in found if store and _store_of(store) not in {*self._stores, ""}]
@@ -63,12 +67,12 @@ class Allowlist:
 
 
 def refused(version: str) -> BadImage | None:
-    """Why a photo of this version is not read, if it is not."""
+    """Why a photo with this version is not read; None where it may be read."""
     return BadImage(*_REFUSED[version]) if version in _REFUSED else None
 
 
 def without_credentials(uris: pa.Array, versions: pa.Array) -> pa.Array:
-    """The texts where those that were refused for their credentials are without them."""
+    """URIs with the credentials removed from those that were refused for them."""
     secret = pc.fill_null(pc.equal(versions, _SECRET), False)
     if not pc.any(secret).as_py():
         return uris
@@ -77,7 +81,7 @@ def without_credentials(uris: pa.Array, versions: pa.Array) -> pa.Array:
 
 
 def _store_of(uri: str) -> str:
-    """Protocol and bucket or host, in one spelling; empty for the disk."""
+    """Protocol and bucket or host in a canonical form; empty for the disk."""
     found = re.match(_STORE, uri)
     protocol, _, host = found["store"].partition("://") if found else ("file", "", "")
     protocol = protocol.lower()

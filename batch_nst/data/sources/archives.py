@@ -1,7 +1,8 @@
-"""Photos inside files: members of a tar by ranged reads, and images in the rows of Parquet files.
+"""Photos inside files: members of a tar, read by ranges, and images in the rows of Parquet files.
 
-A tar comes from strangers: what a header claims is checked against the file, extended headers are bounded,
-and links, devices and sparse files are skipped. A name is only a name, whatever `..` it holds.
+A tar is untrusted: the claims of a header are checked against the file, extended headers are bounded, and
+links, devices and sparse files are skipped. A member's name is never used as a path, so `..` in it is
+harmless.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from batch_nst.data.storage.fetch import TooLarge, fetch_range, open_object
 from batch_nst.errors import RecipeError
 
 _ROWS = 8
-"""Photos that are decompressed at once."""
+"""Number of photos that are decompressed at a time."""
 
 
 def row_names(file: File) -> Any:
-    """A name for each row: its path, key or id where these differ from row to row, else its number.
+    """A name for each row: its path, key or id where these are unique, else its number.
 
     Raises:
         RecipeError: the file cannot be read.
@@ -43,14 +44,18 @@ def row_names(file: File) -> Any:
 def read_rows(
     source: str, version: str, rows: Collection[int], max_bytes: int
 ) -> Iterator[tuple[int, bytes | Exception]]:
-    """Some rows and their bytes, in their order; of each row group the pages up to the last are read once.
+    """Numbers and bytes of some rows of a Parquet file, in its order.
 
-    A row without bytes gives none (b""), one with more than `max_bytes` a TooLarge. Raises what
-    `storage.fetch` does; FileNotFoundError when the file was written anew since it was listed.
+    The pages of a row group are read once, up to the last wanted row. A row without bytes gives b"", one with
+    more than `max_bytes` a TooLarge.
+
+    Raises:
+        FileNotFoundError: the file is missing or has changed since it was listed.
+        Other errors: those of `fetch`.
     """
     found, size = look(source)
     if found != version:
-        raise FileNotFoundError(f"{source}: it was written anew")
+        raise FileNotFoundError(f"{source}: its content has changed")
     file = File("", source, version, size)
     with open_parquet(file) as parquet:
         column = image_column(file, parquet.schema_arrow) or ""
@@ -67,7 +72,7 @@ def read_rows(
 
 
 def _name_columns(file: File, schema: pa.Schema) -> list[str]:
-    """Columns that may name rows, the likeliest first; a field of a struct as `column.field`."""
+    """Columns that may name rows, the most likely first; a field of a struct is `column.field`."""
     image = image_column(file, schema) or ""
     kind = schema.field(image).type
     has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
@@ -77,7 +82,7 @@ def _name_columns(file: File, schema: pa.Schema) -> list[str]:
 def _pick(
     batches: Any, start: int, wanted: set[int], max_bytes: int, source: str
 ) -> Iterator[tuple[int, bytes | Exception]]:
-    """The wanted rows of batches that begin at row `start`; no batch after the last of them is taken."""
+    """The wanted rows of batches that start at row `start`; no batch after the last wanted row is read."""
     last = max(wanted)
     for batch in batches:
         values = _field(batch.column(0), "bytes")
@@ -91,15 +96,15 @@ def _pick(
 
 
 def _field(column: Any, name: str) -> Any:
-    """A field of structs; null where the struct is. Anything else as it is."""
+    """A field of a column of structs, null where the struct is; another column unchanged."""
     return pc.struct_field(column, name) if pa.types.is_struct(column.type) else column
 
 
 _BLOCK = 512
 _WINDOW = 4096
-"""Bytes that are read with a header: those of the small members that follow it."""
+"""Bytes that are read at a time with a header, so that small members that follow need no further read."""
 _MAX_EXTENDED = 1 << 20
-"""Bytes of an extended header, which holds a long name."""
+"""Maximum size in bytes of an extended header, which holds a long name."""
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
@@ -108,19 +113,20 @@ class Member(NamedTuple):
     """A regular file in a tar."""
 
     name: str
-    """As the tar has it; bytes that are no UTF-8 are shown by backslashes."""
+    """Name as in the tar; bytes that are not UTF-8 become backslash escapes."""
     offset: int
-    """Of its first byte in the tar."""
+    """Offset of its first byte in the tar."""
     length: int
+    """Size in bytes."""
     version: str
-    """Size and modification time (seconds) of its header."""
+    """Size and modification time (seconds) from its header."""
 
 
 def list_members(uri: str, size: int) -> Iterator[Member]:
-    """The regular files in a tar of `size` bytes, as they lie; at most 4 KiB are read for one.
+    """The regular files in a tar of `size` bytes, in its order; at most 4 KiB are read for each.
 
     Raises:
-        RecipeError: it is no tar, or cut off; the text says where.
+        RecipeError: it is not a tar, or it is truncated; the text says where.
     """
     with open_object(uri, size) as opened:
         file = io.BufferedReader(opened, _WINDOW)
@@ -134,7 +140,7 @@ def list_members(uri: str, size: int) -> Iterator[Member]:
             if re.fullmatch("[0-9]{1,18}", pax.get("size", "")):
                 length = int(pax["size"])
             if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES and not _is_extended(info):
-                length = 0  # of links and folders, which have no bytes here
+                length = 0  # links and folders have no data
             if length < 0 or start + length > size:
                 raise _refuse(uri, f"cut off: {info.name!r} should end at byte {start + length} of {size}")
             position = start + -(-length // _BLOCK) * _BLOCK
@@ -151,9 +157,11 @@ def list_members(uri: str, size: int) -> Iterator[Member]:
 
 
 def read_member(uri: str, offset: int, length: int, version: str, max_bytes: int) -> bytes:
-    """The bytes of a member, in one read with its header.
+    """The bytes of a member, in one read together with its header.
 
-    Raises what `storage.fetch` does; FileNotFoundError when the tar was written anew since it was listed.
+    Raises:
+        FileNotFoundError: the tar is missing or has changed since it was listed.
+        Other errors: those of `fetch`.
     """
     if length > max_bytes:
         raise TooLarge(uri, length, max_bytes)
@@ -181,7 +189,7 @@ def _parse(header: bytes, position: int, uri: str) -> tarfile.TarInfo:
 
 
 def _is_extended(info: tarfile.TarInfo) -> bool:
-    """Whether this is about the member that follows, or about all."""
+    """Whether this header describes the next member, or all members."""
     kinds = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE, *_PAX)
     return info.type in kinds
 
@@ -202,7 +210,7 @@ def _extended(file: BinaryIO, start: int, length: int, uri: str) -> bytes:
 
 
 def _parse_pax(data: bytes, start: int, uri: str) -> dict[str, str]:
-    """Its records, each `length keyword=value\\n`."""
+    """The records of an extended header, each `length keyword=value\\n`."""
     records = {}
     data, position = data.rstrip(b"\0"), 0
     while position < len(data):

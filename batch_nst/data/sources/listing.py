@@ -1,8 +1,8 @@
-"""The files below a folder, behind a glob, or a single one, with their versions; on any file system.
+"""Lists the files of a folder, a glob or a single file, with their versions, on any file system.
 
-In a deterministic order, hidden ones (and what lies in hidden folders) passed over. Names and versions are
-pulled, never bytes. A disk is walked folder by folder and S3 page by page; other stores and globs in a
-bucket are listed whole by their fsspec library before the first file comes.
+The order is deterministic. Hidden files and the contents of hidden folders are skipped. Only names and
+versions are read, never bytes. A disk is walked folder by folder and S3 page by page. For other stores, and
+for globs in a bucket, fsspec lists everything before the first file is returned.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from fsspec.implementations.local import LocalFileSystem
 
 from batch_nst.data.storage.fetch import (
     MISSING,
     Content,
-    info_of,
-    of_info,
+    error_code,
+    get_range,
     of_stat,
     open_filesystem,
     with_retries,
@@ -30,30 +30,56 @@ from batch_nst.data.storage.fetch import (
 from batch_nst.errors import RecipeError
 
 _OUT_OF_REACH = {errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
-"""What a name may lead to that can be listed."""
+"""Errors of looking at a name that was listed; such a file fails as a row."""
 
 MAGIC = re.compile(r"[*?\[]")
-"""What makes a path a glob."""
+"""Characters that make a path a glob."""
 
 
 class File(NamedTuple):
     """A file as a listing shows it."""
 
     key: str
-    """Its path below the folder that was listed, or below the fixed part of a glob."""
+    """Path below the listed folder, or below the fixed part of a glob."""
     uri: str
     version: str
     """ETag, or size and modification time."""
     size: int
-    """Bytes; 0 as well where the store does not tell."""
+    """Size in bytes; also 0 where the store does not report it."""
+
+
+_Version = Literal["ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"]
+_VERSIONS: tuple[_Version, ...] = get_args(_Version)
+"""What stores call an object's version, the best name first."""
+
+ObjectInfo = TypedDict(
+    "ObjectInfo",
+    {
+        "name": str,
+        "type": str,
+        "size": int | None,
+        "ETag": str,
+        "md5Hash": str,
+        "content_md5": str,
+        "crc32c": str,
+        "etag": str,
+        "blob_id": str,
+        "Last-Modified": str,
+        "LastModified": object,
+        "last_modified": object,
+        "mtime": object,
+    },
+    total=False,
+)
+"""What fsspec reports for an object: the keys that are read here, of all stores. The last three are times."""
 
 
 def list_files(root: str) -> Iterator[File]:
     """The files of a folder, a glob or a single file.
 
     Raises:
-        RecipeError: there is no such thing on a disk, or it cannot be listed. In a bucket, where there are
-            no folders, nothing is found instead.
+        RecipeError: it does not exist on a disk, or cannot be listed. A bucket has no folders, so a missing
+            folder there is an empty one.
     """
     filesystem, path = open_filesystem(root)
     if isinstance(filesystem, LocalFileSystem):
@@ -62,7 +88,7 @@ def list_files(root: str) -> Iterator[File]:
 
 
 def content_of(uri: str) -> Content:
-    """What one object holds; `MISSING` when there is none, or no permission to look."""
+    """Version and size of one object; `MISSING` where it does not exist or may not be looked at."""
     try:
         return look(uri)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -70,19 +96,19 @@ def content_of(uri: str) -> Content:
 
 
 def look(uri: str) -> Content:
-    """Version and size of one object; raises what `storage.fetch` would, but for its size."""
+    """Version and size of one object; raises what `fetch` raises, except TooLarge."""
     filesystem, path = open_filesystem(uri)
 
     def ask() -> Content:
         if isinstance(filesystem, LocalFileSystem):
             return _of_stat(Path(path).stat())
-        return _of_info(info_of(filesystem, path))
+        return _content(_info(filesystem, path))
 
     return with_retries(f"look at {uri}", ask)
 
 
 def is_hidden(key: str) -> bool:
-    """Whether a file or a folder above it begins with a dot; `.` and `..`, as in tars, do not hide."""
+    """Whether a name or a folder in it starts with a dot; `.` and `..`, as in tars, do not count."""
     return any(part.startswith(".") and part.strip(".") for part in key.split("/"))
 
 
@@ -110,12 +136,12 @@ def _list_disk(root: str) -> Iterator[File]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """The files below a folder, in the order of their whole paths, which is that of a bucket."""
+    """The files below a folder, sorted by their whole paths, as a bucket sorts them."""
     try:
         with os.scandir(folder) as found:
             seen = [(entry, _is_folder(entry)) for entry in found if not is_hidden(entry.name)]
     except OSError as error:
-        # Passed over in silence, its photos would count as gone.
+        # If it were skipped silently, its photos would count as gone.
         raise RecipeError(f"generate.input: {error.filename}: cannot be listed: {error.strerror}") from error
     for entry, is_folder in sorted(seen, key=lambda pair: pair[0].name + "/" * pair[1]):
         if not is_folder:
@@ -127,7 +153,7 @@ def _walk(folder: str) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle, or to where nobody may look: it fails as a row
+    except OSError:  # a circular link, or no permission: it fails as a row
         return False
 
 
@@ -137,15 +163,15 @@ def _list_bucket(root: str, filesystem: Any, path: str) -> Iterator[File]:
         prefix = open_filesystem(folder)[1].rstrip("/") + "/"
         for info in found:
             key = info["name"].removeprefix(prefix)
-            # A key that ends in "/" is a console's mark for an empty folder.
+            # A key that ends in "/" marks an empty folder in a web console.
             if info.get("type") != "directory" and not key.endswith("/") and not is_hidden(key):
-                yield File(key, f"{folder}/{key}", *_of_info(info))
+                yield File(key, f"{folder}/{key}", *_content(info))
     except (FileNotFoundError, PermissionError) as error:
         raise RecipeError(f"generate.input: {root}: cannot be listed: {error}") from error
 
 
-def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[dict[str, Any]]]:
-    """The folder that keys are relative to, and what is found below it."""
+def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[ObjectInfo]]:
+    """The folder that keys are relative to, and the objects below it."""
     folder = root.rstrip("/")
     if hasattr(filesystem, "call_s3"):
         pages = _s3_pages(root, filesystem, path)
@@ -161,16 +187,15 @@ def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[dict[str
     return folder, iter(found.values())
 
 
-def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[dict[str, Any]]]:
-    """What lies below a prefix, 1000 objects a page; s3fs itself shows none before the last page."""
+def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[ObjectInfo]]:
+    """The objects below a prefix, 1000 per page; s3fs itself returns nothing before the last page."""
     bucket, prefix, _ = filesystem.split_path(path)
     request = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
         page = with_retries(f"list {root}", lambda: filesystem.call_s3("list_objects_v2", **request))
-        yield [
-            {**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]}
-            for info in page.get("Contents", [])
-        ]
+        objects = page.get("Contents", [])
+        named = ({**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]} for info in objects)
+        yield [cast(ObjectInfo, info) for info in named]
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
@@ -182,7 +207,7 @@ def _fixed(pattern: str) -> str:
 
 
 def _text(name: str) -> str:
-    """A file name that can be written down; one that is not UTF-8 shows its bytes, and fails as a row."""
+    """A file name as UTF-8; bytes that are not UTF-8 become escapes, and the file fails as a row."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -190,5 +215,32 @@ def _of_stat(stat: os.stat_result) -> Content:
     return Content(of_stat(stat), stat.st_size)
 
 
-def _of_info(info: dict[str, Any]) -> Content:
-    return Content(of_info(info), int(info.get("size") or 0))
+def _content(info: ObjectInfo) -> Content:
+    return Content(version_of(info), int(info.get("size") or 0))
+
+
+def _info(filesystem: Any, path: str) -> ObjectInfo:
+    """What fsspec reports for one object, in one attempt.
+
+    S3 gets a HEAD request, whose answer carries no reason. Its 403 can mean that the object may not be read,
+    that it is missing (where the caller may not list), that a token expired, or that a clock is wrong.
+    Therefore one byte is read: its refusal names the reason, and that error is raised.
+    """
+    try:
+        info: ObjectInfo = filesystem.info(path)
+    except PermissionError as error:
+        if error_code(error) != "403":
+            raise
+        get_range(filesystem, path, 0, 1)
+        raise OSError("HEAD is refused, and GET is not") from error
+    return info
+
+
+def version_of(info: ObjectInfo) -> str:
+    """The version of an object: its ETag, or the closest equivalent."""
+    # Digests of the content come first: Google's etag also changes with an object's labels and storage class.
+    for name in _VERSIONS:
+        if info.get(name):
+            return str(info[name]).strip('"')
+    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""
+    return f"{info.get('size')}-{changed}"

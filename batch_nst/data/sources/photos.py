@@ -1,6 +1,6 @@
-"""Which photos there are: stable ids, a place to read each, and the side of the split that it is on.
+"""Lists the photos of an input, with stable ids, a place to read each, and its side of the split.
 
-Listing pulls names and versions, never the bytes of a photo.
+Listing reads names and versions, never the bytes of a photo.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from batch_nst.errors import RecipeError
 T = TypeVar("T")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif")
-"""What a folder is searched for. Other files in it are not photos; these are, even where they are broken."""
+"""Endings of photos in a folder. Other files in it are ignored; these count, even where they are broken."""
 
 CONTAINERS = (".parquet", ".csv", ".tar")
-"""Files that hold photos, or name them; a folder is searched for one kind of these or for photos."""
+"""Files that hold photos or name them. A folder holds either photos or one kind of these."""
 
 LISTED = pa.schema(
     [
@@ -41,33 +41,33 @@ LISTED = pa.schema(
         ("version", pa.string()),
     ]
 )
-"""A photo of the input, a row each; the columns are the fields of `Photo`."""
+"""One row for each photo of the input; the columns are the fields of `Photo`."""
 
 BATCH = 1 << 16
-"""Most rows in a batch of a listing."""
+"""Maximum number of rows in a batch of a listing."""
 
 _PHOTO = "photo"
 _PERSON = b"batch_nst photo"
 _MAX_LIST_BYTES = 1 << 30
 _LOOKING = 16
-"""Objects that are looked at at once."""
+"""Number of objects that are looked at in parallel."""
 
 
 class Photo(NamedTuple):
     """One photo of the input."""
 
     key: str
-    """Its path below the input root, through the tar or Parquet file that holds it; in a list of URIs the URI
-    itself, in a table its key where it has one."""
+    """Path below the input root, including the tar or Parquet file that holds it. In a list of URIs it is the
+    URI, in a table the key where the table has one."""
     source: str
-    """The URI or path of the object that it is, or that it lies in."""
+    """URI or path of the photo's object, or of the file that holds it."""
     version: str
     """ETag, or size and modification time: the same key with new content is a new photo."""
     offset: int | None = None
-    """Where it begins in its source (a member of a tar), or its row (Parquet); None: it is the source."""
+    """Offset in its source (member of a tar) or number of its row (Parquet); None: it is the whole source."""
     length: int | None = None
-    """Bytes, as it was listed (0 as well where its store does not tell). None: it is a row, or its version is
-    not that of its store: a table, or nobody, has told it."""
+    """Size in bytes when it was listed; also 0 where its store does not report it. None: it is a row, or its
+    version comes from a table or is missing."""
 
 
 def list_photos(source: str | list[str], stores: Collection[str] = ()) -> list[Photo]:
@@ -79,20 +79,23 @@ def list_photos(source: str | list[str], stores: Collection[str] = ()) -> list[P
 def stream_photos(source: str | list[str], stores: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """All photos of an input, `LISTED`, at most `BATCH` in a batch; the same order every time.
 
-    Memory is bounded, but for what `listing` says of stores other than S3, and the names in one Parquet file
-    of images or in 64 tars.
+    Memory is bounded, with two exceptions: stores other than S3 (see `listing`), and the names in one Parquet
+    file of images or in 64 tars.
 
     Args:
-        source: a file, folder or glob, of photos or of one of `CONTAINERS`; a `.txt` file of URIs (one a
-            line, relative ones to its folder); or a list of URIs; on any file system that fsspec knows. A
-            listed URI that does not exist is kept, and will fail as a row. Hidden files, and what lies in
-            hidden folders, are passed over. A photo that is named twice comes twice.
-        stores: where a table or text file may name photos beside its own store; see `reach`. Those that it
-            names elsewhere are listed, and will be rejected.
+        source: a file, folder or glob, of photos or of one of `CONTAINERS`. Or a `.txt` file of URIs, one per
+            line, relative ones to its folder. Or a list of URIs. All on any file system that fsspec knows. A
+            listed URI that does not exist is kept and fails as a row. Hidden files and the contents of hidden
+            folders are skipped. A photo that is named twice is listed twice.
+        stores: where a table or text file may name photos beside its own store; see `allowlist`. Photos
+            elsewhere are listed and will be rejected.
 
     Raises:
-        RecipeError: there is no such folder, no photo in it, more than one kind of input, or a file that is
+        RecipeError: the folder does not exist or holds no photo, the input mixes several kinds, or a file is
             not what its name says.
+
+    for batch in stream_photos("s3://photos/2024"):
+        print(batch["key"].to_pylist())
     """
     empty = True
     for batch in _stream(source, stores):
@@ -105,12 +108,13 @@ def stream_photos(source: str | list[str], stores: Collection[str] = ()) -> Iter
 
 
 def input_version(source: str | list[str]) -> str | None:
-    """A digest of the files that make up an input; while it stays, `stream_photos` gives the same.
+    """A digest of the container files of an input; while it is equal, `stream_photos` gives the same photos.
 
-    None where there are no such files, or where they name photos without versions: each must be looked at.
+    None where the input has no containers, or where they name photos without versions, so that each photo
+    must be looked at.
 
     Raises:
-        RecipeError: as `stream_photos` does, as far as names and the first file tell.
+        RecipeError: as in `stream_photos`, where names and the first file are enough to find the fault.
     """
     files = list_containers(source)
     if not files or lacks_versions(files[0]):
@@ -123,10 +127,10 @@ def input_version(source: str | list[str]) -> str | None:
 
 
 def list_containers(source: str | list[str]) -> list[File]:
-    """The files of one of `CONTAINERS` that make up an input; none where it is made of other things.
+    """The files of an input that are of one of `CONTAINERS`; [] for other inputs.
 
     Raises:
-        RecipeError: as `stream_photos` does, as far as names tell.
+        RecipeError: as in `stream_photos`, where names are enough to find the fault.
     """
     if is_uri_list(source):
         return []
@@ -136,7 +140,7 @@ def list_containers(source: str | list[str]) -> list[File]:
 
 
 def is_tar(file: File) -> bool:
-    """Whether a container is a tar; to list one, the header of each of its photos is read."""
+    """Whether a container is a tar; listing it reads the header of each photo."""
     return _kind(file.key) == ".tar"
 
 
@@ -147,7 +151,7 @@ def lacks_versions(file: File) -> bool:
 
 
 def uri_of(photo: Photo) -> str:
-    """Where a photo is, for people; that of a tar's member opens with fsspec."""
+    """The place of a photo, for people; fsspec can open that of a tar's member."""
     if photo.offset is None:
         return photo.source
     if photo.length is None:
@@ -158,12 +162,12 @@ def uri_of(photo: Photo) -> str:
 
 
 def is_uri_list(source: str | list[str]) -> bool:
-    """Whether an input names each photo, so that every one of them is looked at; else it is listed."""
+    """Whether an input is a list of URIs, each of which is looked at; other inputs are listed."""
     return not isinstance(source, str) or source.endswith(".txt")
 
 
 def photo_id(key: str, version: str, crop: int) -> bytes:
-    """The 16 bytes that name a crop of a photo for ever."""
+    """The 16 bytes that permanently identify a crop of a photo."""
     digest = hashlib.blake2b(digest_size=16, person=_PERSON)
     for part in (key.encode(errors="surrogateescape"), version.encode()):
         digest.update(struct.pack("<Q", len(part)) + part)
@@ -185,14 +189,14 @@ def photo_ids(batch: pa.RecordBatch, crop: int) -> pa.FixedSizeBinaryArray:
 
 
 def key_hash(key: str) -> float:
-    """A number in [0, 1) drawn from a photo's key alone; held-out photos are those with the lowest."""
+    """A number in [0, 1) that depends only on a photo's key; the lowest ones are held out."""
     data = key.encode(errors="surrogateescape")
     digest = hashlib.blake2b(data, digest_size=8, person=b"batch_nst split").digest()
     return (int.from_bytes(digest) >> 11) / 2**53  # all 53 bits of a float, and never 1
 
 
 def is_held_out(key: str, holdout: float, always: Collection[str] = ()) -> bool:
-    """Whether all crops and versions of a photo are kept away from training."""
+    """Whether all crops and versions of a photo are held out from training."""
     return key in always or key_hash(key) < holdout
 
 
@@ -216,7 +220,7 @@ def _stream(source: str | list[str], stores: Collection[str]) -> Iterator[pa.Rec
 
 
 def _one_kind(root: str) -> Iterator[File]:
-    """The files that count: all photos, or all of one of `CONTAINERS`."""
+    """The relevant files: all photos, or all files of one of `CONTAINERS`."""
     first = None
     for file in list_files(root):
         if (kind := _kind(file.key)) is None:
@@ -247,8 +251,8 @@ def _list_tar(file: File) -> list[pa.RecordBatch]:
         return list(_batches(members))
 
 
-def _list_tables(files: Iterable[File], reach: Allowlist) -> Iterator[pa.RecordBatch]:
-    """Photos of Parquet files that hold them, or of tables that name them."""
+def _list_tables(files: Iterable[File], allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
+    """Photos in Parquet files, or photos that tables name."""
     first: tuple[File, str] | None = None
     for file in files:
         columns = _columns(file)
@@ -256,12 +260,12 @@ def _list_tables(files: Iterable[File], reach: Allowlist) -> Iterator[pa.RecordB
         if columns and not columns.version:
             does = "names photos without versions"
         first = first or (file, does)
-        # All with versions or none, else a digest of the files would not tell whether photos have changed.
+        # All with versions or all without: else a digest of the files would not show whether photos changed.
         if does != first[1]:
             raise RecipeError(
                 f"generate.input: {first[0].uri} {first[1]}, {file.uri} {does}; allowed: files of one kind"
             )
-        yield from _list_rows(file) if columns is None else _list_named(file, columns, reach)
+        yield from _list_rows(file) if columns is None else _list_named(file, columns, allowlist)
 
 
 def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
@@ -272,8 +276,8 @@ def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
         yield _batch(keys, pa.repeat(file.uri, len(keys)), pa.repeat(file.version, len(keys)), numbers)
 
 
-def _list_named(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.RecordBatch]:
-    for batch in read_table(file, columns, reach):
+def _list_named(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
+    for batch in read_table(file, columns, allowlist):
         if columns.version:
             yield _batch(batch["key"], batch["source"], batch["version"])
         else:
@@ -284,7 +288,7 @@ def _list_named(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.R
 
 
 def _look(named: tuple[str, str | None]) -> tuple[str, int | None]:
-    """Version and length of a photo; those that have a version already are not looked at."""
+    """Version and length of a photo; one that has a version already is not looked at."""
     uri, version = named
     return content_of(uri) if version is None else (version, None)
 
@@ -317,19 +321,19 @@ def _read_text(source: str) -> Iterator[str]:
     except (FileNotFoundError, PermissionError, ValueError) as error:
         raise RecipeError(f"generate.input: {source}: cannot be read as a list of URIs: {error}") from error
     folder = source.rpartition("/")[0]
-    for line in text.split("\n"):  # not splitlines, which breaks at characters that names may have
+    for line in text.split("\n"):  # splitlines would break at characters that names may hold
         if uri := line.strip():
             yield uri if "://" in uri else os.path.join(folder, uri)
 
 
-def _look_at(uris: Iterable[str], reach: Allowlist | None = None) -> Iterator[Photo]:
+def _look_at(uris: Iterable[str], allowlist: Allowlist | None = None) -> Iterator[Photo]:
     def look(uri: str) -> Photo:
         if _kind(uri) in CONTAINERS:
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
         version: str | None
         version, shown = None, uri
-        if reach:
-            judged = reach.judge(pa.array([uri]))
+        if allowlist:
+            judged = allowlist.check(pa.array([uri]))
             version, shown = judged[0].as_py(), without_credentials(pa.array([uri]), judged)[0].as_py()
         version, length = _look((uri, version))
         return Photo(shown, shown, version, length=length)
@@ -338,7 +342,7 @@ def _look_at(uris: Iterable[str], reach: Allowlist | None = None) -> Iterator[Ph
 
 
 def _map_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
-    """`map` by threads, in order, that takes no more items than it needs to keep them busy."""
+    """`map` with threads, in order, that takes only as many items as keep the threads busy."""
     with ThreadPoolExecutor(_LOOKING) as pool:
         ahead: deque[Future[T]] = deque()
         for item in items:

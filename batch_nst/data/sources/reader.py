@@ -1,4 +1,4 @@
-"""The bytes of photos, wherever they lie, several at once."""
+"""Reads the bytes of photos from any place, several at a time."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ _READERS = 8
 
 
 def read_photos(photos: Sequence[Photo], max_bytes: int) -> list[bytes | Exception]:
-    """The bytes of each photo, or why there are none, in the order given; see `read_each`."""
+    """The bytes of each photo, or the error of reading it, in the given order; see `read_each`."""
     read = dict(read_each(photos, max_bytes))
     return [read[photo] for photo in photos]
 
 
 def read_each(photos: Sequence[Photo], max_bytes: int) -> Iterator[tuple[Photo, bytes | Exception]]:
-    """Photos and their bytes, or why there are none; 8 reads at once, the same order every time.
+    """Photos and their bytes, or the errors of reading them; 8 reads in parallel, the same order every time.
 
-    A photo that is an object or a member of a tar is one read; those of a Parquet file are read together.
-    However many there are, no more bytes wait to be taken than 8 photos of the largest size have, or 8 rows.
-    Passing faults are retried. What comes instead of bytes is a FileNotFoundError (also where a photo is
-    another one than was listed), PermissionError, TooLarge (more than `max_bytes`), BadImage (out of reach,
-    see `reach`) or StorageError (an outage that outlasts the retries).
+    A photo that is an object or a member of a tar takes one read; those of a Parquet file are read together.
+    At any time memory holds at most the bytes of 8 photos of the maximum size, or of 8 rows. Transient faults
+    are
+    retried. Instead of bytes a photo may have:
+
+    - FileNotFoundError: it is missing, or has changed since it was listed;
+    - PermissionError;
+    - TooLarge: it has more than `max_bytes`;
+    - BadImage: it may not be read, see `allowlist`;
+    - StorageError: an outage outlasted the retries.
     """
     files: dict[tuple[str, str], list[Photo]] = {}
     for photo in filter(_is_row, photos):
@@ -39,7 +44,7 @@ def read_each(photos: Sequence[Photo], max_bytes: int) -> Iterator[tuple[Photo, 
         for group in _groups((photo for photo in photos if not _is_row(photo)), max_bytes):
             yield from zip(group, pool.map(lambda photo: _read(photo, max_bytes), group), strict=True)
     finally:
-        pool.shutdown(cancel_futures=True)  # who takes no more has met an outage
+        pool.shutdown(cancel_futures=True)  # a caller that stops early has met an outage
     for rows in files.values():
         yield from _read_rows(rows, max_bytes)
 
@@ -49,7 +54,7 @@ def _is_row(photo: Photo) -> bool:
 
 
 def _groups(photos: Iterable[Photo], max_bytes: int) -> Iterator[list[Photo]]:
-    """Neighbours whose bytes may be in memory together."""
+    """Groups of neighbours whose bytes fit into memory together."""
     group: list[Photo] = []
     room = _READERS * max_bytes
     for photo in photos:
@@ -76,7 +81,7 @@ def _read(photo: Photo, max_bytes: int) -> bytes | Exception:
 
 
 def _read_rows(photos: list[Photo], max_bytes: int) -> Iterator[tuple[Photo, bytes | Exception]]:
-    """Rows of one Parquet file; a fault is that of all that were not read before it."""
+    """Rows of one Parquet file; a fault becomes the error of all rows that were not read before it."""
     source, version = photos[0].source, photos[0].version
     waiting: dict[int, list[Photo]] = {}
     for photo in photos:
@@ -90,7 +95,7 @@ def _read_rows(photos: list[Photo], max_bytes: int) -> Iterator[tuple[Photo, byt
     except (FileNotFoundError, PermissionError, StorageError) as fault:
         error = fault
     except (OSError, pa.ArrowException) as fault:
-        # Arrow says OSError, without a number, of broken pages: these are as good as gone.
+        # Arrow raises OSError without an errno for broken pages; their rows count as missing.
         broken = not isinstance(fault, OSError) or fault.errno is None
         error = (FileNotFoundError if broken else StorageError)(f"{source}: cannot be read: {fault}")
     for photo in (photo for unread in waiting.values() for photo in unread):

@@ -1,4 +1,4 @@
-"""Tables that name photos, one a row, as Parquet or CSV; and what the columns of a file say it is."""
+"""Parquet and CSV tables that name photos, one per row; and what kind of input a file is by its columns."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from batch_nst.data.storage.fetch import open_filesystem, open_object
 from batch_nst.errors import RecipeError
 
 URI_COLUMNS = ("uri", "url", "path", "image", "file_name")
-"""Text in one of these names a photo."""
+"""Columns whose text names a photo."""
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes", "content")
-"""Bytes, or a struct with a field `bytes`, in one of these are a photo."""
+"""Columns whose bytes, or structs with a field `bytes`, are a photo."""
 KEY_COLUMNS = ("key", "id")
 VERSION_COLUMNS = (("version",), ("etag",), ("size", "mtime"))
 
 ROWS = 1 << 16
-"""Rows of a table in memory."""
+"""Number of rows of a table in memory."""
 _BUFFER = 4 << 20
-"""Bytes of one read."""
+"""Size of one read in bytes."""
 
 
 class Columns(NamedTuple):
-    """Which columns of a table say what."""
+    """The roles of a table's columns."""
 
     uri: str
     key: str | None
-    """None: the URI is the key."""
+    """Column of keys; None: the URI is the key."""
     version: tuple[str, ...]
-    """(): each photo must be looked at."""
+    """Columns of the version; (): each photo must be looked at."""
 
 
 def read_schema(file: File) -> pa.Schema:
@@ -50,7 +50,7 @@ def image_column(file: File, schema: pa.Schema) -> str | None:
     """The column that holds photos, if one does.
 
     Raises:
-        RecipeError: several do.
+        RecipeError: several columns do.
     """
     found = [field for field in schema if _holds_images(field)]
     named = [field.name for field in found if field.name in IMAGE_COLUMNS]
@@ -64,7 +64,7 @@ def uri_columns(file: File, schema: pa.Schema) -> Columns:
     """The columns of a table that names photos.
 
     Raises:
-        RecipeError: it has none for URIs, or several.
+        RecipeError: it has no column of URIs, or several.
     """
     names = [
         name for name in URI_COLUMNS if any(field.name == name and _is_text(field.type) for field in schema)
@@ -87,10 +87,10 @@ def uri_columns(file: File, schema: pa.Schema) -> Columns:
     return columns
 
 
-def read_table(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.RecordBatch]:
-    """`key`, `source` and `version` of its rows, at most `ROWS` in a batch; null: to be looked up.
+def read_table(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
+    """`key`, `source` and `version` of a table's rows, at most `ROWS` in a batch; a null version is unknown.
 
-    Photos that are out of reach have a version that says so, and no credentials in key and source.
+    Refused photos have a version that says so; their key and source hold no credentials.
 
     Raises:
         RecipeError: the file cannot be read, a value is missing or neither text nor a number, or the protocol
@@ -104,7 +104,7 @@ def read_table(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.Re
             values = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
             first += batch.num_rows
             source = _absolute(values[columns.uri], folder)
-            version = reach.judge(source)
+            version = allowlist.check(source)
             for protocol in set(_protocols(source.filter(version.is_null()))) - protocols:
                 open_filesystem(f"{protocol}://")
                 protocols.add(protocol)
@@ -112,14 +112,14 @@ def read_table(file: File, columns: Columns, reach: Allowlist) -> Iterator[pa.Re
             source = without_credentials(source, version)
             if columns.version:
                 parts = [values[name] for name in columns.version]
-                told = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
-                version = pc.coalesce(version, told)
+                given = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
+                version = pc.coalesce(version, given)
             yield pa.RecordBatch.from_pydict({"key": key, "source": source, "version": version})
 
 
 @contextlib.contextmanager
 def open_parquet(file: File) -> Iterator[Any]:
-    """A Parquet file from which columns are read piece by piece, never a whole row group at once."""
+    """A Parquet file whose columns are read piece by piece, never a whole row group at a time."""
     import pyarrow.parquet as pq
 
     with (
@@ -134,7 +134,7 @@ def texts(file: File, name: str, column: Any) -> Any:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_timestamp(kind):  # the same moment in whatever unit
+    if pa.types.is_timestamp(kind):  # the same moment in any unit
         column, kind = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64()), pa.int64()
     if not _is_text(kind) and not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
         raise refuse(file, f"the column {name} is {kind}; allowed: text or numbers")
@@ -145,15 +145,19 @@ def texts(file: File, name: str, column: Any) -> Any:
 
 @contextlib.contextmanager
 def refused(file: File) -> Iterator[None]:
-    """Faults of the file as RecipeError; those of the store stay."""
+    """Raise faults of the file as RecipeError; those of the store pass through."""
     try:
         yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last of a CSV file's first line
+    except (
+        OSError,
+        pa.ArrowException,
+        UnicodeDecodeError,
+    ) as error:  # the last one for a CSV file's first line
         raise refuse(file, f"cannot be read: {' '.join(str(error).split())}") from error
 
 
 def refuse(file: File, what: str) -> RecipeError:
-    """The error about an input file."""
+    """The RecipeError for a faulty input file."""
     return RecipeError(f"generate.input: {file.uri}: {what}")
 
 
@@ -170,7 +174,7 @@ def _texts(file: File, name: str, column: Any, first: int) -> Any:
 
 
 def _absolute(uris: Any, folder: str) -> Any:
-    """URIs with relative ones joined to the table's folder."""
+    """URIs, with relative ones joined to the table's folder."""
     absolute = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
     if pc.all(absolute).as_py():
         return uris
@@ -178,7 +182,7 @@ def _absolute(uris: Any, folder: str) -> Any:
 
 
 def _protocols(uris: Any) -> list[str | None]:
-    """Those that there are; None: a path."""
+    """The protocols of URIs; None for a path."""
     found = pc.extract_regex(uris, r"^(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://")
     return list(pc.unique(pc.struct_field(found, "protocol")).to_pylist())
 
@@ -195,7 +199,7 @@ def _read(file: File, names: list[str]) -> Iterator[pa.RecordBatch]:
 
 @contextlib.contextmanager
 def _open_csv(file: File, names: list[str] | None = None) -> Iterator[Any]:
-    """Text in every column."""
+    """A reader of a CSV file; every column is text."""
     import pyarrow.csv
 
     with open_object(file.uri, file.size) as opened:

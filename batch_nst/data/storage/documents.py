@@ -1,4 +1,4 @@
-"""What an output holds, read as what it should be; what is damaged is refused by its name."""
+"""Reads the objects of an output with checks: a damaged one is refused by its name."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ _FAULTS = (
 
 @contextmanager
 def intact(store: Store, name: str) -> Iterator[None]:
-    """Make StorageError, with the object's name, of what its content makes readers raise.
+    """Turn the errors of parsing an object into StorageError with the object's name.
 
-    Faults of the store pass, a missing object among them. Only the reading of this object belongs into it.
+    Faults of the store pass through, such as a missing object. Use it only around the reading of this object:
+
+    with intact(store, name):
+        table = pq.read_table(io.BytesIO(store.read(name)))
     """
     try:
         yield
     except (*_FAULTS, OSError) as error:
-        # Arrow says OSError, without a number, of broken pages.
+        # Arrow raises OSError without an errno for broken pages.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise StorageError(f"{store.join(name)}: is damaged: {_text(error)}") from error
 
 
 def _text(error: Exception) -> str:
-    """In one line, and not all of what may be long."""
+    """The message in one line, cut where it is long."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}"
@@ -43,9 +46,10 @@ def _text(error: Exception) -> str:
 
 
 def read_document(store: Store, name: str) -> dict[str, Any]:
-    """A JSON object; FileNotFoundError where there is none.
+    """The JSON object in an object of the output.
 
     Raises:
+        FileNotFoundError: the output has no such object.
         StorageError: it is damaged.
     """
     with intact(store, name):

@@ -1,4 +1,4 @@
-"""Read any URI, whole or in part, with retries; and tell which version of an object was read.
+"""Reads any URI, completely or in part, with retries, and reports which version of an object was read.
 
 Credentials come from the environment or the platform, never from here. `AWS_ENDPOINT_URL_S3` or
 `AWS_ENDPOINT_URL` names an S3 endpoint other than AWS.
@@ -16,6 +16,7 @@ import re
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,24 +36,24 @@ LIBRARIES = {
     "abfss": "adlfs",
     "az": "adlfs",
 }
-"""Protocols of the object stores that can create exclusively, and the package that speaks each."""
+"""Protocols of the object stores that can create exclusively, and the package that implements each."""
 
 ATTEMPTS = 5
-"""How often a request is tried in all before its fault counts as an outage."""
+"""Number of attempts at a request before a fault counts as an outage."""
 FIRST_DELAY = 0.5
-"""Seconds before the second attempt; doubled for each further one; up to half is taken off at random."""
+"""Seconds before the second attempt; doubled for each further one, and reduced by up to half at random."""
 MAX_DELAY = 20.0
-"""Seconds."""
+"""Maximum delay between attempts in seconds."""
 
 _GOOGLE = {"gs", "gcs"}
 
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _NOTHING = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
-"""No file can have such a name; links in a circle; a socket."""
+"""Errors that mean that no such file exists: an impossible name, links in a circle, a socket."""
 _NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
 _CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
-# S3 answers these with 403 too, but they speak of the caller and not of the object: a photo must not be
-# written off because a token ran out.
+# S3 answers these with 403 too, but they concern the caller and not the object: a photo must not be
+# given up because a token expired.
 _CALLER_FAULTS = {
     "AccountProblem",
     "ExpiredToken",
@@ -69,11 +70,11 @@ class TooLarge(ValueError):  # noqa: N818 - it says what the object is
     """An object has more bytes than the caller accepts."""
 
     def __init__(self, uri: str, size: int, max_bytes: int) -> None:
-        """`size` and `max_bytes` in bytes."""
+        """`size` and `max_bytes` are in bytes."""
         super().__init__(uri, size, max_bytes)
         self.uri = uri
         self.size = size
-        """Bytes of the object."""
+        """Size of the object in bytes."""
         self.max_bytes = max_bytes
 
     def __str__(self) -> str:
@@ -92,22 +93,26 @@ def fetch(
 
     Args:
         uri: the object.
-        max_bytes: bounds what is accepted and (except from a web server that ignores ranges) what is
-            transferred.
+        max_bytes: maximum size. It also bounds the transfer, except from a web server that ignores ranges.
         attempts: see `with_retries`.
-        first_delay: in seconds, likewise.
-        listed: what it must hold still. Disks and S3 tell that with the bytes, and Google's MD5 is held
-            against them; of other stores only an object of which no byte is left is noticed.
+        first_delay: seconds before the second attempt, see `with_retries`.
+        listed: the content that it must still have. Disks and S3 return the version with the bytes, and
+            Google's MD5 is compared with them. In other stores only an object that is now empty is noticed.
 
-    Raises FileNotFoundError and PermissionError at once, TooLarge with the object's size, OutageError when a
-    fault outlasts the attempts, RecipeError for a protocol that is unknown or not installed.
+    Raises:
+        FileNotFoundError, PermissionError: at once; the first also where the content has changed.
+        TooLarge: it has more than `max_bytes`.
+        OutageError: a fault outlasted the attempts.
+        RecipeError: the protocol is unknown or not installed.
+
+    fetch("s3://photos/cat.jpg", max_bytes=64 << 20)
     """
     if listed and listed.size > max_bytes:
         raise TooLarge(uri, listed.size, max_bytes)
 
     def compare(version: str, data: bytes) -> None:
         if listed and listed.differs(version, data):
-            raise FileNotFoundError(f"{uri}: it was written anew")
+            raise FileNotFoundError(f"{uri}: its content has changed")
 
     protocol, path = split_uri(uri)
     if protocol == "file":
@@ -115,7 +120,7 @@ def fetch(
         def read() -> bytes:
             with io.BufferedReader(_open_file(path)) as file:
                 size = os.fstat(file.fileno()).st_size
-                data = file.read(max_bytes + 1) if size <= max_bytes else b""  # it may grow meanwhile
+                data = file.read(max_bytes + 1) if size <= max_bytes else b""  # it may grow while it is read
                 compare(of_stat(os.fstat(file.fileno())), data)
                 if max(size, len(data)) > max_bytes:
                     raise TooLarge(uri, max(size, len(data)), max_bytes)
@@ -140,9 +145,9 @@ def fetch(
 
 
 def fetch_range(uri: str, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` (exclusive) of an object in one read; fewer where it ends before.
+    """Bytes `start` to `end` (exclusive) of an object in one read; fewer where the object is shorter.
 
-    Raises what `fetch` does, but for TooLarge.
+    Raises what `fetch` raises, except TooLarge.
     """
     protocol, path = split_uri(uri)
     if protocol == "file":
@@ -166,9 +171,9 @@ def fetch_range(uri: str, start: int, end: int) -> bytes:
 
 
 def open_object(uri: str, size: int) -> io.RawIOBase:
-    """An object of `size` bytes as a file to seek and read in; from a bucket each read is a request.
+    """An object of `size` bytes as a seekable file; in a bucket each read is a request.
 
-    Raises what `fetch_range` does, that of a bucket when it is read.
+    Raises what `fetch_range` raises; for a bucket, when it is read.
     """
     if is_remote(uri):
         return _Object(uri, size)
@@ -179,7 +184,7 @@ def open_object(uri: str, size: int) -> io.RawIOBase:
 
 
 def _open_file(path: str) -> io.FileIO:
-    """A regular file, to read; nothing else is one: a pipe would be waited for, and a device never end."""
+    """A regular file, opened for reading. Others are refused: a pipe would block, and a device never ends."""
     try:
         file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
@@ -192,34 +197,19 @@ def _open_file(path: str) -> io.FileIO:
     return file
 
 
-def info_of(filesystem: Any, path: str) -> dict[str, Any]:
-    """What fsspec tells of one object, in one try.
-
-    S3 is asked with HEAD, whose answer has no room for a reason: 403 says that the object may not be read,
-    that there is none (where the caller may not list), or that the caller's token ran out or its clock is
-    wrong. A read of one byte is refused with the reason, and raises that.
-    """
-    try:
-        info: dict[str, Any] = filesystem.info(path)
-    except PermissionError as error:
-        if error_code(error) != "403":
-            raise
-        get_range(filesystem, path, 0, 1)
-        raise OSError("HEAD is refused, and GET is not") from error
-    return info
-
-
 def is_remote(uri: str) -> bool:
-    """Whether reading this URI sends requests; a path on a local disk sends none."""
+    """Whether reading this URI sends requests, which a local path does not."""
     return split_uri(uri)[0] != "file"
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec file system of a URI and the path within it; listings are never cached.
 
-    On S3 each request is tried three times by botocore itself, so that one bad page does not undo a long
-    listing; s3fs's own retries around these are off. Raises RecipeError when the protocol is unknown or
-    not installed.
+    On S3 botocore itself tries each request three times, so that one bad page does not undo a long listing;
+    s3fs's own retries around these are off.
+
+    Raises:
+        RecipeError: the protocol is unknown or not installed.
     """
     protocol, path = split_uri(uri)
     if protocol == "file":
@@ -234,16 +224,16 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
         raise RecipeError(
             f"{uri}: no such protocol; allowed: a local path or one that fsspec knows"
         ) from error
-    options: dict[str, Any] = {"use_listings_cache": False}
+    make = partial(kind, use_listings_cache=False)
     if protocol in ("s3", "s3a"):
         retries = {"mode": "standard", "total_max_attempts": 3}
-        options["config_kwargs"] = {"retries": retries, "max_pool_connections": 64}
+        make = partial(make, config_kwargs={"retries": retries, "max_pool_connections": 64})
     elif LIBRARIES.get(protocol) == "adlfs" and (host := re.search(r"@([^./]+)\.(?:dfs|blob)\.", uri)):
-        options["account_name"] = host[1]
+        make = partial(make, account_name=host[1])
     elif protocol not in LIBRARIES:
-        options |= kind._get_kwargs_from_urls(uri)  # a host, for ftp:// and others
+        make = partial(make, **kind._get_kwargs_from_urls(uri))  # a host, for ftp:// and others
     try:
-        filesystem = kind(**options)
+        filesystem = make()
     except (TypeError, ValueError, ImportError, OSError) as error:
         raise RecipeError(f"{protocol}://: cannot be opened: {one_line(error)}") from error
     if protocol in ("s3", "s3a"):
@@ -254,12 +244,20 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 def with_retries(
     what: str, action: Callable[[], T], attempts: int = ATTEMPTS, first_delay: float = FIRST_DELAY
 ) -> T:
-    """What `action` returns; called again, up to `attempts` times in all, while it meets transient faults.
+    """The result of `action`, which is called up to `attempts` times while faults are transient.
 
-    `what` names verb and object for the error ("read s3://..."). The wait starts at `first_delay` seconds
-    and doubles, with jitter, so that a thousand workers do not come back at once. Raises OutageError
-    when the last attempt fails too. An answer that will not change (missing, exists, no permission, a disk
-    that is full or read-only) and anything that is no fault of storage is raised at once.
+    The wait starts at `first_delay` seconds and doubles, with jitter, so that a thousand workers do not
+    return at the same moment. Errors that a retry cannot change are raised at once: missing, exists, no
+    permission, a disk that is full or read-only, and anything that is not a fault of storage.
+
+    Args:
+        what: verb and object for the error, such as "read s3://bucket/name".
+        action: the request.
+        attempts: maximum number of calls, at least 1.
+        first_delay: seconds.
+
+    Raises:
+        OutageError: the last attempt failed too.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -306,9 +304,9 @@ class _Object(io.RawIOBase):
 
 
 def get_range(filesystem: Any, path: str, start: int, end: int | None) -> tuple[bytes, str]:
-    """Bytes of an object, as far as it has them, and its version; empty where that does not come with them.
+    """Bytes of an object, fewer where it is shorter, and its version; empty where the store does not send it.
 
-    As a range, else s3fs asks for the size first.
+    A range is always requested, since s3fs would otherwise ask for the size first.
     """
     try:
         if hasattr(filesystem, "call_s3"):
@@ -316,14 +314,14 @@ def get_range(filesystem: Any, path: str, start: int, end: int | None) -> tuple[
             return found
         return filesystem.cat_file(path, start=start, end=end), ""
     except Exception as error:
-        # No range of an empty object, or beyond the end of another, can be satisfied.
+        # A range of an empty object, or beyond the end of another, cannot be satisfied.
         if error_code(error) in ("InvalidRange", "416") or _status(error) == 416:
             return b"", ""
         raise
 
 
 async def _get_s3(filesystem: Any, path: str, start: int, end: int | None) -> tuple[bytes, str]:
-    """What s3fs's own `cat_file` does, which keeps the bytes of the answer alone."""
+    """The same as s3fs's own `cat_file`, which drops everything of the answer but its bytes."""
     bucket, key, _ = filesystem.split_path(path)
     part = f"bytes={start}-{'' if end is None else end - 1}"
     answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=key, Range=part)
@@ -334,7 +332,7 @@ async def _get_s3(filesystem: Any, path: str, start: int, end: int | None) -> tu
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Protocol and rest; "file" for a path. No URL parsing: `#`, `%` and `?` are letters of a name."""
+    """Protocol and rest; "file" for a path. This is no URL parsing: `#`, `%` and `?` are part of a name."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     if match is None:
         return "file", uri
@@ -343,7 +341,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def _lasting(error: Exception) -> Exception | None:
-    """What to raise at once, because trying again cannot help; None for a fault that may pass."""
+    """The error to raise at once because a retry cannot help; None for a fault that may pass."""
     if isinstance(error, PermissionError) and error_code(error) in _CALLER_FAULTS:
         return None
     if isinstance(error, _LASTING):
@@ -351,11 +349,11 @@ def _lasting(error: Exception) -> Exception | None:
     if isinstance(error, OSError) and error.errno in _NOTHING:
         return FileNotFoundError(one_line(error))
     if isinstance(error, ValueError) and "embedded null" in str(error):
-        return FileNotFoundError(one_line(error))  # nor one with a zero byte
+        return FileNotFoundError(one_line(error))  # no file name has a zero byte
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return error
     status = _status(error)
-    # gcsfs says 403 with a plain OSError.
+    # gcsfs reports 403 as a plain OSError.
     if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):
         return PermissionError(one_line(error))
     if status in (404, 410):
@@ -365,7 +363,7 @@ def _lasting(error: Exception) -> Exception | None:
 
 
 def error_code(error: Exception) -> str:
-    """S3's own name for an error, which s3fs keeps in the cause ("" for others)."""
+    """S3's own name for an error, which s3fs keeps in the cause; "" for other errors."""
     response = getattr(error.__cause__, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
@@ -384,46 +382,36 @@ def one_line(error: Exception) -> str:
 
 
 MISSING = "missing"
-"""The version of what does not exist, or may not be looked at."""
+"""The version of an object that does not exist or may not be looked at."""
 
 
 class Content(NamedTuple):
-    """What a file or object held when it was listed."""
+    """The content of a file or object when it was listed."""
 
     version: str
     size: int
-    """Bytes; 0 as well where the store did not tell."""
+    """Size in bytes; also 0 where the store did not report it."""
 
     def differs(self, version: str, data: bytes) -> bool:
         """Whether a read has found another content.
 
         Args:
-            version: what came with the bytes; empty where none did.
+            version: the version that came with the bytes; may be empty.
             data: the bytes.
         """
         return version != self.version if version else self.size > 0 and not data
 
 
 def of_stat(stat: os.stat_result) -> str:
-    """Of a file: size and modification time."""
+    """The version of a file: size and modification time."""
     return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def of_info(info: dict[str, Any]) -> str:
-    """Of an object, from what fsspec tells of it: its ETag, or what comes nearest."""
-    # Of the content first: Google's etag changes with an object's labels and storage class as well.
-    for name in ("ETag", "md5Hash", "content_md5", "crc32c", "etag", "blob_id", "Last-Modified"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    changed = info.get("LastModified") or info.get("last_modified") or info.get("mtime") or ""
-    return f"{info.get('size')}-{changed}"
-
-
 def is_md5(version: str) -> bool:
-    """Whether it is a digest of the whole content, as Google writes it."""
+    """Whether a version is the MD5 of the whole content, as Google writes it."""
     return len(version) == 24 and version.endswith("==")
 
 
 def md5_of(data: bytes) -> str:
-    """That digest."""
+    """The MD5 of a content, as Google writes it."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

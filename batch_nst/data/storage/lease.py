@@ -1,13 +1,13 @@
 """The lease of an output: at most one writing command at a time, on any machines, without a server.
 
-Leases are numbered objects `lease/000017.json`, each made by exclusive create; the highest number counts,
-and that number is the fencing token. A holder renews its own object until it releases it. A lease may be
-taken over when it is released, when its time and CLOCK_SKEW have passed, or at once when its holder is
-dead and ran on this host.
+Leases are numbered objects `lease/000017.json`, each made by exclusive create. The highest number counts and
+is the fencing token. A holder renews its own object until it releases it. A lease may be taken over when it
+is released, when its time and CLOCK_SKEW have passed, or at once when its holder is dead and ran on this
+host.
 
-Taking over never edits the earlier lease, so an old holder that was only asleep finds the higher number
-in `Lease.check`, which is to be called right before anything that must not be written twice. A check and
-the write after it are not one step; that gap is closed by exclusive create of what is written.
+Taking over never edits the earlier lease. So an old holder that was only asleep finds the higher number in
+`Lease.check`, which is called right before any write that must not happen twice. A check and the write after
+it are not one step; exclusive create of what is written closes that gap.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError, StorageError
 
 SECONDS = 60.0
-"""How long a lease lives without renewal."""
+"""Seconds that a lease lasts without renewal."""
 CLOCK_SKEW = 10.0
-"""Seconds by which clocks of two hosts may differ: a lease counts as expired only this long after its time.
+"""Seconds by which the clocks of two hosts may differ; a lease counts as expired only this long after its
+time.
 
-The holder itself measures with its own monotonic clock and stops at the expiry, without this allowance.
-Beyond such a difference two commands may run at once for a while; the fencing token still lets only the
-later one publish.
+The holder itself uses its own monotonic clock and stops at the expiry, without this allowance. With a larger
+difference two commands may run at the same time for a while; the fencing token still lets only the later one
+publish.
 """
 
 logger = logging.getLogger(__name__)
 
 
 class Owner(BaseModel):
-    """Which process holds a lease."""
+    """The process that holds a lease."""
 
     model_config = ConfigDict(frozen=True)
 
     host: str
     boot_id: str
     pid_namespace: str
-    """Containers share host name and boot id; a pid means something only within its namespace."""
+    """Containers share host name and boot id, so a pid identifies a process only within its namespace."""
     pid: Annotated[int, Field(gt=0, lt=1 << 31)]
     start_time: int
-    """Of the process, in clock ticks since boot: a pid alone is used again."""
+    """Start of the process in clock ticks since boot, since pids are reused."""
     user: str
     command: str
 
@@ -96,10 +97,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     id: str
-    """Drawn for each taking: tells a holder its own lease after a lost answer."""
+    """Random for each attempt to take it; a holder recognises its own lease by it after a lost answer."""
     owner: Owner
     acquired: AwareDatetime
-    """UTC, as is `expires`."""
+    """Time in UTC, as is `expires`."""
     expires: AwareDatetime
     released: bool = False
 
@@ -113,7 +114,7 @@ class Lease:
     """A held lease, renewed by a thread until it is released; a context manager that releases it."""
 
     def __init__(self, store: Store, token: int, record: Record, seconds: float, taken: float) -> None:
-        """For `acquire`. `taken`: time.monotonic() before the lease was written."""
+        """Called by `acquire`. `taken` is time.monotonic() before the lease was written."""
         self.store = store
         self.token = token
         """The fencing token: higher than that of any earlier lease of the output."""
@@ -126,7 +127,12 @@ class Lease:
         self._renewer.start()
 
     def check(self) -> None:
-        """Return if this process may still write, else LeaseError: taken over; StorageError: not renewed."""
+        """Return if this process may still write.
+
+        Raises:
+            LeaseError: the lease was taken over or released.
+            StorageError: it could not be renewed in time.
+        """
         what = f"lease {self.token} of {self.store.uri}"
         if self._ended.is_set():
             raise LeaseError(f"{what} has been released")
@@ -139,11 +145,15 @@ class Lease:
             raise StorageError(f"{what} could not be renewed within {self._seconds:g} s{why}")
 
     def release(self) -> None:
-        """Stop renewing and let others take the output at once; StorageError if that cannot be written."""
+        """Stop renewing and let others take the output at once.
+
+        Raises:
+            StorageError: the release cannot be written.
+        """
         if self._ended.is_set():
             return
         self._ended.set()
-        self._renewer.join()  # a renewal under way would undo the release
+        self._renewer.join()  # a concurrent renewal would undo the release
         self._write(self._record.model_copy(update={"released": True}))
 
     def __enter__(self) -> Lease:
@@ -182,29 +192,35 @@ class Lease:
 def acquire(store: Store, command: str, wait: bool = False, seconds: float = SECONDS) -> Lease:
     """Take the lease of an output: `with acquire(store, command="generate") as lease: ...`.
 
-    `command` is told to others. When another process holds the lease: LeaseError that names it, or with
-    `wait` polls until it is free. The lease lives for `seconds` after its last renewal. StorageError if
-    the output can be neither read nor written.
+    Args:
+        store: the output.
+        command: shown to other processes that want the lease.
+        wait: poll until the lease is free, where another process holds it.
+        seconds: how long the lease lasts after its last renewal.
+
+    Raises:
+        LeaseError: another process holds it; the text names that process.
+        StorageError: the output cannot be read or written.
     """
     owner = Owner.this_process(command)
-    told: str | None = None
+    logged: str | None = None
     while True:
         numbers = _numbers(store)
         latest = max(numbers, default=0)
         held = _read(store, latest) if latest else None
         if latest and held is None:
-            continue  # others took later ones meanwhile and cleared this one away
+            continue  # meanwhile others took later ones and deleted this one
         if held and not held.is_free():
             until = held.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
             if not wait:
                 raise LeaseError(f"{store.uri} is held by {held.owner} until {until}; --wait waits for it")
-            if held.id != told:
+            if held.id != logged:
                 logger.warning("waiting for %s, held by %s", store.uri, held.owner)
-                told = held.id
+                logged = held.id
             time.sleep(seconds / 12 * random.uniform(0.5, 1))
             continue
         for number in numbers:
-            if number < latest - 1:  # the two latest stay, to be looked at by people
+            if number < latest - 1:  # the two latest stay, for people to look at
                 store.delete(_name(number))
         taken, now = time.monotonic(), datetime.now(UTC)
         record = Record(
@@ -215,13 +231,13 @@ def acquire(store: Store, command: str, wait: bool = False, seconds: float = SEC
             other = _read(store, token)
             if other is None or other.id != record.id:
                 continue
-        # Who dawdled since the look above may have made a number that others had taken and cleared away.
+        # A slow process may have created a number that others had already taken and deleted.
         if max(_numbers(store), default=0) == token:
             return Lease(store, token, record, seconds, taken)
 
 
 def is_latest(store: Store, token: int) -> bool:
-    """Whether no later lease of the output has been taken than the one with this token."""
+    """Whether the lease with this token is still the latest of the output."""
     return max(_numbers(store), default=0) <= token
 
 
@@ -248,7 +264,7 @@ def _encode(record: Record) -> bytes:
 
 
 def _boot_id() -> str:
-    """Of this host since it started; "" where the system does not tell: only time ends a lease there."""
+    """Id of this host's boot; "" where the system has no such id: only time ends a lease there."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else ""
 
@@ -259,7 +275,7 @@ def _pid_namespace() -> str:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; 0 if it only waits to be reaped, None if hidden."""
+    """The start of a process in clock ticks since boot; 0 if it waits to be reaped, None if it is hidden."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -1,7 +1,7 @@
 """The objects below an output root: read, list, replace, and create unless they exist.
 
-Everything that the project promises about crashes and races rests on `Store.create`: an object appears whole
-or not at all, and exactly one of any number of writers makes it.
+All promises of the project about crashes and races rest on `Store.create`: an object appears completely or
+not at all, and exactly one of several writers makes it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the f
 
 @dataclass(frozen=True)
 class Store:
-    """An output root: a folder on disk, or a prefix in a bucket. Pickled by its uri; any number may be open.
+    """An output root: a folder on disk, or a prefix in a bucket. It is pickled by its uri.
 
-    Names are relative to the root, use `/`, and do not lead out of it. Transient faults are retried. What
-    cannot be done raises StorageError, OutageError where it may pass; a root of another kind, or with
-    credentials, raises RecipeError when the Store is made.
+    Names are relative to the root, use `/`, and do not lead out of it. Transient faults are retried. A
+    request that fails raises StorageError, or OutageError where the fault may pass. A root of another kind,
+    or one with credentials, raises RecipeError in the constructor.
+
+    store = Store("s3://bucket/monet")
+    store.create("notes/first.txt", b"hello")  # True; False the next time
     """
 
     uri: str
-    """Without a trailing slash; a local root is made an absolute path."""
+    """Root without a trailing slash; a local one becomes an absolute path."""
 
     def __post_init__(self) -> None:
         """Check the protocol and make a local root absolute."""
@@ -71,11 +74,11 @@ class Store:
         return f"{self.uri}/{name}"
 
     def read(self, name: str) -> bytes:
-        """The bytes of an object; FileNotFoundError when there is none."""
+        """The bytes of an object; FileNotFoundError where it is missing."""
         return self._attempt("read", name, lambda: self._place.read(name))
 
     def view(self, name: str, look: Callable[[IO[bytes]], T]) -> T:
-        """What `look` finds in an object, opened to read parts of it; called anew after a transient fault."""
+        """The result of `look` on an opened object; `look` is called again after a transient fault."""
 
         def action() -> T:
             with self._place.open(name) as file:
@@ -84,40 +87,39 @@ class Store:
         return self._attempt("read", name, action)
 
     def exists(self, name: str) -> bool:
-        """Whether there is an object of this name; a folder is none."""
+        """Whether an object has this name; folders do not count."""
         return self._attempt("look for", name, lambda: self._place.exists(name))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object that must not exist yet: True when this call made it, False when it exists already.
 
-        After a lost answer the retry finds what the first try made and returns False too: "it exists"
-        says that an object is there, not whose. A caller to whom that matters compares the content, see
-        `establish`.
+        After a lost answer the retry finds what the first attempt made and returns False too. So False does
+        not say who made the object; a caller that must know compares the content, see `establish`.
         """
         return self._attempt("create", name, lambda: self._place.create(name, data))
 
     def establish(self, name: str, data: bytes) -> bool:
-        """`create`, or find the same there: whether the object holds exactly these bytes now."""
+        """`create`, but an existing object with the same bytes counts: whether it holds these bytes now."""
         return self.create(name, data) or self.read(name) == data
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write an object, over any earlier one; a reader sees the old bytes or the new."""
+        """Write an object over any earlier one; readers see either the old bytes or the new ones."""
         self._attempt("write", name, lambda: self._place.replace(name, data))
 
     def list(self, prefix: str = "") -> list[str]:
-        """Sorted names of all files below a folder ("" is the root), at any depth; [] if there is no folder.
+        """Sorted names of all files below a folder ("" is the root), at any depth; [] if it does not exist.
 
-        Shows what was written before the call, by any process.
+        The list contains everything that any process wrote before the call.
         """
         return self._attempt("list", prefix, lambda: self._place.list(prefix.rstrip("/")))
 
     def numbered(self, folder: str, suffix: str) -> dict[int, str]:
-        """Names of the objects `folder/000001<suffix>`, by number, in order; others are passed over."""
+        """Names of the objects `folder/000001<suffix>` by number, sorted; other objects are skipped."""
         found = (re.fullmatch(rf"{folder}/(\d+){re.escape(suffix)}", name) for name in self.list(folder))
         return dict(sorted((int(match[1]), match[0]) for match in found if match))
 
     def delete(self, name: str) -> None:
-        """Remove an object; a missing one is fine."""
+        """Remove an object; does nothing where it is missing."""
         self._attempt("delete", name, lambda: self._place.delete(name))
 
     @property
@@ -132,14 +134,14 @@ class Store:
         try:
             return with_retries(what, action)
         except OSError as error:
-            # A missing object is an answer; a missing bucket is not.
+            # A missing object is an answer; a missing bucket is a fault.
             if isinstance(error, FileNotFoundError) and error_code(error) != "NoSuchBucket":
                 raise
             raise StorageError(f"cannot {what}: {one_line(error)}") from error
 
 
 class _Place(Protocol):
-    """What a Store needs of a disk or bucket; one try each, raising what the layer below raises."""
+    """The operations of a disk or bucket: one attempt each, raising what the layer below raises."""
 
     def read(self, name: str) -> bytes: ...
     def open(self, name: str) -> IO[bytes]: ...
@@ -151,7 +153,7 @@ class _Place(Protocol):
 
 
 class _Disk:
-    """A folder. Objects are written aside, synced, and then linked or renamed into place."""
+    """A folder. Objects are written to a temporary file, synced, and then linked or renamed into place."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -179,7 +181,7 @@ class _Disk:
 
     def list(self, prefix: str) -> list[str]:
         def refuse(error: OSError) -> None:
-            # os.walk passes over unreadable folders in silence; only one that is none may be left out.
+            # os.walk silently skips unreadable folders; only a missing one may be left out.
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise error
 
@@ -196,7 +198,7 @@ class _Disk:
 
     @contextlib.contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:
-        """A temporary file that holds `data` on disk, gone at the end unless it was renamed."""
+        """A temporary file with `data`, synced to disk; removed at the end unless it was renamed."""
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         temporary = self.root / _TEMPORARY / uuid.uuid4().hex
         temporary.parent.mkdir(exist_ok=True)
@@ -221,12 +223,12 @@ class _Bucket:
         return get_range(self.filesystem, f"{self.root}/{name}", 0, None)[0]
 
     def open(self, name: str) -> IO[bytes]:
-        # What is asked for and no more: readers know which parts they want.
+        # No read-ahead: readers know which parts they want.
         file: IO[bytes] = self.filesystem.open(f"{self.root}/{name}", "rb", cache_type="none")
         return file
 
     def exists(self, name: str) -> bool:
-        # Not filesystem.exists, which takes every error for a no.
+        # Not filesystem.exists, which returns False for every error.
         try:
             return bool(self.filesystem.info(f"{self.root}/{name}")["type"] == "file")
         except FileNotFoundError as error:
@@ -240,9 +242,9 @@ class _Bucket:
         except FileExistsError:
             return False
         except OSError as error:
-            # s3fs makes a FileExistsError of a failed If-None-Match only if the answer names that
-            # condition, as AWS does. Others say 412 alone, which becomes errno 22 like many a bad
-            # request; the code tells them apart.
+            # s3fs raises FileExistsError for a failed If-None-Match only if the answer names that condition,
+            # as AWS does. Other stores answer with 412 alone, which becomes errno 22 like many bad requests;
+            # only the code distinguishes them.
             if error_code(error) in ("PreconditionFailed", "412"):
                 return False
             raise
@@ -259,7 +261,7 @@ class _Bucket:
             if error_code(error) == "NoSuchBucket":
                 raise
             return []
-        # A key that ends in "/" is a console's mark for an empty folder.
+        # A key that ends in "/" marks an empty folder in a web console.
         files = (path for path in found if path.startswith(f"{folder}/") and not path.endswith("/"))
         return sorted(path.removeprefix(f"{self.root}/") for path in files)
 

@@ -1,9 +1,11 @@
-"""decode -> paint -> encode and write: one sentence of Ray Data, a row a picture, and its callable."""
+"""The Ray Data pipeline of `apply` (decode, stylize, write; one row per picture) and its actor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
+from typing import Any
 
 import ray.data
 import torch
@@ -11,65 +13,74 @@ import torch
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision, choose_device, keep_freed_memory
-from batch_nst.pipelines.apply.tasks import decode_photos, paint, write_painting
+from batch_nst.pipelines.apply.tasks import (
+    Outcome,
+    PictureRecord,
+    PictureTask,
+    chunk_row,
+    decode_row,
+    stylize_picture,
+    write_row,
+)
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
-from batch_nst.pipelines.generate.tasks import Attempt, Row, first_attempt
+from batch_nst.pipelines.generate.tasks import Attempt, first_attempt
 from batch_nst.pipelines.inference import FastModel, ModelFiles
 
 
-def paint_photos(
+def stylize_photos(
     model: ModelFiles,
-    chunks: list[Row],
+    chunks: Sequence[Sequence[PictureTask]],
     target: Store,
-    look: Blend,
+    blend: Blend,
     precision: Precision,
     workers: Workers,
     overwrite: bool,
-    painter: type[FastModelActor] | None = None,
-) -> Iterator[Row]:
-    """Paint the photos of `paint.chunks_of` into a target; for each its outcome, in no order.
+    actor: type[FastModelActor] | None = None,
+) -> Iterator[Outcome]:
+    """Stylize photos into a target; yields the outcome of each, in no order.
 
     Args:
-        model: what paints.
-        chunks: photos and their names.
-        target: where pictures are written.
-        look: of the pictures.
-        precision: of the convolutions.
-        workers: what an actor that holds the model gets.
-        overwrite: whether a picture takes the place of one of its name.
-        painter: what the actors are, `Painter` or one in its place.
+        model: the fast model.
+        chunks: from `chunks_of`.
+        target: where stylized images are written.
+        blend: how photo and stylized image are mixed.
+        precision: precision of the convolutions.
+        workers: resources of an actor that holds the model.
+        overwrite: whether to replace pictures that exist.
+        actor: class of the actors; by default `FastModelActor`.
     """
-    attempt = CrashCounter()  # Ray starts new workers without end
-    return iter(
-        ray.data.from_items(chunks)
+    attempt = CrashCounter()  # Ray replaces dead workers without limit
+    rows = (
+        ray.data.from_items([chunk_row(chunk) for chunk in chunks])
         .repartition(target_num_rows_per_block=1)
-        .flat_map(decode_photos, fn_args=(attempt,), num_cpus=0.25)
+        .flat_map(decode_row, fn_args=(attempt,), num_cpus=0.25)
         .map(
-            painter or FastModelActor,
-            fn_constructor_args=(model, look, precision, workers, attempt),
+            actor or FastModelActor,
+            fn_constructor_args=(model, blend, precision, workers, attempt),
             compute=workers.pool([1, workers.most], len(chunks)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )
-        .map(write_painting, fn_args=(target, overwrite), num_cpus=0.25)
+        .map(write_row, fn_args=(target, overwrite), num_cpus=0.25)
         .iter_rows()
     )
+    return (Outcome(**row) for row in rows)
 
 
 class FastModelActor:
-    """Holds the fast model."""
+    """An actor that holds the fast model."""
 
     def __init__(
         self,
         model: ModelFiles,
-        look: Blend,
+        blend: Blend,
         precision: Precision,
         workers: Workers,
         attempt: Attempt = first_attempt,
     ) -> None:
-        """Nothing is loaded yet."""
-        self._files, self._look = model, look
+        """Keep the arguments; the network is loaded by the first call."""
+        self._files, self._blend = model, blend
         self._precision, self._workers, self._attempt = precision, workers, attempt
 
     @cached_property
@@ -79,6 +90,10 @@ class FastModelActor:
         keep_freed_memory()
         return self._files.painter(choose_device(self._workers.device), self._precision)
 
-    def __call__(self, row: Row) -> Row:
-        """See `paint`."""
-        return paint(row, lambda: self._model, self._look, self._attempt)
+    def stylize(self, record: PictureRecord) -> PictureRecord:
+        """`stylize_picture` with the actor's model."""
+        return stylize_picture(record, lambda: self._model, self._blend, self._attempt)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """`stylize` for Ray Data: rows of one `PictureRecord` each."""
+        return asdict(self.stylize(PictureRecord(**row)))

@@ -1,4 +1,4 @@
-"""bucket -> fast model -> bucket; and a single file without Ray."""
+"""The command `apply`: stylize a bucket of pictures into another on Ray, or a single file without Ray."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,49 @@ from batch_nst.data.sources.photos import SUFFIXES, Photo, stream_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device, Precision, choose_device
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
+from batch_nst.figures import as_json, omitted
 from batch_nst.pipelines.apply.tasks import (
     ENCODINGS,
+    Outcome,
+    PictureTask,
     chunks_of,
     decode_photos,
-    paint,
+    stylize_picture,
     target_name,
-    write_painting,
+    write_picture,
 )
-from batch_nst.pipelines.generate.tasks import DIED, Row
+from batch_nst.pipelines.generate.tasks import DIED
 from batch_nst.pipelines.inference import ModelFiles, read_model
 
 if TYPE_CHECKING:
     from batch_nst.pipelines.cluster.connect import Workers
 
 RECORD = "apply.json"
-"""Beside painted pictures: what has made all of them."""
+"""A file beside the stylized images: the model and options that made all of them."""
 
 _SHOWN = 20
+"""Bad pictures that are listed at the end."""
 _SUSPICIOUS = 3
-"""Pictures that end their workers one after the other: it is not the pictures, then."""
-_TOLD_SECONDS = 10.0
+"""Consecutive pictures whose workers died, after which the pictures are not to blame."""
+_LOG_SECONDS = 10.0
+"""Seconds between two log lines of a long listing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyFigures:
+    """Figures of `apply`: found = ok + rejected + failed + pending."""
+
+    found: Any = omitted()
+    """Pictures of the input (int); absent where a run ended before all of them had an outcome."""
+    ok: int
+    """Pictures that are in the target now."""
+    rejected: int
+    failed: int
+    pending: int
+    made: int
+    """Pictures that this run wrote, all of them ok."""
+    reasons: dict[str, int]
+    """Number of rejected and failed pictures by reason."""
 
 
 def apply(
@@ -54,34 +77,56 @@ def apply(
     precision: Precision = "auto",
     overwrite: bool = False,
     stores: Collection[str] = (),
-) -> dict[str, Any]:
+) -> ApplyFigures:
     """Stylize a picture into a file, or all pictures of an input into a folder, names kept.
 
-    All of the input is listed before the first is painted. A picture that is in the folder already is not
-    painted again; `apply.json` there says of which model, look and precision its pictures are, and others are
-    refused. One picture into a file is always painted.
+    The whole input is listed before the first picture is stylized. A picture that is in the folder already is
+    skipped. `apply.json` in the folder records the model and options of its pictures; a run with others is
+    refused. A single picture is always stylized, and its file replaced.
+
+    apply("out/", "s3://photos/", "s3://stylized/")
+    apply("out/", "photo.jpg", "stylized.jpg", strength=0.5)
 
     Args:
         model: see `load_model`.
         source: an image, or an input as `stream_photos` takes it, local or in a bucket.
         target: an image file for an image, a folder for all else.
         device: where to compute.
-        keep_colors: see `Look`.
-        strength: see `Look`.
-        precision: of the convolutions; `auto` may mean another one on another machine.
-        overwrite: paint all pictures, also those that are there, whatever they are of.
+        keep_colors: see `Blend`.
+        strength: see `Blend`.
+        precision: precision of the convolutions; `auto` may choose differently on another machine.
+        overwrite: stylize all pictures and replace those that exist, whatever made them.
         stores: see `stream_photos`.
-
-    Returns:
-        Figures: found = ok + rejected + failed + pending; how many of those ok were `made` by this run; and
-        `reasons` of the bad ones.
 
     Raises:
         RecipeError: no such model or source, or a target that does not fit it.
-        IncompleteError: not all pictures could be painted; the first that could not are listed above.
+        IncompleteError: some pictures have no stylized image; the log lists the first of them.
         StorageError: a disk is full, or the target may not be written.
     """
     source, target = os.path.expanduser(source), os.path.expanduser(target)
+    single = _is_single(source, target)
+    _check_apart(source, target)
+    files, blend, tally = read_model(model), Blend(keep_colors, float(strength)), _Tally()
+    if single:
+        fast = files.painter(choose_device(device), precision)
+        folder, slash, name = target.rpartition("/")
+        place = Store(folder or slash or ".")
+        for record in decode_photos([PictureTask(Photo(name, source, ""), name)]):
+            stylized = stylize_picture(record, lambda: fast, blend)
+            tally.add(write_picture(stylized, place, overwrite=True))
+    else:
+        files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
+        job = _Job(files, source, stores, Store(target), device, blend, precision, overwrite)
+        _stylize_folder(job, tally)
+    return tally.figures()
+
+
+def _is_single(source: str, target: str) -> bool:
+    """Whether one picture is stylized into one file.
+
+    Raises:
+        RecipeError: the target is a folder for one picture, or a file for more.
+    """
     suffix = PurePosixPath(target).suffix.lower()
     single = PurePosixPath(source).suffix.lower() in SUFFIXES and not MAGIC.search(source)
     if single and suffix not in ENCODINGS:
@@ -90,64 +135,59 @@ def apply(
         )
     if not single and suffix in ENCODINGS:
         raise RecipeError(f"OUT: given {target!r}; allowed for a folder of pictures: a folder")
-    _check_apart(source, target)
-    files, look, done = read_model(model), Blend(keep_colors, float(strength)), _Done()
-    if single:
-        painter = files.painter(choose_device(device), precision)
-        folder, slash, name = target.rpartition("/")
-        place = Store(folder or slash or ".")
-        for chunk in chunks_of([(Photo(name, source, ""), name)]):
-            for row in decode_photos(chunk):
-                done.add(write_painting(paint(row, lambda: painter, look), place, overwrite=True))
-    else:
-        files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
-        _paint_all(files, source, stores, Store(target), device, look, precision, overwrite, done)
-    return done.figures()
+    return single
 
 
 @dataclass
-class _Done:
-    """What has become of pictures so far."""
+class _Tally:
+    """Outcomes counted so far."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """By status; `made` besides."""
+    """Number of pictures by status, and `made`."""
     reasons: Counter[str] = field(default_factory=Counter)
-    bad: list[Row] = field(default_factory=list)
-    """The first of them."""
-    painted: set[str] = field(default_factory=set)
+    bad: list[Outcome] = field(default_factory=list)
+    """The first rejected and failed pictures."""
+    written: set[str] = field(default_factory=set)
     """Names of the pictures made."""
     died: int = 0
-    """Pictures that ended their workers, since one did not."""
+    """Consecutive pictures whose workers died."""
     outage: str = ""
 
-    def add(self, outcome: Row) -> None:
-        """Take one of `write_painting`'s outcomes."""
-        if outcome["refused"]:
-            raise StorageError(outcome["refused"])  # what is painted from here on would be lost
-        status = outcome["status"]
+    def add(self, outcome: Outcome) -> None:
+        """Count an outcome of `write_picture`."""
+        if outcome.refused:
+            raise StorageError(outcome.refused)  # nothing stylized from here on could be written
+        status = outcome.status
         self.counts.update([status, "made"] if status == "ok" else [status])
         if status == "ok":
-            self.painted.add(outcome["name"])
+            self.written.add(outcome.name)
         elif status == "pending":
-            self.outage = self.outage or outcome["detail"]
+            self.outage = self.outage or outcome.detail
         else:
-            self.reasons[outcome["reason"]] += 1
+            self.reasons[outcome.reason] += 1
             if len(self.bad) < _SHOWN:
                 self.bad.append(outcome)
-        self.died = self.died + 1 if outcome["reason"] == DIED else 0
+        self.died = self.died + 1 if outcome.reason == DIED else 0
         if self.died == _SUSPICIOUS:
             raise IncompleteError(
                 f"workers died again and again, at {self.died} pictures one after the other, the last one "
-                f"{outcome['uri']}; what is painted stays",
-                self._counted(),
+                f"{outcome.uri}; what is painted stays",
+                as_json(self._counted()),
             )
 
-    def _counted(self) -> dict[str, Any]:
-        counts = {status: self.counts[status] for status in ("ok", "rejected", "failed", "pending", "made")}
-        return {**counts, "reasons": dict(self.reasons)}
+    def _counted(self, found: int | None = None) -> ApplyFigures:
+        return ApplyFigures(
+            found=found,
+            ok=self.counts["ok"],
+            rejected=self.counts["rejected"],
+            failed=self.counts["failed"],
+            pending=self.counts["pending"],
+            made=self.counts["made"],
+            reasons=dict(self.reasons),
+        )
 
-    def figures(self) -> dict[str, Any]:
-        """For the JSON line, when all is said and done.
+    def figures(self) -> ApplyFigures:
+        """The figures of a run that is over; logs the bad pictures.
 
         Raises:
             IncompleteError: not all pictures are ok.
@@ -155,114 +195,132 @@ class _Done:
         counts = self.counts
         bad = counts["rejected"] + counts["failed"]
         found = counts["ok"] + bad + counts["pending"]
-        figures = {"found": found, **self._counted()}
+        figures = self._counted(found)
         for outcome in self.bad:
-            log(f"{outcome['status']}: {outcome['uri']}: {outcome['reason']}: {outcome['detail']}")
+            log(f"{outcome.status}: {outcome.uri}: {outcome.reason}: {outcome.detail}")
         if bad > len(self.bad):
             log(f"... and {bad - len(self.bad):,} more")
         if counts["pending"]:
             raise IncompleteError(
                 f"{counts['pending']} of {found} pictures are pending: {self.outage}; "
                 "run the same command again",
-                figures,
+                as_json(figures),
             )
         if bad:
-            raise IncompleteError(f"{bad} of {found} pictures were not painted", figures)
+            raise IncompleteError(f"{bad} of {found} pictures were not painted", as_json(figures))
         return figures
 
 
-def _paint_all(
-    model: ModelFiles,
-    source: str,
-    stores: Collection[str],
-    target: Store,
-    device: Device,
-    look: Blend,
-    precision: Precision,
-    overwrite: bool,
-    done: _Done,
-) -> None:
-    """Find what is not there yet, and paint it."""
-    made_by = {"model": model.name, **asdict(look), "precision": precision}
-    record = (json.dumps(made_by, sort_keys=True) + "\n").encode()
-    there: set[str] = set() if overwrite else set(target.list())
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `apply` for a folder of pictures."""
+
+    model: ModelFiles
+    source: str
+    stores: Collection[str]
+    target: Store
+    device: Device
+    blend: Blend
+    precision: Precision
+    overwrite: bool
+
+    @cached_property
+    def record(self) -> bytes:
+        """The content of `RECORD`."""
+        made_by = {"model": self.model.name, **asdict(self.blend), "precision": self.precision}
+        return (json.dumps(made_by, sort_keys=True) + "\n").encode()
+
+    def check_record(self) -> None:
+        """Refuse a target whose pictures were made by another model or with other options."""
+        found = self.target.read(RECORD)
+        if found != self.record:
+            raise RecipeError(
+                f"OUT {self.target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, asked "
+                f"for is {self.record.decode().strip()}; allowed: another folder, or --overwrite"
+            )
+
+
+def _stylize_folder(job: _Job, tally: _Tally) -> None:
+    """Find which pictures are missing from the target, and stylize them."""
+    chunks = _missing(job, tally)
+    workers = _connect(job.target, job.device) if chunks else None
+    if job.overwrite:
+        job.target.delete(RECORD)  # while pictures of two kinds may be there, no record may vouch for them
+    elif not job.target.establish(RECORD, job.record):
+        job.check_record()
+    if workers:
+        from batch_nst.pipelines.apply.actors import stylize_photos
+
+        with progress_bar("apply", sum(map(len, chunks)), "pictures") as progress:
+            for outcome in stylize_photos(
+                job.model, chunks, job.target, job.blend, job.precision, workers, job.overwrite
+            ):
+                tally.add(outcome)
+                progress.advance()
+    if job.overwrite and not tally.counts["pending"]:
+        _restore_record(job, tally.written)
+
+
+def _missing(job: _Job, tally: _Tally) -> list[list[PictureTask]]:
+    """Chunks of the pictures that the target lacks; those that it has are counted.
+
+    Raises:
+        RecipeError: the pictures there are of another model or other options, or nobody knows of which.
+    """
+    there: set[str] = set() if job.overwrite else set(job.target.list())
     if RECORD in there:
-        _check_record(target, record)
+        job.check_record()
     try:
-        chunks = chunks_of(_to_do(source, stores, there, done))
-    except RecipeError as error:  # of an input, which recipes call so
+        chunks = chunks_of(_to_do(job, there, tally))
+    except RecipeError as error:  # it names the input by the recipe's key
         raise RecipeError(str(error).replace("generate.input", "IN", 1)) from error
-    if done.counts["ok"]:
+    if tally.counts["ok"]:
         if RECORD not in there:
             raise RecipeError(
-                f"OUT {target.uri}: holds pictures with the names of those in IN, and no {RECORD} that says "
-                "of which model; allowed: another folder, or --overwrite"
+                f"OUT {job.target.uri}: holds pictures with the names of those in IN, and no {RECORD} that "
+                "says of which model; allowed: another folder, or --overwrite"
             )
-        log(f"{done.counts['ok']:,} pictures are there already")
-    workers = _connect(target, device) if chunks else None
-    if overwrite:
-        target.delete(RECORD)  # as long as pictures of two kinds may be there, nothing says of which they are
-    elif not target.establish(RECORD, record):
-        _check_record(target, record)
-    if workers:
-        from batch_nst.pipelines.apply.actors import paint_photos
-
-        with progress_bar("apply", sum(chunk["count"] for chunk in chunks), "pictures") as progress:
-            for outcome in paint_photos(model, chunks, target, look, precision, workers, overwrite):
-                done.add(outcome)
-                progress.advance()
-    if overwrite and not done.counts["pending"]:
-        _record_all(target, record, done.painted)
+        log(f"{tally.counts['ok']:,} pictures are there already")
+    return chunks
 
 
-def _to_do(source: str, stores: Collection[str], there: set[str], done: _Done) -> Iterator[tuple[Photo, str]]:
-    """Photos that are to be painted and their names below the target; the others are counted."""
+def _to_do(job: _Job, there: set[str], tally: _Tally) -> Iterator[PictureTask]:
+    """List the input; yields a task for each picture to stylize, and counts the others."""
     taken: set[str] = set()
-    photos, told = 0, time.monotonic()
-    for batch in stream_photos(source, stores):
+    photos, logged = 0, time.monotonic()
+    for batch in stream_photos(job.source, job.stores):
         photos += batch.num_rows
-        if time.monotonic() - told >= _TOLD_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - logged >= _LOG_SECONDS:
+            logged = time.monotonic()
             log(f"listing: {photos:,} pictures")
         for row in batch.select(Photo._fields).to_pylist():
             photo = Photo(**row)
             name = target_name(photo.key)
             if name in taken:
                 detail = f"another picture of IN is painted as {name}"
-                bad = {"uri": photo.source, "status": "rejected", "reason": "same_name", "detail": detail}
-                done.add({**bad, "name": name, "refused": ""})
+                tally.add(Outcome(photo.source, name, "rejected", "same_name", detail))
             elif name in there:
-                done.counts["ok"] += 1
+                tally.counts["ok"] += 1
             else:
-                yield photo, name
+                yield PictureTask(photo, name)
             taken.add(name)
 
 
-def _record_all(target: Store, record: bytes, painted: set[str]) -> None:
-    """Say what has made all pictures of a target, unless there are others than those painted now."""
-    pictures = (name for name in target.list() if PurePosixPath(name).suffix.lower() in ENCODINGS)
-    others = sorted(set(pictures) - painted)
+def _restore_record(job: _Job, written: set[str]) -> None:
+    """Write the record again after `--overwrite`, unless the target holds pictures of other runs."""
+    pictures = (name for name in job.target.list() if PurePosixPath(name).suffix.lower() in ENCODINGS)
+    others = sorted(set(pictures) - written)
     if others:
         log(
-            f"OUT {target.uri}: {len(others):,} pictures there were not painted now, {others[0]} the first, "
-            f"and may be of another model; there is no {RECORD}, so that none counts as done"
+            f"OUT {job.target.uri}: {len(others):,} pictures there were not stylized now, the first is "
+            f"{others[0]}; they may be of another model, so no {RECORD} is written and none counts as done"
         )
     else:
-        target.replace(RECORD, record)
-
-
-def _check_record(target: Store, record: bytes) -> None:
-    """Refuse pictures of another model or other options."""
-    found = target.read(RECORD)
-    if found != record:
-        raise RecipeError(
-            f"OUT {target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, asked for is "
-            f"{record.decode().strip()}; allowed: another folder, or --overwrite"
-        )
+        job.target.replace(RECORD, job.record)
 
 
 def _check_apart(source: str, target: str) -> None:
-    """Refuse a target that would take photos' places, or be painted with them the next time."""
+    """Refuse a target inside the source: it would replace photos, or be stylized by the next run."""
     fixed = MAGIC.split(source, maxsplit=1)[0]
     listed = source if fixed == source else fixed.rpartition("/")[0]
     inside, outside = (

@@ -1,14 +1,21 @@
-"""Pictures on their way: read and decoded, painted, written under their own names; without torch and Ray."""
+"""The tasks of `apply` around the fast model: read, decode, encode and write pictures. Without torch and Ray.
+
+`decode_row` and `write_row` are the callables of Ray Data, `decode_photos` and `write_picture` what they do.
+A row between the stages has the fields of a `PictureRecord` as its columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from batch_nst.data.dataset.records import Refusal
 from batch_nst.data.images import codec
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.images.codec import Pixels
@@ -18,16 +25,7 @@ from batch_nst.data.sources.photos import Photo, uri_of
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
-from batch_nst.pipelines.generate.tasks import (
-    MOST_DEATHS,
-    Attempt,
-    Row,
-    first_attempt,
-    given_up,
-    pack,
-    refusal,
-    unpack,
-)
+from batch_nst.pipelines.generate.tasks import MOST_DEATHS, Attempt, first_attempt, given_up, refusal
 
 ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
     ".jpg": "jpeg",
@@ -35,128 +33,183 @@ ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
     ".png": "png",
     ".webp": "webp",
 }
-"""By the suffix of the target; a source of another kind becomes PNG."""
+"""Encoding by the suffix of the target; a photo of another kind becomes PNG."""
 
 LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
-"""Those of a recipe's defaults, but for the side: the net reaches so far."""
+"""The defaults of a recipe, except for the least side: the fast model needs no more than 16 pixels."""
 
 _MOST_SIDE = {"webp": 16_383, "jpeg": 65_500}
-"""Pixels a side that a format, or its library, can write."""
+"""Maximum side in pixels that a format, or its library, can write."""
 _TOGETHER = 8
 """Photos that are read at once."""
 
 
-def chunks_of(photos: Iterable[tuple[Photo, str]]) -> list[Row]:
-    """Photos and the names of their targets, packed and counted, as `decode_photos` takes them."""
-    rows = ({**photo._asdict(), "name": name} for photo, name in photos)
-    chunks = iter(lambda: list(islice(rows, _TOGETHER)), [])
-    return [{"photos": pack(chunk), "count": len(chunk)} for chunk in chunks]
+class PictureTask(NamedTuple):
+    """A photo to stylize, and the name of the result below the target."""
+
+    photo: Photo
+    name: str
 
 
-def decode_photos(chunk: Row, attempt: Attempt = first_attempt) -> Iterator[Row]:
-    """Fetch and decode the photos of a chunk, by the rules of generation.
+@dataclass(frozen=True)
+class PictureRecord:
+    """One picture between the stages: the decoded photo, then the stylized image; or why there is neither."""
+
+    uri: str
+    """The photo's name in messages."""
+    name: str
+    """Name of the stylized image below the target."""
+    status: str = "ok"
+    """`ok`, `rejected`, `failed`, or `pending` after an outage."""
+    reason: str = ""
+    detail: str = ""
+    pixels: bytes = b""
+    """Raw uint8 (height, width, 3); empty unless the status is `ok`."""
+    height: int = 0
+    width: int = 0
+
+    def refused(self, why: Refusal) -> PictureRecord:
+        """The same picture without pixels, and the reason."""
+        return PictureRecord(self.uri, self.name, why.status, why.reason, why.detail)
+
+    @property
+    def picture(self) -> Pixels:
+        """Its pixels, uint8 (H, W, 3)."""
+        return np.frombuffer(self.pixels, np.uint8).reshape(self.height, self.width, 3)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result for one photo after the attempt to write its stylized image."""
+
+    uri: str
+    name: str
+    status: str
+    """`ok`, `rejected`, `failed` or `pending`."""
+    reason: str = ""
+    detail: str = ""
+    refused: str = ""
+    """Why nothing can be written to the target at all (disk full, no permission); empty otherwise."""
+
+
+def chunks_of(tasks: Iterable[PictureTask]) -> list[list[PictureTask]]:
+    """Tasks in groups whose photos are read at once."""
+    remaining = iter(tasks)
+    return list(iter(lambda: list(islice(remaining, _TOGETHER)), []))
+
+
+def chunk_row(chunk: Sequence[PictureTask]) -> dict[str, str]:
+    """A chunk as a row of Ray Data, which `decode_row` takes."""
+    return {"tasks": json.dumps(chunk)}
+
+
+def decode_row(row: dict[str, str], attempt: Attempt) -> Iterator[dict[str, Any]]:
+    """`decode_photos` for Ray Data: a row of `chunk_row` to rows of one `PictureRecord` each."""
+    chunk = [PictureTask(Photo(*photo), name) for photo, name in json.loads(row["tasks"])]
+    return map(asdict, decode_photos(chunk, attempt))
+
+
+def write_row(row: dict[str, Any], target: Store, overwrite: bool) -> dict[str, str]:
+    """`write_picture` for Ray Data: a row of one `PictureRecord` to a row of its `Outcome`."""
+    return asdict(write_picture(PictureRecord(**row), target, overwrite))
+
+
+def decode_photos(chunk: Sequence[PictureTask], attempt: Attempt = first_attempt) -> Iterator[PictureRecord]:
+    """Fetch and decode the photos of a chunk by the rules of `generate`.
 
     Args:
-        chunk: of `chunks_of`.
-        attempt: counts the workers that decoding a photo ends.
+        chunk: photos that are read at once.
+        attempt: counts the workers that died while decoding; a photo that killed several is given up.
 
     Yields:
-        For each photo `uri`, `name` of its target, `status`, `reason`, `detail`; `pixels` (height, width, 3)
-        where it is ok. One that an outage kept back is `pending`.
+        A record for each photo; its status is `pending` where an outage kept it from being read.
     """
-    rows = unpack(chunk["photos"])
-    photos = [Photo(**{field: row[field] for field in Photo._fields}) for row in rows]
-    read = read_photos(photos, LIMITS.max_bytes)
-    with attempt(f"decode from {rows[0]['name']} on") as ended:
-        each = attempt if ended else first_attempt  # which photo it was, is only asked where there was one
-        for index, (row, photo) in enumerate(zip(rows, photos, strict=True)):
+    read = read_photos([task.photo for task in chunk], LIMITS.max_bytes)
+    with attempt(f"decode from {chunk[0].name} on") as died:
+        each = attempt if died else first_attempt  # only after a death does it matter which photo it was
+        for index, task in enumerate(chunk):
+            record = PictureRecord(uri_of(task.photo), task.name)
             data, read[index] = read[index], b""  # a file is not kept for longer than it is needed
-            with each(f"decode {row['name']}") as deaths:
-                decoded = _decode(row["name"], photo, data) if deaths < MOST_DEATHS else None
-            yield decoded or _undecoded(row["name"], photo) | given_up(deaths, "it")
+            with each(f"decode {task.name}") as deaths:
+                decoded = _decode(record, data) if deaths < MOST_DEATHS else None
+            yield decoded or record.refused(given_up(deaths, "it"))
 
 
-def paint(
-    row: Row, model: Callable[[], Callable[[Pixels], Pixels]], look: Blend, attempt: Attempt = first_attempt
-) -> Row:
-    """A row of `decode_photos` with its picture painted, where it has one.
+def stylize_picture(
+    record: PictureRecord,
+    model: Callable[[], Callable[[Pixels], Pixels]],
+    blend: Blend,
+    attempt: Attempt = first_attempt,
+) -> PictureRecord:
+    """A record of `decode_photos` with the stylized image in place of the photo.
 
     Args:
-        row: of `decode_photos`.
-        model: gives what paints; asked for within the attempt.
-        look: of the result.
-        attempt: counts the workers that painting a picture ends.
+        record: returned as it is unless its status is `ok`.
+        model: returns the fast model; called within the attempt.
+        blend: how photo and stylized image are mixed.
+        attempt: counts the workers that died at this picture.
     """
-    if row["status"] != "ok":
-        return row
-    with attempt(f"paint {row['name']}") as deaths:
+    if record.status != "ok":
+        return record
+    with attempt(f"stylize {record.name}") as deaths:
         if deaths < MOST_DEATHS:
-            photo = _pixels(row)
+            photo = record.picture
             try:
-                return row | {"pixels": look.of(photo, model()(photo)).tobytes()}
+                return replace(record, pixels=blend.of(photo, model()(photo)).tobytes())
             except MemoryError as error:
-                return row | {"status": "failed", "reason": "out_of_memory", "detail": str(error)}
-    return row | given_up(deaths, "it")
+                return record.refused(Refusal("failed", "out_of_memory", str(error)))
+    return record.refused(given_up(deaths, "it"))
 
 
-def write_painting(row: Row, target: Store, overwrite: bool) -> Row:
-    """Encode and write the picture of a row, whole or not at all; what has become of its photo.
-
-    `refused` says why nothing can be written at all: no room, or no permission.
-    """
-    outcome = {name: row[name] for name in ("uri", "name", "status", "reason", "detail")} | {"refused": ""}
-    if row["status"] != "ok":
+def write_picture(record: PictureRecord, target: Store, overwrite: bool) -> Outcome:
+    """Encode and write the picture of a record, whole or not at all."""
+    outcome = Outcome(record.uri, record.name, record.status, record.reason, record.detail)
+    if record.status != "ok":
         return outcome
-    encoded = codec.encode(_pixels(row), _encoding(row["name"]))
+    encoded = codec.encode(record.picture, _encoding(record.name))
     try:
         if overwrite:
-            target.replace(row["name"], encoded)
+            target.replace(record.name, encoded)
         else:
-            target.create(row["name"], encoded)  # where another run was first, its picture is the same
+            target.create(record.name, encoded)  # where another run was first, its picture is the same
     except FileNotFoundError as error:  # no disk can have such a name
-        return outcome | {"status": "rejected", "reason": "unusable_name", "detail": str(error)}
+        return replace(outcome, status="rejected", reason="unusable_name", detail=str(error))
     except OutageError as error:
-        return outcome | {"status": "pending", "detail": str(error)}
+        return replace(outcome, status="pending", detail=str(error))
     except StorageError as error:
-        return outcome | {"status": "pending", "refused": str(error)}
+        return replace(outcome, status="pending", refused=str(error))
     return outcome
 
 
 def target_name(key: str) -> str:
-    """The name that a picture gets below the target: its own, with `.png` added to what cannot be written.
+    """The name of a stylized image below the target: the photo's own, plus `.png` if it cannot be written.
 
     Never one above or beside the target: the names in a list or a tar may begin with `/` and hold `..`.
+
+    target_name("a/b.jpg")  # "a/b.jpg"
+    target_name("../c.gif")  # "c.gif.png"
     """
     name = "/".join(part for part in key.split("/") if part not in ("", ".", "..")) or "_"
     return name if PurePosixPath(name).suffix.lower() in ENCODINGS else f"{name}.png"
 
 
-def _decode(name: str, photo: Photo, data: bytes | Exception) -> Row:
-    row = _undecoded(name, photo)
+def _decode(record: PictureRecord, data: bytes | Exception) -> PictureRecord:
+    """The record with the decoded photo; or why there is none."""
     if isinstance(data, StorageError):
-        return row | {"status": "pending", "detail": str(data)}
+        return record.refused(Refusal("pending", "", str(data)))
     if isinstance(data, Exception):
-        return row | refusal(data)
+        return record.refused(refusal(data))
     try:
-        picture = decoder_for(LIMITS).picture(data)
+        photo = decoder_for(LIMITS).picture(data)
     except BadImage as error:
-        return row | refusal(error)
-    height, width, _ = picture.shape
-    encoding = _encoding(name)
+        return record.refused(refusal(error))
+    height, width, _ = photo.shape
+    encoding = _encoding(record.name)
     most = _MOST_SIDE.get(encoding, max(height, width))
     if max(height, width) > most:
         detail = f"{width} x {height} pixels; a {encoding} file has at most {most} a side"
-        return row | {"status": "rejected", "reason": "too_large_for_format", "detail": detail}
-    return row | {"pixels": picture.tobytes(), "height": height, "width": width}
-
-
-def _undecoded(name: str, photo: Photo) -> Row:
-    row: Row = {"uri": uri_of(photo), "name": name, "status": "ok", "reason": "", "detail": ""}
-    return row | {"pixels": b"", "height": 0, "width": 0}
-
-
-def _pixels(row: Row) -> Pixels:
-    return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3)
+        return record.refused(Refusal("rejected", "too_large_for_format", detail))
+    return replace(record, pixels=photo.tobytes(), height=height, width=width)
 
 
 def _encoding(name: str) -> Literal["webp", "png", "jpeg"]:

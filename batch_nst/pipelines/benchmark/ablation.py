@@ -1,8 +1,8 @@
 """Do pairs pay? The same network, trained in several ways for the same time on this machine, and compared.
 
-In one process and without Ray, so that an arm has the machine to itself. The time of an arm is that of its
-steps and of making its pairs; what is measured on held-out photos in between is not counted. A measurement is
-written down when it is taken, pairs are kept, so that the same call goes on where it was cut off.
+All of it runs in one process and without Ray, so that an arm has the machine to itself. The time of an arm is
+that of its steps and of making its pairs; measuring it on held-out photos is not counted. Measurements are
+written at once and pairs are kept, so the same call continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -12,59 +12,41 @@ import json
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from batch_nst.console import log
 from batch_nst.data.dataset.quality import judge
+from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.dataset.sampler import Batch, random_view
 from batch_nst.data.images.codec import Pixels, encode
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
 from batch_nst.engine.timing import machine_of, wait_for
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.benchmark.ablation_arms import ARMS, Arm, our_student, peers_student
-from batch_nst.pipelines.benchmark.ablation_exam import Exam
+from batch_nst.pipelines.benchmark.ablation_arms import ARMS, Arm, baseline_loop, own_loop
+from batch_nst.pipelines.benchmark.ablation_metrics import EvaluationSet
 from batch_nst.pipelines.benchmark.ablation_pairs import Clock, Pairs, make_pairs, read_photos_of, square
-from batch_nst.pipelines.benchmark.ablation_report import write_findings
+from batch_nst.pipelines.benchmark.ablation_records import (
+    ACCOUNTS,
+    Account,
+    Point,
+    Run,
+    Scale,
+    Study,
+    Training,
+)
+from batch_nst.pipelines.benchmark.ablation_report import write_report
 from batch_nst.pipelines.benchmark.measure import ResultCache
-from batch_nst.pipelines.generate.tasks import Row
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.recipe import Generate, Recipe, Style, Train
-
-Account = Literal["counted", "free"]
-"""Whether the time of an arm's pairs is taken from the arm's; free: a nightly dataset is paid once."""
-ACCOUNTS: tuple[Account, ...] = get_args(Account)
-
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large everything is."""
-
-    minutes: float = 10.0
-    """Of an arm."""
-    size: int = 96
-    """Side of the pictures, pixels."""
-    iterations: int = 60
-    """Of the optimisation that makes a pair."""
-    best: int = int(Generate.model_fields["iterations"].default)
-    """Of the one that makes the `X` of held-out photos, which no arm pays."""
-    looks: int = 10
-    """How often an arm is measured."""
-
-    @property
-    def seconds(self) -> float:
-        """Of an arm."""
-        return 60 * self.minutes
 
 
 def ablate(
@@ -79,26 +61,23 @@ def ablate(
     device: Device = "auto",
     precision: Precision = "auto",
     clock: Clock = time.perf_counter,
-) -> Figures:
-    """Run what `results` does not hold yet, and write tables, plots and a contact sheet after each style.
+) -> Study:
+    """Run what `results` does not hold yet; write tables, plots and a contact sheet after each style image.
 
     Args:
         photos: folder, glob or table, as `generate.input`.
-        styles: paintings.
-        scale: how large everything is.
+        styles: style images.
+        scale: duration and sizes.
         results: a local file that measurements are appended to.
-        output: a local folder for pairs, pictures and what is written for people.
+        output: a local folder for pairs, pictures and reports.
         arms: names in `ARMS`.
         accounts: whether arms with pairs run with their cost counted, for free, or both.
         device: where to compute.
-        precision: of our arms, and of the optimisation.
-        clock: tells seconds.
-
-    Returns:
-        `runs`, one for each style, arm and account, and the `files` that were written.
+        precision: precision of our arms, and of the optimisation.
+        clock: returns seconds.
 
     Raises:
-        RecipeError: an unknown arm, two paintings of one name, or one or photos that cannot be read.
+        RecipeError: an unknown arm, two style images of one name, or a file that cannot be read.
         IncompleteError: fewer than two photos are good.
     """
     if unknown := sorted(set(arms) - ARMS.keys()):
@@ -106,44 +85,28 @@ def ablate(
     if len({Path(style).stem for style in styles}) < len(styles):
         raise RecipeError(f"--styles: given {', '.join(styles)}; allowed: files of different names")
     where = choose_device(device)
-    machine = machine_of(where, scale.size)
-    measured = ResultCache(results, machine)
     faster: Precision = "bf16" if choose_dtype(where, precision) == torch.bfloat16 else "fp32"
-    wanted = {name: arm for name, arm in ARMS.items() if name in arms}
     recipes = [_recipe(photos, style, scale, faster, output) for style in styles]
-    paintings = [read_style(recipe.style) for recipe in recipes]
+    images = [read_style(recipe.style) for recipe in recipes]
     train, held_out = read_photos_of(photos, recipes[0].generate)
-    found: Figures = {
-        "scale": asdict(scale),
-        "machine": machine,
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "held_out": len(held_out),
-        "photos": len(train),
-        "references": {},
-        "runs": [],
-    }
+    machine = machine_of(where, scale.size)
+    cache = ResultCache(results, machine)
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    study = Study(scale, machine, date, len(train), len(held_out), references={}, runs=[], files=[])
+    most = max((_most(ARMS[name], len(train)) for name in arms if ARMS[name].pairs), default=0)
     files: list[str] = []
-    most = max((_most(arm, len(train)) for arm in wanted.values() if arm.pairs), default=0)
-    for recipe, painting in zip(recipes, paintings, strict=True):
-        bench = _prepare(recipe, painting, where, scale, train, held_out, most, clock)
+    for recipe, image in zip(recipes, images, strict=True):
+        bench = _prepare(recipe, image, where, scale, train, held_out, most, clock)
         title = f"{bench.style} {_digest(bench.settings)} references"
-        found["references"][bench.style] = measured.take(title, bench.exam.references)
-        done: set[str] = set()
-        for name, arm in wanted.items():
-            for account in accounts if arm.pairs else ACCOUNTS[:1]:
-                taught = lesson(arm, account, bench.content, bench.pairs)
-                decides = bench.decides(arm, account, taught)
-                if decides in done:
-                    log(f"{bench.style} {name}: the same as an arm before it, for want of photos")
-                    continue
-                done.add(decides)
-                found["runs"].append(_run(bench, name, account, taught, decides, measured))
-        files += write_findings(Path(output), found, bench.style, *bench.exam.pictures[:2])
-    return {**found, "files": list(dict.fromkeys(files))}
+        study.references[bench.style] = cache.measure(title, bench.evaluation.references)
+        study.runs += _run_arms(bench, arms, accounts, cache)
+        files += write_report(Path(output), study, bench.style, *bench.evaluation.pictures[:2])
+    study.files = list(dict.fromkeys(files))
+    return study
 
 
 def _recipe(photos: str, style: str, scale: Scale, precision: Precision, output: str) -> Recipe:
-    """What is shared with a recipe; the painting a little larger than pictures: strokes stay strokes."""
+    """The settings as a recipe. The style image is larger than the pictures, so that strokes stay strokes."""
     return Recipe(
         output=output,
         style=Style(image=style, size=max(16, scale.size * 3 // 2)),
@@ -155,31 +118,34 @@ def _recipe(photos: str, style: str, scale: Scale, precision: Precision, output:
 
 @dataclass(frozen=True)
 class _Bench:
-    """A painting, and all that its arms share."""
+    """A style image, and all that its arms share."""
 
     style: str
-    settings: Figures
-    """All that decides a picture, and its cost."""
+    settings: dict[str, object]
+    """All that decides a picture, and its cost; a JSON document that is hashed."""
     folder: Path
     objectives: Objectives
-    exam: Exam
+    evaluation: EvaluationSet
     content: Pixels
-    """Of all photos to train on."""
+    """All photos to train on, uint8 (n, size, size, 3)."""
     pairs: Pairs | None
-    """Of the first of them."""
+    """Pairs of the first of them."""
     scale: Scale
     threads: int
     clock: Clock
 
-    def decides(self, arm: Arm, account: Account, taught: Lesson) -> str:
-        """Names what an arm measures: of two that are the same by all that counts, it is the same."""
+    def digest(self, arm: Arm, account: Account, photos: int) -> str:
+        """Names a measurement: equal for two arms that differ in nothing that matters.
+
+        The keys are part of the names in files of results.
+        """
         return _digest(
             {
                 **self.settings,
                 "train": arm.train.model_dump(exclude={"steps"}),
                 "quality": arm.quality.model_dump() if arm.pairs else None,
-                "photos_taught": taught.photos,
-                "peers": arm.peers,
+                "photos_taught": photos,
+                "peers": arm.baseline,
                 "account": account,
                 "minutes": self.scale.minutes,
                 "looks": self.scale.looks,
@@ -189,139 +155,161 @@ class _Bench:
 
 def _prepare(
     recipe: Recipe,
-    painting: StyleImage,
+    style: StyleImage,
     device: torch.device,
     scale: Scale,
-    train: list[Row],
-    held_out: list[Row],
+    train: list[PhotoRecord],
+    held_out: list[PhotoRecord],
     most: int,
     clock: Clock,
 ) -> _Bench:
-    """Make or read the `X` of held-out photos, and the pairs of the first `most` of the others."""
+    """Make or read the optimised images of held-out photos, and pairs of the first `most` other photos."""
     threads, generate = torch.get_num_threads(), recipe.generate
-    objectives = Objectives.on(painting, recipe.loss, recipe.vgg, device.type, generate.precision, threads)
+    objectives = Objectives.on(style, recipe.loss, recipe.vgg, device.type, generate.precision, threads)
     objectives.load()
     settings = {
         **machine_of(device, scale.size),
-        "style": painting.digest,
+        "style": style.digest,
         "style_size": recipe.style.size,
         "recipe": recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
         "best": scale.best,
-        # As they are decoded, so that a copy of a folder is the same photos.
-        "photos": [hashlib.blake2b(row["content"], digest_size=8).hexdigest() for row in train + held_out],
+        # Hashes of decoded pixels, so that the photos in a copy of a folder are the same.
+        "photos": [
+            hashlib.blake2b(photo.content or b"", digest_size=8).hexdigest() for photo in train + held_out
+        ],
     }
-    style = Path(recipe.style.image).stem
-    folder = Path(recipe.output) / f"{style}-{_digest(settings)}"
-    make = partial(make_pairs, recipe, painting, device, threads, clock)
-    exam = Exam(objectives.exact, make(folder / "held_out", held_out, scale.best))
+    name = Path(recipe.style.image).stem
+    folder = Path(recipe.output) / f"{name}-{_digest(settings)}"
+    make = partial(make_pairs, recipe, style, device, threads, clock)
+    evaluation = EvaluationSet(objectives.exact, make(folder / "held_out", held_out, scale.best))
     pairs = make(folder / "train", train[:most], scale.iterations) if most else None
-    content = np.stack([square(row["content"], scale.size) for row in train])
-    return _Bench(style, settings, folder, objectives, exam, content, pairs, scale, threads, clock)
+    content = np.stack([square(photo.content, scale.size) for photo in train])
+    return _Bench(name, settings, folder, objectives, evaluation, content, pairs, scale, threads, clock)
+
+
+def _run_arms(
+    bench: _Bench, arms: Collection[str], accounts: Collection[Account], cache: ResultCache
+) -> Iterator[Run]:
+    """The results of all arms for one style image; arms that equal an earlier one are skipped."""
+    done: set[str] = set()
+    for name in (name for name in ARMS if name in arms):
+        arm = ARMS[name]
+        for account in accounts if arm.pairs else ACCOUNTS[:1]:
+            training = training_set(arm, account, bench.content, bench.pairs)
+            digest = bench.digest(arm, account, training.photos)
+            if digest in done:
+                log(f"{bench.style} {name}: the same as an earlier arm, as there are too few photos")
+                continue
+            done.add(digest)
+            yield _run(bench, name, account, training, digest, cache)
 
 
 def _run(
-    bench: _Bench, name: str, account: Account, taught: Lesson, decides: str, measured: ResultCache
-) -> Figures:
-    """An arm's figures: known, measured, or that it has no time left to train."""
-    arm, picture = ARMS[name], bench.folder / f"{name}-{account}-{decides}.png"
-    run: Figures = {
-        "style": bench.style,
-        "arm": name,
-        "title": arm.title,
-        "account": account,
-        "photos": taught.photos,
-        "left_out": taught.left_out,
-        "pairs_seconds": taught.paid,
-        "charged_seconds": taught.cost,
-    }
-    if taught.cost >= bench.scale.seconds:
-        log(f"{bench.style} {name}: its pairs take {taught.cost / 60:.1f} minutes, more than it has")
-        run |= {"curve": []}
+    bench: _Bench, name: str, account: Account, training: TrainingSet, digest: str, cache: ResultCache
+) -> Run:
+    """An arm's result, cached or measured now; without training if its pairs took all its time."""
+    arm, picture = ARMS[name], bench.folder / f"{name}-{account}-{digest}.png"
+    trained: Training | None = None
+    if training.cost >= bench.scale.seconds:
+        log(f"{bench.style} {name}: its pairs take {training.cost / 60:.1f} minutes, more than it has")
     else:
-        title = f"{bench.style} {name} {account} {decides}"
-        run |= measured.take(title, partial(_train, bench, arm, taught, picture))
-    return {**run, "picture": str(picture) if picture.exists() else None}
+        title = f"{bench.style} {name} {account} {digest}"
+        trained = cache.measure(title, partial(_train, bench, arm, training, picture))
+    return Run(
+        style=bench.style,
+        arm=name,
+        title=arm.title,
+        account=account,
+        photos=training.photos,
+        left_out=training.left_out,
+        pairs_seconds=training.paid,
+        charged_seconds=training.cost,
+        training=trained,
+        picture=str(picture) if picture.exists() else None,
+    )
 
 
-def _digest(settings: Figures) -> str:
+def _digest(settings: object) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
-class Lesson(NamedTuple):
-    """What an arm is taught."""
+class TrainingSet(NamedTuple):
+    """The pairs that an arm is trained on."""
 
     content: Pixels
     optimised: Pixels
-    """Of an arm without pairs the photos, which it does not look at."""
+    """For an arm without pairs the photos, which it does not use."""
     photos: int
     left_out: int
-    """Pairs that the quality filter passes over."""
+    """Pairs that the quality filter removed."""
     cost: float
-    """Seconds of the arm's time that are spent when training begins."""
+    """Seconds of the arm's time that are spent when training starts."""
     paid: float
     """Seconds that its pairs took, counted or not."""
 
 
-def _most(arm: Arm, there: int) -> int:
-    """How many of the photos that are there an arm is taught."""
-    return there if arm.photos is None else min(arm.photos, there)
+def _most(arm: Arm, available: int) -> int:
+    """Number of photos that an arm is trained on."""
+    return available if arm.photos is None else min(arm.photos, available)
 
 
-def lesson(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> Lesson:
-    """What an arm is taught, of all photos and of the pairs of the first of them."""
+def training_set(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> TrainingSet:
+    """The training set of an arm, from all photos and the pairs of the first of them."""
     photos = _most(arm, len(content))
     if not arm.pairs or pairs is None:
-        return Lesson(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
+        return TrainingSet(content[:photos], content[:photos], photos, 0, 0.0, 0.0)
     mine = Pairs._make(each[:photos] for each in pairs)
     masks, _ = judge(mine.loss, mine.change, arm.quality)
     good = np.isfinite(mine.loss)
     kept = good & ~np.any(list(masks.values()), axis=0)
     paid = float(mine.seconds.sum(dtype=np.float64))
     cost = paid if account == "counted" else 0.0
-    return Lesson(mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid)
+    return TrainingSet(
+        mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid
+    )
 
 
-def _train(bench: _Bench, arm: Arm, taught: Lesson, picture: Path) -> Figures:
-    """Train until the time is over; measure in between; keep the last pictures of the held-out photos."""
-    if not len(taught.content):
-        raise IncompleteError(f"no pair of {taught.photos} photos is left to train on")
-    objectives, exam, clock = bench.objectives, bench.exam, bench.clock
-    seconds, looks = bench.scale.seconds - taught.cost, bench.scale.looks
-    curve: list[Figures] = []
-    spent, taken, number, mark = 0.0, 0, 0, seconds / looks
-    painted = exam.pictures.content
-    batches = shuffled(taught.content, taught.optimised, arm.train)
-    student = (peers_student if arm.peers else our_student)(arm.train, objectives, bench.threads)
+def _train(bench: _Bench, arm: Arm, training: TrainingSet, picture: Path) -> Training:
+    """Train until the time is over, measuring in between; keep the last stylized held-out photos."""
+    if not len(training.content):
+        raise IncompleteError(f"no pair of {training.photos} photos is left to train on")
+    objectives, evaluation, clock = bench.objectives, bench.evaluation, bench.clock
+    seconds, looks = bench.scale.seconds - training.cost, bench.scale.looks
+    curve: list[Point] = []
+    spent, taken, number, next_look = 0.0, 0, 0, seconds / looks
+    stylized = evaluation.pictures.content
+    batches = shuffled(training.content, training.optimised, arm.train)
+    loop = (baseline_loop if arm.baseline else own_loop)(arm.train, objectives, bench.threads)
     while spent < seconds:
-        with _threads(student.threads):
+        with _threads(loop.threads):
             start = clock()
-            taken += student.step(next(batches), spent / seconds)
+            taken += loop.step(next(batches), spent / seconds)
             wait_for(objectives.device)
             spent += clock() - start
         number += 1
-        if spent >= min(mark, seconds):
-            mark = spent + seconds / looks
-            painted = exam.paint(student.net, student.weights())
-            curve.append({"seconds": taught.cost + spent, **exam.mark(painted)})
+        if spent >= min(next_look, seconds):
+            next_look = spent + seconds / looks
+            stylized = evaluation.stylize(loop.net, loop.weights())
+            curve.append({"seconds": training.cost + spent, **evaluation.measure(stylized)})
     picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(encode(np.concatenate(list(painted), axis=1), "png"))
+    picture.write_bytes(encode(np.concatenate(list(stylized), axis=1), "png"))
     return {
         "steps": taken,
         "skipped": number - taken,
         "seconds": spent,
-        "parameters": sum(parameter.numel() for parameter in student.net.parameters()),
-        "precision": "fp32" if arm.peers else objectives.engine.split()[-1],
+        "parameters": sum(parameter.numel() for parameter in loop.net.parameters()),
+        "precision": "fp32" if arm.baseline else objectives.engine.split()[-1],
         "curve": curve,
     }
 
 
 def shuffled(content: Pixels, optimised: Pixels, train: Train) -> Iterator[Batch]:
-    """Endless batches, pass after pass in a new order; a photo and its image are cut and flipped together."""
-    chance = np.random.default_rng(train.seed)
-    order = chain.from_iterable(chance.permutation(len(content)) for _ in count())
+    """Endless batches, each pass in another order; a photo and its image are cropped and flipped together."""
+    random = np.random.default_rng(train.seed)
+    order = chain.from_iterable(random.permutation(len(content)) for _ in count())
     while True:
         chosen = list(islice(order, train.batch_size))
-        views = [random_view(content.shape[1:3], train.crop_size, chance) for _ in chosen]
+        views = [random_view(content.shape[1:3], train.crop_size, random) for _ in chosen]
         yield Batch(
             *(
                 np.stack([pictures[index][view] for index, view in zip(chosen, views, strict=True)])
@@ -332,7 +320,7 @@ def shuffled(content: Pixels, optimised: Pixels, train: Train) -> Iterator[Batch
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Of torch's in this thread, while the block runs."""
+    """Set the number of torch's threads in this thread while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

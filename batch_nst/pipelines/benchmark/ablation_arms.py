@@ -1,4 +1,4 @@
-"""The arms of the ablation: how each trains, its photos, and a network that trains in this process."""
+"""The arms of the ablation: how each trains, on which photos, and its training loop in this process."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class Arm:
 
     title: str
     train: Train
-    """How; `steps` count for nothing: an arm has so much time, and its schedules are parts of that."""
+    """Settings of the training, except `steps`: time limits an arm, and schedules follow the time spent."""
     photos: int | None = 100
-    """How many are trained on, at the most; None: all."""
+    """Maximum number of photos to train on; None: all."""
     quality: Quality = _FILTERED
-    """Which pairs are passed over."""
-    peers: bool = False
-    """Whether it is the usual programs' loop, in place of ours."""
+    """Filter of the pairs."""
+    baseline: bool = False
+    """Whether it is trained by the baseline's loop (pytorch/examples) instead of ours."""
 
     @property
     def pairs(self) -> bool:
-        """Whether it looks at optimised images."""
+        """Whether its loss uses optimised images."""
         return any(map(_counts, (self.train.feature_weight, self.train.pixel_weight)))
 
 
 def _counts(schedule: Schedule) -> bool:
-    """Whether a weight is ever above 0."""
+    """Whether the weight of a schedule is ever above 0."""
     return any(point[1] for point in schedule) if isinstance(schedule, list) else schedule > 0
 
 
 def _our_train(**settings: Any) -> Train:
-    """A recipe's defaults, but for crops, as photos are few, and batches for few cores.
+    """A recipe's defaults, except for crops, as photos are few, and small batches for few cores.
 
-    The checkerboard counts in one arm alone, which shows what that costs.
+    The checkerboard loss is used in one arm only, which shows what it costs.
     """
     return Train(**({"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0} | settings))
 
@@ -58,7 +58,7 @@ _TOGETHER = _our_train()
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "peers": Arm(
-            "the peers' way: perceptual loss",
+            "baseline: perceptual loss",
             Train(
                 batch_size=4,
                 precision="fp32",
@@ -68,7 +68,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
                 average=0.0,
             ),
             photos=None,
-            peers=True,
+            baseline=True,
         ),
         "perceptual": Arm("perceptual loss", _our_train(feature_weight=0.0), photos=None),
         "pixels": Arm(
@@ -94,49 +94,49 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "small": Arm("both, small network", _our_train(network="small")),
     }
 )
-"""By name, in the order in which they run."""
+"""The arms by name, in the order in which they run."""
 
 
 @dataclass(frozen=True)
-class Student:
-    """A network under way."""
+class TrainingLoop:
+    """A network in training."""
 
     net: TransformerNet
     step: Callable[[Batch, float], bool]
-    """With the next batch, when this part of the training is done, 0..1. Whether the step was taken."""
+    """Take a step with a batch, at a fraction 0..1 of the training; returns False if the step was skipped."""
     weights: Callable[[], dict[str, Tensor]]
-    """Those that would become the model now."""
+    """Returns the weights of the model, were the training to end now."""
     threads: int
-    """Of torch's that the thread which calls `step` shall have."""
+    """Number of threads of torch in the thread that calls `step`."""
 
 
-def our_student(settings: Train, objectives: Objectives, threads: int) -> Student:
-    """A worker of `fit`, alone; but that nothing is measured which weighs nothing.
+def own_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingLoop:
+    """The loop of `train` with one worker, except that parts of the loss without weight are not measured.
 
     Args:
-        settings: `steps` and those of workers are not used.
+        settings: all but `steps` and the settings of workers are used.
         objectives: the style's, in the precision to train in.
-        threads: of the machine.
+        threads: threads of the machine.
     """
     of_image = max(1, threads // settings.batch_size)
-    training = Trainer(settings, objectives, _net(settings, objectives), of_image, threads // of_image)
+    trainer = Trainer(settings, objectives, _net(settings, objectives), of_image, threads // of_image)
 
     def step(batch: Batch, part: float) -> bool:
-        before = training.skipped
-        training.train_step(batch, part, skip_unweighted=True)
-        return training.skipped == before
+        before = trainer.skipped
+        trainer.train_step(batch, part, skip_unweighted=True)
+        return trainer.skipped == before
 
     on_gpu = objectives.device.type == "cuda"
-    return Student(training.net, step, lambda: training.average.weights, threads if on_gpu else 1)
+    return TrainingLoop(trainer.net, step, lambda: trainer.average.weights, threads if on_gpu else 1)
 
 
-def peers_student(settings: Train, objectives: Objectives, threads: int) -> Student:
-    """The usual programs' loop: see `engine.peers.train_step`.
+def baseline_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingLoop:
+    """The loop of pytorch/examples, see `engine.baselines.train_step`.
 
     Args:
-        settings: network, seed and learning rate, which is a number, are used.
-        objectives: the style's; fp32 is taken.
-        threads: of the machine.
+        settings: network, seed and a constant learning rate are used.
+        objectives: the style's; the fp32 one is used.
+        threads: threads of the machine.
     """
     net = _net(settings, objectives)
     network = plain_activations(objectives.exact.vgg)
@@ -147,7 +147,7 @@ def peers_student(settings: Train, objectives: Objectives, threads: int) -> Stud
         train_step(net, objectives.exact, network, optimizer, photos)
         return True
 
-    return Student(net, step, lambda: dict(net.state_dict()), threads)
+    return TrainingLoop(net, step, lambda: dict(net.state_dict()), threads)
 
 
 def _net(settings: Train, objectives: Objectives) -> TransformerNet:

@@ -1,12 +1,12 @@
-"""What the ablation found, for people: tables, curves over time, and pictures to be judged by eye."""
+"""The ablation's report: tables, curves over time, and a contact sheet to judge by eye."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
 
 import matplotlib as mpl
 import matplotlib.style
@@ -16,111 +16,125 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw, ImageFont
 
 from batch_nst.data.images.codec import Pixels
+from batch_nst.pipelines.benchmark.ablation_records import Account, Metrics, Run, Study
 
-Figures = Mapping[str, Any]
-
-_MARKS: Final = {
+_Loss = Literal["objective", "content", "style", "distance"]
+_LOSSES: Final[dict[_Loss, str]] = {
     "objective": "objective",
     "content": "content loss",
     "style": "style loss",
     "distance": "distance to X",
 }
-_COMPARED: Final = ("content", "style", "distance")
+_COMPARED: Final[tuple[_Loss, ...]] = ("content", "style", "distance")
 _BASE: Final = "peers"
-_ACCOUNTS: Final = {"counted": "the pairs' cost counted", "free": "the pairs for free"}
+_ACCOUNTS: Final[dict[Account, str]] = {
+    "counted": "the pairs' cost counted",
+    "free": "the pairs for free",
+}
 _SHOWN: Final = 5
 """Photos on a contact sheet."""
 _LEGEND: Final = 190
-"""Pixels beside its rows."""
+"""Width of the names beside its rows, in pixels."""
 
 
-def write_findings(folder: Path, found: Figures, style: str, content: Pixels, optimised: Pixels) -> list[str]:
-    """Write `ablation.md`, a plot for each account, and the contact sheet of a style.
+def write_report(folder: Path, study: Study, style: str, content: Pixels, optimised: Pixels) -> list[str]:
+    """Write `ablation.md`, a plot for each account, and the contact sheet of a style image.
 
     Args:
-        folder: where; made if it is missing.
-        found: what `ablate` returns.
-        style: of the sheet.
-        content: the held-out photos, (n, size, size, 3).
-        optimised: their `X`.
+        folder: created if it is missing.
+        study: the results so far.
+        style: the style image of the contact sheet.
+        content: the held-out photos, uint8 (n, size, size, 3).
+        optimised: their optimised images, uint8 (n, size, size, 3).
 
     Returns:
         The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table, sheet = folder / "ablation.md", folder / f"ablation-{style}.png"
-    table.write_text(tables(found))
+    table.write_text(tables(study))
     files = [str(table)]
     for account in _ACCOUNTS:
-        if any(run["account"] == account for run in found["runs"]):
+        if any(run.account == account for run in study.runs):
             plot = folder / f"ablation-{account}.svg"
-            _draw(found, account, plot)
+            _draw(study, account, plot)
             files.append(str(plot))
-    runs = [run for run in found["runs"] if run["style"] == style and run["picture"]]
-    rows = [("photo", content), (f"X, {found['scale']['best']} iterations", optimised)]
-    for run in runs:
-        with Image.open(run["picture"], formats=("PNG",)) as strip:
-            pixels = np.asarray(strip.convert("RGB"))
-        named = f"{run['title']} ({run['account']})" if run["pairs_seconds"] else run["title"]
-        rows.append((named, np.stack(np.split(pixels, len(content), axis=1))))
+    rows = [("photo", content), (f"X, {study.scale.best} iterations", optimised)]
+    for run in study.runs:
+        if run.style == style and run.picture:
+            with Image.open(run.picture, formats=("PNG",)) as strip:
+                pixels = np.asarray(strip.convert("RGB"))
+            named = f"{run.title} ({run.account})" if run.pairs_seconds else run.title
+            rows.append((named, np.stack(np.split(pixels, len(content), axis=1))))
     contact_sheet(rows).save(sheet)
     return [*files, str(sheet)]
 
 
-def tables(found: Figures) -> str:
-    """Markdown: for each style and account a row for each arm."""
-    scale, machine = found["scale"], found["machine"]
+def tables(study: Study) -> str:
+    """Markdown tables, one for each style image and account, with a row for each arm."""
+    scale, machine = study.scale, study.machine
     lines = [
-        f"{found['date']}, {machine['processor']}, {machine['threads']} threads, {machine['device']}, torch "
-        f"{machine['torch']}, {machine['engine']}. {scale['minutes']:g} minutes an arm, {scale['size']} px; "
-        f"pairs after {scale['iterations']} iterations, X of held-out photos after {scale['best']}; "
-        f"{found['photos']} photos to train on, {found['held_out']} held out. Geometric means; in brackets "
-        "the difference to the peers' way."
+        f"{study.date}, {machine['processor']}, {machine['threads']} threads, {machine['device']}, torch "
+        f"{machine['torch']}, {machine['engine']}. {scale.minutes:g} minutes an arm, {scale.size} px; "
+        f"pairs after {scale.iterations} iterations, X of held-out photos after {scale.best}; "
+        f"{study.photos} photos to train on, {study.held_out} held out. Geometric means; in brackets "
+        "the difference to the baseline."
     ]
-    for style, references in found["references"].items():
-        for account, told in _ACCOUNTS.items():
-            runs = _of(found, style, account)
-            if account == "free" and not any(run["account"] == "free" for run in runs):
+    for style, references in study.references.items():
+        for account, title in _ACCOUNTS.items():
+            runs = _of(study, style, account)
+            if account == "free" and not any(run.account == "free" for run in runs):
                 continue
-            base = next((_last(run) for run in runs if run["arm"] == _BASE), {})
+            base = next((_last(run) for run in runs if run.arm == _BASE), None)
             lines += [
                 "",
-                f"### {style}, {told}",
+                f"### {style}, {title}",
                 "",
                 "| | photos | left out | minutes for pairs | steps | objective | content | style | "
                 "distance to X | SSIM to X | checkerboard |",
                 f"| --- {'| ---: ' * 10}|",
-                _row("the photo", ["", "", "", ""], references["photo"], {}),
-                _row("X", ["", "", "", ""], references["X"], {}),
-                *(_row(run["title"], _work(run), _last(run), base) for run in runs),
+                _row("the photo", ["", "", "", ""], references["photo"], None),
+                _row("X", ["", "", "", ""], references["X"], None),
+                *(_row(run.title, _work(run), _last(run), base) for run in runs),
             ]
     return "\n".join([*lines, ""])
 
 
-def _of(found: Figures, style: str, account: str) -> list[Figures]:
-    """The runs of a style; those without pairs belong to both accounts."""
-    runs = [run for run in found["runs"] if run["style"] == style]
-    return [run for run in runs if run["account"] == account or not run["pairs_seconds"]]
+def _of(study: Study, style: str, account: Account) -> list[Run]:
+    """The runs of a style image and an account; runs without pairs belong to both accounts."""
+    return [
+        run for run in study.runs if run.style == style and (run.account == account or not run.pairs_seconds)
+    ]
 
 
-def _last(run: Figures) -> Figures:
-    """The marks at the end of an arm; none of one that had no time to train."""
-    return dict(run["curve"][-1]) if run["curve"] else {}
+def _last(run: Run) -> Metrics | None:
+    """The metrics at the end of an arm; None if it was not trained."""
+    return run.curve[-1] if run.curve else None
 
 
-def _work(run: Figures) -> list[str]:
-    pairs = f"{run['pairs_seconds'] / 60:.1f}" if run["pairs_seconds"] else ""
-    return [str(run["photos"]), str(run["left_out"]) if pairs else "", pairs, str(run.get("steps", "none"))]
+def _work(run: Run) -> list[str]:
+    pairs = f"{run.pairs_seconds / 60:.1f}" if run.pairs_seconds else ""
+    steps = str(run.training["steps"]) if run.training else "none"
+    return [str(run.photos), str(run.left_out) if pairs else "", pairs, steps]
 
 
-def _row(name: str, work: Sequence[str], marks: Figures, base: Figures) -> str:
-    cells = [_number(marks.get(mark)) for mark in (*_MARKS, "ssim", "checkerboard")]
-    for index, mark in enumerate(_MARKS):
-        if mark in _COMPARED and base and marks and marks is not base and base[mark]:
-            difference = 100 * (marks[mark] / base[mark] - 1)
-            if math.isfinite(difference) and difference:
-                cells[index] += f" ({difference:+.0f} %)"
+def _row(name: str, work: Sequence[str], metrics: Metrics | None, base: Metrics | None) -> str:
+    """A row of a table, with differences to `base` in percent."""
+    if metrics is None:
+        cells = [_number(None)] * (len(_LOSSES) + 2)
+    else:
+        cells = [_number(metrics[loss]) + _difference(loss, metrics, base) for loss in _LOSSES]
+        cells += [_number(metrics["ssim"]), _number(metrics.get("checkerboard"))]
     return f"| {' | '.join([name, *work, *cells])} |"
+
+
+def _difference(loss: _Loss, metrics: Metrics, base: Metrics | None) -> str:
+    """How far a loss is from the baseline's, in brackets; empty if there is nothing to compare."""
+    if loss not in _COMPARED or base is None or metrics is base:
+        return ""
+    own, other = metrics[loss], base[loss]
+    difference = 100 * (own / other - 1) if own is not None and other else 0.0
+    return f" ({difference:+.0f} %)" if difference and math.isfinite(difference) else ""
 
 
 def _number(value: float | None) -> str:
@@ -130,30 +144,30 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _draw(found: Figures, account: str, file: Path) -> None:
-    """Curves over minutes: a row of plots for each style, a line for each arm; dotted what X has."""
-    styles = list(found["references"])
-    arms = dict.fromkeys(run["arm"] for run in found["runs"] if run["arm"] != _BASE)
+def _draw(study: Study, account: Account, file: Path) -> None:
+    """Losses over minutes: a row of plots for each style image, a line for each arm, dotted that of X."""
+    styles = list(study.references)
+    arms = dict.fromkeys(run.arm for run in study.runs if run.arm != _BASE)
     dark_then_light = map(mpl.colormaps["tab20"], [*range(0, 20, 2), *range(1, 20, 2)])
     colours = {_BASE: "black"} | dict(zip(arms, dark_then_light, strict=False))
     with mpl.style.context("default"), mpl.rc_context({"svg.hashsalt": account, "font.size": 8}):
         figure = Figure(figsize=(12, 2.9 * len(styles) + 0.7), layout="constrained")
-        plots = figure.subplots(len(styles), len(_MARKS), squeeze=False)
+        plots = figure.subplots(len(styles), len(_LOSSES), squeeze=False)
         lines: dict[str, Line2D] = {}
         for style, row in zip(styles, plots, strict=True):
-            for (mark, told), axes in zip(_MARKS.items(), row, strict=True):
-                for run in _of(found, style, account):
-                    minutes = [point["seconds"] / 60 for point in run["curve"]]
-                    (lines[run["title"]],) = axes.plot(
+            for (loss, title), axes in zip(_LOSSES.items(), row, strict=True):
+                for run in _of(study, style, account):
+                    minutes = [point["seconds"] / 60 for point in run.curve]
+                    (lines[run.title],) = axes.plot(
                         minutes,
-                        [point[mark] for point in run["curve"]],
+                        [point[loss] for point in run.curve],
                         "." if len(minutes) == 1 else "-",
-                        color=colours[run["arm"]],
-                        linewidth=2.2 if run["arm"] == _BASE else 1.2,
+                        color=colours[run.arm],
+                        linewidth=2.2 if run.arm == _BASE else 1.2,
                     )
-                if wanted := found["references"][style]["X"][mark]:
+                if wanted := study.references[style]["X"][loss]:
                     axes.axhline(wanted, color="#777777", linestyle=":", linewidth=1)
-                axes.set(yscale="log", title=told, xlim=(0, found["scale"]["minutes"]))
+                axes.set(yscale="log", title=title, xlim=(0, study.scale.minutes))
                 axes.grid(alpha=0.3)
             row[0].set_ylabel(style)
         for axes in plots[-1]:

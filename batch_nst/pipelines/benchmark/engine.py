@@ -1,12 +1,11 @@
-"""The engine's figures on this machine: beside its floor, the peers, its own fp32, and in the pipeline."""
+"""The command `benchmark`: the engine against its floor, the baselines, its own fp32, and in the pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -19,56 +18,37 @@ from batch_nst.data.images.sandbox import Limits, decoder_for
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import Photo, list_photos
 from batch_nst.data.storage.fetch import fetch
-from batch_nst.engine.baselines import Curve, Method, run_peers
+from batch_nst.engine.baselines import Curve, Method, run_baseline
 from batch_nst.engine.device import Device, choose_batch, choose_device
 from batch_nst.engine.slow_transfer import ENGINE, losses_of, optimise
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.engine.timing import fraction_of_floor, machine_of, matmul_rate, parts
 from batch_nst.errors import RecipeError
+from batch_nst.pipelines.benchmark.engine_records import (
+    BenchmarkFigures,
+    Cost,
+    Details,
+    Floor,
+    Invariance,
+    PrecisionLoss,
+    Scale,
+)
 from batch_nst.pipelines.benchmark.measure import ResultCache, peak_memory, pipeline_overhead
-from batch_nst.pipelines.benchmark.race import against_pictures, largest_difference, run_engine, summary
+from batch_nst.pipelines.benchmark.race import (
+    PhotoRace,
+    against_pictures,
+    largest_difference,
+    run_engine,
+    summary,
+)
 from batch_nst.pipelines.benchmark.table import table
 from batch_nst.pipelines.inference import FastModel, load_model
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Generate, Loss, Style, Vgg
 
-Figures = dict[str, Any]
-
 _METHODS = ("free", "engine", "warm", "lbfgs_wolfe", "adam")
 _ITERATIONS = int(Generate.model_fields["iterations"].default)
 _LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured."""
-
-    size: int = 256
-    """Side of the photos, and short side of the styles, pixels."""
-    photos: int = 16
-    styles: int = 2
-    baseline: int = 300
-    """Evaluations of the peers' way on each photo."""
-    free: int = 450
-    """Iterations of the engine with pixels that nothing bounds, as the peers' are."""
-    bounded: int = 150
-    """Iterations of the engine as it is, its pixels those of a picture."""
-    others: int = 1
-    """Photos on which the peers' other optimisers run as well."""
-    precise: int = 100
-    """Iterations after which bf16 is compared with fp32, on the first batch of each style."""
-    rounds: int = 5
-    """Of the alternation between floor and engine."""
-    invariance: int = 20
-    """Iterations after which pixels are compared."""
-    batches: tuple[int, ...] = (1, 2, 4, 8)
-    """Whose cost and peak memory are measured."""
-    sizes: tuple[int, ...] = (128, 256, 512)
-    """Whose cost is measured, in the batches that the engine chooses."""
-    unit: int = 4
-    """Images of a unit of the pipeline."""
-    units: int = 2
-    unit_iterations: int = 150
 
 
 FULL = Scale()
@@ -93,111 +73,147 @@ def benchmark(
     quick: bool = False,
     model: str = "",
     results: str = "",
-) -> Figures:
-    """Measure, print a table, and return the figures; one that was not measured is None.
+) -> BenchmarkFigures:
+    """Measure, print a table, and return the figures.
+
+    benchmark("photos/", "styles/", quick=True, results="results.jsonl")
 
     Args:
-        photos: folder or glob; the first ones by name are taken.
-        styles: folder or glob of paintings, likewise.
+        photos: folder or glob; the first photos by name are used.
+        styles: folder or glob of style images; the first ones by name are used.
         device: where to compute.
-        quick: two photos and one style at 128 px; minutes.
+        quick: two photos and one style image at 128 px; takes minutes.
         model: an output or a version's folder, to start from its pictures as well, in its own style.
         results: a file to append measurements to; what it holds of this machine and engine is not repeated.
 
     Raises:
-        RecipeError: there are no photos or styles, or one of them is no picture, or none is the model's.
+        RecipeError: there are no photos or style images, one of them is no picture, or the model fits none.
     """
-    scale, where, threads = QUICK if quick else FULL, choose_device(device), torch.get_num_threads()
-    paintings = {
+    bench = _prepare(photos, styles, device, QUICK if quick else FULL, model, results)
+    races: list[PhotoRace] = []
+    details = _measure(bench, races)
+    race, floor = details.race, details.floor
+    figures = BenchmarkFigures(
+        speedup_cold_50=race["free"]["50"].speedup,
+        speedup_cold_100=race["free"]["100"].speedup,
+        speedup_cold_300=race["free"]["300"].speedup,
+        speedup_bounded_100=race["engine"]["100"].speedup,
+        speedup_stored_100=against_pictures(races, 100),
+        speedup_warm_100=race["warm"]["100"].speedup,
+        vgg_fraction=floor["fraction"]["median"],
+        pipeline_fraction=details.pipeline["fraction"],
+        bf16_loss_ratio=geometric_mean(ratio for part in details.precision for ratio in part["ratios"]),
+        iteration_seconds=floor["iteration"]["median"],
+        floor_seconds=floor["floor"]["median"],
+        photos=len(races),
+        batch=bench.batch,
+        engine=f"{ENGINE} {bench.first.engine}",
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        machine=machine_of(bench.device, bench.scale.size),
+        details=details,
+    )
+    for line in table(figures):
+        log(line)
+    return figures
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What is measured, and with what."""
+
+    scale: Scale
+    device: torch.device
+    objectives: dict[str, Objectives]
+    """Objectives by name of the style image."""
+    photos: dict[str, Pixels]
+    """Photos by name, uint8 (size, size, 3)."""
+    fast: FastModel | None
+    cache: ResultCache
+
+    @property
+    def first(self) -> Objectives:
+        """The objectives of the first style image."""
+        return next(iter(self.objectives.values()))
+
+    @property
+    def batch(self) -> int:
+        """Number of photos that are optimised together."""
+        return choose_batch(self.scale.size, self.device)
+
+    @cached_property
+    def content(self) -> Tensor:
+        """All photos, (B, 3, size, size), 0..255."""
+        return to_tensor(np.stack(list(self.photos.values())), self.device)
+
+
+def _prepare(photos: str, styles: str, device: Device, scale: Scale, model: str, results: str) -> _Bench:
+    """Read the inputs; a wrong one is refused before anything is measured."""
+    images = {
         _name(found): read_style(Style(image=found.source, size=scale.size))
         for found in _first("--styles", styles, scale.styles)
     }
     contents = {_name(found): _read(found, scale.size) for found in _first("--images", photos, scale.photos)}
     fast = load_model(model, device) if model else None
     if fast:
-        _check_fits(fast, model, [painting.digest for painting in paintings.values()])
+        _check_fits(fast, model, [image.digest for image in images.values()])
+    where, threads = choose_device(device), torch.get_num_threads()
     objectives = {
-        name: Objectives.on(painting, Loss(), Vgg(), where.type, "auto", threads)
-        for name, painting in paintings.items()
+        name: Objectives.on(image, Loss(), Vgg(), where.type, "auto", threads)
+        for name, image in images.items()
     }
-    first = next(iter(objectives.values()))
-    names, batch = list(contents), choose_batch(scale.size, where)
-    stack = to_tensor(np.stack(list(contents.values())), where)
-    machine = machine_of(where, scale.size)
-    measured = ResultCache(results, machine)
+    cache = ResultCache(results, machine_of(where, scale.size))
+    return _Bench(scale, where, objectives, contents, fast, cache)
 
-    floor = measured.take("floor", lambda: _floor(first, stack[:batch], scale.rounds))
-    gradient = measured.take("parts", partial(parts, first.fast, stack[:batch]))
-    runs, precision = [], []
-    for index, start in enumerate(range(0, len(names), batch)):
-        style = list(objectives)[index % len(objectives)]
-        members = {
-            name: stack[start + i : start + i + 1] for i, name in enumerate(names[start : start + batch])
-        }
-        entrants = _Entrants(objectives[style], style, members, scale.others if index == 0 else 0, fast)
-        runs += _race(measured, entrants, scale)
-        if index < len(objectives):
-            precision.append(
-                measured.take(f"precision {style}", partial(_precision, entrants, scale.precise))
-            )
-    invariance = measured.take("invariance", lambda: _invariance(first, stack[:batch], scale.invariance))
+
+def _measure(bench: _Bench, races: list[PhotoRace]) -> Details:
+    """All measurements, from the cache where it has them; appends the races of the photos to `races`."""
+    scale, first, cache = bench.scale, bench.first, bench.cache
+    head, photo = bench.content[: bench.batch], bench.content[:1]
+    floor = cache.measure("floor", partial(_floor, first, head, scale.rounds))
+    gradient = cache.measure("parts", partial(parts, first.fast, head))
+    precision: list[PrecisionLoss] = []
+    for number, entrants in enumerate(_entrants(bench)):
+        races += _race(cache, entrants, scale)
+        if number < len(bench.objectives):
+            loss = partial(_precision, entrants, scale.precise)
+            precision.append(cache.measure(f"precision {entrants.style}", loss))
+    invariance = cache.measure("invariance", partial(_invariance, first, head, scale.invariance))
     memory = {
-        str(size): measured.take(f"memory {size}", partial(peak_memory, size, scale.size, where.type))
+        str(size): cache.measure(f"memory {size}", partial(peak_memory, size, scale.size, bench.device.type))
         for size in scale.batches
     }
     sizes = {
-        str(side): measured.take(
-            f"size {side}", partial(_cost, first, stack[:1], side, choose_batch(side, where))
+        str(side): cache.measure(
+            f"size {side}", partial(_cost, first, photo, side, choose_batch(side, bench.device))
         )
         for side in scale.sizes
     }
     batches = {
-        str(count): measured.take(f"batch {count}", partial(_cost, first, stack[:1], scale.size, count))
+        str(count): cache.measure(f"batch {count}", partial(_cost, first, photo, scale.size, count))
         for count in scale.batches
     }
-    some = [list(contents.values())[i % len(contents)] for i in range(scale.units * scale.unit)]
-    pipeline = measured.take(
-        "pipeline", lambda: pipeline_overhead(first, some, scale.unit, scale.unit_iterations)
+    contents = list(bench.photos.values())
+    some = [contents[i % len(contents)] for i in range(scale.units * scale.unit)]
+    pipeline = cache.measure(
+        "pipeline", partial(pipeline_overhead, first, some, scale.unit, scale.unit_iterations)
     )
-
-    race = {method: summary(runs, method) for method in _METHODS}
-    figures: Figures = {
-        "speedup_cold_50": race["free"]["50"]["speedup"],
-        "speedup_cold_100": race["free"]["100"]["speedup"],
-        "speedup_cold_300": race["free"]["300"]["speedup"],
-        "speedup_bounded_100": race["engine"]["100"]["speedup"],
-        "speedup_stored_100": against_pictures(runs, 100),
-        "speedup_warm_100": race["warm"]["100"]["speedup"],
-        "vgg_fraction": floor["fraction"]["median"],
-        "pipeline_fraction": pipeline["fraction"],
-        "bf16_loss_ratio": geometric_mean(ratio for part in precision for ratio in part["ratios"]),
-        "iteration_seconds": floor["iteration"]["median"],
-        "floor_seconds": floor["floor"]["median"],
-        "photos": len(runs),
-        "batch": batch,
-        "engine": f"{ENGINE} {first.engine}",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": machine,
-        "details": {
-            "scale": asdict(scale),
-            "floor": floor,
-            "parts": gradient,
-            "race": race,
-            "precision": precision,
-            "invariance": invariance,
-            "memory": memory,
-            "sizes": sizes,
-            "batches": batches,
-            "pipeline": pipeline,
-        },
-    }
-    for line in table(figures):
-        log(line)
-    return figures
+    race = {method: summary(races, method) for method in _METHODS}
+    return Details(
+        scale=scale,
+        floor=floor,
+        parts=gradient,
+        race=race,
+        precision=precision,
+        invariance=invariance,
+        memory=memory,
+        sizes=sizes,
+        batches=batches,
+        pipeline=pipeline,
+    )
 
 
 def _first(option: str, source: str, count: int) -> list[Photo]:
-    """The first pictures of a folder or glob."""
+    """The first pictures of a folder or glob, by name."""
     try:
         listed = list_photos(source)
     except RecipeError as error:
@@ -210,7 +226,7 @@ def _name(photo: Photo) -> str:
 
 
 def _read(photo: Photo, side: int) -> Pixels:
-    """A square of a photo."""
+    """The square centre crop of a photo, uint8 (side, side, 3)."""
     try:
         data = fetch(photo.source, _LIMITS.max_bytes)
         pixels = decoder_for(_LIMITS).picture(data)
@@ -219,98 +235,112 @@ def _read(photo: Photo, side: int) -> Pixels:
     return crop(pixels, side)
 
 
-def _check_fits(fast: FastModel, model: str, paintings: Collection[str]) -> None:
-    """Refuse a model that no race here is about; `paintings` are their digests."""
-    if fast.card["digests"]["style"] not in paintings:
-        raise RecipeError(f"--model {model}: was fitted to none of the paintings of --styles")
+def _check_fits(fast: FastModel, model: str, styles: Collection[str]) -> None:
+    """Refuse a model of another style image or loss; `styles` are the digests of the style images."""
+    if fast.card["digests"]["style"] not in styles:
+        raise RecipeError(f"--model {model}: was trained for none of the style images of --styles")
     if fast.card["objective"]["loss"] != Loss().model_dump():
-        raise RecipeError(f"--model {model}: was fitted to another loss; allowed: a recipe's default one")
+        raise RecipeError(f"--model {model}: was trained with another loss; allowed: a recipe's default one")
 
 
 @dataclass(frozen=True)
 class _Entrants:
-    """One batch of photos and what is to be run on it."""
+    """A batch of photos, and what runs on it."""
 
     objectives: Objectives
     style: str
     photos: dict[str, Tensor]
-    """(1, 3, H, W) each."""
+    """Photos by name, each (1, 3, H, W)."""
     others: int
-    """Of them on which the peers' other optimisers run as well."""
+    """How many of them the other baselines run on as well."""
     fast: FastModel | None
+    """The model to start from, if there is one of this style."""
 
     @property
     def together(self) -> Tensor:
+        """All photos, (B, 3, H, W)."""
         return torch.cat(list(self.photos.values()))
 
 
-def _race(measured: ResultCache, entrants: _Entrants, scale: Scale) -> list[dict[str, Any]]:
-    """The curves of all methods on a batch: the peers' ways one by one, then the engine's on all of it."""
-    runs: list[dict[str, Any]] = []
-    objectives, style = entrants.objectives, entrants.style
+def _entrants(bench: _Bench) -> Iterator[_Entrants]:
+    """The photos in batches; style images take turns."""
+    names = list(bench.photos)
+    for index, start in enumerate(range(0, len(names), bench.batch)):
+        style = list(bench.objectives)[index % len(bench.objectives)]
+        objectives = bench.objectives[style]
+        members = {
+            name: bench.content[start + i : start + i + 1]
+            for i, name in enumerate(names[start : start + bench.batch])
+        }
+        fits = bench.fast and bench.fast.card["digests"]["style"] == objectives.style.digest
+        yield _Entrants(
+            objectives, style, members, bench.scale.others if index == 0 else 0, bench.fast if fits else None
+        )
+
+
+def _race(cache: ResultCache, entrants: _Entrants, scale: Scale) -> list[PhotoRace]:
+    """The curves of all methods on a batch: the baselines photo by photo, then the engine on all of it."""
+    races: list[PhotoRace] = []
+    objectives, style, fast = entrants.objectives, entrants.style, entrants.fast
     for index, (name, photo) in enumerate(entrants.photos.items()):
-        run: dict[str, Any] = {"photo": name, "style": style}
+        race = PhotoRace({}, {})
         methods: tuple[Method, ...] = ("lbfgs", "lbfgs_wolfe", "adam")
         for method in methods if index < entrants.others else methods[:1]:
-            run[method], stored = measured.take(
+            race.curves[method], stored = cache.measure(
                 f"{method} {style} {name}",
-                partial(run_peers, objectives.exact, photo, scale.baseline, method),
+                partial(run_baseline, objectives.exact, photo, scale.baseline, method),
             )
             if method == "lbfgs":
-                run["stored"] = stored
-        runs.append(run)
+                race.stored = stored
+        races.append(race)
+    run = partial(run_engine, objectives.fast, entrants.together)
     contenders: dict[str, Callable[[], list[Curve]]] = {
-        "free": lambda: run_engine(objectives.fast, entrants.together, scale.free, bounds=None),
-        "engine": lambda: run_engine(objectives.fast, entrants.together, scale.bounded),
+        "free": partial(run, scale.free, bounds=None),
+        "engine": partial(run, scale.bounded),
     }
-    if entrants.fast and entrants.fast.card["digests"]["style"] == objectives.style.digest:
-        paint = _painter(entrants.fast)
-        contenders["warm"] = lambda: run_engine(
-            objectives.fast, entrants.together, scale.bounded, first_guess=paint
-        )
-    for entrant, curves in contenders.items():
-        model = f" {entrants.fast.card['version']}" if entrants.fast and entrant == "warm" else ""
-        found = measured.take(f"{entrant} {style} {'+'.join(entrants.photos)}{model}", curves)
-        for run, curve in zip(runs, found, strict=True):
-            run[entrant] = curve
-    return runs
+    if fast:
+        contenders["warm"] = partial(run, scale.bounded, first_guess=partial(_stylized, fast))
+    for contender, measure in contenders.items():
+        model = f" {fast.card['version']}" if fast and contender == "warm" else ""
+        curves = cache.measure(f"{contender} {style} {'+'.join(entrants.photos)}{model}", measure)
+        for race, curve in zip(races, curves, strict=True):
+            race.curves[contender] = curve
+    return races
 
 
-def _painter(fast: FastModel) -> Callable[[Tensor], Tensor]:
-    @torch.no_grad()
-    def paint(photos: Tensor) -> Tensor:
-        painted: Tensor = fast.net(photos / 255).clamp(0, 1) * 255
-        return painted
-
-    return paint
+@torch.no_grad()
+def _stylized(fast: FastModel, photos: Tensor) -> Tensor:
+    """What a model makes of photos, both (B, 3, H, W), 0..255."""
+    images: Tensor = fast.net(photos / 255).clamp(0, 1) * 255
+    return images
 
 
-def _floor(objectives: Objectives, content: Tensor, rounds: int) -> Figures:
+def _floor(objectives: Objectives, content: Tensor, rounds: int) -> Floor:
     floor, iteration, fraction = fraction_of_floor(objectives.fast, content, rounds)
     return {
-        "floor": floor._asdict(),
-        "iteration": iteration._asdict(),
-        "fraction": fraction._asdict(),
+        "floor": floor,
+        "iteration": iteration,
+        "fraction": fraction,
         "batch": len(content),
         "matmul_fp32": matmul_rate(content.device, torch.float32),
         "matmul_bf16": matmul_rate(content.device, torch.bfloat16),
     }
 
 
-def _cost(objectives: Objectives, photo: Tensor, side: int, batch: int) -> Figures:
-    """Of an iteration on `batch` images of `side` pixels, seconds an image; and of 1,000 pairs."""
+def _cost(objectives: Objectives, photo: Tensor, side: int, batch: int) -> Cost:
+    """The cost of an iteration on `batch` images of `side` pixels."""
     content = F.interpolate(photo, (side, side), mode="bilinear").repeat(batch, 1, 1, 1)
     floor, iteration, _ = fraction_of_floor(objectives.fast, content, 1)
     return {
         "batch": batch,
-        "iteration": iteration.median,
-        "floor": floor.median,
-        "pairs_1000_hours": 1000 * _ITERATIONS * iteration.median / 3600,
+        "iteration": iteration["median"],
+        "floor": floor["median"],
+        "pairs_1000_hours": 1000 * _ITERATIONS * iteration["median"] / 3600,
     }
 
 
-def _precision(entrants: _Entrants, iterations: int) -> Figures:
-    """Exact losses of what bf16 found over those of what fp32 found."""
+def _precision(entrants: _Entrants, iterations: int) -> PrecisionLoss:
+    """How much larger losses are after an optimisation in bf16."""
     exact, content = entrants.objectives.exact, entrants.together
     fast_loss, exact_loss = (
         losses_of(exact, optimise(objective, content, iterations).images.round(), content).total
@@ -319,8 +349,8 @@ def _precision(entrants: _Entrants, iterations: int) -> Figures:
     return {"ratios": (fast_loss / exact_loss).tolist(), "iterations": iterations}
 
 
-def _invariance(objectives: Objectives, content: Tensor, iterations: int) -> Figures:
-    """Pixels of the batch against those of each photo alone, of half batches, and of one thread less."""
+def _invariance(objectives: Objectives, content: Tensor, iterations: int) -> Invariance:
+    """Compare the pixels of the batch with those of single photos, half batches and one thread less."""
 
     def found(size: int) -> Tensor:
         parts = torch.split(content, size)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,24 +21,58 @@ from batch_nst.data.images import codec
 from batch_nst.data.images.style import StyleImage
 from batch_nst.engine.device import choose_batch
 from batch_nst.engine.slow_transfer import optimise
-from batch_nst.engine.timing import Spread, seconds, wait_for
+from batch_nst.engine.timing import Machine, Spread, seconds, spread_of, wait_for
 from batch_nst.errors import BatchNSTError
+from batch_nst.figures import JsonValue
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Loss, Vgg
 
+T = TypeVar("T")
 
-def peak_memory(batch: int, side: int, device: str) -> dict[str, Any]:
-    """Peaks while `batch` images of `side` pixels are optimised.
 
-    Returns:
-        `before` and `process`, of the process with the network loaded and at the end, and `device`, what
-        torch held on a GPU, in bytes; None where the system does not tell. `out_of_memory` if it did not fit.
-    """
+class PeakMemory(TypedDict):
+    """Peak memory of an optimisation in bytes; None where the system does not report it."""
+
+    before: int | None
+    """Peak of the process before it, with the network loaded."""
+    process: int | None
+    """Peak of the process at the end."""
+    device: int | None
+    """Peak of torch's tensors on a GPU."""
+    out_of_memory: bool
+    """Whether the batch did not fit."""
+
+
+class Overhead(TypedDict):
+    """The speed of `generate` against the bare loop of `optimise` over the same images."""
+
+    fraction: float
+    """Images per second of `generate` over those of the loop."""
+    images_per_second: float
+    bare_images_per_second: float
+    bare_seconds: Spread
+    span_seconds: float
+    """Seconds of `generate` from the start of its first unit to the end of its last."""
+    unit_seconds: float
+    command_seconds: float
+    """Seconds of the whole command."""
+
+
+class _Generated(TypedDict):
+    """What is used of the figures of `generate`."""
+
+    span_seconds: float
+    seconds: float
+    error: NotRequired[str]
+
+
+def peak_memory(batch: int, side: int, device: str) -> PeakMemory:
+    """Optimise `batch` images of `side` pixels in a new process, and return its peak memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak_memory, batch, side, device).result()
 
 
-def _peak_memory(batch: int, side: int, device: str) -> dict[str, Any]:
+def _peak_memory(batch: int, side: int, device: str) -> PeakMemory:
     grey = np.full((batch, side, side, 3), 128, np.uint8)
     style = StyleImage.of_pixels(np.full((64, 64, 3), 128, np.uint8))
     objectives = Objectives.on(style, Loss(), Vgg(), device, "auto", os.cpu_count() or 1)
@@ -53,7 +87,7 @@ def _peak_memory(batch: int, side: int, device: str) -> dict[str, Any]:
 
 
 def _process_bytes() -> int | None:
-    """Most that this process ever held. `getrusage` would count its parent's peak as well."""
+    """Peak resident memory of this process. `getrusage` would count its parent's peak as well."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -63,14 +97,14 @@ def _process_bytes() -> int | None:
 
 def pipeline_overhead(
     objectives: Objectives, pictures: list[codec.Pixels], unit_images: int, iterations: int
-) -> dict[str, Any]:
-    """Images a second of `generate`, from its first unit's start to its last one's end, over the loop's.
+) -> Overhead:
+    """Measure the overhead of `generate` over a loop without Ray.
 
     Args:
         objectives: the style's, with the default loss.
         pictures: (size, size, 3) each.
-        unit_images: of them in a unit; so many images should take 10 s or more.
-        iterations: for each image.
+        unit_images: images in a unit, which should take 10 s or more.
+        iterations: iterations for each image.
     """
     side, device = pictures[0].shape[0], objectives.device
     batch = min(unit_images, choose_batch(side, device))
@@ -85,12 +119,12 @@ def pipeline_overhead(
     before = seconds(loop)
     with tempfile.TemporaryDirectory() as folder:
         figures = _generate(Path(folder), objectives, pictures, unit_images, iterations)
-    bare = Spread.of([before, seconds(loop)])
+    bare = spread_of([before, seconds(loop)])
     return {
-        "fraction": bare.median / figures["span_seconds"],
+        "fraction": bare["median"] / figures["span_seconds"],
         "images_per_second": len(pictures) / figures["span_seconds"],
-        "bare_images_per_second": len(pictures) / bare.median,
-        "bare_seconds": bare._asdict(),
+        "bare_images_per_second": len(pictures) / bare["median"],
+        "bare_seconds": bare,
         "span_seconds": figures["span_seconds"],
         "unit_seconds": figures["span_seconds"] / len(units),
         "command_seconds": figures["seconds"],
@@ -99,8 +133,8 @@ def pipeline_overhead(
 
 def _generate(
     folder: Path, objectives: Objectives, pictures: list[codec.Pixels], unit_images: int, iterations: int
-) -> dict[str, Any]:
-    """The figures of the command on these pictures, in a process and on a Ray of its own."""
+) -> _Generated:
+    """The figures of `generate` for these pictures, run as a command with its own Ray."""
     (folder / "photos").mkdir()
     for index, picture in enumerate(pictures):
         (folder / "photos" / f"{index:03}.png").write_bytes(codec.encode(picture, "png"))
@@ -124,35 +158,42 @@ def _generate(
         stdout=subprocess.PIPE,
         text=True,
     )
-    figures: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    figures: _Generated = json.loads(ran.stdout.splitlines()[-1])
     if ran.returncode:
         raise BatchNSTError(f"benchmark: generate failed: {figures.get('error')}")
     return figures
 
 
 class ResultCache:
-    """By name; each is taken once on a machine, with an engine and at a size."""
+    """Measurements by name in a file; each is taken once per machine, engine and size.
 
-    def __init__(self, results: str, machine: dict[str, Any]) -> None:
-        """Take over what a file knows of this machine.
+    cache = ResultCache("results.jsonl", machine_of(device, 256))
+    floor = cache.measure("floor", lambda: measure_floor())
+
+    Attributes:
+        taken: the measurements by name, as JSON.
+    """
+
+    def __init__(self, results: str, machine: Machine) -> None:
+        """Read the measurements of this machine.
 
         Args:
-            results: a local file, a JSON object a line, made if it is missing; empty: nothing is remembered.
+            results: a local file with a JSON object per line, created if missing; empty: nothing is stored.
             machine: what a measurement is true of, see `machine_of`.
         """
         self._file = Path(results) if results else None
         self._machine = machine
-        self.taken: dict[str, Any] = {}
+        self.taken: dict[str, JsonValue] = {}
         if self._file and self._file.exists():
             for line in self._file.read_text().splitlines():
                 if not line.endswith("}"):
-                    continue  # cut off while it was written
+                    continue  # the process was killed while it wrote
                 record = json.loads(line)
                 if record["machine"] == machine:
                     self.taken[record["name"]] = record["value"]
 
-    def take(self, name: str, run: Callable[[], Any]) -> Any:
-        """The measurement of this name: an earlier one, or what `run` measures, written down at once."""
+    def measure(self, name: str, run: Callable[[], T]) -> T:
+        """The measurement of this name: from the file, or what `run` returns as JSON, written at once."""
         if name not in self.taken:
             log(f"measuring {name}")
             record = {"name": name, "machine": self._machine, "value": run()}
@@ -162,4 +203,4 @@ class ResultCache:
                 with self._file.open("a") as file:
                     file.write(f"{line}\n")
             self.taken[name] = json.loads(line)["value"]
-        return self.taken[name]
+        return cast(T, self.taken[name])

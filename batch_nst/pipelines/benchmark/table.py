@@ -1,61 +1,62 @@
-"""A benchmark's figures as lines for people."""
+"""The figures of `benchmark` as a table for people."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from batch_nst.engine.baselines import MARKS
+from batch_nst.engine.baselines import TARGET_ITERATIONS
+from batch_nst.engine.timing import Spread
+from batch_nst.pipelines.benchmark.engine_records import BenchmarkFigures, Cost
+from batch_nst.pipelines.benchmark.race import Speedup
 
 _NAMES = {
     "free": "this engine, free",
     "engine": "this engine",
     "warm": "... warm",
-    "lbfgs_wolfe": "peers' Wolfe",
-    "adam": "peers' Adam",
+    "lbfgs_wolfe": "baseline Wolfe",
+    "adam": "baseline Adam",
 }
 
 
-def table(figures: dict[str, Any]) -> list[str]:
-    """Of the figures of `benchmark`."""
-    machine, details = figures["machine"], figures["details"]
-    floor, pipeline, scale = details["floor"], details["pipeline"], details["scale"]
-    differences = details["invariance"]["differences"]
-    memory = {size: peak["process"] for size, peak in details["memory"].items() if peak["process"]}
+def table(figures: BenchmarkFigures) -> list[str]:
+    """The lines of the table."""
+    machine, details = figures.machine, figures.details
+    floor, pipeline, scale = details.floor, details.pipeline, details.scale
+    differences = details.invariance["differences"]
+    memory = {size: peak["process"] for size, peak in details.memory.items() if peak["process"]}
     rows = [
         ("machine", f"{machine['processor']}, {machine['threads']} threads, {machine['device']}"),
-        ("engine", f"{figures['engine']}, torch {machine['torch']}, {machine['size']} px"),
+        ("engine", f"{figures.engine}, torch {machine['torch']}, {machine['size']} px"),
         ("matmul", f"fp32 {_giga(floor['matmul_fp32'])}, bf16 {_giga(floor['matmul_bf16'])} GFLOP/s"),
         ("floor", f"{_range(floor['floor'], 1e3)} ms an image: bare VGG-16, forward and back"),
         ("iteration", f"{_range(floor['iteration'], 1e3)} ms an image, in batches of {floor['batch']}"),
-        ("of that", ", ".join(f"{name} {part * 1e3:.3g}" for name, part in details["parts"].items())),
+        ("of that", ", ".join(f"{name} {part * 1e3:.3g}" for name, part in details.parts.items())),
         ("vgg_fraction", _range(floor["fraction"])),
-        ("sooner at", "".join(f"{f'baseline {mark}':>26}" for mark in MARKS)),
+        ("sooner at", "".join(f"{f'baseline {count}':>26}" for count in TARGET_ITERATIONS)),
         *(
-            (_NAMES[method], "".join(f"{_speedup(marks[str(mark)]):>26}" for mark in MARKS))
-            for method, marks in details["race"].items()
-            if marks[str(MARKS[0])]["photos"]
+            (_NAMES[method], "".join(f"{_speedup(speedup):>26}" for speedup in speedups.values()))
+            for method, speedups in details.race.items()
+            if speedups[str(TARGET_ITERATIONS[0])].photos
         ),
         (
             "bf16 / fp32",
-            f"{_number(figures['bf16_loss_ratio'], 4)} in loss, {scale['precise']} iterations",
+            f"{_number(figures.bf16_loss_ratio, 4)} in loss, {scale.precise} iterations",
         ),
         *(
             (name.replace("_", " "), f"{value['largest']:.0f} grey levels, {value['beyond_1']:.2%} beyond 1")
             for name, value in differences.items()
         ),
         ("peak memory", ", ".join(f"batch {size}: {peak / 2**20:,.0f} MiB" for size, peak in memory.items())),
-        *((f"{side} px", _cost(cost)) for side, cost in details["sizes"].items()),
-        *((f"batch {count}", _cost(cost)) for count, cost in details["batches"].items()),
+        *((f"{side} px", _cost(cost)) for side, cost in details.sizes.items()),
+        *((f"batch {count}", _cost(cost)) for count, cost in details.batches.items()),
         (
             "pipeline",
-            f"{_number(figures['pipeline_fraction'])} of the bare loop: {pipeline['images_per_second']:.3f} "
+            f"{_number(figures.pipeline_fraction)} of the bare loop: {pipeline['images_per_second']:.3f} "
             f"images/s, units of {pipeline['unit_seconds']:.0f} s",
         ),
     ]
     return [f"{name:18}  {text}" for name, text in rows]
 
 
-def _cost(cost: dict[str, Any]) -> str:
+def _cost(cost: Cost) -> str:
     return (
         f"{cost['iteration'] * 1e3:.3g} ms an image and iteration in batches of {cost['batch']}, "
         f"{cost['pairs_1000_hours']:.2f} device-hours for 1,000 pairs"
@@ -66,15 +67,15 @@ def _giga(rate: float) -> str:
     return f"{rate / 1e9:,.0f}"
 
 
-def _range(spread: dict[str, float], scale: float = 1.0) -> str:
+def _range(spread: Spread, scale: float = 1.0) -> str:
     return f"{spread['median'] * scale:.3g} ({spread['least'] * scale:.3g} to {spread['most'] * scale:.3g})"
 
 
-def _speedup(mark: dict[str, Any]) -> str:
-    if mark["speedup"] is None:
+def _speedup(speedup: Speedup) -> str:
+    if speedup.speedup is None:
         return "-"
-    missing = f", {mark['not_reached']} never" if mark["not_reached"] else ""
-    return f"{mark['speedup']:.2f}x ({mark['least']:.1f}-{mark['most']:.1f}{missing})"
+    missing = f", {speedup.not_reached} never" if speedup.not_reached else ""
+    return f"{speedup.speedup:.2f}x ({speedup.least:.1f}-{speedup.most:.1f}{missing})"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""The Ray cluster that a command runs on: joined where there is one, started inside the process where not."""
+"""Join the Ray cluster that a command runs on, or start one inside the process; choose its workers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,38 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services  # each use below says why, and what breaks without it
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import Train
 
+NEWEST_RAY_SEEN = "2.60.0"
+"""Newest Ray that the tests have run with. A later one may have moved the private parts used here."""
+
 _TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-"""Loggers that warn of what is meant to be: tokens are on, and progress is shown by this project."""
+"""Loggers that warn of intended settings: tokens are on, and this project shows progress itself.
+
+Their names are private to Ray; if they change, the warnings appear and nothing else breaks.
+"""
+
+
+class Node(TypedDict):
+    """What `ray.nodes()` says of a node, as far as it is used."""
+
+    NodeID: str
+    NodeManagerAddress: str
+    Alive: bool
+    Resources: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What an actor that holds VGG-16 gets, and how many of them this cluster can hold at most."""
+    """Resources of an actor that holds VGG-16, and the maximum number of such actors in this cluster."""
 
     device: Literal["cpu", "cuda"]
     num_cpus: float
@@ -37,10 +52,10 @@ class Workers:
     most: int
 
     def pool(self, actors: list[int], tasks: int, calls: int = 1) -> ray.data.ActorPoolStrategy:
-        """The recipe's [fewest, most], bounded by what the cluster can hold and by the tasks that there are.
+        """A pool within the recipe's [fewest, most], bounded by the cluster's size and the number of tasks.
 
-        All of them are asked for at once: Ray Data would add one at a time, half a minute apart. It lets go
-        of those that have no work. So many `calls` may be under way in one of them.
+        All actors are requested at once, because Ray Data would add one every half minute. It releases those
+        that have no work. `calls` is the maximum number of concurrent calls per actor.
         """
         most = max(1, min(self.at_once(actors), tasks))
         return ray.data.ActorPoolStrategy(
@@ -52,36 +67,36 @@ class Workers:
         )
 
     def at_once(self, actors: list[int]) -> int:
-        """How many actors can work at the same time, of the recipe's [fewest, most]."""
+        """How many actors can work at the same time, given the recipe's [fewest, most]."""
         return max(1, min(actors[1], self.most))
 
 
 def connect() -> None:
     """Join the cluster of `RAY_ADDRESS`, of the submitted job, or of this machine; else start one inside."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Two settings for a Ray that is started here. It runs its workers at nice 15: a loop of torch waits for
-    # its slowest thread, so that every wake-up of a process of normal priority beside it would stop them all.
+    # Two settings for a Ray that is started here. By default it runs workers at nice 15. A parallel loop of
+    # torch waits for its slowest thread, so any process of normal priority on the machine would stall it.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # And it ends workers that are idle for a second, to start others for the next unit, two seconds of
-    # imports each. `cluster.yaml` says the same.
+    # Ray also ends workers that are idle for a second, by default, and starts others for the next unit, each
+    # with two seconds of imports. `cluster.yaml` has the same setting.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
-        options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        # Not "auto": that joins what another command on this machine has started inside itself as well,
-        # and dies with it.
+        # Private, as no public call says whether `ray start` has left a cluster on this machine. Not "auto":
+        # that also joins a Ray that another command has started inside itself, and dies with it. Without
+        # this function, a cluster of `ray start` is only found through RAY_ADDRESS.
         address = services.get_ray_address_from_environment(None, None) or "local"
         if address == "local":
             _stay_on_loopback()
         try:
-            ray.init(address, include_dashboard=False, **options)
-        except ConnectionError:  # what `ray start` has left on this machine is no more
+            _init(address)
+        except ConnectionError:  # the cluster that `ray start` left on this machine is gone
             if os.environ.get("RAY_ADDRESS"):
                 raise
             _stay_on_loopback()
-            ray.init("local", include_dashboard=False, **options)
+            _init("local")
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -94,20 +109,25 @@ def connect() -> None:
     context.max_consecutive_actor_init_deaths = 3
 
 
+def _init(address: str) -> None:
+    ray.init(address, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+
+
 def _stay_on_loopback() -> None:
-    """Have the Ray that is started next, and torch's process groups inside it, listen on 127.0.0.1."""
-    # There is no public way (Ray 2.60): in place of a loopback address it takes the machine's own, unless it
-    # believes, as it does on macOS, that clusters are out of question.
+    """Let the Ray that is started next, and torch's process groups inside it, listen on 127.0.0.1."""
+    # Private, as there is no public way (Ray 2.60): Ray replaces a loopback address by the machine's own,
+    # unless this constant says, as on macOS, that it cannot form clusters. Without it, a Ray inside a command
+    # listens on the machine's address, which tests/test_security.py notices.
     ray_constants.ENABLE_RAY_CLUSTER = False
     for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
 
 
 def choose_workers(device: str) -> Workers:
-    """One actor a GPU where the cluster has GPUs or can start nodes that do; else one a node, on its cores.
+    """One actor per GPU if the cluster has GPUs or can start nodes with GPUs; else one per node.
 
     Raises:
-        RecipeError: `cuda` is asked for and no node type has a GPU.
+        RecipeError: `cuda` is requested and no node type has a GPU.
     """
     shapes = _node_shapes()
     gpus = int(sum(shape.get("GPU", 0) * count for shape, count in shapes))
@@ -116,43 +136,48 @@ def choose_workers(device: str) -> Workers:
             "device: given 'cuda', but no node type of this cluster has a GPU; allowed: auto, cpu"
         )
     if device != "cpu" and gpus:
-        # No whole CPU for an actor whose work is on the GPU: the others are for reading and writing.
+        # Less than one CPU for an actor that works on the GPU; the rest is for reading and writing.
         cpus = sum(shape.get("CPU", 0) * count for shape, count in shapes)
         return Workers("cuda", num_cpus=min(0.5, cpus / gpus / 2), num_gpus=1, threads=2, most=gpus)
     cores = [int(shape["CPU"]) for shape, _ in shapes if shape.get("CPU", 0) >= 1]
     threads = min(cores, default=1)
     nodes = sum(count for shape, count in shapes if shape.get("CPU", 0) >= 1)
-    # All cores of a node compute for one actor; one is not reserved, so that stages beside it can run.
+    # One actor computes on all cores of a node; one core is not reserved, so that other stages can run.
     reserved = threads - 1 if threads > 1 else 0.5
     return Workers("cpu", num_cpus=reserved, num_gpus=0, threads=threads, most=max(1, nodes))
 
 
 def choose_trainers(train: Train) -> Workers:
-    """What each training worker gets: a GPU, or its share of a node's cores.
+    """Resources of each training worker: a GPU, or its share of a node's cores.
 
     Raises:
-        RecipeError: `cuda` is asked for and no node type has a GPU.
+        RecipeError: `cuda` is requested and no node type has a GPU.
     """
     one = choose_workers(train.device)
     if one.device == "cuda":
         return one
-    # As many workers as there are nodes get a node each; more of them share its cores. Of elastic ones that
-    # holds for the fewest: more than those train on more nodes.
+    # As many workers as there are nodes get a node each; more workers share its cores. For elastic training
+    # the minimum counts: additional workers run on additional nodes.
     sharing = math.ceil(train.worker_range[0] / one.most)
     threads = max(1, one.threads // sharing)
-    # All that they compute on: where a node is lost, none of the others gets one more than its share.
+    # Reserve all cores that they compute on, so that no node gets an extra worker when another node is lost.
     return replace(one, threads=threads, num_cpus=threads)
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
-    """Where an actor belongs that a command cannot do without: no other node takes it along as it goes."""
-    return NodeAffinitySchedulingStrategy(_this_node(), soft=False)
+    """The driver's node, for an actor that a command depends on: the loss of another node does not end it."""
+    return on_node(_this_node())
+
+
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """A scheduling strategy: this node and no other."""
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def result_of(reference: ray.ObjectRef[Any]) -> Any:
-    """What a task of minutes returns, or raises, awaited in Python, where a signal ends the command.
+    """What a long task returns or raises, awaited so that SIGTERM can end the command.
 
-    In `ray.get` what a handler of SIGTERM raises is lost, or becomes a SystemError.
+    `ray.get` loses the exception that a handler of SIGTERM raises, or turns it into a SystemError.
     """
     return reference.future().result()
 
@@ -161,7 +186,7 @@ def check_output_is_shared(store: Store) -> None:
     """Refuse a local output that other nodes of the cluster do not see.
 
     Raises:
-        RecipeError: names the node.
+        RecipeError: names such a node.
     """
     others = [node for node in living_nodes() if node["NodeID"] != _this_node()]
     if store.local_path is None or not others:
@@ -179,20 +204,19 @@ def check_output_is_shared(store: Store) -> None:
         store.delete(marker)
 
 
-def living_nodes() -> list[dict[str, Any]]:
-    """The cluster's nodes that are up, as `ray.nodes()` tells of them."""
+def living_nodes() -> list[Node]:
+    """The cluster's nodes that are up."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask(nodes: Sequence[dict[str, Any]], question: Callable[..., object], *arguments: object) -> list[Any]:
-    """References to what a function answers on each of these nodes; it reserves nothing there."""
+def ask(nodes: Sequence[Node], question: Callable[..., object], *arguments: object) -> list[Any]:
+    """Run a function on each of these nodes, without reserving resources; references to the results."""
     task = ray.remote(num_cpus=0)(question)
-    places = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes)
-    return [task.options(scheduling_strategy=place).remote(*arguments) for place in places]
+    return [task.options(scheduling_strategy=on_node(node["NodeID"])).remote(*arguments) for node in nodes]
 
 
 def answers(asked: Sequence[Any], seconds: float) -> list[Any]:
-    """What has been asked, or the exception that came instead; a node that takes longer has none."""
+    """Results of `ask`, each within `seconds` from now, or the exception raised instead of it."""
     until = time.monotonic() + seconds
     found: list[Any] = []
     for reference in asked:
@@ -212,9 +236,10 @@ def _this_node() -> str:
 
 
 def _node_shapes() -> list[tuple[dict[str, float], int]]:
-    """Resources and number of the cluster's nodes: those that are up, or that its autoscaler may start."""
-    shapes = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
-    # Ray Data asks the same way for node types scaled to zero; there is no public call (Ray 2.60).
+    """Resources and number of the cluster's nodes that are up, and of those that its autoscaler may start."""
+    shapes = [(node["Resources"], 1) for node in living_nodes()]
+    # Private, as no public call names node types scaled to zero (Ray 2.60). Ray Data asks the same way.
+    # Without it, a cluster that starts nodes on demand looks as small as the nodes that are up.
     config = ray._private.state.state.get_cluster_config()
     for group in config.node_group_configs if config else ():
         up = sum(

@@ -1,4 +1,4 @@
-"""How many workers a step of a unit has ended: counted in one place that outlives them."""
+"""How many workers a step of a unit has crashed, counted by an actor that outlives them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from batch_nst.pipelines.cluster.connect import beside_driver
+from batch_nst.pipelines.cluster.connect import beside_driver, on_node
 
 _PATIENCE = 60.0
-"""Seconds for a node's sign of life."""
+"""Seconds in which a node must answer."""
 
 
 class CrashCounter:
-    """A `rows.Attempt` for the workers of a cluster; travels to them.
+    """A `tasks.Attempt` for the workers of a cluster; it can be sent to them.
 
-    A step that began and did not end has ended its worker, unless the node went with it: a lost or preempted
-    machine is no fault of what it worked on.
+    A step that started and did not end has crashed its worker, unless the node is lost too. A lost or
+    preempted machine is no fault of its work.
     """
 
     def __init__(self) -> None:
@@ -30,7 +29,7 @@ class CrashCounter:
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[int]:
-        """How many workers the step has ended."""
+        """Yields the number of workers that the step has crashed."""
         node = str(ray.get_runtime_context().get_node_id())
         earlier: list[str] = ray.get(self._state.begin.remote(step, node))
         try:
@@ -42,7 +41,7 @@ class CrashCounter:
 class _State:
     def __init__(self) -> None:
         self._begun: dict[str, list[str]] = {}
-        """Of each step that has not ended the nodes on which it began."""
+        """Nodes on which each unfinished step started."""
 
     def begin(self, step: str, node: str) -> list[str]:
         """The nodes of earlier attempts."""
@@ -51,16 +50,15 @@ class _State:
         return earlier[:-1]
 
     def end(self, step: str) -> None:
-        """Takes back what `begin` noted, and nothing else: a step is done again where its result was lost."""
+        """Undo one `begin`, and nothing else: a step runs again if its result was lost."""
         self._begun[step].pop()
         if not self._begun[step]:
             del self._begun[step]
 
 
 def _lives(node: str) -> bool:
-    """Whether a node is there; it is asked itself, for a cluster learns of a loss only after a while."""
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    sign = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_nothing)
+    """Whether a node is up. The node itself is asked, because a cluster notices a loss only after a while."""
+    sign = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node))(_nothing)
     try:
         ray.get(sign.remote(), timeout=_PATIENCE)
     except RayError:

@@ -1,23 +1,22 @@
-"""Figures of a run for Prometheus, through Ray: each node shows them, as `ray_...`, at its metrics port."""
+"""Metrics of a run for Prometheus: Ray serves them on each node's metrics port, with the prefix `ray_`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ray.util.metrics import Counter, Gauge
+
+from batch_nst.data.dataset.records import UnitOutcome
 
 
 class Metrics:
-    """What `generate` has done so far."""
+    """The progress of `generate`."""
 
     def __init__(self, to_do: int, iterations: int, devices: int) -> None:
         """Nothing is done yet.
 
         Args:
-            to_do: images.
-            iterations: of each.
-            devices: that can work at the same time.
+            to_do: number of images to make.
+            iterations: iterations of each image.
+            devices: number of devices that can work at the same time.
         """
         self._to_do, self._of_each, self._devices = to_do, iterations, devices
         self._images = Counter("images_total", "Images tried, by what became of them.", ("status",))
@@ -28,21 +27,21 @@ class Metrics:
         self._busy = Gauge("device_busy_ratio", "Share of the time since the first unit began.")
         self._queue.set(to_do, {"queue": "images"})
 
-    def add(self, result: Mapping[str, Any], device_seconds: float, span_seconds: float) -> None:
-        """Show a committed unit.
+    def add(self, outcome: UnitOutcome, device_seconds: float, span_seconds: float) -> None:
+        """Add a committed unit.
 
         Args:
-            result: one of `stylize_units`' results.
-            device_seconds: of all units so far.
+            outcome: the unit's.
+            device_seconds: sum over all units so far.
             span_seconds: from the first unit's start to the last one's end.
         """
-        made, bad = len(result["losses"]), result["bad"]
-        for row in bad:
-            self._images.inc(1, {"status": row["status"]})
+        made, bad = len(outcome.losses), outcome.bad
+        for photo in bad:
+            self._images.inc(1, {"status": photo.status})
         if made:
             self._images.inc(made, {"status": "ok"})
             self._iterations.inc(made * self._of_each)
-            self._seconds.set(result["seconds"] / made)
+            self._seconds.set(outcome.seconds / made)
         self._units.inc()
         self._to_do -= made + len(bad)
         self._queue.set(self._to_do, {"queue": "images"})

@@ -1,91 +1,106 @@
-"""When a run stops starting units: budget, deadline, SIGTERM or an outage."""
+"""When a run stops starting units: budget, deadline, SIGTERM, an outage, or a training that comes first."""
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
 from typing import NamedTuple
 
 
+class StopReason(enum.Enum):
+    """Why a run starts no further unit. The value is the message, with room for one detail."""
+
+    BUDGET = "{} device-hours are used up"
+    DEADLINE = "the deadline {} has come"
+    SIGTERM = "stopped by SIGTERM"
+    OUTAGE = "{}"
+    TRAINING = "the training on snapshot {} was cut off and is ended first"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A reason with its detail: hours, a moment, a fault or the number of a snapshot.
+
+    str(Stop(StopReason.BUDGET, "8"))  # "8 device-hours are used up"
+    """
+
+    reason: StopReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """In words."""
+        return self.reason.value.format(self.detail)
+
+
 class Budget(NamedTuple):
-    """What ends the making of pairs in order; what is under way by then is finished."""
+    """Limits after which no new unit starts; units under way are finished."""
 
     device_hours: float = math.inf
-    """Of all devices together."""
+    """Maximum number of device-hours, summed over all devices."""
     deadline: datetime | None = None
-    """With its zone."""
+    """Latest time at which a unit may start, with its time zone."""
 
-    def spent(self, device_seconds: float = 0.0) -> str:
-        """Why no further unit may begin when devices have worked for so long; empty while one may."""
+    def stop_reason(self, device_seconds: float = 0.0) -> Stop | None:
+        """Why no further unit may start once devices have worked for `device_seconds`; None while one may."""
         if device_seconds >= self.device_hours * 3600:
-            return self._used_up
+            return Stop(StopReason.BUDGET, f"{self.device_hours:g}")
         if self.deadline and datetime.now(UTC) >= self.deadline:
-            return self._too_late
-        return ""
-
-    def ends(self, reason: str) -> bool:
-        """Whether that is what `spent` says, and no fault."""
-        return bool(reason) and reason in (self._used_up, self._too_late)
-
-    @property
-    def _used_up(self) -> str:
-        return f"{self.device_hours:g} device-hours are used up"
-
-    @property
-    def _too_late(self) -> str:
-        return f"the deadline {self.deadline.isoformat(' ', 'minutes')} has come" if self.deadline else ""
+            return Stop(StopReason.DEADLINE, self.deadline.isoformat(" ", "minutes"))
+        return None
 
 
 UNLIMITED = Budget()
 
 
 SECONDS = 20.0
-"""How long units under way have. The command ends a few seconds later, and schedulers wait for 30."""
+"""Time that units under way have after SIGTERM. The command ends a few seconds later; schedulers wait 30."""
 
 
 @contextmanager
-def defer_sigterm(close: Callable[[str], None]) -> Iterator[None]:
-    """Put SIGTERM off: the handler that was there before is called when the body ends, or after `SECONDS`.
+def defer_sigterm(stop: Callable[[Stop], None]) -> Iterator[None]:
+    """Defer SIGTERM: the previous handler is called when the body ends, or after `SECONDS`.
 
-    A second SIGTERM is not put off. Outside the main thread, or without a handler, nothing changes.
+    A second SIGTERM is not deferred. Outside the main thread, or without a handler, nothing changes.
 
     Args:
-        close: called at the first one with the reason, in another thread: what it does, such as asking Ray,
-            may be what the main thread was just doing.
+        stop: called at the first SIGTERM, in another thread, because the main thread may be in the middle of
+            the same call (to Ray, for example).
     """
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked, over = threading.Event(), threading.Event()
+    received, over = threading.Event(), threading.Event()
 
-    def put_off(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+    def defer(number: int, frame: FrameType | None) -> None:
+        if received.is_set():
             before(number, frame)
-        asked.set()
+        received.set()
 
     def drain() -> None:
-        asked.wait()
+        received.wait()
         if over.is_set():
             return
-        close("stopped by SIGTERM")
+        stop(Stop(StopReason.SIGTERM))
         if not over.wait(SECONDS):
             os.kill(os.getpid(), signal.SIGTERM)
 
     drainer = threading.Thread(target=drain, name="drain", daemon=True)
-    signal.signal(signal.SIGTERM, put_off)
+    signal.signal(signal.SIGTERM, defer)
     drainer.start()
     try:
         yield
-        if asked.is_set():
+        if received.is_set():
             before(signal.SIGTERM, None)
     finally:
         over.set()
-        asked.set()
+        received.set()
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Whether further units may begin: one place in a cluster that the driver closes and workers ask."""
+"""A stop flag for a cluster: the driver sets it; workers check it before each unit."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from typing import Any
 import ray
 
 from batch_nst.pipelines.cluster.connect import beside_driver
-from batch_nst.pipelines.cluster.stop import Budget
+from batch_nst.pipelines.cluster.stop import Budget, Stop
 
 
 class StopFlag:
-    """Open until it is closed with a reason, or the deadline comes; travels to workers."""
+    """Not set until `set` is called or the budget's deadline comes. Can be sent to workers."""
 
     def __init__(self, budget: Budget) -> None:
-        """Needs a connected Ray. It is the clock of the driver's node that counts."""
+        """Needs a connected Ray. The clock of the driver's node decides when the deadline has come."""
         state = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_State)
         self._state: Any = state.remote(budget)
 
-    def close(self, reason: str) -> None:
-        """No unit begins from now on; those under way are finished."""
-        ray.get(self._state.close.remote(reason))
+    def set(self, stop: Stop) -> None:
+        """Let no further unit start; units under way are finished."""
+        ray.get(self._state.set.remote(stop))
 
-    def __call__(self) -> str:
-        """Why no unit may begin; empty while it may."""
-        reason: str = ray.get(self._state.reason.remote())
-        return reason
+    def __call__(self) -> Stop | None:
+        """Why no unit may start; None while one may."""
+        stop: Stop | None = ray.get(self._state.stop_reason.remote())
+        return stop
 
 
 class _State:
     def __init__(self, budget: Budget) -> None:
-        self._reason, self._budget = "", budget
+        self._stop: Stop | None = None
+        self._budget = budget
 
-    def close(self, reason: str) -> None:
-        self._reason = reason
+    def set(self, stop: Stop) -> None:
+        self._stop = stop
 
-    def reason(self) -> str:
-        return self._reason or self._budget.spent()
+    def stop_reason(self) -> Stop | None:
+        return self._stop or self._budget.stop_reason()

@@ -1,9 +1,10 @@
-"""A short trial where `generate` would work: what an image costs on that device, before any is made."""
+"""A short trial on the device that `generate` would use: what an image costs, before any is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import ray
 
 from batch_nst.console import log
 from batch_nst.data.dataset.plan import Plan
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
@@ -18,38 +20,29 @@ from batch_nst.pipelines.cluster import connect
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cost.unit_costs import UnitCosts
 from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.tasks import (
-    IN_FLIGHT,
-    Row,
-    decode_unit,
-    encode_picture,
-    encode_unit,
-    pack,
-    unit_rows,
-    unpack,
-)
+from batch_nst.pipelines.generate.tasks import decode_unit, encode_picture, encode_unit, units_of
 from batch_nst.recipe import Generate, Recipe
 
 _FEWEST, _MOST = 16, 64
-"""Photos that are read, for their sizes: as many as a unit has, within these. One batch is optimised."""
+"""Bounds for the number of photos that are read, one unit if possible. One batch of them is optimised."""
 _SHORT = 3
-"""Iterations of the shorter trial, whose share of the costs does not grow with iterations."""
+"""Iterations of the shorter trial; the two trials separate fixed costs from costs per iteration."""
 _LONG_SECONDS = 20.0
-"""How long the longer trial may take; all of the recipe's iterations where they fit."""
+"""Maximum duration of the longer trial; it runs all of the recipe's iterations if they fit."""
 
 
 class Timing(NamedTuple):
-    """What some images took."""
+    """The time that a batch of images took."""
 
     iterations: int
     seconds: float
 
 
 def calibrate(plan: Plan, store: Store, recipe: Recipe) -> UnitCosts:
-    """Try a few pending photos on a worker as `generate` would choose it. Writes nothing; about a minute.
+    """Try a few pending photos on the worker that `generate` would choose. Writes nothing; takes a minute.
 
     Args:
-        plan: with something to do.
+        plan: must have something to do.
         store: the output.
         recipe: the recipe.
 
@@ -62,21 +55,18 @@ def calibrate(plan: Plan, store: Store, recipe: Recipe) -> UnitCosts:
     log(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
     some = _spread(plan.pending(store), plan.to_do, photos)
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
-    (unit,) = unit_rows(some, plan.split_of)
+    (unit,) = units_of(some, plan.split_of)
     trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
-    outcome = connect.result_of(trial.remote(unit, read_style(recipe.style), recipe, workers))
+    outcome: UnitCosts | str = connect.result_of(
+        trial.remote(unit, read_style(recipe.style), recipe, workers)
+    )
     if isinstance(outcome, str):
         raise IncompleteError(f"calibration: {outcome}")
-    return UnitCosts(
-        source="calibration",
-        device=workers.device,
-        devices=workers.at_once(recipe.generate.actors),
-        **outcome,
-    )
+    return outcome
 
 
 def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:
-    """So many rows of a stream of `rows`, evenly apart."""
+    """`count` rows, evenly spaced, of a stream of `rows` rows."""
     wanted = np.arange(count) * rows // count
     chosen, first = [], 0
     for table in tables:
@@ -87,64 +77,58 @@ def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:
 
 
 def longer(short: Timing, iterations: int) -> int:
-    """Iterations of the longer trial, at most the recipe's; at least twice those of the shorter one."""
+    """Iterations of the longer trial: at least twice those of the shorter one, at most the recipe's."""
     # A run of n iterations evaluates the objective n + 1 times.
     affordable = int(_LONG_SECONDS / short.seconds * (short.iterations + 1)) - 1
     return min(iterations, max(affordable, 2 * short.iterations))
 
 
 def extrapolate(short: Timing, long: Timing, iterations: int) -> float:
-    """Seconds for so many iterations, on the line through two timings; of equal ones, the longer's."""
+    """Seconds for `iterations`, on the line through two timings; constant if they have equal iterations."""
     further = long.iterations - short.iterations
     slope = max(0.0, (long.seconds - short.seconds) / further) if further else 0.0
     return long.seconds + (iterations - long.iterations) * slope
 
 
-def _try(unit: Row, style: StyleImage, recipe: Recipe, workers: Workers) -> dict[str, float] | str:
-    """In a worker: what an image costs, by the names of `Rates`; or why nothing could be tried."""
+def _try(unit: UnitRecord, style: StyleImage, recipe: Recipe, workers: Workers) -> UnitCosts | str:
+    """Runs in a worker: the costs of an image, or why no photo could be tried."""
     settings = recipe.generate
     decoded = decode_unit(unit, settings)
-    if decoded["outage"]:
-        return str(decoded["outage"])
-    rows = unpack(decoded["photos"])
-    good = [row for row in rows if row["status"] == "ok"]
+    if decoded.outage:
+        return decoded.outage
+    good = [photo for photo in decoded.photos if photo.ok]
     if not good:
-        return f"none of {len(rows)} photos is good; the first, {rows[0]['uri']}: {rows[0]['reason']}"
-    trial = _Trial(style, recipe, workers)
-    opening = trial.run([], 1)  # of the device
-    batch = good[: min(trial.batch, settings.unit_images)]
-    first = trial.run(batch, 1)  # with the loading of weights and choosing of kernels
-    short = trial.run(batch, min(_SHORT, settings.iterations))
-    long = trial.run(batch, longer(short, settings.iterations))
-    return {
-        "seconds": extrapolate(short, long, settings.iterations) / len(batch),
-        "start_seconds": opening.seconds + max(0.0, first.seconds - extrapolate(short, long, 1)),
-        "bytes_read": decoded["bytes_read"] / decoded["photos_read"],
-        "bytes_written": _bytes_written(trial.made, good, settings),
-    }
+        first = decoded.photos[0]
+        return f"none of {len(decoded.photos)} photos is good; the first, {first.uri}: {first.reason}"
+    stylizer = Stylizer(style, recipe, workers)
+    opening, _ = _timed(stylizer, [], 1)  # initialises the device
+    batch = good[: min(stylizer.batch, settings.unit_images)]
+    first_run, _ = _timed(stylizer, batch, 1)  # loads weights and chooses kernels as well
+    short, _ = _timed(stylizer, batch, min(_SHORT, settings.iterations))
+    long, made = _timed(stylizer, batch, longer(short, settings.iterations))
+    return UnitCosts(
+        source="calibration",
+        device=workers.device,
+        devices=workers.at_once(settings.actors),
+        seconds=extrapolate(short, long, settings.iterations) / len(batch),
+        bytes_read=decoded.bytes_read / decoded.photos_read,
+        bytes_written=_bytes_written([photo for photo in made if photo.ok], good, settings),
+        start_seconds=opening.seconds + max(0.0, first_run.seconds - extrapolate(short, long, 1)),
+    )
 
 
-class _Trial(Stylizer):
-    """The actor of `generate`, whose number of iterations can be set."""
-
-    made: list[Row]
-    """Rows of the last run that are images."""
-
-    @property
-    def batch(self) -> int:
-        """Images that are optimised together."""
-        return self._batch
-
-    def run(self, rows: list[Row], iterations: int) -> Timing:
-        self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
-        unit: dict[str, Any] = {"unit": "trial", "photos": pack(rows, IN_FLIGHT), "outage": ""}
-        unit = self(unit)
-        self.made = [row for row in unpack(unit["photos"]) if row["status"] == "ok"]
-        return Timing(iterations, unit["seconds"])
+def _timed(
+    stylizer: Stylizer, photos: Sequence[PhotoRecord], iterations: int
+) -> tuple[Timing, list[PhotoRecord]]:
+    """The time that photos take, including the loading of networks at the first call; and what was made."""
+    start = time.perf_counter()
+    stylizer.load()
+    made = stylizer.stylize(photos, iterations)
+    return Timing(iterations, time.perf_counter() - start), made
 
 
-def _bytes_written(made: list[Row], good: list[Row], settings: Generate) -> float:
-    """An image's share of a unit's object: as a few were made, with the mean size of all photos read."""
+def _bytes_written(made: Sequence[PhotoRecord], good: Sequence[PhotoRecord], settings: Generate) -> float:
+    """An image's share of a unit's object: from the few that were made, corrected to the mean photo size."""
     if not made:
         return 0.0
     frame = len(encode_unit("", [], settings).data)
@@ -152,6 +136,6 @@ def _bytes_written(made: list[Row], good: list[Row], settings: Generate) -> floa
     return share + frame / settings.unit_images + _size(good, settings) - _size(made, settings)
 
 
-def _size(rows: list[Row], settings: Generate) -> float:
+def _size(photos: Sequence[PhotoRecord], settings: Generate) -> float:
     """Mean bytes of an encoded photo."""
-    return sum(len(encode_picture(row["content"], settings)) for row in rows) / len(rows)
+    return sum(len(encode_picture(photo.content, settings)) for photo in photos) / len(photos)

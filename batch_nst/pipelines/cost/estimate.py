@@ -1,4 +1,4 @@
-"""What a run of `generate` would cost: counts times rates; what no rate tells is None, never a guess."""
+"""What a run of `generate` would cost: counts times measured costs. Nothing is guessed."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ UNKNOWN = "not known before the first images are made; --calibrate tries a few"
 
 @dataclass(frozen=True)
 class Estimate:
-    """The figures; None is not known."""
+    """Figures of an estimate; None stands for unknown."""
 
     store_requests: Requests
-    """To buckets; without the renewals of the lease where `hours` is None."""
+    """Requests to buckets; without renewals of the lease while `hours` is unknown."""
     device: str | None = None
-    """`cpu` or `cuda`: what the hours are of."""
+    """`cpu` or `cuda`."""
     devices: int | None = None
-    """How many of them can work at the same time."""
+    """Number of devices that can work at the same time."""
     device_hours: float | None = None
-    """While they work, the sum over devices."""
+    """Working time summed over devices."""
     hours: float | None = None
-    """Of the clock, if all of them work all the time."""
+    """Elapsed time, if all devices work all the time."""
     bytes_read: int | None = None
-    """Of photos."""
+    """Bytes of photos."""
     bytes_written: int | None = None
-    """Of units."""
+    """Bytes of units."""
     price: float | None = None
-    """Of the device-hours; None also where it was not asked for."""
+    """Price of the device-hours; None also without a price per hour."""
     rates_from: str | None = None
-    """What the figures were measured by, see `Rates.source`."""
+    """Origin of the costs, see `UnitCosts.source`."""
 
 
 def estimate(work: Workload, rates: UnitCosts | None, price: float | None = None) -> Estimate:
-    """Multiply.
+    """Multiply the work by the costs.
 
     Args:
-        work: what is to be done.
-        rates: as measured; None where nothing was.
-        price: of a device for an hour, in any currency.
+        work: counts of what is to be done.
+        rates: measured costs; None if there are none.
+        price: price of a device-hour, in any currency.
     """
     if not work.images:
         free = None if price is None else 0.0
@@ -67,22 +67,22 @@ def estimate(work: Workload, rates: UnitCosts | None, price: float | None = None
 
 
 def estimate_lines(counts: Mapping[str, int], figures: Estimate) -> list[str]:
-    """A plan for people, aligned: its counts, then what is known of its costs."""
-    told = {name.replace("_", " "): f"{value:,}" for name, value in counts.items()}
-    told["device-hours"] = UNKNOWN if figures.device_hours is None else _number(figures.device_hours)
+    """Lines for the terminal, aligned: the counts of a plan, then what is known of its costs."""
+    lines = {name.replace("_", " "): f"{value:,}" for name, value in counts.items()}
+    lines["device-hours"] = UNKNOWN if figures.device_hours is None else _number(figures.device_hours)
     if figures.device and figures.hours is not None:
-        told["device-hours"] += (
+        lines["device-hours"] += (
             f" of {figures.device}; {_number(figures.hours)} hours for {figures.devices} at a time"
         )
     requests = {name: number for name, number in asdict(figures.store_requests).items() if number}
     parts = ", ".join(f"{number:,} {name}" for name, number in requests.items())
-    told["store requests"] = f"{sum(requests.values()):,}" + (f": {parts}" if parts else "")
-    told["bytes read"], told["bytes written"] = _bytes(figures.bytes_read), _bytes(figures.bytes_written)
+    lines["store requests"] = f"{sum(requests.values()):,}" + (f": {parts}" if parts else "")
+    lines["bytes read"], lines["bytes written"] = _bytes(figures.bytes_read), _bytes(figures.bytes_written)
     if figures.price is not None:
-        told["price"] = _number(figures.price)
+        lines["price"] = _number(figures.price)
     if figures.rates_from:
-        told["rates from"] = figures.rates_from
-    return [f"{name:>14} {value}" for name, value in told.items()]
+        lines["rates from"] = figures.rates_from
+    return [f"{name:>14} {value}" for name, value in lines.items()]
 
 
 def _number(value: float) -> str:

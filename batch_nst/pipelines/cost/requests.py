@@ -1,4 +1,4 @@
-"""How many requests `generate` sends to object stores: a formula of counts that are known beforehand."""
+"""How many requests `generate` sends to object stores: a formula over counts that are known in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests by kind, which have prices of their own; deletes cost nothing and are not counted."""
+    """Requests by kind, as each kind has its own price. Deletes are free and are not counted."""
 
     reads: int
     """GET and HEAD."""
@@ -25,35 +25,35 @@ class Requests:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What decides the requests of a run. What lies on a local disk counts as 0, or as False."""
+    """Counts that decide the number of requests of a run. What is on a local disk counts as 0 or False."""
 
     photo_reads: int = 0
-    """Photos to read: one counts once for each unit that has a crop of it."""
+    """Photos to read; a photo counts once for each unit that has a crop of it."""
     units: int = 0
-    """To be made."""
+    """Units to be made."""
     listed: int = 0
-    """Photos in an input that is a folder or a glob; of one that is of tars or tables these."""
+    """Photos in an input that is a folder or a glob; tars or tables in one that consists of these."""
     looked_at: int = 0
-    """Photos that are asked for one by one to list them: those of a list of URIs or of a table without
-    versions, and the headers in tars."""
+    """Photos that listing requests one by one: those in a list of URIs or in a table without versions, and
+    the headers in tars."""
     single_reads: int = 0
-    """Of the painting and a list of URIs, by the command."""
+    """Reads of the style image and of a list of URIs, by the command itself."""
     weights: bool = False
-    """Whether the VGG-16 weights are named by a URI."""
+    """Whether the recipe names the VGG-16 weights by a URI."""
     output: bool = False
-    """Whether the output is in a bucket; what follows is of such an output."""
+    """Whether the output is in a bucket; all fields below are about such an output."""
     new_segments: int = 0
-    """To be written."""
+    """Segments to be written."""
     chunks: int = 0
     """Row groups of segments with units to be made."""
     segments: int = 0
     """Objects in `dataset/plan`."""
     planned: int = 0
-    """Units in these."""
+    """Units in these segments."""
     done: int = 0
     """Units that are committed already."""
     reread: int = 0
-    """Reads of such units to seal them: those whose summaries are not gathered yet."""
+    """Committed units that sealing reads, because their summaries are not gathered yet."""
     forgotten: int = 0
     """Objects in `dataset/forgotten`."""
     leases: int = 0
@@ -63,32 +63,32 @@ class Traffic:
 
 
 def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) -> Requests:
-    """The requests of one run of `generate` that has something to do, when no request fails.
+    """The requests of one run of `generate` that has something to do, if no request fails.
 
-    - reads: each photo once a unit, and once more to look at it where the input is a list of URIs or a table
-      without versions, or for its header in a tar (small neighbours share a read; the few reads of tables
-      themselves are not in it); the painting twice; weights twice and once a device. Of the output: the lease
-      before, the settings (again where there are some), each segment, three for each of its row groups with
-      units to be made, the latest snapshot twice, what is to be forgotten, the summaries, and units that are
-      not among these.
-    - writes: each unit; the lease when it is taken and given back, settings, segments, snapshot, summaries,
-      card, the run's summary; the lease again every third of its life.
-    - lists: the input, and a page to see of which kind it is (a folder; a glob takes a few more). Of the
-      output: the lease four times, the plan, the units twice (folder by folder where there are many), the
-      snapshots twice, what is to be forgotten. A request shows 1000 keys. Where there are none it takes two
-      and a read, because s3fs tries whether the folder is an object.
+    - reads of the input: each photo once per unit. One more per photo in a list of URIs, in a table without
+      versions, or for its header in a tar. Small neighbours share a read; reads of tables are not counted.
+    - reads of the recipe's files: the style image twice; weights twice, and once per device.
+    - reads of the output: the previous lease, the settings (twice if they exist), each segment, and three
+      for each row group with units to be made. Further, the latest snapshot twice, the requests to forget,
+      the summaries, and each unit without a gathered summary.
+    - writes: each unit; the lease when it is taken and returned, and every third of its life. Once each:
+      settings, segments, snapshot, summaries, card, and the run's summary.
+    - lists of the input: its pages, and one more that shows whether it is a folder (a glob takes a few more).
+    - lists of the output: the lease four times, the plan, the units twice (folder by folder if there are
+      many), the snapshots twice, and the requests to forget. One request shows 1000 keys. An empty listing
+      takes two requests and a read, because s3fs checks whether the folder is an object.
 
     Args:
-        traffic: what there is and what is to be done.
+        traffic: what exists and what is to be done.
         devices: actors that work at the same time.
-        seconds: how long the run takes; 0 leaves the renewals of the lease out, 3 a minute.
+        seconds: duration of the run; 0 leaves out renewals of the lease, 3 per minute.
     """
     reads = traffic.photo_reads + traffic.looked_at + traffic.single_reads + traffic.weights * (2 + devices)
     writes, lists = 0, 0
     listings = [1, traffic.listed] if traffic.listed else []
     if traffic.output:
-        begun = traffic.segments > 0
-        reads += (traffic.leases > 0) + 1 + begun + traffic.segments + 2 * (traffic.snapshots > 0)
+        started = traffic.segments > 0
+        reads += (traffic.leases > 0) + 1 + started + traffic.segments + 2 * (traffic.snapshots > 0)
         reads += 3 * traffic.chunks + traffic.reread + traffic.forgotten + 1
         writes += traffic.units + 7 + traffic.new_segments + int(seconds / (SECONDS / 3))
         listings += [traffic.leases, *[traffic.leases + 1] * 3, traffic.segments]

@@ -1,4 +1,4 @@
-"""What a run of `generate` would have to do, in numbers, from a plan."""
+"""What a run of `generate` has to do, counted from a plan."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from batch_nst.recipe import Recipe
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts that an estimate multiplies by rates."""
+    """Counts that an estimate multiplies by costs."""
 
     images: int
-    """To be tried."""
+    """Images to be tried."""
     units: int
     photo_reads: int
-    """A photo counts once for each unit that has a crop of it."""
+    """Photos to read; a photo counts once for each unit that has a crop of it."""
     traffic: Traffic
 
 
 def workload_of(plan: Plan, store: Store, recipe: Recipe) -> Workload:
-    """Count what is pending; of an output in a bucket also what is there. Writes nothing."""
+    """Count what is pending, and what exists if the output is in a bucket. Writes nothing."""
     units = reads = remote_reads = 0
     for rows in plan.pending(store, ["unit", "source", "offset"]):
         photos = rows.group_by(["unit", "source", "offset"]).aggregate([])
@@ -45,7 +45,7 @@ def workload_of(plan: Plan, store: Store, recipe: Recipe) -> Workload:
 
 def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traffic:
     source = recipe.generate.input
-    # Of the places of photos only the pending ones are looked at.
+    # Only pending photos are looked at; the share of remote ones among them stands for all.
     remote = round(plan.found / plan.crops * remote_reads / max(1, reads))
     listed, looked_at = _listing(source, remote, bool(plan.listing) and plan.listing == plan.written.listing)
     return Traffic(
@@ -59,9 +59,9 @@ def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traf
 
 
 def _listing(source: str | list[str], remote: int, known: bool) -> tuple[int, int]:
-    """Keys to list and photos to ask for, of an input of so many remote photos.
+    """Keys to list, and photos to request one by one, for an input with `remote` remote photos.
 
-    `known`: whether its tables or tars are still those that the plan was made of, and need not be opened.
+    `known`: whether its tables or tars are unchanged since the plan was made, and need not be opened.
     """
     if is_uri_list(source):
         return 0, remote

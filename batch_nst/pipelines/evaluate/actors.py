@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray.data
@@ -14,92 +14,72 @@ import torch
 
 from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.images.style import StyleImage
-from batch_nst.engine.baselines import run_peers
+from batch_nst.data.models.evaluation import Losses, SpeedTable
+from batch_nst.data.models.holdout import HeldOutPhoto
+from batch_nst.engine.baselines import run_baseline
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
 from batch_nst.engine.model_io import load_net, stylize_image
 from batch_nst.engine.slow_transfer import optimise
 from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster.connect import Workers, result_of
+from batch_nst.pipelines.evaluate.scores import LeftOut, Score, from_row, to_row
 from batch_nst.pipelines.evaluate.speed import measure_speed
+from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Recipe
 
-Row = dict[str, Any]
-
-_SHOWN = ("optimised", "model")
-"""Pictures that a score comes with."""
-
 
 def score_photos(
-    rows: list[Row],
-    weights: bytes,
-    card: dict[str, Any],
-    style: StyleImage,
-    recipe: Recipe,
-    workers: Workers,
-) -> Iterator[Row]:
+    photos: Sequence[HeldOutPhoto], model: ModelFiles, style: StyleImage, recipe: Recipe, workers: Workers
+) -> Iterator[Score | LeftOut]:
     """Score the model on held-out photos, a photo a task.
 
     Args:
-        rows: `id`, `name`, `uri`, `content` and `stylized` (encoded; empty: `X` is what the `iterations`
-            make), `iterations`, and whether the `baseline` runs, of each photo.
-        weights: `model.safetensors`.
-        card: `model.json`.
+        photos: that it is scored on.
+        model: the fast model.
         style: the painting.
         recipe: loss, vgg and generate are used.
         workers: what an actor that holds VGG-16 gets.
 
     Yields:
-        For each photo: `id`, `name`, `uri`, `side` in pixels; `curve`, the objective after 0, 1, ...
-        iterations; `photo`, `model` and `optimised`, which is `X`, each with content, style, total,
-        checkerboard, and distance and SSIM to `X`; `lbfgs`, the curve of the baseline, where it ran;
-        `pictures`, `optimised` and the `model`'s as raw pixels; seconds. Or, of a photo without `X`, why it
-        is `left_out`.
+        The score of each photo, in no order; or, of one without an optimised image, why it is left out.
     """
     scored = (
-        ray.data.from_items(rows)
+        ray.data.from_items([asdict(photo) for photo in photos])
         .repartition(target_num_rows_per_block=1)
         .map(
             Scorer,
-            fn_constructor_args=(weights, card, style, recipe, workers),
-            compute=workers.pool(recipe.generate.actors, len(rows)),
+            fn_constructor_args=(model, style, recipe, workers),
+            compute=workers.pool(recipe.generate.actors, len(photos)),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )
         .iter_rows()
     )
-    return ({**json.loads(row["figures"]), "pictures": {who: row[who] for who in _SHOWN}} for row in scored)
+    return map(from_row, scored)
 
 
 def time_sizes(
-    picture: bytes,
-    weights: bytes,
-    card: dict[str, Any],
-    style: StyleImage,
-    recipe: Recipe,
-    workers: Workers,
-) -> dict[str, Any]:
+    picture: bytes, model: ModelFiles, style: StyleImage, recipe: Recipe, workers: Workers
+) -> SpeedTable:
     """`measure_speed` on a worker, at `evaluate.sizes`; `picture` is an encoded photo."""
     # One call: its process ends with it, and gives back the device before the scoring begins.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_time_sizes)
-    scorer = Scorer(weights, card, style, recipe, workers)
-    speed: dict[str, Any] = result_of(trial.remote(picture, scorer))
+    speed: SpeedTable = result_of(trial.remote(picture, Scorer(model, style, recipe, workers)))
     return speed
 
 
-def _time_sizes(picture: bytes, scorer: Scorer) -> dict[str, Any]:
+def _time_sizes(picture: bytes, scorer: Scorer) -> SpeedTable:
     return scorer.speed(decode_stored(picture))
 
 
 class Scorer:
     """Holds VGG-16, the painting's Gram matrices and the fast model."""
 
-    def __init__(
-        self, weights: bytes, card: dict[str, Any], style: StyleImage, recipe: Recipe, workers: Workers
-    ) -> None:
+    def __init__(self, model: ModelFiles, style: StyleImage, recipe: Recipe, workers: Workers) -> None:
         """Nothing is loaded yet: for the reason, see `Stylizer`."""
-        self._weights, self._card, self._style = weights, card, style
+        self._model, self._style = model, style
         self._recipe, self._workers = recipe, workers
 
     @cached_property
@@ -115,56 +95,69 @@ class Scorer:
 
     @cached_property
     def _net(self) -> TransformerNet:
-        return load_net(self._weights, self._card).to(self._objectives.device)
+        return load_net(self._model.weights, self._model.card).to(self._objectives.device)
 
-    def speed(self, picture: Pixels) -> dict[str, Any]:
+    def speed(self, picture: Pixels) -> SpeedTable:
         """See `measure_speed`."""
         return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes)
 
-    def __call__(self, row: Row) -> Row:
-        """Score one photo; `figures` are JSON, since those of one differ from those of another."""
-        try:
-            figures, pictures = self._score(row)
-        except torch.OutOfMemoryError:
-            if row["stylized"]:  # of a size that was optimised before
-                raise
-            figures, pictures = {"left_out": "needs_memory"}, {}
-        about = {name: row[name] for name in ("id", "name", "uri")}
-        raw = {who: pictures[who].tobytes() if pictures else b"" for who in _SHOWN}
-        return {"figures": json.dumps({**about, **figures}), **raw}
+    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+        """`score` for Ray Data: a `HeldOutPhoto` as a row."""
+        return to_row(self.score(HeldOutPhoto(**row)))
 
-    def _score(self, row: Row) -> tuple[dict[str, Any], dict[str, Pixels]]:
-        """Optimise one photo and paint it; measure both, and the photo itself, in fp32."""
-        device = self._objectives.device
-        photo = decode_stored(row["content"])
-        stylize_image(self._net, torch.from_numpy(photo), device)  # the first call chooses kernels
+    def score(self, photo: HeldOutPhoto) -> Score | LeftOut:
+        """Score one photo, or leave it out where it needs more memory than there is."""
+        try:
+            return self._score(photo)
+        except torch.OutOfMemoryError:
+            if photo.stylized:  # of a size that was optimised before
+                raise
+            return LeftOut(photo.id, photo.name, "needs_memory")
+
+    def _score(self, photo: HeldOutPhoto) -> Score:
+        """Optimise one photo and stylize it; measure both, and the photo itself, in fp32."""
+        device, iterations = self._objectives.device, photo.iterations
+        pixels = decode_stored(photo.content)
+        stylize_image(self._net, torch.from_numpy(pixels), device)  # the first call chooses kernels
         start = time.perf_counter()
-        painted = stylize_image(self._net, torch.from_numpy(photo), device).numpy()
+        stylized = stylize_image(self._net, torch.from_numpy(pixels), device).numpy()
         model_seconds = time.perf_counter() - start
-        content = to_tensor(photo[None], device)
+        content = to_tensor(pixels[None], device)
         wait_for(device)
         start = time.perf_counter()
-        found = optimise(self._objectives.fast, content, row["iterations"], self._recipe.generate.optimizer)
+        found = optimise(self._objectives.fast, content, iterations, self._recipe.generate.optimizer)
         wait_for(device)
         optimised_seconds = time.perf_counter() - start
-        optimised = decode_stored(row["stylized"]) if row["stylized"] else to_pixels(found.images)[0]
-        pictures = {"photo": photo, "model": painted, "optimised": optimised}
-        figures: dict[str, Any] = {
-            "side": len(photo),
-            "curve": found.curve[:, 0].tolist(),
-            **self._measure(content, pictures),
-            "model_seconds": model_seconds,
-            "optimised_seconds": optimised_seconds,
-        }
-        if row["baseline"]:
-            # Its first evaluation is the photo's own.
-            usual, _ = run_peers(self._objectives.exact, content, row["iterations"] + 1, "lbfgs")
-            figures["lbfgs"] = [loss for _, loss in usual]
-            figures["lbfgs_seconds"] = usual[-1][0]
-        return figures, pictures
+        optimised = decode_stored(photo.stylized) if photo.stylized else to_pixels(found.images)[0]
+        losses = self._measure(content, {"photo": pixels, "model": stylized, "optimised": optimised})
+        baseline_curve, baseline_seconds = self._baseline(photo, content)
+        return Score(
+            id=photo.id,
+            name=photo.name,
+            uri=photo.uri,
+            side=len(pixels),
+            curve=found.curve[:, 0].tolist(),
+            photo=losses["photo"],
+            model=losses["model"],
+            optimised=losses["optimised"],
+            model_seconds=model_seconds,
+            optimised_seconds=optimised_seconds,
+            optimised_picture=optimised.tobytes(),
+            model_picture=stylized.tobytes(),
+            baseline_curve=baseline_curve,
+            baseline_seconds=baseline_seconds,
+        )
+
+    def _baseline(self, photo: HeldOutPhoto, content: torch.Tensor) -> tuple[list[float] | None, float]:
+        """The curve of the baseline and its seconds, where it runs."""
+        if not photo.baseline:
+            return None, 0.0
+        # Its first evaluation is the photo's own.
+        found, _ = run_baseline(self._objectives.exact, content, photo.iterations + 1, "lbfgs")
+        return [loss for _, loss in found], found[-1][0]
 
     @torch.no_grad()
-    def _measure(self, content: torch.Tensor, pictures: dict[str, Pixels]) -> dict[str, dict[str, float]]:
+    def _measure(self, content: torch.Tensor, pictures: dict[str, Pixels]) -> dict[str, Losses]:
         """Losses of pictures of one photo, and how far they are from the one that is `X`."""
         objective = self._objectives.exact
         stack = to_tensor(np.stack(list(pictures.values())), content.device)
@@ -177,6 +170,6 @@ class Scorer:
         figures["distance"] = feature_distance(activations, wanted)
         figures["ssim"] = ssim(stack, stack[x : x + 1].expand_as(stack))
         return {
-            who: {part: float(values[index]) for part, values in figures.items()}
+            who: cast(Losses, {part: float(values[index]) for part, values in figures.items()})
             for index, who in enumerate(pictures)
         }

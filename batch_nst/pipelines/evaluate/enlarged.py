@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_nst.data.dataset import plan_files
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.codec import encode
 from batch_nst.data.storage.store import Store
-from batch_nst.pipelines.generate.tasks import Row, decode_unit, pack, unpack
+from batch_nst.pipelines.generate.tasks import decode_unit, units_of
 from batch_nst.recipe import Generate
 
 
-class Enlarged(NamedTuple):
+class EnlargedPhotos(NamedTuple):
     """Photos at twice the size."""
 
     size: int
@@ -28,7 +29,7 @@ class Enlarged(NamedTuple):
     """How many photos were left out, by reason: those of bad photos, `unreachable`, or `unplanned`."""
 
 
-def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate) -> Enlarged:
+def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate) -> EnlargedPhotos:
     """Read the originals of held-out images again, and cut the same squares at twice the size.
 
     Of a photo its centre is taken, the largest square that it has. Nothing is enlarged: a photo whose short
@@ -47,31 +48,30 @@ def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate
     pictures: dict[str, bytes] = {}
     left_out: Counter[str] = Counter()
     for identity in ids:
-        row = planned.get(identity)
-        if len(pictures) == photos or (row and row["crop"]):
+        photo = planned.get(identity)
+        if len(pictures) == photos or (photo and photo.crop):
             continue
-        if row is None:  # its segment was deleted
+        if photo is None:  # its segment was deleted
             left_out["unplanned"] += 1
             continue
-        unit = {"unit": "larger", "photos": pack([{**row, "split": "held_out"}]), "outage": ""}
-        decoded = decode_unit(unit, limits)
-        if decoded["outage"]:
+        decoded = decode_unit(UnitRecord("larger", (photo,)), limits)
+        if decoded.outage:
             left_out["unreachable"] += 1
             continue
-        (found,) = unpack(decoded["photos"])
-        if found["status"] == "ok":
-            pixels = np.frombuffer(found["content"], np.uint8).reshape(size, size, 3)
+        (found,) = decoded.photos
+        if found.ok:
+            pixels = np.frombuffer(found.content or b"", np.uint8).reshape(size, size, 3)
             pictures[identity] = encode(pixels, "webp")
         else:
-            left_out[found["reason"]] += 1
-    return Enlarged(size, pictures, dict(sorted(left_out.items())))
+            left_out[found.reason or ""] += 1
+    return EnlargedPhotos(size, pictures, dict(sorted(left_out.items())))
 
 
-def _planned(store: Store, ids: Sequence[str]) -> dict[str, Row]:
-    """Where the photo of each image was when it was planned last: rows of `segments.PLAN_SCHEMA`."""
+def _planned(store: Store, ids: Sequence[str]) -> dict[str, PhotoRecord]:
+    """Where the photo of each image was when it was planned last."""
     written, wanted = plan_files.read_written(store), pa.array(map(bytes.fromhex, ids), pa.binary(16))
     mine = pc.is_in(written.rows["id"], value_set=wanted)
-    found: dict[str, Row] = {}
+    found: dict[str, PhotoRecord] = {}
     first = 0
     for group in written.groups:
         here = mine.slice(first, group.rows)
@@ -79,5 +79,6 @@ def _planned(store: Store, ids: Sequence[str]) -> dict[str, Row]:
         if pc.any(here).as_py():
             rows = plan_files.read_group(store, group)
             rows = rows.filter(pc.is_in(rows["id"], value_set=wanted))
-            found |= {row["id"].hex(): row for row in rows.to_pylist()}
+            units = units_of(rows, lambda _: "held_out")
+            found |= {photo.id.hex(): photo for unit in units for photo in unit.photos}
     return found

@@ -1,36 +1,84 @@
-"""The dataset of pairs: plan, make what is missing, seal."""
+"""The dataset of pairs: prepare the plan, make what is missing, seal."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batch_nst.console import log, progress_bar
 from batch_nst.data.dataset.card import write_card
+from batch_nst.data.dataset.manifest import split_of
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.quality import figures_of, told_of
+from batch_nst.data.dataset.records import BadPhoto, UnitOutcome
 from batch_nst.data.dataset.snapshot import Snapshot, bad_rows, seal
 from batch_nst.data.images.style import read_style
 from batch_nst.data.storage.lease import Lease
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, StorageError
-from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget
+from batch_nst.figures import JsonObject, as_json
+from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget, Stop, StopReason
 from batch_nst.pipelines.generate.tasks import DIED
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
+    from batch_nst.pipelines.generate.warm_start import WarmStartFigures
     from batch_nst.pipelines.inference import ModelFiles
 
 _SHOWN = 20
+"""Bad photos that are logged one by one."""
 
 _SUSPICIOUS = 3
-"""Units that ended their workers, before the machines are suspected and not the photos."""
+"""Units that crashed their workers, after which the machines are suspected and not the photos."""
+
+
+@dataclass(frozen=True)
+class GenerateFigures:
+    """Figures of `generate`."""
+
+    photos: int
+    """Photos in the input."""
+    found: int
+    """Images in the input."""
+    ok: int
+    held_out: int
+    rejected: int
+    failed: int
+    forgotten: int
+    filtered: int
+    pending: int
+    gone: int
+    tried: int
+    """Images that this run tried, good or bad."""
+    made: int
+    """Pairs that this run made."""
+    photos_read: int
+    bytes_read: int
+    bytes_written: int
+    device: str | None
+    """`cpu` or `cuda`; None if nothing was to be made."""
+    devices: int
+    """Number of devices that can work at the same time."""
+    warm_start: WarmStartFigures | None
+    """None if images start from their photos without a trial."""
+    span_seconds: float
+    """From the first unit's start to the last one's end."""
+    device_seconds: float
+    reasons: dict[str, int]
+    """Bad photos of this run by reason."""
+    snapshot: int
+    digest: str
+    quality: JsonObject
+    """Rules that leave pairs out of training, and how many they leave out."""
+    stopped: str | None
+    """Why a limit, or a training that comes first, left images pending; None if neither did."""
+    seconds: float
 
 
 def generate(
@@ -42,149 +90,62 @@ def generate(
     plan: Plan | None = None,
     min_done: float | None = None,
     cut_off: Snapshot | None = None,
-) -> dict[str, Any]:
-    """Make or continue the dataset, and seal it. Nothing to do starts neither torch nor Ray.
+) -> GenerateFigures:
+    """Make or continue the dataset, and seal it. If nothing is to be done, neither torch nor Ray is started.
 
     Args:
         recipe: the recipe.
         store: its output.
         lease: held on it.
         retry: try failed images once more.
-        budget: when it is spent, no further unit begins.
-        plan: of `survey`, where that has been made already.
-        min_done: the fraction of the planned images that does where the budget leaves some; none: all of
-            them are asked for.
-        cut_off: the latest snapshot, whose training is to be ended first: nothing is made, nor sealed.
-
-    Returns:
-        Figures: counts by status; what this run tried and made, and what that took (`rates.rates_of` reads
-        it); the snapshot; and why the budget or a training left images to be made, if it did (`stopped`).
+        budget: limits after which no further unit starts.
+        plan: result of `survey`, if it was made already.
+        min_done: fraction of the planned images that is enough if the run is stopped early; None: all.
+        cut_off: latest snapshot, if its training must end first; then nothing is made or sealed.
 
     Raises:
-        IncompleteError: images are pending after an outage, because workers died at one unit after the
-            other, or at the end of the budget while less than `min_done` is done; or too many photos were
-            rejected.
+        IncompleteError: images are pending after an outage, because workers crash at unit after unit, or
+            because the run was stopped with less than `min_done` done; or too many photos were rejected.
         StorageError: a disk is full, or units may not be written.
     """
     start = time.monotonic()
     plan = plan or survey(recipe, store, retry)
-    counts = plan.counts()
+    counts = asdict(plan.counts())
     log(
         f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "
         f"{counts['to_do']:,} to do, {counts['gone']:,} gone"
     )
-    made, model = _Made(), None
+    made = _Made()
     if cut_off:
-        spent = f"the training on snapshot {cut_off.number} was cut off and is ended first"
-        log(f"{counts['to_do']:,} images wait for the next start: {spent}")
+        made.stop = Stop(StopReason.TRAINING, str(cut_off.number))
+        log(f"{counts['to_do']:,} images wait for the next start: {made.stop}")
     else:
-        if plan.to_do:
-            check_weights(recipe)
-            model = _find_start(plan, store, recipe)
-        lease.check()
-        plan = plan.write_down(store)
-        spent = budget.spent()
-        if plan.to_do and not spent:
-            spent = _make(plan, store, recipe, model, budget, made)
+        plan, model = _prepare(plan, store, recipe, lease)
+        made.stop = budget.stop_reason()
+        if plan.to_do and not made.stop:
+            _make(plan, store, recipe, model, budget, made)
     lease.check()
     snapshot = cut_off or seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
     write_card(store, snapshot, plan.settings, recipe.generate.license)
-    if snapshot.counts["filtered"]:
-        log(told_of(snapshot.quality))
-    pending = snapshot.counts["pending"]
-    stopped = spent if cut_off or (pending and not made.outage) else ""
-    figures = {
-        "photos": counts["photos"],
-        "found": counts["found"],
-        **snapshot.counts,
-        **made.figures(),
-        "snapshot": snapshot.number,
-        "digest": snapshot.digest,
-        "quality": figures_of(snapshot.quality),
-        "stopped": stopped or None,
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    rejected = snapshot.counts["rejected"] / max(1, counts["found"])
-    if rejected > recipe.generate.max_rejected:
-        _say_bad(bad_rows(store, snapshot), snapshot.counts["rejected"] + snapshot.counts["failed"])
-    else:
-        _say_bad(made.bad, made.reasons.total())
-    if pending:
-        why = made.outage or spent
-        told = f"{pending} images are pending{f': {why}' if why else ''}"
-        if min_done is None or not stopped:
-            raise IncompleteError(f"{told}; run the same command again", figures)
-        if snapshot.done < min_done:
-            told = f"{told}; {snapshot.done:.1%} are done, train.min_done asks for {min_done:.1%}"
-            raise IncompleteError(f"{told}; run the same command again", figures)
-        log(f"{told}; going on with what is done, the next start makes the rest")
-    if rejected > recipe.generate.max_rejected:
-        raise IncompleteError(
-            f"{snapshot.counts['rejected']} of {counts['found']} images were rejected ({rejected:.1%}); "
-            f"generate.max_rejected allows {recipe.generate.max_rejected:.1%}",
-            figures,
-        )
+    figures = _figures(counts, snapshot, made, time.monotonic() - start)
+    _judge(figures, snapshot, made, recipe, store, min_done)
     return figures
 
 
-def _say_bad(rows: Iterable[Mapping[str, str]], count: int) -> None:
-    """List the first of so many photos of which there is no pair."""
-    for row in islice(rows, _SHOWN):
-        log(f"{row['status']}: {row['uri']}: {row['reason']}: {row['detail']} (unit {row['unit']})")
-    if count > _SHOWN:
-        log(f"... and {count - _SHOWN:,} more; `batch-nst inspect` lists them")
+def _prepare(plan: Plan, store: Store, recipe: Recipe, lease: Lease) -> tuple[Plan, ModelFiles | None]:
+    """Check what is needed to make images, then write the plan down.
 
+    Returns:
+        The plan as written, and the model that images are to start from, if any.
+    """
+    model = None
+    if plan.to_do:
+        from batch_nst.pipelines.generate.warm_start import find_start
 
-@dataclass
-class _Made:
-    """What a run has made so far; a few bytes of each unit, and of the first bad photos all."""
-
-    device: str | None = None
-    devices: int = 0
-    warm_start: dict[str, Any] | None = None
-    """What came of trying to start from a model, see `warm_start.check_start`."""
-    summaries: dict[str, str] = field(default_factory=dict)
-    """Of committed units, in JSON."""
-    sums: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Of bad photos."""
-    given_up: int = 0
-    """Units that ended worker after worker."""
-    bad: list[dict[str, str]] = field(default_factory=list)
-    outage: str = ""
-    began: float = math.inf
-    ended: float = -math.inf
-
-    def add(self, result: dict[str, Any]) -> None:
-        """Take one of `stylize_units`' results."""
-        if result.get("refused"):
-            raise StorageError(result["refused"])  # what devices would make would be lost
-        if result["outage"]:
-            self.outage = self.outage or result["outage"]
-            return
-        losses, bad = len(result["losses"]), len(result["bad"])
-        self.summaries[result["unit"]] = json.dumps(result["summary"])
-        self.sums.update(tried=losses + bad, made=losses, device_seconds=result["seconds"])
-        self.sums.update({name: result[name] for name in ("photos_read", "bytes_read", "bytes_written")})
-        self.reasons.update(row["reason"] for row in result["bad"])
-        self.given_up += any(row["reason"] == DIED for row in result["bad"])
-        room = max(0, _SHOWN - len(self.bad))
-        self.bad += [{**row, "unit": result["unit"]} for row in result["bad"][:room]]
-        # Starting Ray and torch is not in this span.
-        self.began, self.ended = min(self.began, result["began"]), max(self.ended, result["ended"])
-
-    def figures(self) -> dict[str, Any]:
-        """For the run's summary."""
-        names = ("tried", "made", "photos_read", "bytes_read", "bytes_written")
-        return {
-            **{name: int(self.sums[name]) for name in names},
-            "device": self.device,
-            "devices": self.devices,
-            "warm_start": self.warm_start,
-            "span_seconds": round(self.ended - self.began, 3) if self.summaries else 0.0,
-            "device_seconds": round(self.sums["device_seconds"], 3),
-            "reasons": dict(self.reasons),
-        }
+        check_weights(recipe)
+        model = find_start(recipe, plan.settings, store)
+    lease.check()
+    return plan.write_down(store), model
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -195,19 +156,66 @@ def check_weights(recipe: Recipe) -> None:
     load_vgg(recipe.vgg, PerceptualLoss.layers(recipe.loss))
 
 
-def _find_start(plan: Plan, store: Store, recipe: Recipe) -> ModelFiles | None:
-    """The model that images are to start from, if any; a wrong one is refused before anything is written."""
-    from batch_nst.pipelines.generate.warm_start import find_start
+@dataclass
+class _Made:
+    """What a run has made so far. Memory: a few bytes per unit, and the first bad photos."""
 
-    return find_start(recipe, plan.settings, store)
+    device: str | None = None
+    devices: int = 0
+    warm_start: WarmStartFigures | None = None
+    summaries: dict[str, str] = field(default_factory=dict)
+    """Summaries of committed units, in JSON, by unit."""
+    pairs: int = 0
+    photos_read: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    device_seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Number of bad photos by reason."""
+    given_up: int = 0
+    """Units that crashed one worker after the other."""
+    bad: list[BadPhoto] = field(default_factory=list)
+    """The first bad photos."""
+    began: float = math.inf
+    ended: float = -math.inf
+    stop: Stop | None = None
+    """Why no further unit starts."""
+
+    @property
+    def tried(self) -> int:
+        """Images that are done, good or bad."""
+        return self.pairs + self.reasons.total()
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first unit's start to the last one's end, without starting Ray and torch."""
+        return self.ended - self.began if self.summaries else 0.0
+
+    def fail(self, outage: str) -> None:
+        """Record the first outage."""
+        if self.stop is None or self.stop.reason is not StopReason.OUTAGE:
+            self.stop = Stop(StopReason.OUTAGE, outage)
+
+    def add(self, outcome: UnitOutcome) -> None:
+        """Add a committed unit."""
+        self.summaries[outcome.unit] = outcome.summary
+        self.pairs += len(outcome.losses)
+        self.photos_read += outcome.photos_read
+        self.bytes_read += outcome.bytes_read
+        self.bytes_written += outcome.bytes_written
+        self.device_seconds += outcome.seconds
+        self.reasons.update(photo.reason for photo in outcome.bad)
+        self.given_up += any(photo.reason == DIED for photo in outcome.bad)
+        self.bad += outcome.bad[: max(0, _SHOWN - len(self.bad))]
+        self.began, self.ended = min(self.began, outcome.began), max(self.ended, outcome.ended)
 
 
 def _make(
     plan: Plan, store: Store, recipe: Recipe, model: ModelFiles | None, budget: Budget, made: _Made
-) -> str:
-    """Run what is pending, with progress, until the budget is spent; returns why it was, if so.
+) -> None:
+    """Make what is pending, with progress, until the budget is spent; `made.stop` says if it was.
 
-    Or until it turns out that workers die of more units than bad photos may explain: that is an outage.
+    If workers crash at more units than bad photos may explain, that is an outage.
     """
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.cluster.crash_counter import CrashCounter
@@ -221,39 +229,127 @@ def _make(
     connect.check_output_is_shared(store)
     workers = connect.choose_workers(recipe.generate.device)
     made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
-    style, valve = read_style(recipe.style), StopFlag(budget)
+    style, flag = read_style(recipe.style), StopFlag(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     log(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
     metrics = Metrics(plan.to_do, recipe.generate.iterations, made.devices)
-
-    def close_in_time() -> None:
-        died, tried = made.reasons[DIED], made.sums["tried"]
-        if made.given_up >= _SUSPICIOUS and died > recipe.generate.max_rejected * tried:
-            why = f"workers died again and again at {made.given_up} units, {died} of {tried} images"
-            made.outage = made.outage or why
-            valve.close(made.outage)
-        elif why := budget.spent(made.sums["device_seconds"]):
-            valve.close(why)
-
-    with defer_sigterm(valve.close), progress_bar("generate", plan.to_do, "images") as progress:
-        for result in stylize_units(
-            plan.chunks(),
-            plan.settings["holdout"],
-            store,
-            style,
-            recipe,
-            workers,
-            model,
-            valve,
-            CrashCounter(),
-        ):
-            if budget.ends(result["outage"]):
+    outcomes = stylize_units(
+        plan.chunks(),
+        partial(split_of, holdout=plan.settings["holdout"]),
+        store,
+        style,
+        recipe,
+        workers,
+        model,
+        flag,
+        CrashCounter(),
+    )
+    with defer_sigterm(flag.set), progress_bar("generate", plan.to_do, "images") as progress:
+        for outcome in outcomes:
+            if outcome.refused:
+                raise StorageError(outcome.refused)  # further work would be lost
+            if outcome.outage:
+                made.fail(outcome.outage)
+            if outcome.pending:
                 continue
-            made.add(result)
-            if not result["outage"]:
-                metrics.add(result, made.sums["device_seconds"], made.ended - made.began)
-                losses = result["losses"]
-                note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
-                progress.advance(len(losses) + len(result["bad"]), note)
-                close_in_time()
-    return budget.spent(made.sums["device_seconds"])
+            made.add(outcome)
+            metrics.add(outcome, made.device_seconds, made.span)
+            losses = outcome.losses
+            note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
+            progress.advance(len(losses) + len(outcome.bad), note)
+            if stop := _stop_reason(made, recipe.generate.max_rejected, budget):
+                flag.set(stop)
+    made.stop = made.stop or budget.stop_reason(made.device_seconds)
+
+
+def _stop_reason(made: _Made, max_rejected: float, budget: Budget) -> Stop | None:
+    """Why no further unit may start after what was made: the machines fail, or the budget is spent."""
+    died = made.reasons[DIED]
+    if made.given_up >= _SUSPICIOUS and died > max_rejected * made.tried:
+        units, tried = made.given_up, made.tried
+        made.fail(f"workers died again and again at {units} units, {died} of {tried} images")
+        return made.stop
+    return budget.stop_reason(made.device_seconds)
+
+
+def _figures(counts: dict[str, int], snapshot: Snapshot, made: _Made, seconds: float) -> GenerateFigures:
+    pending, stop = snapshot.counts["pending"], made.stop
+    limited = stop and stop.reason is not StopReason.OUTAGE
+    waits = stop and stop.reason is StopReason.TRAINING
+    return GenerateFigures(
+        photos=counts["photos"],
+        found=counts["found"],
+        ok=snapshot.counts["ok"],
+        held_out=snapshot.counts["held_out"],
+        rejected=snapshot.counts["rejected"],
+        failed=snapshot.counts["failed"],
+        forgotten=snapshot.counts["forgotten"],
+        filtered=snapshot.counts["filtered"],
+        pending=pending,
+        gone=snapshot.counts["gone"],
+        tried=made.tried,
+        made=made.pairs,
+        photos_read=made.photos_read,
+        bytes_read=made.bytes_read,
+        bytes_written=made.bytes_written,
+        device=made.device,
+        devices=made.devices,
+        warm_start=made.warm_start,
+        span_seconds=round(made.span, 3),
+        device_seconds=round(made.device_seconds, 3),
+        reasons=dict(made.reasons),
+        snapshot=snapshot.number,
+        digest=snapshot.digest,
+        quality=as_json(figures_of(snapshot.quality)),
+        stopped=str(stop) if limited and (pending or waits) else None,
+        seconds=round(seconds, 1),
+    )
+
+
+def _judge(
+    figures: GenerateFigures,
+    snapshot: Snapshot,
+    made: _Made,
+    recipe: Recipe,
+    store: Store,
+    min_done: float | None,
+) -> None:
+    """Log what is wrong with the dataset.
+
+    Raises:
+        IncompleteError: see `generate`.
+    """
+    if figures.filtered:
+        log(told_of(snapshot.quality))
+    rejected = figures.rejected / max(1, figures.found)
+    too_many = rejected > recipe.generate.max_rejected
+    if too_many:
+        bad = (
+            BadPhoto(row["uri"], row["status"], row["reason"] or "", row["detail"] or "", row["unit"])
+            for row in bad_rows(store, snapshot)
+        )
+        _log_bad(bad, figures.rejected + figures.failed)
+    else:
+        _log_bad(made.bad, made.reasons.total())
+    if figures.pending:
+        message = f"{figures.pending} images are pending{f': {made.stop}' if made.stop else ''}"
+        if min_done is None or not figures.stopped:
+            raise IncompleteError(f"{message}; run the same command again", as_json(figures))
+        if snapshot.done < min_done:
+            message += f"; {snapshot.done:.1%} are done, train.min_done asks for {min_done:.1%}"
+            raise IncompleteError(f"{message}; run the same command again", as_json(figures))
+        log(f"{message}; continuing with what is done; the next start makes the rest")
+    if too_many:
+        raise IncompleteError(
+            f"{figures.rejected} of {figures.found} images were rejected ({rejected:.1%}); "
+            f"generate.max_rejected allows {recipe.generate.max_rejected:.1%}",
+            as_json(figures),
+        )
+
+
+def _log_bad(photos: Iterable[BadPhoto], count: int) -> None:
+    """List the first of `count` photos that have no pair."""
+    for photo in islice(photos, _SHOWN):
+        log(f"{photo.status}: {photo.uri}: {photo.reason}: {photo.detail} (unit {photo.unit})")
+    if count > _SHOWN:
+        log(f"... and {count - _SHOWN:,} more; `batch-nst inspect` lists them")

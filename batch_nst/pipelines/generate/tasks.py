@@ -1,20 +1,36 @@
-"""A unit between the stages, and the stages that need no tensors: their workers never import torch."""
+"""The stages of `generate` before and after the device: plan, decode, write. They do not import torch.
+
+A photo's way: `planned_units` reads its plan row, `decode_unit` fetches it and cuts its crops, and, once the
+device is done with it (see `actors`), `write_unit` commits it with its unit.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from batch_nst.data.dataset import plan_files, units
-from batch_nst.data.dataset.manifest import SETTINGS, split_of
+from batch_nst.data.dataset.manifest import SETTINGS
+from batch_nst.data.dataset.plan import Chunk
 from batch_nst.data.dataset.quality import change
+from batch_nst.data.dataset.records import (
+    UNIT_SCHEMA,
+    BadPhoto,
+    PhotoRecord,
+    Refusal,
+    UnitOutcome,
+    UnitRecord,
+    UnitRow,
+    from_row,
+    to_row,
+)
 from batch_nst.data.images import codec
 from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.images.sandbox import Limits, decoder_for
@@ -23,56 +39,68 @@ from batch_nst.data.sources.reader import read_each
 from batch_nst.data.storage.fetch import TooLarge
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
+from batch_nst.pipelines.cluster.stop import Stop
 from batch_nst.recipe import Generate
 
-Row = dict[str, Any]
+SplitOf = Callable[[str], str]
+"""The side of the split, `train` or `held_out`, of a photo's key."""
 
-IN_FLIGHT = pa.schema(
-    [
-        *((name, pa.binary()) for name in ("id", "content", "stylized")),
-        *((name, pa.string()) for name in ("uri", "split", "status", "reason", "detail", "init", "engine")),
-        *((name, pa.float32()) for name in ("content_loss", "style_loss", "total_loss")),
-    ]
-)
-"""A photo between stages; pictures are raw pixels (size, size, 3)."""
-
-
-Closed = Callable[[], str]
-"""Why no further unit may begin; empty while it may."""
+StopCheck = Callable[[], Stop | None]
+"""Why no further unit may start; None while one may."""
 
 Attempt = Callable[[str], AbstractContextManager[int]]
-"""Entered for a step of a unit, by its name; gives how many workers that has ended before."""
+"""A context for a step of a unit, given its name; yields how many workers the step has crashed before."""
 
 MOST_DEATHS = 3
-"""After so many dead workers a unit is given up."""
+"""Crashed workers after which a unit is given up."""
 
 DIED = "worker_died"
-"""The reason of its photos."""
+"""Reason of the photos of a unit that was given up."""
+
+
+def never() -> None:
+    """A `StopCheck` that lets every unit start."""
 
 
 def first_attempt(_: str) -> AbstractContextManager[int]:
-    """An `Attempt` where nobody counts."""
+    """An `Attempt` that counts nothing."""
     return nullcontext(0)
 
 
-def planned_units(chunk: Row, store: Store, holdout: Row, closed: Closed) -> list[Row]:
-    """`unit_rows` of a chunk: the `units` of a `group` (its fields), read where they are written down.
+def plan_rows(chunk: pa.Table, store: Store, split_of: SplitOf, stop_reason: StopCheck) -> pa.Table:
+    """`planned_units` for Ray Data: a batch that is one chunk becomes one row per unit."""
+    [row] = chunk.to_pylist()
+    found = planned_units(Chunk(plan_files.Group(**row["group"]), row["units"]), store, split_of, stop_reason)
+    return pa.Table.from_pylist([to_row(unit) for unit in found], schema=UNIT_SCHEMA)
 
-    Where that cannot be read, each is a row with the `outage` that leaves it pending.
+
+def decode_row(
+    row: dict[str, bytes], limits: Generate, stop_reason: StopCheck, attempt: Attempt
+) -> dict[str, bytes]:
+    """`decode_unit` for Ray Data."""
+    return to_row(decode_unit(from_row(row), limits, stop_reason, attempt))
+
+
+def planned_units(
+    chunk: Chunk, store: Store, split_of: SplitOf, stop_reason: StopCheck = never
+) -> list[UnitRecord]:
+    """The units of a chunk with their planned photos; no unit if the run is stopping.
+
+    Where the plan cannot be read, each unit carries the `outage` that leaves it pending.
     """
-    if closed():
+    if stop_reason():
         return []
-    if reason := _blind(store):
-        return [{"unit": unit, "photos": b"", "outage": reason} for unit in chunk["units"]]
+    if outage := _blind(store):
+        return [UnitRecord(unit, outage=outage) for unit in chunk.units]
     try:
-        rows = plan_files.read_group(store, plan_files.Group(**chunk["group"]), chunk["units"])
+        rows = plan_files.read_group(store, chunk.group, chunk.units)
     except OutageError as error:
-        return [{"unit": unit, "photos": b"", "outage": str(error)} for unit in chunk["units"]]
-    return unit_rows(rows, partial(split_of, holdout=holdout))
+        return [UnitRecord(unit, outage=str(error)) for unit in chunk.units]
+    return units_of(rows, split_of)
 
 
 def _blind(store: Store) -> str:
-    """Why this node can neither read nor write an output on a disk; empty where it can."""
+    """Why this node can neither read nor write an output on a disk; empty if it can."""
     if store.local_path is None or store.exists(SETTINGS):
         return ""
     return (
@@ -81,204 +109,187 @@ def _blind(store: Store) -> str:
     )
 
 
-def unit_rows(pending: pa.Table, split_of: Callable[[str], str]) -> list[Row]:
-    """One row a unit: its name and its photos."""
-    by_unit: dict[str, list[Row]] = {}
-    for row in pending.to_pylist():
-        by_unit.setdefault(row["unit"], []).append({**row, "split": split_of(row["key"])})
-    return [{"unit": unit, "photos": pack(rows), "outage": ""} for unit, rows in by_unit.items()]
+def units_of(planned: pa.Table, split_of: SplitOf) -> list[UnitRecord]:
+    """The units in rows of `plan_files.PLAN_SCHEMA`, in the order of their first rows."""
+    photos: dict[str, list[PhotoRecord]] = {}
+    for row in planned.to_pylist():
+        photo = Photo(*(row[name] for name in Photo._fields))
+        record = planned_photo(photo, row["id"], split_of(photo.key), row["crop"])
+        photos.setdefault(row["unit"], []).append(record)
+    return [UnitRecord(unit, tuple(members)) for unit, members in photos.items()]
 
 
-def decode_unit(unit: Row, limits: Generate, closed: Closed = str, attempt: Attempt = first_attempt) -> Row:
-    """Fetch and decode the photos of a unit and cut their crops; a bad photo is a row with a reason.
+def planned_photo(photo: Photo, identity: bytes, split: str, crop: int = 0) -> PhotoRecord:
+    """A photo's crop as it is planned, not read yet."""
+    return PhotoRecord(identity, uri_of(photo), split, crop=crop, **photo._asdict())
 
-    Adds `photos_read` and `bytes_read` of this unit's photos; or the `outage` for which it is left pending.
-    Of the photos' bytes no more are in memory than `read_each` says.
+
+def decode_unit(
+    unit: UnitRecord, limits: Generate, stop_reason: StopCheck = never, attempt: Attempt = first_attempt
+) -> UnitRecord:
+    """Fetch and decode the photos of a unit and cut their crops; a bad photo becomes a refused record.
+
+    Sets `photos_read` and `bytes_read`, or the `outage` for which the unit stays pending. Memory holds no
+    more of the photos' bytes than `read_each` says.
     """
-    if reason := unit["outage"] or closed():
-        return {**unit, "outage": reason}
-    planned = unpack(unit["photos"])
-    with attempt(f"decode {unit['unit']}") as deaths:
+    if unit.pending:
+        return unit
+    if stop_reason():
+        return replace(unit, stopped=True)
+    with attempt(f"decode {unit.unit}") as deaths:
         if deaths < MOST_DEATHS:
-            return _decode(unit, planned, limits)
-    rows = [{"id": row["id"], "uri": uri_of(_photo(row)), "split": row["split"]} for row in planned]
-    return {
-        "unit": unit["unit"],
-        "photos": pack([row | given_up(deaths) for row in rows], IN_FLIGHT),
-        "outage": "",
-        "photos_read": 0,
-        "bytes_read": 0,
-    }
-
-
-def _decode(unit: Row, planned: list[Row], limits: Generate) -> Row:
-    crops: dict[_Place, list[Row]] = {}
-    for row in planned:
-        crops.setdefault(_place(row), []).append(row)
-    places = {_photo(crops[place][0]): place for place in sorted(crops)}
-    rows: dict[_Place, list[Row]] = {}
-    bytes_read = 0
-    for photo, data in read_each(list(places), limits.max_bytes):
-        if isinstance(data, StorageError):
-            return {**unit, "outage": str(data)}
-        bytes_read += len(data) if isinstance(data, bytes) else 0
-        rows[places[photo]] = photo_rows(uri_of(photo), data, crops[places[photo]], limits)
-    return {
-        "unit": unit["unit"],
-        "photos": pack([row for place in sorted(crops) for row in rows[place]], IN_FLIGHT),
-        "outage": "",
-        "photos_read": len(places),
-        "bytes_read": bytes_read,
-    }
-
-
-def write_unit(unit: Row, store: Store, settings: Generate) -> Row:
-    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending.
-
-    `refused` says why no unit can be written at all: no room, or no permission.
-    """
-    if unit["outage"]:
-        return {"outage": unit["outage"], "unit": unit["unit"]}
-    if reason := _blind(store):
-        return {"outage": reason, "refused": reason, "unit": unit["unit"]}
-    rows = unpack(unit["photos"])
-    encoded = encode_unit(unit["unit"], rows, settings)
-    try:
-        summary = units.commit_encoded(store, encoded)
-    except StorageError as error:
-        refused = "" if isinstance(error, OutageError) else str(error)
-        return {"outage": str(error), "refused": refused, "unit": unit["unit"]}
-    return {
-        "outage": "",
-        "unit": unit["unit"],
-        "summary": summary,
-        "losses": [row["total_loss"] for row in rows if row["status"] == "ok"],
-        "bad": [
-            {name: row[name] or "" for name in ("uri", "status", "reason", "detail")}
-            for row in rows
-            if row["status"] != "ok"
-        ],
-        "seconds": unit["seconds"],
-        "began": unit["began"],
-        "ended": time.time(),
-        "photos_read": unit["photos_read"],
-        "bytes_read": unit["bytes_read"],
-        "bytes_written": len(encoded.data),
-    }
-
-
-def encode_unit(unit: str, rows: list[Row], settings: Generate) -> units.EncodedUnit:
-    """The object of a unit; `rows` are those of `IN_FLIGHT`."""
-    digest = units.row_digest(
-        (
-            row["id"],
-            row["status"],
-            (row["content"] or b"") + (row["stylized"] or b""),
-            (row["content_loss"] or 0.0, row["style_loss"] or 0.0, row["total_loss"] or 0.0),
-        )
-        for row in rows
-    )
-    return units.encode_unit(unit, [_stored(row, settings) for row in rows], digest)
-
-
-def _stored(row: Row, settings: Generate) -> Row:
-    """A row as `units.encode_unit` takes it."""
-    side = settings.image_size
-    row = {name: row.get(name) for name in units.UNIT_SCHEMA.names}
-    if row["status"] != "ok":
-        return row | {"content": None, "stylized": None}
-    moved = change(*(_pixels(row[name], side) for name in ("content", "stylized")))
-    for name in ("content", "stylized"):
-        row[name] = {"bytes": encode_picture(row[name], settings), "path": None}
-    return row | {"height": side, "width": side, "iterations": settings.iterations, "change": moved}
-
-
-def encode_picture(pixels: bytes, settings: Generate) -> bytes:
-    """A raw picture of a row as it is stored."""
-    return codec.encode(_pixels(pixels, settings.image_size), settings.encoding)
-
-
-def _pixels(raw: bytes, side: int) -> codec.Pixels:
-    return np.frombuffer(raw, np.uint8).reshape(side, side, 3)
+            return _decode(unit, limits)
+    return replace(unit, photos=tuple(photo.refused(given_up(deaths)) for photo in unit.photos))
 
 
 _Place = tuple[str, int, str]
 
 
-def _place(row: Row) -> _Place:
-    """Where the photo of a planned row is; its crops share it."""
-    return row["source"], row.get("offset") or 0, row["version"]
+def _decode(unit: UnitRecord, limits: Generate) -> UnitRecord:
+    crops: dict[_Place, list[PhotoRecord]] = {}
+    for photo in unit.photos:
+        # Crops of one photo share its place.
+        crops.setdefault((photo.source, photo.offset or 0, photo.version), []).append(photo)
+    places = {_source_of(crops[place][0]): place for place in sorted(crops)}
+    decoded: dict[_Place, list[PhotoRecord]] = {}
+    bytes_read = 0
+    for source, data in read_each(list(places), limits.max_bytes):
+        if isinstance(data, StorageError):
+            return replace(unit, outage=str(data))
+        bytes_read += len(data) if isinstance(data, bytes) else 0
+        decoded[places[source]] = photo_records(data, crops[places[source]], limits)
+    photos = tuple(photo for place in sorted(crops) for photo in decoded[place])
+    return replace(unit, photos=photos, photos_read=len(places), bytes_read=bytes_read)
 
 
-def _photo(row: Row) -> Photo:
-    return Photo(row["key"], row["source"], row["version"], row.get("offset"), row.get("length"))
+def _source_of(photo: PhotoRecord) -> Photo:
+    return Photo(photo.key, photo.source, photo.version, photo.offset, photo.length)
 
 
-def photo_rows(uri: str, data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
-    """The rows of one photo, of `IN_FLIGHT`: a crop each, or why there is none.
+def photo_records(
+    data: bytes | Exception, planned: Sequence[PhotoRecord], limits: Generate
+) -> list[PhotoRecord]:
+    """The crops of one photo, or the reason why there are none.
 
     Args:
-        uri: the photo's name to people.
-        data: its file, or what was raised when it was read.
-        planned: its planned rows.
-        limits: what a photo may be.
+        data: the photo's file, or the exception raised when it was read.
+        planned: its planned crops.
+        limits: allowed sizes and the side of the crops.
     """
-    outcomes = _outcomes(data, planned, limits)
-    return [
-        {"id": row["id"], "uri": uri, "split": row["split"], **outcome}
-        for row, outcome in zip(planned, outcomes, strict=True)
-    ]
-
-
-def _outcomes(data: bytes | Exception, planned: list[Row], limits: Generate) -> list[Row]:
     if isinstance(data, Exception):
-        return [refusal(data)] * len(planned)
+        return [photo.refused(refusal(data)) for photo in planned]
     decoder = decoder_for(Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds))
     try:
-        crops = decoder.crops(data, limits.image_size, [(row["crop"], row["id"]) for row in planned])
+        crops = decoder.crops(data, limits.image_size, [(photo.crop, photo.id) for photo in planned])
     except BadImage as error:
-        return [refusal(error)] * len(planned)
-    return [{"status": "ok", "content": crop} for crop in crops]
+        return [photo.refused(refusal(error)) for photo in planned]
+    return [replace(photo, status="ok", content=crop) for photo, crop in zip(planned, crops, strict=True)]
 
 
-def refusal(error: Exception) -> Row:
-    """What becomes of a photo that could not be read or decoded: status, reason and detail.
+def refusal(error: Exception) -> Refusal:
+    """The reason for a photo that could not be read or decoded.
 
     Raises:
-        Exception: the error itself, where it is no property of a photo.
+        Exception: the error itself, if it does not concern the photo.
     """
     match error:
         case FileNotFoundError():
-            return _bad("failed", "vanished", "listed, but gone or another one when it was read")
+            return Refusal("failed", "vanished", "listed, but gone or another one when it was read")
         case PermissionError():
-            return _bad("failed", "forbidden", "no permission to read it")
+            return Refusal("failed", "forbidden", "no permission to read it")
         case TooLarge():
-            return _bad("rejected", "too_many_bytes", f"{error.size} bytes; allowed: {error.max_bytes}")
+            return Refusal("rejected", "too_many_bytes", f"{error.size} bytes; allowed: {error.max_bytes}")
         case BadImage():
-            return _bad("rejected", error.reason, error.detail)
+            return Refusal("rejected", error.reason, error.detail)
         case _:
             raise error
 
 
-def given_up(deaths: int, what: str = "its unit") -> Row:
-    """What becomes of the photos of what has ended so many workers."""
-    return _bad("failed", DIED, f"{what} has ended {deaths} workers")
+def given_up(deaths: int, what: str = "its unit") -> Refusal:
+    """The reason for photos whose unit, or other `what`, has crashed this many workers."""
+    return Refusal("failed", DIED, f"{what} has ended {deaths} workers")
 
 
-def _bad(status: str, reason: str, detail: str) -> Row:
-    return {"status": status, "reason": reason, "detail": detail}
+def write_unit(unit: UnitRecord, store: Store, settings: Generate) -> UnitOutcome:
+    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending.
+
+    `refused` says why no unit can be written at all: no room, or no permission.
+    """
+    if unit.pending:
+        return UnitOutcome(unit.unit, outage=unit.outage, stopped=unit.stopped)
+    if outage := _blind(store):
+        return UnitOutcome(unit.unit, outage=outage, refused=outage)
+    encoded = encode_unit(unit.unit, unit.photos, settings)
+    try:
+        summary = units.commit_encoded(store, encoded)
+    except StorageError as error:
+        refused = "" if isinstance(error, OutageError) else str(error)
+        return UnitOutcome(unit.unit, outage=str(error), refused=refused)
+    return UnitOutcome(
+        unit.unit,
+        summary=json.dumps(summary),
+        losses=tuple(photo.total_loss or 0.0 for photo in unit.photos if photo.ok),
+        bad=tuple(_bad(photo, unit.unit) for photo in unit.photos if not photo.ok),
+        seconds=unit.seconds,
+        began=unit.began,
+        ended=time.time(),
+        photos_read=unit.photos_read,
+        bytes_read=unit.bytes_read,
+        bytes_written=len(encoded.data),
+    )
 
 
-def pack(rows: list[Row], schema: pa.Schema | None = None) -> bytes:
-    """Rows as the bytes of an Arrow stream, one value of a row of Ray Data."""
-    table = pa.Table.from_pylist(rows, schema=schema)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+def _bad(photo: PhotoRecord, unit: str) -> BadPhoto:
+    return BadPhoto(photo.uri, photo.status, photo.reason or "", photo.detail or "", unit)
 
 
-def unpack(data: bytes) -> list[Row]:
-    """The rows that `pack` was given."""
-    with pa.ipc.open_stream(data) as reader:
-        return list(reader.read_all().to_pylist())
+def encode_unit(unit: str, photos: Sequence[PhotoRecord], settings: Generate) -> units.EncodedUnit:
+    """The Parquet object of a unit whose photos are decoded and optimised, or refused."""
+    digest = units.row_digest(
+        (
+            photo.id,
+            photo.status,
+            (photo.content or b"") + (photo.stylized or b""),
+            (photo.content_loss or 0.0, photo.style_loss or 0.0, photo.total_loss or 0.0),
+        )
+        for photo in photos
+    )
+    return units.encode_unit(unit, [_stored(photo, settings) for photo in photos], digest)
+
+
+def _stored(photo: PhotoRecord, settings: Generate) -> UnitRow:
+    """The row of a photo in its unit; without pictures unless it is ok."""
+    row: UnitRow = {
+        "id": photo.id,
+        "uri": photo.uri,
+        "split": photo.split,
+        "status": photo.status,
+        "reason": photo.reason,
+        "detail": photo.detail,
+    }
+    if not photo.ok:
+        return row
+    side = settings.image_size
+    return {
+        **row,
+        "content": {"bytes": encode_picture(photo.content, settings), "path": None},
+        "stylized": {"bytes": encode_picture(photo.stylized, settings), "path": None},
+        "height": side,
+        "width": side,
+        "content_loss": photo.content_loss,
+        "style_loss": photo.style_loss,
+        "total_loss": photo.total_loss,
+        "iterations": settings.iterations,
+        "init": photo.init,
+        "engine": photo.engine,
+        "change": change(_pixels(photo.content, side), _pixels(photo.stylized, side)),
+    }
+
+
+def encode_picture(pixels: bytes | None, settings: Generate) -> bytes:
+    """A raw picture in the encoding in which it is stored."""
+    return codec.encode(_pixels(pixels, settings.image_size), settings.encoding)
+
+
+def _pixels(raw: bytes | None, side: int) -> codec.Pixels:
+    return np.frombuffer(raw or b"", np.uint8).reshape(side, side, 3)

@@ -1,7 +1,7 @@
-"""Images that start from a fast model's pictures: a model that fits, and a trial before any is made.
+"""Start images from a fast model's pictures: find a model that fits, and try it before any unit is made.
 
-A pair must not inherit the model's faults. So a few held-out photos are optimised both ways on a worker, with
-the same work; where the model's way ends worse, all images start from their photos.
+A pair must not inherit the model's faults. So a worker optimises a few held-out photos both ways, with the
+same work. If starting from the model ends with a higher loss, all images start from their photos.
 """
 
 from __future__ import annotations
@@ -9,57 +9,72 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from batch_nst.console import log
-from batch_nst.data.dataset.manifest import differences
+from batch_nst.data.dataset.manifest import Manifest, differences
 from batch_nst.data.dataset.plan import Plan
 from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, read_group
+from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.style import StyleImage
+from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import inlined
 from batch_nst.pipelines.cluster.connect import Workers, result_of
 from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.tasks import IN_FLIGHT, Row, decode_unit, pack, unit_rows, unpack
+from batch_nst.pipelines.generate.tasks import decode_unit, units_of
 from batch_nst.pipelines.inference import ModelFiles, read_start
 from batch_nst.recipe import Recipe
 
 _READ, _CHECKED = 16, 8
-"""Images that are read, should some be bad; and those of them that are optimised both ways."""
+"""Images that are read, as some may be bad; and how many good ones are optimised both ways."""
 _LEAST = 1e-12
-"""Of a loss, so that two that are 0 have a ratio."""
+"""Smallest loss in a ratio, so that two losses of 0 have one."""
 
 
-class Verdict(NamedTuple):
-    """Whether images may start from a model's pictures."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether images may start from a model's stylized images."""
 
     checked: int
-    """Images that were optimised both ways."""
+    """Number of images optimised both ways."""
     ratio: float | None
-    """Final losses from the model's pictures over those from the photos, geometric mean."""
+    """Final loss from the model divided by that from the photo, geometric mean; None if not known."""
     each: list[float]
-    """The ratio of each image; none where an image from the model's picture was not a number."""
+    """Ratio of each image; empty if the loss of one was NaN or infinite from the model."""
     used: bool
 
 
-def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelFiles | None:
-    """The model of `generate.init`; None: images start from the photos, which is said where it is news.
+@dataclass(frozen=True)
+class WarmStartFigures:
+    """What a trial of `generate.init` found."""
 
-    That is where an output that has been begun (this one, by its first night) has published no model yet.
+    model: str | None
+    """Name of the model; None: its output has published none yet."""
+    verdict: Verdict = inlined()
+    seconds: float = 0.0
+
+
+def find_start(recipe: Recipe, settings: Manifest, store: Store) -> ModelFiles | None:
+    """The model of `generate.init`; None: images start from their photos.
+
+    An output that has published no model yet (this one, in its first run) gives None and a log line.
 
     Args:
         recipe: the recipe.
-        settings: of the dataset, as in `dataset.json`.
+        settings: the dataset's, as in `dataset.json`.
         store: the output.
 
     Raises:
-        RecipeError: there is no such model or output, its files do not belong together, or it was fitted to
-            another objective.
+        RecipeError: there is no such model or output, its files do not belong together, or it was trained
+            for another objective.
     """
     uri = recipe.generate.init_model
     if uri is None:
@@ -67,24 +82,35 @@ def find_start(recipe: Recipe, settings: dict[str, Any], store: Store) -> ModelF
     model = read_start(uri, store, "generate.init", "images start from the photos")
     if model is None:
         return None
-    misfits = differences(_objective_of(model.card), {name: settings[name] for name in _OBJECTIVE})
+    ours = _Objective(
+        style=settings["style"],
+        vgg=settings["vgg"],
+        loss=settings["loss"],
+        gram_divisor=settings["gram_divisor"],
+    )
+    misfits = differences(_objective_of(model.card), ours)
     if misfits:
         raise RecipeError(
             "\n".join(
                 f"generate.init: {uri}: the model was fitted with {key} {theirs!r}, the recipe says "
-                f"{ours!r}; allowed: a model of the same painting, loss and VGG-16"
-                for key, (theirs, ours) in misfits.items()
+                f"{mine!r}; allowed: a model of the same style image, loss and VGG-16"
+                for key, (theirs, mine) in misfits.items()
             )
         )
     return model
 
 
-_OBJECTIVE = ("style", "vgg", "loss", "gram_divisor")
-"""Settings of a dataset that a model must have been fitted with."""
+class _Objective(TypedDict):
+    """The settings of a dataset that a model must have been trained with."""
+
+    style: object
+    vgg: object
+    loss: object
+    gram_divisor: object
 
 
-def _objective_of(card: dict[str, Any]) -> dict[str, Any]:
-    """These settings as a model's card tells them."""
+def _objective_of(card: ModelCard) -> _Objective:
+    """These settings as a model's card has them."""
     digests, objective = card.get("digests", {}), card.get("objective", {})
     return {
         "style": {"sha256": digests.get("style"), "size": objective.get("style_size")},
@@ -101,21 +127,21 @@ def check_start(
     style: StyleImage,
     recipe: Recipe,
     workers: Workers,
-) -> tuple[ModelFiles | None, dict[str, Any] | None]:
-    """Try the model on a worker as `generate` chooses it, and say what came of it. Writes nothing.
+) -> tuple[ModelFiles | None, WarmStartFigures | None]:
+    """Try the model on a worker as `generate` chooses it, and log the verdict. Writes nothing.
 
     The same plan, input and device give the same verdict.
 
     Args:
-        model: of `find_start`.
-        plan: written down.
+        model: result of `find_start`.
+        plan: must be written down.
         store: the output.
-        style: the painting.
+        style: the style image.
         recipe: the recipe.
-        workers: what an actor that holds VGG-16 gets.
+        workers: resources of an actor that holds VGG-16.
 
     Returns:
-        The model, or None where images start from the photos; and figures, None where no model was asked for.
+        The model, or None if images start from the photos; and figures, None if the recipe names no model.
 
     Raises:
         IncompleteError: the photos cannot be read now.
@@ -123,19 +149,19 @@ def check_start(
     if recipe.generate.init_model is None:
         return None, None
     if model is None:
-        return None, {"model": None, **judge_warm_start([], [])._asdict(), "seconds": 0.0}
+        return None, WarmStartFigures(None, judge_warm_start([], []))
     start = time.monotonic()
     log(f"trying to start from model {model.name} on {workers.device}, {workers.threads} threads")
     verdict = judge_warm_start(*_losses(check_photos(plan, store), plan, model, style, recipe, workers))
     log(f"images start from {f'model {model.name}' if verdict.used else 'the photos'}: {_why(verdict)}")
-    figures = {"model": model.name, **verdict._asdict(), "seconds": round(time.monotonic() - start, 1)}
+    figures = WarmStartFigures(model.name, verdict, round(time.monotonic() - start, 1))
     return model if verdict.used else None, figures
 
 
 def check_photos(plan: Plan, store: Store) -> pa.Table:
-    """Which images to try with: the first crops of a few held-out photos, of others where none is held out.
+    """The images to try with: first crops of a few held-out photos, or of others if none is held out.
 
-    Those that were planned first, and that the input holds: rows of `segments.PLAN_SCHEMA`.
+    They are the first planned ones that the input still holds, as rows of `plan_files.PLAN_SCHEMA`.
     """
     sides = {"held_out": PLAN_SCHEMA.empty_table(), "train": PLAN_SCHEMA.empty_table()}
     first = 0
@@ -153,14 +179,14 @@ def check_photos(plan: Plan, store: Store) -> pa.Table:
 
 
 def judge_warm_start(cold: Sequence[float], warm: Sequence[float]) -> Verdict:
-    """The verdict on final losses of the same images after the same work.
+    """The verdict on the final losses of the same images after the same work.
 
-    Images may start from the model's pictures where their loss is not larger in the geometric mean. No
-    tolerance: a start that is not better wins nothing.
+    Images may start from the model if the geometric mean of the ratios is at most 1. There is no tolerance,
+    because a start that is not better gains nothing.
 
     Args:
-        cold: from the photos; infinite where that was not a number twice, which tells nothing of the model.
-        warm: from the model's pictures; infinite likewise, which speaks against it.
+        cold: losses from the photos; infinite for images that failed, which says nothing about the model.
+        warm: losses from the model; infinite for images that failed, which speaks against it.
     """
     pairs = [
         (max(before, _LEAST), max(after, _LEAST))
@@ -176,9 +202,9 @@ def judge_warm_start(cold: Sequence[float], warm: Sequence[float]) -> Verdict:
 
 def _why(verdict: Verdict) -> str:
     if not verdict.checked:
-        return "no photo to try it on was good"
+        return "no photo to try the model on was good"
     if verdict.ratio is None:
-        return "an image that started from the model's picture was not a number"
+        return "the loss of an image that started from the model's picture was NaN or infinite"
     return (
         f"from the model's pictures the loss after the same work is {verdict.ratio:.3f} of that from the "
         f"photos (geometric mean of {verdict.checked} images; the worst {max(verdict.each):.3f})"
@@ -193,13 +219,13 @@ def _losses(
     recipe: Recipe,
     workers: Workers,
 ) -> tuple[list[float], list[float]]:
-    """Final losses of images from the photos, and from the model's pictures."""
+    """Final losses of images that start from the photos, and from the model."""
     if not photos.num_rows:
         return [], []
     order = photos["id"].to_pylist()
     column = photos.schema.get_field_index("unit")
-    (unit,) = unit_rows(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
-    # One call: its process ends with it, and gives back the device and the memory before the actors begin.
+    (unit,) = units_of(photos.set_column(column, "unit", pa.array(["trial"] * len(order))), plan.split_of)
+    # One call: its process ends with it and frees the device and the memory before the actors start.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_try)
     outcome: tuple[list[float], list[float]] | str = result_of(
         trial.remote(unit, order, style, recipe, workers, model)
@@ -210,35 +236,31 @@ def _losses(
 
 
 def _try(
-    unit: Row,
+    unit: UnitRecord,
     order: list[bytes],
     style: StyleImage,
     recipe: Recipe,
     workers: Workers,
     model: ModelFiles,
 ) -> tuple[list[float], list[float]] | str:
-    """In a worker: losses of the first good photos, both ways; or why they could not be read."""
+    """Runs in a worker: losses of the first good photos, both ways; or why they could not be read."""
     decoded = decode_unit(unit, recipe.generate)
-    if decoded["outage"]:
-        return str(decoded["outage"])
-    rows = sorted(unpack(decoded["photos"]), key=lambda row: order.index(row["id"]))
-    good = [row for row in rows if row["status"] == "ok"][:_CHECKED]
-    trial = _Trial(style, recipe, workers)
-    # The model's pass has a quarter of an iteration's operations at the default width (20 GFLOP of 77 at
-    # 256 px), and is counted as one. Rows get all iterations: as the best iterate is kept, they are no worse
-    # than what is compared here.
+    if decoded.outage:
+        return decoded.outage
+    photos = sorted(decoded.photos, key=lambda photo: order.index(photo.id))
+    good = [photo for photo in photos if photo.ok][:_CHECKED]
+    stylizer = Stylizer(style, recipe, workers, model)
+    stylizer.load()
+    # The model's pass costs a quarter of an iteration at the default width (20 of 77 GFLOP at 256 px), and
+    # counts as one iteration here. Units get all iterations: the best iterate is kept, so they end no worse.
+    iterations = recipe.generate.iterations
     return (
-        trial.losses(good, None, recipe.generate.iterations),
-        trial.losses(good, model, recipe.generate.iterations - 1),
+        _final_losses(stylizer.stylize(good, iterations, from_model=False)),
+        _final_losses(stylizer.stylize(good, iterations - 1)),
     )
 
 
-class _Trial(Stylizer):
-    """The actor of `generate`, whose start and number of iterations can be set."""
-
-    def losses(self, rows: list[Row], model: ModelFiles | None, iterations: int) -> list[float]:
-        """Of the stored pictures, in fp32; infinite where there is none."""
-        self._model = model
-        self._settings = self._recipe.generate.model_copy(update={"iterations": iterations})
-        unit = self({"unit": "trial", "photos": pack(rows, IN_FLIGHT), "outage": ""})
-        return [row["total_loss"] if row["status"] == "ok" else math.inf for row in unpack(unit["photos"])]
+def _final_losses(photos: Sequence[PhotoRecord]) -> list[float]:
+    """Total losses of the stored pictures, in fp32; infinite for a photo that has no picture."""
+    losses = [photo.total_loss if photo.ok else None for photo in photos]
+    return [math.inf if loss is None else loss for loss in losses]

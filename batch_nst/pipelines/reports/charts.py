@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from io import StringIO
 from numbers import Real
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -37,7 +37,7 @@ _COLOURS: Final = {
 STEPS: Final = (1, 2, 5, 10)
 """What ticks may count in, times a power of ten."""
 
-STYLE: Final[dict[str, Any]] = {
+STYLE: Final[dict[str, str | float]] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": INK,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,6 @@ from batch_nst.engine.statistics import geometric_mean
 from batch_nst.pipelines.reports.html import ENVIRONMENT, data_uri, number
 from batch_nst.recipe import Recipe, Style, Vgg
 from batch_nst.recipe_file import Variant
-
-Figures = dict[str, Any]
 
 _SIDE = 512
 """Most pixels of a picture's side on the page."""
@@ -65,6 +63,20 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ColumnFigures:
+    """Means over what became of all photos by one recipe; None where there is no picture."""
+
+    images: int
+    content: float | None
+    """A geometric mean, and so are the next two."""
+    style: float | None
+    total: float | None
+    last_tenth: float | None
+    """The mean share of the loss that the last tenth of iterations took away."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Column:
     """What became of all photos by one recipe."""
 
@@ -72,20 +84,17 @@ class Column:
     """None where there was no number, in fp32 either."""
     seconds: float
 
-    def figures(self) -> Figures:
-        """See `compare`."""
+    def figures(self) -> ColumnFigures:
+        """For people and for JSON."""
         made = [picture for picture in self.pictures if picture]
-        return {
-            "images": len(made),
-            **{part: _mean([getattr(picture, part) for picture in made]) for part in PARTS},
-            "last_tenth": fmean(picture.last_tenth for picture in made) if made else None,
-            "seconds": round(self.seconds, 3),
-        }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """The geometric mean; 0 where one of them is, None of nothing."""
-    return 0.0 if 0 in values else geometric_mean(values)
+        return ColumnFigures(
+            images=len(made),
+            content=geometric_mean(picture.content for picture in made),
+            style=geometric_mean(picture.style for picture in made),
+            total=geometric_mean(picture.total for picture in made),
+            last_tenth=fmean(picture.last_tenth for picture in made) if made else None,
+            seconds=round(self.seconds, 3),
+        )
 
 
 def render_page(
@@ -130,18 +139,16 @@ def _measure(recipe: Recipe) -> tuple[Style, Vgg, str]:
     return recipe.style, recipe.vgg, layers
 
 
-def summary_lines(variants: Sequence[Variant], values: Sequence[Mapping[str, Any]]) -> list[str]:
+def summary_lines(variants: Sequence[Variant], columns: Sequence[Column]) -> list[str]:
     """The figures as a table for people."""
     wide = max(map(len, map(str, variants)))
     heads = (*PARTS, "last tenth")
-    return [
-        f"{'':{wide}} {' '.join(f'{head:>12}' for head in heads)}",
-        *(
-            f"{variant!s:{wide}} {' '.join(f'{number(figures[part]):>12}' for part in PARTS)} "
-            f"{_share(figures['last_tenth']):>12}"
-            for variant, figures in zip(variants, values, strict=True)
-        ),
-    ]
+    lines = [f"{'':{wide}} {' '.join(f'{head:>12}' for head in heads)}"]
+    for variant, column in zip(variants, columns, strict=True):
+        figures = column.figures()
+        losses = " ".join(f"{number(getattr(figures, part)):>12}" for part in PARTS)
+        lines.append(f"{variant!s:{wide}} {losses} {_share(figures.last_tenth):>12}")
+    return lines
 
 
 def _share(value: float | None) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import matplotlib.dates
@@ -25,13 +27,13 @@ from batch_nst.console import log
 from batch_nst.data.dataset import summaries, units
 from batch_nst.data.dataset.forgotten import forgotten_ids
 from batch_nst.data.dataset.manifest import require_settings
-from batch_nst.data.dataset.quality import RULES, figures_of, quantiles
+from batch_nst.data.dataset.quality import QualityCounts, figures_of, quantiles
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.reports.charts import OPTIMISED, STYLE, histogram, plot, set_scale, svg
-from batch_nst.pipelines.reports.html import ENVIRONMENT, count, data_uri, number
+from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, count, data_uri, number
 
 _SHOWN = 8
 """Pairs of each kind on the contact sheet."""
@@ -46,17 +48,46 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
 
-def inspect(output: str, file: str = "inspect.html") -> dict[str, Any]:
+@dataclass(frozen=True)
+class UnitsSeen:
+    """Units that are done, and those of them that were looked at."""
+
+    done: int
+    looked_at: int
+
+
+@dataclass(frozen=True)
+class InspectFigures:
+    """Figures of the command `inspect`."""
+
+    output: str
+    units: UnitsSeen
+    snapshot: int | None
+    counts: dict[str, int]
+    """By outcome: of the snapshot, or of what was looked at while there is none."""
+    reasons: dict[str, dict[str, int]]
+    """Images by status and reason."""
+    losses: dict[str, float]
+    """Quantiles over pairs to train on, and so are the next."""
+    changes: dict[str, float]
+    quality: QualityCounts
+    """See `quality.figures_of`."""
+    runs: int
+    made: int
+    """Images, by these runs."""
+    device_seconds: float
+    images_per_hour: float | None
+    """In the last run."""
+    file: str
+    """The page."""
+
+
+def inspect(output: str, file: str = "inspect.html") -> InspectFigures:
     """Write a page about the dataset of an output.
 
     Args:
         output: of a recipe.
         file: on this machine; an HTML file that needs no other.
-
-    Returns:
-        Figures: `units` done and looked at; the `snapshot` and its `counts` (of what was looked at, while
-        there is none); `reasons` by status; `losses` and `changes` of pairs to train on; `quality`; what the
-        `runs` have made; the `file`.
 
     Raises:
         RecipeError: there is no dataset, or the file cannot be written.
@@ -67,23 +98,16 @@ def inspect(output: str, file: str = "inspect.html") -> dict[str, Any]:
         raise RecipeError(f"--out {file}: there is no folder {target.parent}")
     snapshot, images = latest_snapshot(store), _look(store)
     runs = _runs(store)
-    figures = {
-        "output": store.uri,
-        "units": {"done": images.done, "looked_at": images.units.num_rows},
-        "snapshot": snapshot.number if snapshot else None,
-        "counts": snapshot.counts if snapshot else images.counts(),
-        "reasons": images.reasons(),
-        "losses": quantiles(images.loss[images.pairs]),
-        "changes": quantiles(images.change[images.pairs]),
-        "quality": figures_of(snapshot.quality) if snapshot else {},
-        "runs": len(runs),
-        "made": sum(run.made for run in runs),
-        "device_seconds": round(sum(run.device_seconds for run in runs), 1),
-        "images_per_hour": round(runs[-1].images_per_hour, 1) if runs else None,
-    }
+    figures = _figures(store, snapshot, images, runs, str(target))
     hidden = forgotten_ids(store) | {bytes.fromhex(each) for each in (snapshot.left_out if snapshot else ())}
-    bad = _bad(store, images, hidden)
-    page = _page(figures, settings, images, runs, bad, _sheet(store, images, snapshot, hidden))
+    page = _page(
+        figures,
+        settings,
+        _charts(images, snapshot, runs),
+        runs,
+        _bad(store, images, hidden),
+        _sheet(store, images, snapshot, hidden),
+    )
     try:
         target.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -91,7 +115,27 @@ def inspect(output: str, file: str = "inspect.html") -> dict[str, Any]:
     for line in _lines(figures):
         log(line)
     log(f"page: {target}")
-    return {**figures, "file": str(target)}
+    return figures
+
+
+def _figures(
+    store: Store, snapshot: Snapshot | None, images: _Images, runs: Sequence[_Run], file: str
+) -> InspectFigures:
+    return InspectFigures(
+        output=store.uri,
+        units=UnitsSeen(images.done, images.units.num_rows),
+        snapshot=snapshot.number if snapshot else None,
+        counts=snapshot.counts if snapshot else images.counts(),
+        reasons=images.reasons(),
+        losses=quantiles(images.loss[images.pairs]),
+        changes=quantiles(images.change[images.pairs]),
+        quality=figures_of(snapshot.quality) if snapshot else {},
+        runs=len(runs),
+        made=sum(run.made for run in runs),
+        device_seconds=round(sum(run.device_seconds for run in runs), 1),
+        images_per_hour=round(runs[-1].images_per_hour, 1) if runs else None,
+        file=file,
+    )
 
 
 @dataclass(frozen=True)
@@ -165,14 +209,19 @@ def _look(store: Store) -> _Images:
     )
 
 
-def _bad(store: Store, images: _Images, hidden: Collection[bytes]) -> list[dict[str, Any]]:
+def _bad(store: Store, images: _Images, hidden: Collection[bytes]) -> list[BadPhoto]:
     """Some photos that led to no pair, see `units.bad_rows`."""
     chosen = np.unique(images.unit[images.bad])[:_BAD_UNITS]
     names = images.units["unit"].take(pa.array(chosen)).to_pylist()
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda name: list(units.bad_rows(store, name)), [[name] for name in names]))
-    rows = [row for of_unit in found for row in of_unit if row["id"] not in hidden]
-    return sorted(rows[:_BAD], key=lambda row: (row["status"], row["reason"], row["uri"]))
+    photos = [
+        BadPhoto(row["uri"], row["status"], row["reason"] or "", row["detail"] or "")
+        for of_unit in found
+        for row in of_unit
+        if row["id"] not in hidden
+    ]
+    return sorted(photos[:_BAD], key=lambda photo: (photo.status, photo.reason, photo.uri))
 
 
 class _Run(NamedTuple):
@@ -238,9 +287,23 @@ def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
     return svg(figure, f"Images an hour of {len(runs)} runs, the last {number(rates[-1])}")
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A pair on the contact sheet."""
+
+    name: str
+    id: str
+    """Hex."""
+    loss: float | None
+    change: float
+    photo: str
+    """A data URI, and so is the next."""
+    made: str
+
+
 def _sheet(
     store: Store, images: _Images, snapshot: Snapshot | None, hidden: Collection[bytes]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[_Pair]]:
     """Best, worst and random pairs to train on, and some that a rule leaves out."""
     filtered = _filtered(images, snapshot)
     good = np.flatnonzero(images.pairs & np.isfinite(images.loss) & ~filtered)
@@ -252,96 +315,106 @@ def _sheet(
         "random": chance.permutation(good),
         "left_out": np.flatnonzero(filtered),
     }
-    rows: dict[int, list[dict[str, Any]]] = {}
 
-    def find(candidates: Iterable[int]) -> Iterator[dict[str, Any]]:
+    rows_of = cache(
+        lambda unit: sorted(
+            units.read_unit(store, images.units["unit"][unit].as_py()), key=lambda row: bytes(row["id"])
+        )
+    )
+
+    def find(candidates: Iterable[int]) -> Iterator[_Pair]:
         for index in candidates:
-            unit = int(images.unit[index])
-            if unit not in rows:
-                name = images.units["unit"][unit].as_py()
-                rows[unit] = sorted(units.read_unit(store, name), key=lambda row: bytes(row["id"]))
-            row = rows[unit][int(images.position[index])]
-            if row["status"] == "ok" and row["id"] not in hidden:
-                yield {**row, "change": float(images.change[index])}
+            row = rows_of(int(images.unit[index]))[int(images.position[index])]
+            content, stylized = row["content"], row["stylized"]
+            if content and stylized and row["id"] not in hidden:
+                yield _Pair(
+                    name=row["uri"].rsplit("/", 1)[-1],
+                    id=row["id"].hex(),
+                    loss=row["total_loss"] or 0.0,
+                    change=float(images.change[index]),
+                    photo=data_uri(content["bytes"], 256),
+                    made=data_uri(stylized["bytes"], 256),
+                )
 
     return {
-        kind: [row for row, _ in zip(find(candidates[: 2 * _SHOWN].tolist()), range(_SHOWN), strict=False)]
+        kind: list(islice(find(candidates[: 2 * _SHOWN].tolist()), _SHOWN))
         for kind, candidates in kinds.items()
     }
 
 
 def _filtered(images: _Images, snapshot: Snapshot | None) -> npt.NDArray[np.bool_]:
     """Which pairs to train on break a rule of the snapshot."""
-    quality: Mapping[str, Any] = snapshot.quality if snapshot else {}
     broken = np.zeros(len(images.loss), bool)
-    if quality.get("min_change") is not None:
-        broken |= images.change < quality["min_change"]
-    if quality.get("max_loss") is not None:
-        broken |= images.loss > quality["max_loss"]
+    least, most = _bounds(snapshot)
+    if least is not None:
+        broken |= images.change < least
+    if most is not None:
+        broken |= images.loss > most
     return images.pairs & broken
 
 
-def _page(
-    figures: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    images: _Images,
-    runs: Sequence[_Run],
-    bad: Sequence[Mapping[str, Any]],
-    sheet: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> str:
-    quality = figures["quality"]
+def _bounds(snapshot: Snapshot | None) -> tuple[float | None, float | None]:
+    """The least change and the highest loss that a snapshot's rules allow; None: there is no such rule."""
+    if not snapshot:
+        return None, None
+    return snapshot.quality.get("min_change"), snapshot.quality.get("max_loss")
+
+
+@dataclass(frozen=True)
+class _Charts:
+    loss: Markup | None
+    change: Markup | None
+    speed: Markup | None
+
+
+def _charts(images: _Images, snapshot: Snapshot | None, runs: Sequence[_Run]) -> _Charts:
     loss, change = (values[images.pairs].astype(np.float64) for values in (images.loss, images.change))
+    least, most = _bounds(snapshot)
     with mpl.style.context(["default", STYLE]):
-        charts = {
-            "loss": histogram(loss, bound=quality.get("max_loss")),
-            "change": histogram(
-                change, "mean change, grey levels", "changes", bound=quality.get("min_change")
-            ),
-            "speed": _plot_speed(runs),
-        }
+        return _Charts(
+            loss=histogram(loss, bound=most),
+            change=histogram(change, "mean change, grey levels", "changes", bound=least),
+            speed=_plot_speed(runs),
+        )
+
+
+def _page(
+    figures: InspectFigures,
+    settings: object,
+    charts: _Charts,
+    runs: Sequence[_Run],
+    bad: Sequence[BadPhoto],
+    sheet: Mapping[str, Sequence[_Pair]],
+) -> str:
     return _TEMPLATE.render(
-        title=figures["output"].rsplit("/", 1)[-1],
+        title=figures.output.rsplit("/", 1)[-1],
         figures=figures,
-        rules=RULES,
         charts=charts,
         runs=runs[::-1],
         bad=bad,
-        sheet={
-            kind: [
-                {
-                    "name": row["uri"].rsplit("/", 1)[-1],
-                    "id": row["id"].hex(),
-                    "loss": row["total_loss"],
-                    "change": row["change"],
-                    "photo": data_uri(row["content"]["bytes"], 256),
-                    "made": data_uri(row["stylized"]["bytes"], 256),
-                }
-                for row in rows
-            ]
-            for kind, rows in sheet.items()
-        },
+        sheet=sheet,
         settings=settings,
     )
 
 
-def _lines(figures: Mapping[str, Any]) -> list[str]:
+def _lines(figures: InspectFigures) -> list[str]:
     """The figures as lines for people."""
-    done, looked_at = figures["units"]["done"], figures["units"]["looked_at"]
+    done, looked_at = figures.units.done, figures.units.looked_at
     rows = [
         ("units", f"{done:,}" if looked_at == done else f"{done:,}, of which {looked_at:,} were looked at"),
-        ("snapshot", figures["snapshot"] or "none yet"),
-        *((name.replace("_", " "), f"{value:,}") for name, value in figures["counts"].items()),
+        ("snapshot", figures.snapshot or "none yet"),
+        *((name.replace("_", " "), f"{value:,}") for name, value in figures.counts.items()),
         *(
             (f"why {status}", ", ".join(f"{reason} {value:,}" for reason, value in reasons.items()))
-            for status, reasons in figures["reasons"].items()
+            for status, reasons in figures.reasons.items()
             if reasons
         ),
         *(
-            (name, ", ".join(f"{each} {number(value)}" for each, value in figures[key].items()))
-            for name, key in (("loss", "losses"), ("change", "changes"))
-            if figures[key]
+            (name, ", ".join(f"{each} {number(value)}" for each, value in values.items()))
+            for name, values in (("loss", figures.losses), ("change", figures.changes))
+            if values
         ),
     ]
-    if figures["images_per_hour"] is not None:
-        rows.append(("speed", f"{count(figures['images_per_hour'])} images an hour in the last run"))
+    if figures.images_per_hour is not None:
+        rows.append(("speed", f"{count(figures.images_per_hour)} images an hour in the last run"))
     return [f"{name:>14} {value}" for name, value in rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from numbers import Integral, Real
 from typing import Final
@@ -18,6 +19,17 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from PIL import Image
 
 from batch_nst.data.images.contact_sheet import picture
+from batch_nst.figures import as_json
+
+
+@dataclass(frozen=True)
+class BadPhoto:
+    """A photo of which there is no pair."""
+
+    uri: str
+    status: str
+    reason: str
+    detail: str
 
 
 def data_uri(data: bytes, side: int) -> str:
@@ -78,9 +90,9 @@ def plain(value: object, key: str = "") -> str:
     return str(value)
 
 
-def settings(values: Mapping[str, object]) -> str:
-    """A recipe, or sections of it, as YAML."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+def settings(values: object) -> str:
+    """A recipe, or sections of it, as YAML; see `as_json` for what it may be."""
+    return yaml.safe_dump(as_json(values), sort_keys=False, allow_unicode=True)
 
 
 ENVIRONMENT: Final = Environment(

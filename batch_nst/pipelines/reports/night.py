@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.style
@@ -20,6 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from batch_nst.data.models.evaluation import Baseline, Comparison, Evaluation, Losses, SpeedTable
+from batch_nst.data.models.registry import CurvePoint
+from batch_nst.figures import as_json
+from batch_nst.pipelines.cost.requests import Requests
+from batch_nst.pipelines.generate.run import GenerateFigures
 from batch_nst.pipelines.reports.charts import (
     MODEL,
     MUTED,
@@ -33,7 +39,7 @@ from batch_nst.pipelines.reports.charts import (
     set_scale,
     svg,
 )
-from batch_nst.pipelines.reports.html import ENVIRONMENT, data_uri, number
+from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, data_uri, number
 
 
 @dataclass(frozen=True)
@@ -45,120 +51,157 @@ class Triple:
         photo: an encoded picture (JPEG, PNG, WebP, ...), and so are the next two.
         optimised: the photo after the optimisation.
         model: the photo after the fast model.
-        losses: for each of `photo`, `optimised`, `published`, `model` its `total`, `content`, `style`, and
-            `distance` and `ssim` to the optimised picture. Missing ones are left out.
+        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style`, and `distance` and
+            `ssim` to the optimised picture. Missing ones are left out.
         larger: at twice the size the photo, and after optimisation and fast model, where they were made.
         id: of the image, hex.
         published: the photo after the model that the gate compared with, where there was one.
+        published_objective: of that one, where it was scored on this photo.
     """
 
     name: str
     photo: bytes
     optimised: bytes
     model: bytes
-    losses: Mapping[str, Mapping[str, float]]
+    losses: Mapping[str, Losses]
     larger: tuple[bytes, bytes, bytes] | None = None
     id: str = ""
     published: bytes | None = None
+    published_objective: float | None = None
 
 
-def render(
-    *,
-    title: str,
-    style: bytes,
-    triples: Sequence[Triple],
-    evaluation: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]],
-    dataset: Mapping[str, Any],
-    run: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    pairs: Sequence[tuple[str, bytes, bytes]] = (),
-    panel: Sequence[tuple[str, bytes]] = (),
-    night: Mapping[str, Any] | None = None,
-    earlier: Sequence[Mapping[str, Any]] = (),
-) -> str:
-    """The report as the text of an HTML file. What is empty or missing is left out; NaN and None become –.
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model and how it does on held-out photos."""
 
-    Args:
-        title: of the page, as plain text.
-        style: the painting, an encoded picture of any size.
-        triples: held-out photos, of which the first `SHOWN` are shown side by side with the results.
-        evaluation: `photos` and their `size` in pixels; `photo`, `optimised`, `model`, each with geometric
-            means of `total`, `content`, `style`, `distance`, and means of `ssim` and `checkerboard`; `curve`,
-            the objective after 0, 1, 2, ... iterations; `worth_iterations`, `worth_interval` and `verdict`;
-            `seconds_per_image` of `model` and `optimised`; `larger`, the same of twice the size,
-            and how many photos were `left_out` by reason; `baseline`, on some photos the curves
-            of `lbfgs` and `engine`, each with its own `worth_iterations`, and the `model`; `speed`, see
-            `measure_speed`.
-        history: training's log, oldest first: `step` and any losses.
-        dataset: `found` photos, `images`, `counts` by status, `bad` ones (`uri`, `status`, `reason`,
-            `detail`), `total_loss` of every pair, `snapshot` and its `digest`.
-        run: anything worth keeping, shown as it is; keys that end in `seconds` as a time.
-        recipe: the recipe's plain values, shown as YAML.
-        pairs: name, photo and optimised picture of some training pairs.
-        panel: a name and a column of pictures for the photos, the optimised pictures, and steps of training.
-        night: of one that has met the gate `started`; the figures of `publish`, or of its refusal; `dataset`,
-            those of `generate`; `cost`, see `night.cost_of`; and `rival`, the evaluation of the model that
-            the gate compared with, as it stands in its `model.json`.
-        earlier: see `night.earlier_nights`.
-    """
-    with mpl.style.context(["default", STYLE]):
-        plots = {
-            "curve": _plot_curve(
-                evaluation, "Objective of the optimisation over iterations, and of the fast model"
-            ),
-            "baseline_curve": _plot_baseline(evaluation.get("baseline") or {}),
-            "larger_curve": _plot_curve(evaluation.get("larger") or {}, "The same at twice the size"),
-            "training": _plot_history(history),
-            "histogram": histogram(floats(dataset.get("total_loss") or ())),
-        }
+    version: str
+    evaluation: Evaluation
+    """With times."""
+    triples: Sequence[Triple]
+    speed: SpeedTable | None = None
+
+
+@dataclass(frozen=True)
+class DeviceHours:
+    """Of each step of a night that needs devices."""
+
+    pairs: float
+    """While devices were busy."""
+    training: float
+    """While they were held, and so is the next."""
+    scoring: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a night took."""
+
+    device_hours: DeviceHours
+    requests: Requests
+    """To object stores for pairs, by the formula of `plan`."""
+    bytes_read: int
+    """Of photos."""
+    bytes_written: int
+    """Of units."""
+    step_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night that has met the gate."""
+
+    dataset: GenerateFigures
+    gate: object
+    """Figures of `publish`, or of its refusal; None before that."""
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class EarlierNight:
+    """A night before this one."""
+
+    link: str
+    """Its report, relative to the folder of a run."""
+    started: datetime
+    """UTC."""
+    outcome: str
+    objective: float | None = None
+    """Of the model that met the gate."""
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The snapshot that a model learned from."""
+
+    images: int
+    counts: Mapping[str, int]
+    """By status."""
+    bad: Sequence[BadPhoto]
+    """Some photos without a pair."""
+    total_loss: Sequence[float | None]
+    """Of some pairs."""
+    snapshot: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that the page shows. What is empty or None is left out; NaN becomes –."""
+
+    title: str
+    """Plain text."""
+    style: bytes
+    """The painting, an encoded picture of any size."""
+    triples: Sequence[Triple] = ()
+    """Held-out photos, of which the first `SHOWN` are shown side by side with the results."""
+    evaluation: Evaluation | None = None
+    speed: SpeedTable | None = None
+    history: Sequence[CurvePoint] = ()
+    """Training's log, oldest first: `step` and any losses."""
+    dataset: DatasetFacts | None = None
+    run: object
+    """Anything worth keeping, shown as its JSON; keys that end in `seconds` as a time."""
+    recipe: str
+    """As YAML."""
+    pairs: Sequence[tuple[str, bytes, bytes]] = ()
+    """Name, photo and optimised picture of some training pairs."""
+    panel: Sequence[tuple[str, bytes]] = ()
+    """A name and a column of pictures for the photos, the optimised pictures, and steps of training."""
+    night: Night | None = None
+    started: datetime | None = None
+    """When the night started, UTC."""
+    rival: Evaluation | None = None
+    """Of the model that the gate compared with, as its card tells it."""
+    earlier: Sequence[EarlierNight] = ()
+    """The latest first."""
+
+
+def render(report: Report) -> str:
+    """The text of an HTML file."""
     return _TEMPLATE.render(
-        title=title,
-        style=data_uri(style, 800),
-        triples=[
-            {
-                "name": triple.name,
-                "views": [
-                    (
-                        kind,
-                        _NEW if triple.published and kind == "model" else label,
-                        data_uri(getattr(triple, kind), _SIDE),
-                        triple.losses.get(kind, {}),
-                    )
-                    for kind, label in _KINDS.items()
-                    if getattr(triple, kind)
-                ],
-            }
-            for triple in triples[:SHOWN]
-        ],
-        photos=len(triples),
-        larger=[
-            (
-                triple.name,
-                {
-                    who: data_uri(each, 2 * _SIDE)
-                    for who, each in zip(("photo", "optimised", "model"), triple.larger, strict=True)
-                },
-            )
-            for triple in triples
-            if triple.larger
-        ][:_LARGER],
+        title=report.title,
+        style=data_uri(report.style, 800),
+        triples=[_shown(triple) for triple in report.triples[:SHOWN]],
+        photos=len(report.triples),
+        larger=_larger(report.triples),
         kinds=_KINDS,
-        evaluation=evaluation,
-        speedup=_speedup(evaluation.get("seconds_per_image") or {}),
-        dataset=dataset,
-        run=run,
-        recipe=recipe,
-        pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in pairs],
-        panel=[(name, data_uri(column, 800)) for name, column in panel],
-        night=night,
-        wins=_wins(evaluation, night["rival"]) if night else 0,
-        earlier=earlier,
-        **plots,
+        evaluation=report.evaluation or {},
+        speed=report.speed,
+        speedup=_speedup(report.evaluation),
+        dataset=report.dataset,
+        run=as_json(report.run),
+        recipe=report.recipe,
+        pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in report.pairs],
+        panel=[(name, data_uri(column, 800)) for name, column in report.panel],
+        night=report.night,
+        gate=as_json(report.night.gate) if report.night else {},
+        started=report.started,
+        rival=report.rival,
+        wins=_wins(report.evaluation, report.rival),
+        earlier=report.earlier,
+        plots=_plots(report),
     )
 
-
-_TOLD: Final = "Objective of the optimisation over iterations, and of the fast model"
 
 SHOWN: Final = 8
 """Held-out photos that are shown, so that a report stays a file of 3 MB at most."""
@@ -178,27 +221,102 @@ _KINDS: Final = {
 _NEW: Final = "New model"
 """Where the one that was published before is beside it."""
 
-
-def _speedup(seconds: Mapping[str, Any]) -> float:
-    model, optimised = floats([seconds.get("model"), seconds.get("optimised")])
-    return float(optimised / model) if model > 0 else math.nan
-
-
-def _wins(evaluation: Mapping[str, Any], rival: Mapping[str, Any]) -> int:
-    """Photos on which the first objective is the lower one."""
-    mine, theirs = (each.get("objectives", {}) for each in (evaluation, rival))
-    return sum(mine[photo] < theirs[photo] for photo in mine.keys() & theirs.keys())
-
-
 _TEMPLATE: Final = ENVIRONMENT.get_template("report.html.j2")
 
 
-def _plot_curve(figures: Mapping[str, Any], told: str) -> Markup | None:
+class _View(NamedTuple):
+    """A picture of a triple."""
+
+    kind: str
+    label: str
+    picture: str
+    """A data URI."""
+    losses: Losses | dict[str, float | None]
+
+
+class _ShownTriple(NamedTuple):
+    name: str
+    views: list[_View]
+
+
+def _shown(triple: Triple) -> _ShownTriple:
+    """The pictures of a triple that there are, in the order of `_KINDS`."""
+    pictures = {
+        "photo": triple.photo,
+        "optimised": triple.optimised,
+        "published": triple.published,
+        "model": triple.model,
+    }
+    losses: dict[str, Losses | dict[str, float | None]] = {
+        **triple.losses,
+        "published": {"total": triple.published_objective},
+    }
+    labels = {**_KINDS, "model": _NEW} if triple.published else _KINDS
+    return _ShownTriple(
+        triple.name,
+        [
+            _View(kind, labels[kind], data_uri(picture, _SIDE), losses.get(kind, {}))
+            for kind, picture in pictures.items()
+            if picture
+        ],
+    )
+
+
+def _larger(triples: Sequence[Triple]) -> list[tuple[str, dict[str, str]]]:
+    """The name and the pictures of the first photos that there are at twice the size."""
+    found = [(triple.name, triple.larger) for triple in triples if triple.larger][:_LARGER]
+    kinds = ("photo", "optimised", "model")
+    return [
+        (name, {kind: data_uri(each, 2 * _SIDE) for kind, each in zip(kinds, larger, strict=True)})
+        for name, larger in found
+    ]
+
+
+@dataclass(frozen=True)
+class _Plots:
+    curve: Markup | None
+    baseline: Markup | None
+    larger: Markup | None
+    training: list[_TrainingPlot]
+    histogram: Markup | None
+
+
+def _plots(report: Report) -> _Plots:
+    evaluation, dataset = report.evaluation, report.dataset
+    baseline, larger = (evaluation.get("baseline"), evaluation.get("larger")) if evaluation else (None, None)
+    with mpl.style.context(["default", STYLE]):
+        return _Plots(
+            curve=_plot_curve(
+                evaluation, "Objective of the optimisation over iterations, and of the fast model"
+            ),
+            baseline=_plot_baseline(baseline),
+            larger=_plot_curve(larger, "The same at twice the size"),
+            training=_plot_history(report.history),
+            histogram=histogram(floats(dataset.total_loss if dataset else ())),
+        )
+
+
+def _speedup(evaluation: Evaluation | None) -> float:
+    """How many times as fast as the optimisation the model is; NaN where that is not known."""
+    seconds = evaluation.get("seconds_per_image") if evaluation else None
+    if not seconds:
+        return math.nan
+    model, optimised = floats([seconds["model"], seconds["optimised"]])
+    return float(optimised / model) if model > 0 else math.nan
+
+
+def _wins(evaluation: Evaluation | None, rival: Evaluation | None) -> int:
+    """Photos on which the first objective is the lower one."""
+    mine, theirs = (each.get("objectives", {}) if each else {} for each in (evaluation, rival))
+    return sum(mine[photo] < theirs[photo] for photo in mine.keys() & theirs.keys())
+
+
+def _plot_curve(figures: Comparison | None, told: str) -> Markup | None:
     """The optimisation's objective over iterations, and where the fast model lies on that way."""
-    curve = floats(figures.get("curve") or ())
-    if np.isfinite(curve).sum() < 2:
+    curve = floats(figures.get("curve") or () if figures else ())
+    if not figures or np.isfinite(curve).sum() < 2:
         return None
-    model, worth = floats([(figures.get("model") or {}).get("total"), figures.get("worth_iterations")])
+    model, worth = floats([figures["model"]["total"], figures.get("worth_iterations")])
     last = len(curve) - 1
     figure, axes = _iterations(last)
     axes.plot(curve, color=OPTIMISED)
@@ -220,14 +338,16 @@ def _plot_curve(figures: Mapping[str, Any], told: str) -> Markup | None:
     return svg(figure, told)
 
 
-def _plot_baseline(figures: Mapping[str, Any]) -> Markup | None:
+def _plot_baseline(figures: Baseline | None) -> Markup | None:
     """Two ways to optimise the same photos, the usual one dashed, and the fast model on both."""
-    ways = [figures.get(name) or {} for name in ("lbfgs", "engine")]
+    if not figures:
+        return None
+    ways = [figures["lbfgs"], figures["engine"]]
     curves = [floats(way.get("curve") or ()) for way in ways]
     if not all(np.isfinite(curve).sum() >= 2 for curve in curves):
         return None
     usual, own = curves
-    (model,) = floats([(figures.get("model") or {}).get("total")])
+    (model,) = floats([figures["model"]["total"]])
     last = len(usual) - 1
     figure, axes = _iterations(last)
     axes.plot(usual, color=MUTED, linestyle=(0, (4, 2)))
@@ -269,8 +389,18 @@ def _mark(axes: Axes, worth: float, model: float, last: int) -> None:
     axes.plot(worth, model, "o", color=MODEL, markersize=7, clip_on=False, zorder=3)
 
 
-def _plot_history(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float, Markup]]:
-    """For each loss in the log its name, the ends of its running mean, and its plot over steps."""
+class _TrainingPlot(NamedTuple):
+    """A loss of the log over steps."""
+
+    name: str
+    first: float
+    """Of its running mean, and so is the next."""
+    last: float
+    plot: Markup
+
+
+def _plot_history(history: Sequence[CurvePoint]) -> list[_TrainingPlot]:
+    """A plot for each loss in the log."""
     plots = []
     all_steps = floats([entry.get("step") for entry in history])
     for name in dict.fromkeys(key for entry in history for key in entry if key != "step"):
@@ -291,5 +421,5 @@ def _plot_history(history: Sequence[Mapping[str, float]]) -> list[tuple[str, flo
         set_scale(axes.yaxis, values, axes.set_yscale)
         first, last = float(means[0]), float(means[-1])
         told = f"{name} over training steps, from {number(first)} to {number(last)}"
-        plots.append((name, first, last, svg(figure, told)))
+        plots.append(_TrainingPlot(name, first, last, svg(figure, told)))
     return plots

@@ -1,0 +1,205 @@
+"""The score of a photo, and figures over photos: the section `evaluation` of `model.json`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import cast
+
+import numpy as np
+
+from batch_nst.data.images.codec import encode
+from batch_nst.data.models.evaluation import (
+    Baseline,
+    Comparison,
+    Enlarged,
+    Evaluation,
+    Losses,
+    SpeedTable,
+    Trial,
+)
+from batch_nst.engine.statistics import equivalent_iterations, mean_figure
+from batch_nst.figures import JsonValue, as_json, inlined, omitted
+from batch_nst.pipelines.evaluate.enlarged import EnlargedPhotos
+
+_PICTURES = ("optimised_picture", "model_picture")
+_OF_PHOTOS = ("objectives", "units")
+"""Figures of each photo."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A photo that was not scored."""
+
+    id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was measured of one photo."""
+
+    id: str
+    name: str
+    uri: str
+    side: int
+    """In pixels."""
+    curve: list[float]
+    """The objective after 0, 1, 2, ... iterations."""
+    photo: Losses
+    model: Losses
+    optimised: Losses
+    model_seconds: float
+    optimised_seconds: float
+    optimised_picture: bytes
+    """Raw uint8 (side, side, 3), and so is the next."""
+    model_picture: bytes
+    baseline_curve: list[float] | None = None
+    """Of the baseline, where it ran."""
+    baseline_seconds: float = 0.0
+
+
+def to_row(score: Score | LeftOut) -> dict[str, bytes]:
+    """A row of Ray Data; figures are JSON, since those of one photo differ from those of another."""
+    found = {each.name: getattr(score, each.name) for each in fields(score)}
+    pictures = {name: found.pop(name, b"") for name in _PICTURES}
+    return {"figures": json.dumps(found).encode(), **pictures}
+
+
+def from_row(row: dict[str, bytes]) -> Score | LeftOut:
+    """What `to_row` was given."""
+    found = json.loads(row["figures"])
+    if "reason" in found:
+        return LeftOut(**found)
+    return Score(**found, optimised_picture=row["optimised_picture"], model_picture=row["model_picture"])
+
+
+def encoded(raw: bytes, side: int) -> bytes:
+    """A picture of a score, encoded without loss."""
+    return encode(np.frombuffer(raw, np.uint8).reshape(side, side, 3), "webp")
+
+
+def summarise(scores: Sequence[Score]) -> Comparison:
+    """Means over photos (at least one), and what the model is worth."""
+    worth = equivalent_iterations(
+        [score.curve for score in scores],
+        [score.model["total"] for score in scores],
+        [score.uri for score in scores],
+    )
+    model, optimised = (
+        float(np.median([getattr(score, name) for score in scores]))
+        for name in ("model_seconds", "optimised_seconds")
+    )
+    return {
+        "photos": len(scores),
+        "curve": worth.curve,
+        "worth_iterations": worth.worth_iterations,
+        "worth_interval": [*worth.worth_interval],
+        "verdict": worth.verdict,
+        "photo": _mean_losses(score.photo for score in scores),
+        "optimised": _mean_losses(score.optimised for score in scores),
+        "model": _mean_losses(score.model for score in scores),
+        "seconds_per_image": {"model": model, "optimised": optimised, "ratio": optimised / model},
+    }
+
+
+def _mean_losses(found: Iterable[Losses]) -> Losses:
+    by_name: dict[str, list[float]] = {}
+    for losses in found:
+        for name, value in losses.items():
+            by_name.setdefault(name, []).append(cast(float, value))
+    return cast(Losses, {name: mean_figure(name, values) for name, values in by_name.items()})
+
+
+def evaluation_of(scores: Sequence[Score], units: Sequence[str], size: int) -> Evaluation:
+    """The section without what there is at twice the size; with the baseline where it ran."""
+    objectives = {score.id: score.model["total"] for score in scores}
+    found = cast(Evaluation, {**summarise(scores), "objectives": objectives})
+    if raced := [score for score in scores if score.baseline_curve]:
+        found["baseline"] = baseline_figures(raced)
+    found["units"], found["size"] = [*units], size
+    return found
+
+
+def baseline_figures(scores: Sequence[Score]) -> Baseline:
+    """The usual L-BFGS and the engine on the same photos, and what the model is worth on each one's way."""
+    objectives = [score.model["total"] for score in scores]
+    photos = [score.uri for score in scores]
+
+    def trial(curves: Sequence[Sequence[float]], seconds: Sequence[float], name: str) -> Trial:
+        worth = equivalent_iterations(curves, objectives, photos, name)
+        return {
+            "curve": worth.curve,
+            "worth_iterations": worth.worth_iterations,
+            "worth_interval": [*worth.worth_interval],
+            "verdict": worth.verdict,
+            "seconds_per_image": float(np.median(seconds)),
+        }
+
+    return {
+        "photos": len(scores),
+        "model": {"total": mean_figure("total", objectives)},
+        "lbfgs": trial(
+            [score.baseline_curve or [] for score in scores],
+            [score.baseline_seconds for score in scores],
+            "the usual L-BFGS",
+        ),
+        "engine": trial(
+            [score.curve for score in scores],
+            [score.optimised_seconds for score in scores],
+            "the optimisation",
+        ),
+    }
+
+
+def enlarged_figures(larger: EnlargedPhotos, found: Sequence[Score | LeftOut]) -> Enlarged:
+    """The comparison of what there is at twice the size, and what was left out for which reason."""
+    scores = [score for score in found if isinstance(score, Score)]
+    left_out = Counter(larger.left_out)
+    left_out.update(score.reason for score in found if isinstance(score, LeftOut))
+    about: Comparison = summarise(scores) if scores else {"photos": 0}
+    return {**about, "size": larger.size, "left_out": dict(left_out)}
+
+
+def without_times(evaluation: Evaluation) -> Evaluation:
+    """The figures that another run finds again."""
+    return cast(Evaluation, _without(as_json(evaluation), "seconds_per_image"))
+
+
+def _without(value: JsonValue, key: str) -> JsonValue:
+    """A document without a key, wherever it is."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without(each, key) for name, each in value.items() if name != key}
+
+
+@dataclass(frozen=True)
+class EvaluateFigures:
+    """Figures of the command `evaluate`."""
+
+    version: str
+    scores: JsonValue = inlined()
+    """See `outline`."""
+    speed: SpeedTable | None = omitted()
+    report: str | None = omitted()
+    """URI of the page."""
+
+
+def outline(value: JsonValue) -> JsonValue:
+    """An evaluation without what is said of each photo, and of each curve its milestones."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: as_json(milestones(cast("list[float]", each))) if name == "curve" else outline(each)
+        for name, each in value.items()
+        if name not in _OF_PHOTOS
+    }
+
+
+def milestones(curve: Sequence[float]) -> dict[int, float]:
+    """The objective after 0, 1, 2, 5, 10, 20, 50, ... iterations, as far as the curve goes, and its end."""
+    steps = [0, *(digit * 10**power for power in range(5) for digit in (1, 2, 5))]
+    return {step: curve[step] for step in [*steps, len(curve) - 1] if step < len(curve)}
