@@ -13,15 +13,15 @@ import numpy.typing as npt
 Values: TypeAlias = npt.NDArray[np.float64]
 
 _LEAST = 1e-12
-"""Of a loss, so that one of 0 has a logarithm."""
+"""Smallest loss in a logarithm, because a loss may be 0."""
 _RESAMPLES, _CUT = 2000, 50
-"""Of the bootstrap, and how many of them are left out at either end: 95 % are between."""
+"""Number of bootstrap resamples, and of those cut off at either end: 95 % lie between."""
 _ADDITIVE = frozenset({"ssim", "checkerboard"})
-"""Figures whose mean is the arithmetic one: SSIM may be below 0."""
+"""Figures with an arithmetic mean, since SSIM may be below 0."""
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """0 where one of them is not above 0, NaN where one is NaN (and none is 0), None of nothing."""
+    """The geometric mean: None without values, 0 if a value is 0 or below, else NaN if one is NaN."""
     known = list(values)
     if not known:
         return None
@@ -35,7 +35,7 @@ def mean_figure(name: str, values: Sequence[float]) -> float:
 
     Args:
         name: `total`, `content`, `style`, `distance`, `ssim` or `checkerboard`.
-        values: one of each photo; at least one.
+        values: one per photo, at least one.
     """
     found = sum(values) / len(values) if name in _ADDITIVE else geometric_mean(values)
     if found is None:
@@ -45,14 +45,14 @@ def mean_figure(name: str, values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Where a model stands on the way of an optimisation."""
+    """The number of iterations of an optimisation that a model is worth."""
 
     curve: list[float]
-    """The geometric mean, over images, of the running minima after 0, 1, 2, ... iterations."""
+    """Geometric mean over images of the running minima after 0, 1, 2, ... iterations."""
     worth_iterations: int | None
-    """The most iterations that the model is at least as good as; None: it is worse than the photos."""
+    """Most iterations that the model is at least as good as; None: it is worse than the photos."""
     worth_interval: tuple[int | None, int | None]
-    """Both ends of its 95 % interval."""
+    """Both ends of the 95 % interval of `worth_iterations`; None as there."""
     verdict: str
     """The same in words."""
 
@@ -63,19 +63,21 @@ def equivalent_iterations(
     photos: Sequence[str],
     way: str = "the optimisation",
 ) -> Equivalence:
-    """Where a model stands on the way of an optimisation, over images; the same input gives the same output.
+    """The number of iterations of an optimisation that a model is worth; the same input gives the same result.
+
+    equivalent_iterations([[4.0, 2.0, 1.0]], [1.5], ["a.jpg"]).worth_iterations  # 1
 
     Args:
-        curves: the losses of each image after 0, 1, 2, ... iterations, as many for each.
-        objectives: the loss of the model's picture of each.
-        photos: what each is a crop of.
-        way: what the optimisation is called.
+        curves: losses of each image after 0, 1, 2, ... iterations, all of the same length.
+        objectives: loss of the stylized image of each.
+        photos: the photo that each image is a crop of.
+        way: name of the optimisation, for the verdict.
     """
-    # The running minimum of each image first: an optimiser's early steps overshoot on some of them. Of
-    # iterates that are no number none is taken, here as in `optimise`.
+    # The running minimum of each image first: early steps of an optimiser may overshoot. Iterates whose loss is
+    # NaN are ignored, as in `optimise`.
     least = np.fmin.accumulate(np.array(curves, np.float64), axis=1)
     heights = np.log2(np.maximum(least, _LEAST))
-    with np.errstate(invalid="ignore"):  # a model without a number is ahead of nothing
+    with np.errstate(invalid="ignore"):  # a model whose loss is NaN is never ahead
         ahead = heights - np.log2(np.maximum(np.array(objectives, np.float64), _LEAST))[:, None]
         total = ahead.sum(0)
         worth, interval = worth_iterations(total.tolist(), 0.0), _interval(ahead, photos)
@@ -88,13 +90,13 @@ def equivalent_iterations(
 
 
 def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
-    """The most iterations of the optimisation that an objective is at least as good as; none: not even 0."""
+    """The most iterations that an objective is at least as good as; None: it is worse than the photo."""
     reached = [iteration for iteration, loss in enumerate(curve) if objective <= loss]
     return max(reached) if reached else None
 
 
 def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | None]:
-    """By the bootstrap over photos: a crop tells nothing new where its photo is drawn again."""
+    """The 95 % interval, by bootstrap over photos: crops of one photo are not independent."""
     names, numbers = np.unique(np.array(photos), return_inverse=True)
     by_photo = np.zeros((len(names), ahead.shape[1]))
     np.add.at(by_photo, numbers, ahead)
@@ -111,17 +113,17 @@ def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | N
 def _verdict(
     ahead: Values, worth: int | None, interval: tuple[int | None, int | None] | None, way: str
 ) -> str:
-    """In words; without an interval where there is one photo, which says nothing of others."""
+    """The result in words; None as interval: there is only one photo."""
     last = len(ahead) - 1
     if worth is None:
-        told = "worse than the photo"
+        verdict = "worse than the photo"
     else:
         more, number = ("more than ", last) if ahead[-1] > 0 else ("", worth)
-        told = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
+        verdict = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
     if interval is None or interval == (None, None):
-        return told
+        return verdict
     low, high = (
         "worse than the photo" if end is None else f"{end} or more" if end == last else str(end)
         for end in interval
     )
-    return f"{told} (95 % interval: {low} to {high})"
+    return f"{verdict} (95 % interval: {low} to {high})"
