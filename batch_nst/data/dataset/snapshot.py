@@ -13,8 +13,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from batch_nst.data.dataset import forgotten, summaries, units
-from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, audit
-from batch_nst.data.dataset.audit import UnitEntry as UnitEntry
+from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, UnitEntry, audit
 from batch_nst.data.dataset.quality import QualityReport
 from batch_nst.data.dataset.records import StoredImage
 from batch_nst.data.storage.documents import intact, read_document

@@ -24,7 +24,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, StorageError
 from batch_nst.figures import JsonObject, as_json
 from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget, Stop, StopReason
-from batch_nst.pipelines.generate.tasks import DIED
+from batch_nst.pipelines.generate.decode import DIED
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
