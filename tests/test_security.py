@@ -557,8 +557,8 @@ def test_a_night_listens_on_loopback_but_for_the_store_of_torch(night: Night) ->
 
 OWNER = """
 import os
-from batch_nst.pipelines import cluster
-cluster.connect()
+from batch_nst.pipelines.cluster import connect
+connect.connect()
 import ray
 print(os.environ["RAY_AUTH_MODE"], ray.get_runtime_context().gcs_address, flush=True)
 input()
