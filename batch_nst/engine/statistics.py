@@ -63,7 +63,7 @@ def equivalent_iterations(
     photos: Sequence[str],
     way: str = "the optimisation",
 ) -> Equivalence:
-    """The number of iterations of an optimisation that a model is worth; the same input gives the same result.
+    """The number of iterations of an optimisation that a model is worth; equal input gives equal results.
 
     equivalent_iterations([[4.0, 2.0, 1.0]], [1.5], ["a.jpg"]).worth_iterations  # 1
 
@@ -73,8 +73,8 @@ def equivalent_iterations(
         photos: the photo that each image is a crop of.
         way: name of the optimisation, for the verdict.
     """
-    # The running minimum of each image first: early steps of an optimiser may overshoot. Iterates whose loss is
-    # NaN are ignored, as in `optimise`.
+    # The running minimum of each image first: early steps of an optimiser may overshoot. Iterates whose loss
+    # is NaN are ignored, as in `optimise`.
     least = np.fmin.accumulate(np.array(curves, np.float64), axis=1)
     heights = np.log2(np.maximum(least, _LEAST))
     with np.errstate(invalid="ignore"):  # a model whose loss is NaN is never ahead
