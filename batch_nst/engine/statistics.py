@@ -1,4 +1,4 @@
-"""Statistics over photos: geometric means, and how many iterations a model is worth (bootstrap)."""
+"""Statistics over photos: means, and how many iterations of an optimisation a model is worth."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import numpy.typing as npt
 Values: TypeAlias = npt.NDArray[np.float64]
 
 _LEAST = 1e-12
-"""Of a loss, so that one of 0 has a logarithm."""
+"""Lower bound of a loss, so that a loss of 0 has a logarithm."""
 _RESAMPLES, _CUT = 2000, 50
-"""Of the bootstrap, and how many of them are left out at either end: 95 % are between."""
+"""Resamples of the bootstrap, and how many are cut off at each end: 95 % lie between."""
 _ADDITIVE = frozenset({"ssim", "checkerboard"})
-"""Figures whose mean is the arithmetic one: SSIM may be below 0."""
+"""Figures with an arithmetic mean: SSIM may be below 0."""
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """0 where one of them is not above 0, NaN where one is NaN (and none is 0), None of nothing."""
+    """The geometric mean of losses: 0 if one is 0 or less, otherwise NaN if one is NaN; None of no values.
+
+    geometric_mean([2.0, 8.0])  # 4.0
+    """
     known = list(values)
     if not known:
         return None
@@ -31,11 +34,11 @@ def geometric_mean(values: Iterable[float]) -> float | None:
 
 
 def mean_figure(name: str, values: Sequence[float]) -> float:
-    """The mean of a figure over photos: geometric for losses and distances, else arithmetic.
+    """The mean of a figure over photos: geometric for losses and distances, arithmetic for the others.
 
     Args:
         name: `total`, `content`, `style`, `distance`, `ssim` or `checkerboard`.
-        values: one of each photo; at least one.
+        values: one per photo; at least one.
     """
     found = sum(values) / len(values) if name in _ADDITIVE else geometric_mean(values)
     if found is None:
@@ -45,14 +48,14 @@ def mean_figure(name: str, values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Where a model stands on the way of an optimisation."""
+    """The number of iterations of an optimisation that a model is worth."""
 
     curve: list[float]
-    """The geometric mean, over images, of the running minima after 0, 1, 2, ... iterations."""
+    """Objective after 0, 1, 2, ... iterations: the geometric mean of the images' running minima."""
     worth_iterations: int | None
-    """The most iterations that the model is at least as good as; None: it is worse than the photos."""
+    """The most iterations that the model is at least as good as; None if it is worse than the photos."""
     worth_interval: tuple[int | None, int | None]
-    """Both ends of its 95 % interval."""
+    """Both ends of its 95 % interval, by the bootstrap over photos."""
     verdict: str
     """The same in words."""
 
@@ -63,19 +66,19 @@ def equivalent_iterations(
     photos: Sequence[str],
     way: str = "the optimisation",
 ) -> Equivalence:
-    """Where a model stands on the way of an optimisation, over images; the same input gives the same output.
+    """How many iterations of an optimisation a model is worth; the same input gives the same output.
 
     Args:
-        curves: the losses of each image after 0, 1, 2, ... iterations, as many for each.
-        objectives: the loss of the model's picture of each.
-        photos: what each is a crop of.
-        way: what the optimisation is called.
+        curves: losses of each image after 0, 1, 2, ... iterations; all of one length.
+        objectives: the loss of each image's stylized image.
+        photos: the photo that each image is a crop of.
+        way: name of the optimisation in the verdict.
     """
-    # The running minimum of each image first: an optimiser's early steps overshoot on some of them. Of
-    # iterates that are no number none is taken, here as in `optimise`.
+    # The running minimum of each image first: an optimiser's early steps overshoot on some of them. Losses
+    # that are NaN are ignored, here as in `optimise`.
     least = np.fmin.accumulate(np.array(curves, np.float64), axis=1)
     heights = np.log2(np.maximum(least, _LEAST))
-    with np.errstate(invalid="ignore"):  # a model without a number is ahead of nothing
+    with np.errstate(invalid="ignore"):  # a model whose loss is NaN is ahead of nothing
         ahead = heights - np.log2(np.maximum(np.array(objectives, np.float64), _LEAST))[:, None]
         total = ahead.sum(0)
         worth, interval = worth_iterations(total.tolist(), 0.0), _interval(ahead, photos)
@@ -88,13 +91,13 @@ def equivalent_iterations(
 
 
 def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
-    """The most iterations of the optimisation that an objective is at least as good as; none: not even 0."""
+    """The most iterations of the optimisation that an objective is at least as good as; None: not even 0."""
     reached = [iteration for iteration, loss in enumerate(curve) if objective <= loss]
     return max(reached) if reached else None
 
 
 def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | None]:
-    """By the bootstrap over photos: a crop tells nothing new where its photo is drawn again."""
+    """The 95 % interval by the bootstrap over photos, whose crops are drawn together."""
     names, numbers = np.unique(np.array(photos), return_inverse=True)
     by_photo = np.zeros((len(names), ahead.shape[1]))
     np.add.at(by_photo, numbers, ahead)
@@ -111,7 +114,7 @@ def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | N
 def _verdict(
     ahead: Values, worth: int | None, interval: tuple[int | None, int | None] | None, way: str
 ) -> str:
-    """In words; without an interval where there is one photo, which says nothing of others."""
+    """The result in words; without an interval if there is one photo, which says nothing about others."""
     last = len(ahead) - 1
     if worth is None:
         told = "worse than the photo"
