@@ -1,4 +1,4 @@
-"""Statistics over photos: geometric means, and how many iterations a model is worth (bootstrap)."""
+"""Statistics over photos: means, and how many iterations of an optimisation a model is worth."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import numpy.typing as npt
 Values: TypeAlias = npt.NDArray[np.float64]
 
 _LEAST = 1e-12
-"""Smallest loss in a logarithm, because a loss may be 0."""
+"""Lower bound of a loss, so that a loss of 0 has a logarithm."""
 _RESAMPLES, _CUT = 2000, 50
-"""Number of bootstrap resamples, and of those cut off at either end: 95 % lie between."""
+"""Resamples of the bootstrap, and how many are cut off at each end: 95 % lie between."""
 _ADDITIVE = frozenset({"ssim", "checkerboard"})
-"""Figures with an arithmetic mean, since SSIM may be below 0."""
+"""Figures with an arithmetic mean: SSIM may be below 0."""
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """The geometric mean: None without values, 0 if a value is 0 or below, else NaN if one is NaN."""
+    """The geometric mean of losses: 0 if one is 0 or less, otherwise NaN if one is NaN; None of no values.
+
+    geometric_mean([2.0, 8.0])  # 4.0
+    """
     known = list(values)
     if not known:
         return None
@@ -31,11 +34,11 @@ def geometric_mean(values: Iterable[float]) -> float | None:
 
 
 def mean_figure(name: str, values: Sequence[float]) -> float:
-    """The mean of a figure over photos: geometric for losses and distances, else arithmetic.
+    """The mean of a figure over photos: geometric for losses and distances, arithmetic for the others.
 
     Args:
         name: `total`, `content`, `style`, `distance`, `ssim` or `checkerboard`.
-        values: one per photo, at least one.
+        values: one per photo; at least one.
     """
     found = sum(values) / len(values) if name in _ADDITIVE else geometric_mean(values)
     if found is None:
@@ -48,11 +51,11 @@ class Equivalence:
     """The number of iterations of an optimisation that a model is worth."""
 
     curve: list[float]
-    """Geometric mean over images of the running minima after 0, 1, 2, ... iterations."""
+    """Objective after 0, 1, 2, ... iterations: the geometric mean of the images' running minima."""
     worth_iterations: int | None
-    """Most iterations that the model is at least as good as; None: it is worse than the photos."""
+    """The most iterations that the model is at least as good as; None if it is worse than the photos."""
     worth_interval: tuple[int | None, int | None]
-    """Both ends of the 95 % interval of `worth_iterations`; None as there."""
+    """Both ends of its 95 % interval, by the bootstrap over photos."""
     verdict: str
     """The same in words."""
 
@@ -63,21 +66,19 @@ def equivalent_iterations(
     photos: Sequence[str],
     way: str = "the optimisation",
 ) -> Equivalence:
-    """The number of iterations of an optimisation that a model is worth; equal input gives equal results.
-
-    equivalent_iterations([[4.0, 2.0, 1.0]], [1.5], ["a.jpg"]).worth_iterations  # 1
+    """How many iterations of an optimisation a model is worth; the same input gives the same output.
 
     Args:
-        curves: losses of each image after 0, 1, 2, ... iterations, all of the same length.
-        objectives: loss of the stylized image of each.
+        curves: losses of each image after 0, 1, 2, ... iterations; all of one length.
+        objectives: the loss of each image's stylized image.
         photos: the photo that each image is a crop of.
-        way: name of the optimisation, for the verdict.
+        way: name of the optimisation in the verdict.
     """
-    # The running minimum of each image first: early steps of an optimiser may overshoot. Iterates whose loss
-    # is NaN are ignored, as in `optimise`.
+    # The running minimum of each image first: an optimiser's early steps overshoot on some of them. Losses
+    # that are NaN are ignored, here as in `optimise`.
     least = np.fmin.accumulate(np.array(curves, np.float64), axis=1)
     heights = np.log2(np.maximum(least, _LEAST))
-    with np.errstate(invalid="ignore"):  # a model whose loss is NaN is never ahead
+    with np.errstate(invalid="ignore"):  # a model whose loss is NaN is ahead of nothing
         ahead = heights - np.log2(np.maximum(np.array(objectives, np.float64), _LEAST))[:, None]
         total = ahead.sum(0)
         worth, interval = worth_iterations(total.tolist(), 0.0), _interval(ahead, photos)
@@ -90,13 +91,13 @@ def equivalent_iterations(
 
 
 def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
-    """The most iterations that an objective is at least as good as; None: it is worse than the photo."""
+    """The most iterations of the optimisation that an objective is at least as good as; None: not even 0."""
     reached = [iteration for iteration, loss in enumerate(curve) if objective <= loss]
     return max(reached) if reached else None
 
 
 def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | None]:
-    """The 95 % interval, by bootstrap over photos: crops of one photo are not independent."""
+    """The 95 % interval by the bootstrap over photos, whose crops are drawn together."""
     names, numbers = np.unique(np.array(photos), return_inverse=True)
     by_photo = np.zeros((len(names), ahead.shape[1]))
     np.add.at(by_photo, numbers, ahead)
@@ -113,17 +114,17 @@ def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | N
 def _verdict(
     ahead: Values, worth: int | None, interval: tuple[int | None, int | None] | None, way: str
 ) -> str:
-    """The result in words; None as interval: there is only one photo."""
+    """The result in words; without an interval if there is one photo, which says nothing about others."""
     last = len(ahead) - 1
     if worth is None:
-        verdict = "worse than the photo"
+        told = "worse than the photo"
     else:
         more, number = ("more than ", last) if ahead[-1] > 0 else ("", worth)
-        verdict = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
+        told = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
     if interval is None or interval == (None, None):
-        return verdict
+        return told
     low, high = (
         "worse than the photo" if end is None else f"{end} or more" if end == last else str(end)
         for end in interval
     )
-    return f"{verdict} (95 % interval: {low} to {high})"
+    return f"{told} (95 % interval: {low} to {high})"

@@ -30,33 +30,33 @@ if TYPE_CHECKING:
     from batch_nst.pipelines.train.run import TrainFigures
 
 _STEPS = ("pairs", "training", "graph", "scoring", "publishing")
-"""Of a night, in their order."""
+"""Steps of the command, in order."""
 
 
 @dataclass(frozen=True)
 class NightFigures:
-    """Figures of the command `nightly`, as far as it came."""
+    """Figures of the command `nightly`: of the steps that have ended so far."""
 
     dataset: GenerateFigures | None = omitted()
     training: TrainFigures | None = inlined(optional=True)
     graph: ExportFigures | None = inlined(optional=True)
     scores: EvaluateFigures | None = inlined(optional=True)
     gate: object = inlined(optional=True)
-    """Figures of `publish`, or of its refusal."""
+    """Figures of the gate, which publishes or refuses."""
     cost: Cost | None = omitted()
     report: str | None = omitted()
-    """URI of the page."""
+    """URI of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedDataset:
-    """The dataset of a night with nothing to do."""
+    """The dataset of a run with nothing to do."""
 
     photos: int
     found: int
-    """Images."""
+    """Number of images in the input."""
     counts: dict[str, int] = inlined()
-    """By outcome, as in the snapshot."""
+    """Number of images by outcome, as in the snapshot."""
     made: int
     snapshot: int
     digest: str
@@ -64,7 +64,7 @@ class FinishedDataset:
 
 @dataclass(frozen=True)
 class FinishedFigures:
-    """Figures of a night with nothing to do: what the last one came to."""
+    """Figures of a run with nothing to do: the result of the last one."""
 
     nothing_new: bool
     dataset: FinishedDataset
@@ -78,10 +78,10 @@ def nightly(
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
 ) -> RunSummary:
-    """Generate, train, evaluate, export, and publish what is better than what is published.
+    """Generate, train, evaluate, export, and publish the model if it beats the published one.
 
-    Where there is nothing to do, nothing is written, and neither torch nor Ray is imported. What a budget or
-    a deadline leaves to the next night keeps none of the rest from being done, if `train.min_done` is.
+    If nothing is to be done, nothing is written, and neither torch nor Ray is imported. If a budget or a
+    deadline leaves images pending, the other steps still run as soon as `train.min_done` of them are done.
     """
     recipe = as_started(recipe, Store(recipe.output))
     budget = Budget(max_device_hours, deadline)
@@ -103,11 +103,11 @@ def nightly(
     def reported(run: Run) -> object:
         try:
             return night(run)
-        except (GateError, Stopped):  # the one has its report; the other is no end: the next start goes on
+        except (GateError, Stopped):  # the first has its report; after the second, the next start continues
             raise
         except Exception as error:
             run.took(_STEPS[len(run.step_seconds)])
-            _tell_failure(recipe, run, error)
+            _report_failure(recipe, run, error)
             raise
 
     return run_command("nightly", recipe.output, wait, reported)
@@ -116,13 +116,13 @@ def nightly(
 def _make_pairs(
     recipe: Recipe, run: Run, budget: Budget, plan: Plan, retry: bool
 ) -> tuple[GenerateFigures, Traffic]:
-    """The first step; and what decides the requests that it sends."""
+    """Make pairs; returns their figures, and what decides the number of requests."""
     from batch_nst.pipelines.cost.requests import Traffic
     from batch_nst.pipelines.cost.workload import workload_of
     from batch_nst.pipelines.generate.run import generate
     from batch_nst.pipelines.train.run import find_cut_off
 
-    # Were more sealed each night, a training that deadlines cut off would never come to its end.
+    # If every run sealed new pairs, a training that deadlines cut off would never finish.
     cut_off = find_cut_off(recipe, run.store) if budget.deadline and plan.to_do else None
     traffic = Traffic() if cut_off else workload_of(plan, run.store, recipe).traffic
     least = recipe.train.min_done
@@ -144,7 +144,7 @@ def _make_model(recipe: Recipe, run: Run, figures: NightFigures) -> tuple[NightF
 
 
 def _ended(run: Run, step: str, figures: NightFigures) -> NightFigures:
-    """A step has ended, with these figures."""
+    """Note that a step has ended with these figures."""
     run.figures = figures
     run.took(step)
     return figures
@@ -153,7 +153,7 @@ def _ended(run: Run, step: str, figures: NightFigures) -> NightFigures:
 def _meet_gate(
     recipe: Recipe, run: Run, figures: NightFigures, scored: ScoredModel, shown: Night
 ) -> NightFigures:
-    """The last step: publish or refuse, and write the report of either.
+    """Publish or refuse the model, and write the report in both cases.
 
     Raises:
         GateError: the model is refused.
@@ -175,8 +175,8 @@ def _meet_gate(
     return figures
 
 
-def _tell_failure(recipe: Recipe, run: Run, error: Exception) -> None:
-    """Leave a page of a night that failed. Where that fails as well, what the night failed of is told."""
+def _report_failure(recipe: Recipe, run: Run, error: Exception) -> None:
+    """Write the page of a run that failed; if that fails too, log it, and keep the first error."""
     from batch_nst.pipelines.reports.gather import failure_page
 
     figures = run.figures if isinstance(run.figures, NightFigures) else NightFigures()
@@ -185,24 +185,24 @@ def _tell_failure(recipe: Recipe, run: Run, error: Exception) -> None:
         page = failure_page(recipe, run.store, reason_of(error), dataset, run.step_seconds, run.about)
         run.figures = replace(figures, report=run.write("report.html", page.encode()))
     except BatchNSTError as trouble:
-        log(f"warning: no page tells of this night: {trouble}")
+        log(f"warning: no report was written of this failure: {trouble}")
 
 
 def find_finished(
     recipe: Recipe, store: Store, retry: bool = False
 ) -> tuple[FinishedFigures | None, Plan | None]:
-    """What the last night came to, if another one would do nothing; and the survey, if one was made.
+    """The result of the last run, if another one would do nothing; and the survey, if one was made.
 
-    The model is looked at first, as that takes a few requests, and the input may take many.
+    The model is checked first: that takes few requests, and listing the input may take many.
 
     Returns:
-        Figures, or None: images are to be made or sealed, there are more rejected
-        ones than `generate.max_rejected` allows, or the model of this recipe and the latest snapshot is not
-        finished, not decided on, or damaged.
+        The figures are None if images are to be made or sealed, or if more are rejected than
+        `generate.max_rejected` allows. They are also None if the model of this recipe and the latest snapshot
+        is unfinished, damaged, or not judged by the gate.
 
     Raises:
         RecipeError: as `survey` does.
-        WeightsError: the published model is another one, and damaged.
+        WeightsError: another model is published, and it is damaged.
         AuditError: as `seal` does.
     """
     snapshot = latest_snapshot(store)
@@ -213,7 +213,7 @@ def find_finished(
     if not decision or not _is_whole(store, version):
         return None, None
     published = registry.current(store)
-    if published and published["version"] != version:  # which no night can mend
+    if published and published["version"] != version:  # which no run repairs
         registry.check_parts(store, published["version"], registry.require_card(store, published["version"]))
     plan = survey(recipe, store, retry)
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
@@ -233,7 +233,7 @@ def find_finished(
 
 
 def _is_whole(store: Store, version: str) -> bool:
-    """Whether weights and graph are what `model.json` means: two reads of some 7 MB."""
+    """Whether weights and graph have the digests of `model.json`; reads both, about 7 MB each."""
     try:
         registry.check_parts(store, version, registry.require_card(store, version))
     except WeightsError as error:

@@ -168,7 +168,7 @@ def test_what_is_no_number_is_told_and_has_no_mean(home: Home) -> None:
         **dict.fromkeys(("content", "style", "total", "last_tenth")),
         "seconds": bad["seconds"],
     }
-    assert "no number, in fp32 either" in home.text()
+    assert "NaN or infinite, also in fp32" in home.text()
 
 
 def picture(*curve: float) -> reports_compare.Picture:

@@ -143,7 +143,7 @@ def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
     with pytest.raises(RecipeError, match=r"painting\.png") as error:
         nightly.nightly(load_recipe(file))
     assert "report" not in error.value.figures
-    assert "warning: no page tells of this night: output is full\n" in capsys.readouterr().err
+    assert "warning: no report was written of this failure: output is full\n" in capsys.readouterr().err
 
 
 def test_a_browser_shows_the_page_of_a_failed_night(file: Path, browser: Browser) -> None:

@@ -554,7 +554,7 @@ def test_the_baseline_is_compared_on_its_own_photos_only():
     assert figures["model"] == {"total": pytest.approx(4.0)}
     assert figures["lbfgs"]["curve"] == pytest.approx([8.0, 8.0, 4.0])
     assert (figures["lbfgs"]["worth_iterations"], figures["engine"]["worth_iterations"]) == (2, 1)
-    assert figures["lbfgs"]["verdict"] == "worth 2 iterations of the usual L-BFGS"
+    assert figures["lbfgs"]["verdict"] == "worth 2 iterations of the L-BFGS baseline"
     assert (figures["lbfgs"]["seconds_per_image"], figures["engine"]["seconds_per_image"]) == (30.0, 2.0)
 
 

@@ -1,7 +1,7 @@
-"""The section `evaluation` of `model.json`: how a model does on held-out photos, beside the optimisation.
+"""The section `evaluation` of `model.json`: scores of a model and of the optimisation on held-out photos.
 
-`seconds_per_image` is in the figures of a run only: the section has the same bytes whenever the same scores
-are found. Keys that files of older versions lack are not required.
+`seconds_per_image` occurs in the figures of a run only, so that the same scores always give the same bytes in
+`model.json`. Keys that files of older versions lack are not required.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Losses(TypedDict):
     content: float
     style: float
     total: float
-    """The objective: the sum of the parts by the recipe's weights."""
+    """The objective: the weighted sum of the parts."""
     checkerboard: NotRequired[float]
-    """Grey levels of 255."""
+    """Checkerboard artefact in grey levels, 0..255."""
     distance: NotRequired[float]
-    """To the optimised image, in VGG features; 0 if equal."""
+    """Distance to the optimised image in VGG features; 0 if equal."""
     ssim: NotRequired[float]
-    """To the optimised image, of luminance; 1 if equal."""
+    """SSIM to the optimised image (luminance); 1 if equal."""
 
 
 class Total(TypedDict):
@@ -39,11 +39,11 @@ class Seconds(TypedDict):
     model: float
     optimised: float
     ratio: float
-    """The optimisation's over the model's."""
+    """Seconds of the optimisation divided by those of the model."""
 
 
 class Standing(TypedDict, total=False):
-    """Where a model stands among the iterations of an optimisation; see `statistics.Equivalence`."""
+    """The number of iterations that a model is worth; see `statistics.Equivalence`."""
 
     curve: list[float]
     worth_iterations: int | None
@@ -52,7 +52,7 @@ class Standing(TypedDict, total=False):
 
 
 class Trial(Standing, total=False):
-    """One way of optimising the photos."""
+    """One optimiser on the photos."""
 
     seconds_per_image: float
 
@@ -67,7 +67,7 @@ class Baseline(TypedDict):
 
 
 class Comparison(Standing, total=False):
-    """Photos, their optimised images and the model's: means over photos."""
+    """Means over photos: of the photos, their optimised images and their stylized images."""
 
     photos: int
     photo: Losses
@@ -77,12 +77,12 @@ class Comparison(Standing, total=False):
 
 
 class Enlarged(Comparison, total=False):
-    """The comparison at twice the size; only `photos`, 0, where no photo was left."""
+    """The comparison at twice the size; without losses if `photos` is 0."""
 
     size: int
     """Side in pixels."""
     left_out: dict[str, int]
-    """Number of photos by the reason why they were left out."""
+    """Number of photos that were left out, by reason."""
 
 
 class Evaluation(Comparison, total=False):
@@ -92,7 +92,7 @@ class Evaluation(Comparison, total=False):
     """The model's objective by image id (hex)."""
     baseline: Baseline
     units: list[str]
-    """Names of the units that the photos lie in."""
+    """Names of the units that hold the photos."""
     size: int
     """Side in pixels."""
     larger: Enlarged
@@ -100,27 +100,27 @@ class Evaluation(Comparison, total=False):
 
 @dataclass(frozen=True)
 class SizeTimes:
-    """Seconds of one image of a size; without any where memory does not hold it."""
+    """Seconds per image at one size; without seconds if the size does not fit into memory."""
 
     size: int
     """Side in pixels."""
     iteration: float | None = omitted()
     model: float | None = omitted()
     optimisation: dict[str, float] | None = omitted()
-    """By the number of iterations, in decimals as in JSON."""
+    """Seconds by number of iterations, whose keys are text as in JSON."""
     speedup: dict[str, float] | None = omitted()
-    """The optimisation's seconds over the model's, by the same."""
+    """Seconds of the optimisation divided by those of the model, with the same keys."""
 
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """Johnson's Table 1 on the machine at hand; in the figures of a run only."""
+    """Table 1 of Johnson et al. (2016) on this machine; in the figures of a run only."""
 
     machine: object
     """See `timing.machine_of`."""
     precision: str
     timed_iterations: int
-    """Of which the median is an iteration's time."""
+    """Number of iterations whose median is the time of an iteration."""
     iterations: list[int]
-    """Of the table's columns."""
+    """Numbers of iterations of the table's columns."""
     sizes: list[SizeTimes]

@@ -1,4 +1,4 @@
-"""Which held-out photos a model is scored on: the same ones as the published model, however many come."""
+"""The held-out photos that a model is scored on: those of the published model first."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ class HeldOutPhoto:
     """A photo that a model is scored on."""
 
     id: str
-    """Of the image, hex."""
+    """Image id, hex."""
     uri: str
     name: str
-    """For people: the last part of its URI and the beginning of its id."""
+    """Name for people: the last part of the URI and the start of the id."""
     content: bytes
     """The photo, encoded."""
     stylized: bytes
-    """The optimised image, encoded; empty: it is what `iterations` make."""
+    """The optimised image, encoded; empty if scoring has to make it."""
     iterations: int
-    """Of the optimisation that it is compared with."""
+    """Iterations of the optimisation that the model is compared with."""
     baseline: bool = False
-    """Whether the baseline runs as well."""
+    """Whether the baseline runs too."""
 
 
 def choose_held_out(
     store: Store, snapshot: Snapshot, settings: Evaluate
 ) -> tuple[list[HeldOutPhoto], list[str]]:
-    """`evaluate.photos` held-out pairs; few units are read, however large the dataset is.
+    """Choose `evaluate.photos` held-out pairs; reads few units, however large the dataset is.
 
-    Those first that the published model was scored on, so that the gate weighs the same photos; then others,
-    of as few units as are needed. Wherever there are too many, those of the lowest hashes are taken.
+    Pairs that the published model was scored on come first, so that the gate compares on the same photos.
+    Others come from as few units as possible. If there are too many, those with the lowest hashes are taken.
 
     Returns:
-        The photos, lowest hash of the id first; and the names of the units they lie in.
+        The photos by the hash of their ids, and the names of the units that hold them.
     """
     published = registry.current(store)
     before = registry.require_card(store, published["version"]).get("evaluation") if published else None
     wanted = before.get("objectives", {}).keys() if before else set()
     having = sorted((unit["unit"] for unit in snapshot.units if unit["held_out"]), key=key_hash)
-    # Cards of version 0.1.0 do not say where their photos lie.
+    # Cards of version 0.1.0 do not name the units of their photos.
     known = set(before.get("units", having)) if before else set()
     found: dict[str, tuple[str, HeldOutPhoto]] = {}
 

@@ -1,4 +1,4 @@
-"""held-out photos -> score against the optimisation: one sentence of Ray Data and its callable."""
+"""The Ray Data pipeline of `evaluate` (one row per held-out photo) and its actor."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from batch_nst.recipe import Recipe
 def score_photos(
     photos: Sequence[HeldOutPhoto], model: ModelFiles, style: StyleImage, recipe: Recipe, workers: Workers
 ) -> Iterator[Score | LeftOut]:
-    """Score the model on held-out photos, a photo a task.
+    """Score the model on held-out photos, one photo per task.
 
     Args:
-        photos: that it is scored on.
+        photos: the held-out photos.
         model: the fast model.
-        style: the painting.
-        recipe: loss, vgg and generate are used.
-        workers: what an actor that holds VGG-16 gets.
+        style: the style image.
+        recipe: its sections loss, vgg, generate and evaluate are used.
+        workers: resources of an actor that holds VGG-16.
 
     Yields:
-        The score of each photo, in no order; or, of one without an optimised image, why it is left out.
+        The score of each photo, in no order; or the reason why a photo was left out.
     """
     scored = (
         ray.data.from_items([asdict(photo) for photo in photos])
@@ -64,7 +64,7 @@ def time_sizes(
     picture: bytes, model: ModelFiles, style: StyleImage, recipe: Recipe, workers: Workers
 ) -> SpeedTable:
     """`measure_speed` on a worker, at `evaluate.sizes`; `picture` is an encoded photo."""
-    # One call: its process ends with it, and gives back the device before the scoring begins.
+    # One call per process: the process then ends and frees the device before scoring starts.
     trial = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus, max_calls=1)(_time_sizes)
     speed: SpeedTable = result_of(trial.remote(picture, Scorer(model, style, recipe, workers)))
     return speed
@@ -75,7 +75,7 @@ def _time_sizes(picture: bytes, scorer: Scorer) -> SpeedTable:
 
 
 class Scorer:
-    """Holds VGG-16, the painting's Gram matrices and the fast model."""
+    """An actor that holds VGG-16, the Gram matrices of the style image, and the fast model."""
 
     def __init__(self, model: ModelFiles, style: StyleImage, recipe: Recipe, workers: Workers) -> None:
         """Nothing is loaded yet: for the reason, see `Stylizer`."""
@@ -102,20 +102,20 @@ class Scorer:
         return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        """`score` for Ray Data: a `HeldOutPhoto` as a row."""
+        """`score` for Ray Data: a row holds the fields of a `HeldOutPhoto`."""
         return to_row(self.score(HeldOutPhoto(**row)))
 
     def score(self, photo: HeldOutPhoto) -> Score | LeftOut:
-        """Score one photo, or leave it out where it needs more memory than there is."""
+        """Score one photo; leave it out if it does not fit into memory."""
         try:
             return self._score(photo)
         except torch.OutOfMemoryError:
-            if photo.stylized:  # of a size that was optimised before
+            if photo.stylized:  # its size was optimised before
                 raise
             return LeftOut(photo.id, photo.name, "needs_memory")
 
     def _score(self, photo: HeldOutPhoto) -> Score:
-        """Optimise one photo and stylize it; measure both, and the photo itself, in fp32."""
+        """Optimise one photo and stylize it; measure both images and the photo in fp32."""
         device, iterations = self._objectives.device, photo.iterations
         pixels = decode_stored(photo.content)
         stylize_image(self._net, torch.from_numpy(pixels), device)  # the first call chooses kernels
@@ -149,16 +149,16 @@ class Scorer:
         )
 
     def _baseline(self, photo: HeldOutPhoto, content: torch.Tensor) -> tuple[list[float] | None, float]:
-        """The curve of the baseline and its seconds, where it runs."""
+        """Curve and seconds of the baseline; (None, 0) if it does not run."""
         if not photo.baseline:
             return None, 0.0
-        # Its first evaluation is the photo's own.
+        # The first evaluation is that of the photo.
         found, _ = run_baseline(self._objectives.exact, content, photo.iterations + 1, "lbfgs")
         return [loss for _, loss in found], found[-1][0]
 
     @torch.no_grad()
     def _measure(self, content: torch.Tensor, pictures: dict[str, Pixels]) -> dict[str, Losses]:
-        """Losses of pictures of one photo, and how far they are from the one that is `X`."""
+        """Losses of the images of one photo, and their distances to the optimised image."""
         objective = self._objectives.exact
         stack = to_tensor(np.stack(list(pictures.values())), content.device)
         activations = objective.vgg(stack)

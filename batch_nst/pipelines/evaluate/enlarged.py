@@ -1,4 +1,4 @@
-"""Held-out photos cut anew at twice the size of pairs: models are used larger than they were trained."""
+"""Held-out photos cut at twice the size of the pairs: models are used on larger images than in training."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ class EnlargedPhotos(NamedTuple):
     size: int
     """Side in pixels."""
     pictures: dict[str, bytes]
-    """By the image's id (hex) the photo, encoded without loss."""
+    """The photos by image id (hex), losslessly encoded."""
     left_out: dict[str, int]
-    """How many photos were left out, by reason: those of bad photos, `unreachable`, or `unplanned`."""
+    """Number of photos left out, by reason: a reason of bad photos, `unreachable` or `unplanned`."""
 
 
 def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate) -> EnlargedPhotos:
-    """Read the originals of held-out images again, and cut the same squares at twice the size.
+    """Read the originals of held-out images again, and cut their centre squares at twice the size.
 
-    Of a photo its centre is taken, the largest square that it has. Nothing is enlarged: a photo whose short
-    side is below twice `image_size` is left out as `too_small`. What lies under the photo's name now is
-    what is taken; a photo is held out by its name, so that no model has seen it either.
+    Nothing is upscaled: a photo whose short side is below twice `image_size` is left out as `too_small`.
+    A photo that was replaced since is still unseen, because photos are held out by name.
 
     Args:
         store: the output.
-        ids: of images (hex), in the order in which they are tried.
-        photos: how many are wanted.
-        limits: what a photo may be, and the size of the pairs.
+        ids: image ids (hex), in the order in which they are tried.
+        photos: number of photos wanted.
+        limits: limits of photos, and the size of the pairs.
     """
     size = 2 * limits.image_size
     limits = limits.model_copy(update={"image_size": size, "min_side": size})
@@ -68,7 +67,7 @@ def cut_enlarged(store: Store, ids: Sequence[str], photos: int, limits: Generate
 
 
 def _planned(store: Store, ids: Sequence[str]) -> dict[str, PhotoRecord]:
-    """Where the photo of each image was when it was planned last."""
+    """The planned photo of each image, by image id (hex)."""
     written, wanted = plan_files.read_written(store), pa.array(map(bytes.fromhex, ids), pa.binary(16))
     mine = pc.is_in(written.rows["id"], value_set=wanted)
     found: dict[str, PhotoRecord] = {}

@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 _PREVIEWED = 8
 """Photos on a model's contact sheet."""
 _SHORTER = 3
-"""By how much the curve is shorter where an iteration costs four times as much."""
+"""Divisor of the iterations at twice the size, where an iteration costs four times as much."""
 
 
 def evaluate(recipe: Recipe, store: Store) -> ScoredModel:
-    """Score the model of this recipe and its latest snapshot, and let its folder tell of it. Needs the lease.
+    """Score the model of this recipe and its latest snapshot, and describe it in its folder. Needs the lease.
 
-    Figures and licences go into `model.json`; `README.md` tells them to people, and `preview.jpg` shows it.
-    All three have the same bytes whenever the same scores are found: no times are in them.
+    Figures and licences go into `model.json` and `README.md`, some images into `preview.jpg`. The files hold
+    no times, so that the same scores always give the same bytes.
 
     Raises:
         IncompleteError: there is no dataset, no model, or no held-out photo.
@@ -61,17 +61,17 @@ def evaluate(recipe: Recipe, store: Store) -> ScoredModel:
         evaluation["larger"] = enlarged_figures(found.larger, found.enlarged)
     scored = ScoredModel(model.version, evaluation, _triples(photos, found), found.speed)
     _write(recipe, store, model, scored)
-    _tell(scored)
+    _log(scored)
     return scored
 
 
 def figures_of(scored: ScoredModel) -> EvaluateFigures:
-    """The figures of a model that was scored, before there is a report."""
+    """The figures of a scored model, without the report."""
     return EvaluateFigures(scored.version, outline(as_json(scored.evaluation)), scored.speed)
 
 
 def _prepare(recipe: Recipe, store: Store) -> tuple[ModelFiles, list[HeldOutPhoto], list[str]]:
-    """The model, the photos to score it on, and the units they lie in; raises what `evaluate` does."""
+    """The model, the photos to score it on, and the units that hold them; raises what `evaluate` does."""
     check_recipe(recipe, store)
     snapshot = require_snapshot(store)
     version = training_version(recipe, snapshot)
@@ -92,18 +92,18 @@ def _prepare(recipe: Recipe, store: Store) -> tuple[ModelFiles, list[HeldOutPhot
 
 @dataclass(frozen=True)
 class _Found:
-    """What was measured."""
+    """Measurements of a model."""
 
     scores: list[Score]
-    """By name."""
+    """Scores at the size of the pairs, by name."""
     larger: EnlargedPhotos | None
     enlarged: list[Score | LeftOut]
-    """The scores of these, by name."""
+    """Scores at twice the size, by name."""
     speed: SpeedTable | None
 
 
 def _measure(recipe: Recipe, store: Store, model: ModelFiles, photos: Sequence[HeldOutPhoto]) -> _Found:
-    """Time the model, and score it on photos and on some of them at twice the size, all on Ray."""
+    """Time the model and score it on Ray, on some photos also at twice the size."""
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.evaluate.actors import score_photos, time_sizes
 
@@ -138,7 +138,7 @@ def _measure(recipe: Recipe, store: Store, model: ModelFiles, photos: Sequence[H
 def _enlarged(
     photos: Sequence[HeldOutPhoto], larger: EnlargedPhotos, settings: Evaluate
 ) -> list[HeldOutPhoto]:
-    """The same photos at twice the size, of which the dataset has no `X`."""
+    """The photos at twice the size, which have no optimised image in the dataset."""
     iterations = max(1, settings.iterations // _SHORTER)
     return [
         replace(photo, content=larger.pictures[photo.id], stylized=b"", iterations=iterations, baseline=False)
@@ -148,7 +148,7 @@ def _enlarged(
 
 
 def _triples(photos: Sequence[HeldOutPhoto], found: _Found) -> list[Triple]:
-    """The pictures of each photo, and its losses."""
+    """The images of each photo with their losses."""
     photo_of = {photo.id: photo for photo in photos}
     large = {
         score.id: (
@@ -190,8 +190,8 @@ def _write(recipe: Recipe, store: Store, model: ModelFiles, scored: ScoredModel)
     registry.write_card(store, version, card)
 
 
-def _tell(scored: ScoredModel) -> None:
-    """The figures as lines for people."""
+def _log(scored: ScoredModel) -> None:
+    """Log the figures for people."""
     evaluation = scored.evaluation
     parts = f"{'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}"
     log(f"{'':>20} {parts} {'checkerboard':>13}")
@@ -200,24 +200,24 @@ def _tell(scored: ScoredModel) -> None:
     log(f"{'X, as stored':>20} {_parts(evaluation['optimised'])}")
     log(f"{'fast model':>20} {_parts(evaluation['model'])}")
     log(f"{scored.version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
-    _tell_baseline(evaluation)
+    _log_baseline(evaluation)
     if larger := evaluation.get("larger"):
-        _tell_larger(larger)
+        _log_enlarged(larger)
     for row in scored.speed.sizes if scored.speed else ():
         log(f"{row.size:>5} px: {_times(row)}")
 
 
-def _tell_baseline(evaluation: Evaluation) -> None:
+def _log_baseline(evaluation: Evaluation) -> None:
     if baseline := evaluation.get("baseline"):
         usual, own = baseline["lbfgs"], baseline["engine"]
         log(
-            f"on {baseline['photos']} of them, after {len(own['curve']) - 1} iterations: usual L-BFGS "
+            f"on {baseline['photos']} of them, after {len(own['curve']) - 1} iterations: L-BFGS baseline "
             f"{usual['curve'][-1]:,.0f} in {usual['seconds_per_image']:.1f} s, optimisation "
             f"{own['curve'][-1]:,.0f} in {own['seconds_per_image']:.1f} s; fast model {usual['verdict']}"
         )
 
 
-def _tell_larger(larger: Enlarged) -> None:
+def _log_enlarged(larger: Enlarged) -> None:
     left_out = ", ".join(f"{count} {reason}" for reason, count in larger["left_out"].items())
     log(f"at {larger['size']} px: {larger['photos']} photos, left out: {left_out or 'none'}")
     if larger["photos"]:

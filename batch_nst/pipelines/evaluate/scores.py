@@ -1,4 +1,4 @@
-"""The score of a photo, and figures over photos: the section `evaluation` of `model.json`."""
+"""The score of a photo, and the figures over photos that make the section `evaluation` of `model.json`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batch_nst.pipelines.evaluate.enlarged import EnlargedPhotos
 
 _PICTURES = ("optimised_picture", "model_picture")
 _OF_PHOTOS = ("objectives", "units")
-"""Figures of each photo."""
+"""Keys with a value per photo or unit."""
 
 
 @dataclass(frozen=True)
@@ -40,37 +40,37 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Score:
-    """What was measured of one photo."""
+    """Measurements of one photo."""
 
     id: str
     name: str
     uri: str
     side: int
-    """In pixels."""
+    """Side in pixels."""
     curve: list[float]
-    """The objective after 0, 1, 2, ... iterations."""
+    """Objective after 0, 1, 2, ... iterations."""
     photo: Losses
     model: Losses
     optimised: Losses
     model_seconds: float
     optimised_seconds: float
     optimised_picture: bytes
-    """Raw uint8 (side, side, 3), and so is the next."""
+    """Raw uint8 (side, side, 3), as the next field."""
     model_picture: bytes
     baseline_curve: list[float] | None = None
-    """Of the baseline, where it ran."""
+    """Objective of the baseline after 0, 1, 2, ... iterations; None if it did not run."""
     baseline_seconds: float = 0.0
 
 
 def to_row(score: Score | LeftOut) -> dict[str, bytes]:
-    """A row of Ray Data; figures are JSON, since those of one photo differ from those of another."""
+    """A score as a row of Ray Data; the inverse of `from_row`. Numbers travel as one JSON object."""
     found = {each.name: getattr(score, each.name) for each in fields(score)}
     pictures = {name: found.pop(name, b"") for name in _PICTURES}
     return {"figures": json.dumps(found).encode(), **pictures}
 
 
 def from_row(row: dict[str, bytes]) -> Score | LeftOut:
-    """What `to_row` was given."""
+    """The score of a row that `to_row` made."""
     found = json.loads(row["figures"])
     if "reason" in found:
         return LeftOut(**found)
@@ -78,12 +78,12 @@ def from_row(row: dict[str, bytes]) -> Score | LeftOut:
 
 
 def encoded(raw: bytes, side: int) -> bytes:
-    """A picture of a score, encoded without loss."""
+    """An image of a score, losslessly encoded."""
     return encode(np.frombuffer(raw, np.uint8).reshape(side, side, 3), "webp")
 
 
 def summarise(scores: Sequence[Score]) -> Comparison:
-    """Means over photos (at least one), and what the model is worth."""
+    """Means over at least one photo, and the iterations that the model is worth."""
     worth = equivalent_iterations(
         [score.curve for score in scores],
         [score.model["total"] for score in scores],
@@ -115,7 +115,7 @@ def _mean_losses(found: Iterable[Losses]) -> Losses:
 
 
 def evaluation_of(scores: Sequence[Score], units: Sequence[str], size: int) -> Evaluation:
-    """The section without what there is at twice the size; with the baseline where it ran."""
+    """The section without `larger`; with the baseline if it ran."""
     objectives = {score.id: score.model["total"] for score in scores}
     found = cast(Evaluation, {**summarise(scores), "objectives": objectives})
     if raced := [score for score in scores if score.baseline_curve]:
@@ -125,7 +125,7 @@ def evaluation_of(scores: Sequence[Score], units: Sequence[str], size: int) -> E
 
 
 def baseline_figures(scores: Sequence[Score]) -> Baseline:
-    """The usual L-BFGS and the engine on the same photos, and what the model is worth on each one's way."""
+    """The L-BFGS baseline and the engine on the same photos, and what the model is worth in each."""
     objectives = [score.model["total"] for score in scores]
     photos = [score.uri for score in scores]
 
@@ -145,7 +145,7 @@ def baseline_figures(scores: Sequence[Score]) -> Baseline:
         "lbfgs": trial(
             [score.baseline_curve or [] for score in scores],
             [score.baseline_seconds for score in scores],
-            "the usual L-BFGS",
+            "the L-BFGS baseline",
         ),
         "engine": trial(
             [score.curve for score in scores],
@@ -156,7 +156,7 @@ def baseline_figures(scores: Sequence[Score]) -> Baseline:
 
 
 def enlarged_figures(larger: EnlargedPhotos, found: Sequence[Score | LeftOut]) -> Enlarged:
-    """The comparison of what there is at twice the size, and what was left out for which reason."""
+    """The comparison at twice the size, and the number of photos left out by reason."""
     scores = [score for score in found if isinstance(score, Score)]
     left_out = Counter(larger.left_out)
     left_out.update(score.reason for score in found if isinstance(score, LeftOut))
@@ -165,12 +165,12 @@ def enlarged_figures(larger: EnlargedPhotos, found: Sequence[Score | LeftOut]) -
 
 
 def without_times(evaluation: Evaluation) -> Evaluation:
-    """The figures that another run finds again."""
+    """The evaluation without times, which differ from run to run."""
     return cast(Evaluation, _without(as_json(evaluation), "seconds_per_image"))
 
 
 def _without(value: JsonValue, key: str) -> JsonValue:
-    """A document without a key, wherever it is."""
+    """A JSON value without a key, at any depth."""
     if not isinstance(value, dict):
         return value
     return {name: _without(each, key) for name, each in value.items() if name != key}
@@ -189,7 +189,7 @@ class EvaluateFigures:
 
 
 def outline(value: JsonValue) -> JsonValue:
-    """An evaluation without what is said of each photo, and of each curve its milestones."""
+    """An evaluation without values per photo, and with only the milestones of each curve."""
     if not isinstance(value, dict):
         return value
     return {
@@ -200,6 +200,6 @@ def outline(value: JsonValue) -> JsonValue:
 
 
 def milestones(curve: Sequence[float]) -> dict[int, float]:
-    """The objective after 0, 1, 2, 5, 10, 20, 50, ... iterations, as far as the curve goes, and its end."""
+    """The objective after 0, 1, 2, 5, 10, 20, 50, ... iterations, and at the end of the curve."""
     steps = [0, *(digit * 10**power for power in range(5) for digit in (1, 2, 5))]
     return {step: curve[step] for step in [*steps, len(curve) - 1] if step < len(curve)}

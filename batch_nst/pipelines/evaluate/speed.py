@@ -1,4 +1,4 @@
-"""Johnson's Table 1 on the machine at hand: seconds an image, of the optimisation and of the fast model."""
+"""Seconds per image of the optimisation and of the fast model: Table 1 of Johnson et al. on this machine."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 
 COUNTS = (100, 300, 500)
-"""Iterations of the table's columns."""
+"""Numbers of iterations of the table's columns."""
 _WARM_UP, _TIMED, _PASSES = 2, 5, 3
 
 
 def measure_speed(
     objectives: Objectives, net: TransformerNet, picture: Pixels, sizes: Sequence[int]
 ) -> SpeedTable:
-    """How long both ways take by size, one image at a time.
+    """Time the optimisation and the fast model by size, one image at a time.
 
-    An iteration is the median of a few, and the seconds of many are as many times that: extrapolated, since
-    every iteration costs the same. What a picture shows does not matter: it is one photo, enlarged.
+    The time of many iterations is extrapolated from the median of a few, since all iterations cost the same.
+    The content of the picture does not matter: one photo is resized to each size.
 
     Args:
-        objectives: where the optimisation runs, and in which precision.
+        objectives: device and precision of the optimisation.
         net: the fast model, on the same device.
         picture: uint8 (H, W, 3).
         sizes: sides in pixels.

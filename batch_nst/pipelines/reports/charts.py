@@ -1,4 +1,4 @@
-"""Charts as inline SVG in the colours of the page, so that they follow it into dark mode and onto paper."""
+"""Charts as inline SVG in the colours of the page, so that they suit dark mode and print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from batch_nst.pipelines.reports.html import number
 
 Values: TypeAlias = npt.NDArray[np.float64]
-"""Numbers of one curve, shape (N,); what was missing or no number is NaN."""
+"""Values of one curve, shape (N,); NaN where a value is missing or infinite."""
 
 INK, MUTED, LINE = "#000001", "#000002", "#000003"
 OPTIMISED, MODEL = "#000004", "#000005"
@@ -32,10 +32,10 @@ _COLOURS: Final = {
     OPTIMISED: "var(--optimised)",
     MODEL: "var(--model)",
 }
-"""Colours that are drawn with, and the page's that take their places."""
+"""Colours in the drawing, and the colours of the page that replace them."""
 
 STEPS: Final = (1, 2, 5, 10)
-"""What ticks may count in, times a power of ten."""
+"""Steps between ticks, times a power of ten."""
 
 STYLE: Final[dict[str, str | float]] = {
     "svg.fonttype": "none",
@@ -63,24 +63,26 @@ STYLE: Final[dict[str, str | float]] = {
 
 
 def floats(values: Sequence[object]) -> Values:
-    """Numbers of a curve; what is no finite number becomes NaN."""
+    """The values of a curve; values that are missing or not finite become NaN."""
     known = np.array([float(value) if isinstance(value, Real) else math.nan for value in values])
     return np.where(np.isfinite(known), known, math.nan)
 
 
 def plot(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty plot of `width` x `height` inches; on the page a point is about a CSS pixel."""
+    """An empty plot of `width` x `height` inches; a point becomes about one CSS pixel."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def svg(figure: Figure, label: str) -> Markup:
-    """The figure as an SVG element for the inside of an HTML page, in the page's colours and font."""
+    """The figure as an SVG element for an HTML page, in the colours and the font of the page."""
     file = StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": label}):  # ids must differ between the plots of a page
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    body = file.getvalue().partition("</defs>")[2]  # before it: a document's head, and CSS for all the page
+    body = file.getvalue().partition("</defs>")[
+        2
+    ]  # cuts off the XML head and CSS that would apply to the whole page
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
     for drawn, shown in _COLOURS.items():
@@ -91,7 +93,7 @@ def svg(figure: Figure, label: str) -> Markup:
 
 
 def set_scale(axis: Axis, values: Values, set_scale: Callable[[str], object]) -> None:
-    """Logarithmic where all values are positive and differ enough for that; few ticks; figures for people."""
+    """Choose a logarithmic scale if all values are positive and span a factor of 5; set few ticks."""
     low, high = np.nanmin(values), np.nanmax(values)
     if low > 0 and high >= 5 * low:
         set_scale("log")
@@ -111,7 +113,7 @@ def label(
     ha: Literal["left", "right"],
     va: Literal["bottom", "top"],
 ) -> None:
-    """A name beside a point, to its left or right, above or below."""
+    """Write a label beside a point, to its left or right, above or below."""
     offset = (4 if ha == "left" else -2, 5 if va == "bottom" else -5)
     axes.annotate(text, (x, y), offset, textcoords="offset points", ha=ha, va=va, color=colour)
 
@@ -123,7 +125,7 @@ def histogram(
     bound: float | None = None,
     width: float = 4.6,
 ) -> Markup | None:
-    """How values are distributed, and where a bound lies among them; None for fewer than two values."""
+    """A histogram with a line at `bound`; None for fewer than two finite values."""
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return None

@@ -20,41 +20,41 @@ from batch_nst.recipe import Recipe, Style, Vgg
 from batch_nst.recipe_file import Variant
 
 _SIDE = 512
-"""Most pixels of a picture's side on the page."""
+"""Maximum side of a picture on the page, in pixels."""
 PARTS = ("content", "style", "total")
 _TEMPLATE = ENVIRONMENT.get_template("comparison.html.j2")
 
 
 @dataclass(frozen=True)
 class Content:
-    """The middle of a photo."""
+    """The centre square of a photo in one or more sizes."""
 
     name: str
     squares: dict[int, Pixels]
-    """By their side, the largest last."""
+    """Squares by side in pixels, the largest last."""
 
 
 class Picture(NamedTuple):
-    """What became of a photo."""
+    """The optimised image of a photo."""
 
     image: str
-    """As stored, for the page."""
+    """Data URI of the image as it would be stored."""
     content: float
     style: float
     total: float
     curve: npt.NDArray[np.float64]
-    """The least loss so far after 0, 1, 2, ... iterations."""
+    """Running minimum of the loss after 0, 1, 2, ... iterations."""
 
     @property
     def last_tenth(self) -> float:
-        """The share of the loss that the last tenth of iterations took away."""
+        """Fraction by which the last tenth of the iterations reduced the loss."""
         steps = len(self.curve) - 1
         before, after = self.curve[steps - math.ceil(steps / 10)], self.curve[-1]
         return float(1 - after / before) if before else 0.0
 
     @property
     def points(self) -> str:
-        """The logarithm of the curve as points of an SVG polyline that fills 100 x 20."""
+        """The curve on a logarithmic scale, as points of an SVG polyline that fills 100 x 20."""
         shown = self.curve[np.linspace(0, len(self.curve) - 1, min(len(self.curve), 100)).round().astype(int)]
         heights = np.log(np.maximum(shown, 1e-12))
         heights = (heights - heights.min()) / max(np.ptp(heights), 1e-12)
@@ -64,28 +64,28 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ColumnFigures:
-    """Means over what became of all photos by one recipe; None where there is no picture."""
+    """Means over the optimised images of one recipe; None without any image."""
 
     images: int
     content: float | None
-    """A geometric mean, and so are the next two."""
+    """Geometric mean, as the next two fields."""
     style: float | None
     total: float | None
     last_tenth: float | None
-    """The mean share of the loss that the last tenth of iterations took away."""
+    """Mean fraction by which the last tenth of the iterations reduced the loss."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Column:
-    """What became of all photos by one recipe."""
+    """The optimised images of one recipe."""
 
     pictures: list[Picture | None]
-    """None where there was no number, in fp32 either."""
+    """One per photo; None where the loss became NaN or infinite, also in fp32."""
     seconds: float
 
     def figures(self) -> ColumnFigures:
-        """For people and for JSON."""
+        """The means over the images."""
         made = [picture for picture in self.pictures if picture]
         return ColumnFigures(
             images=len(made),
@@ -103,7 +103,7 @@ def render_page(
     contents: Sequence[Content],
     paintings: Mapping[Style, StyleImage],
 ) -> str:
-    """The page with what is done; of two keys the first one's values are rows, the second one's columns."""
+    """The page with the columns made so far; of two keys, the first gives rows, the second columns."""
     recipe, keys = variants[0].recipe, list(variants[0].given)
     across = list(dict.fromkeys(variant.given[keys[-1]] for variant in variants))
     shown = {painting.digest: (style, painting) for style, painting in paintings.items()}
@@ -134,13 +134,13 @@ def shown_uri(pixels: Pixels) -> str:
 
 
 def _measure(recipe: Recipe) -> tuple[Style, Vgg, str]:
-    """What content and style losses are taken with; weights are no part of it."""
+    """What content and style losses are measured with, without their weights."""
     layers = recipe.loss.model_dump_json(include={"content_layers", "style_layers"})
     return recipe.style, recipe.vgg, layers
 
 
 def summary_lines(variants: Sequence[Variant], columns: Sequence[Column]) -> list[str]:
-    """The figures as a table for people."""
+    """The figures as lines of a table."""
     wide = max(map(len, map(str, variants)))
     heads = (*PARTS, "last tenth")
     lines = [f"{'':{wide}} {' '.join(f'{head:>12}' for head in heads)}"]

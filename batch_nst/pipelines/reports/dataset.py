@@ -1,4 +1,4 @@
-"""A dataset as people can look at it, under way or done: counts, losses, speed, and its best and worst pairs.
+"""The page of `inspect` about a dataset, complete or not: counts, losses, speed, best and worst pairs.
 
 Needs no lease and writes nothing into the output. However large the dataset is, only a few units are read.
 """
@@ -36,12 +36,12 @@ from batch_nst.pipelines.reports.charts import OPTIMISED, STYLE, histogram, plot
 from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, count, data_uri, number
 
 _SHOWN = 8
-"""Pairs of each kind on the contact sheet."""
+"""Pairs of each kind on the page."""
 _SUMMARIES = 512
-"""Units that no snapshot lists yet whose summaries are read."""
+"""Maximum number of units outside the gathered summaries that are read."""
 _RUNS = 200
 _BAD, _BAD_UNITS = 200, 64
-"""Photos that led to no pair that are listed, and units that are read for them."""
+"""Maximum number of bad photos listed, and of units read for them."""
 _TEMPLATE = ENVIRONMENT.get_template("inspection.html.j2")
 
 Floats = npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ Indices = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class UnitsSeen:
-    """Units that are done, and those of them that were looked at."""
+    """Number of committed units, and of those whose summaries were read."""
 
     done: int
     looked_at: int
@@ -64,30 +64,30 @@ class InspectFigures:
     units: UnitsSeen
     snapshot: int | None
     counts: dict[str, int]
-    """By outcome: of the snapshot, or of what was looked at while there is none."""
+    """Number of images by outcome: in the snapshot, or before the first one in the units read."""
     reasons: dict[str, dict[str, int]]
-    """Images by status and reason."""
+    """Number of images by status and reason."""
     losses: dict[str, float]
-    """Quantiles over pairs to train on, and so are the next."""
+    """Quantiles over the pairs to train on, as the next field."""
     changes: dict[str, float]
     quality: QualityCounts
     """See `quality.figures_of`."""
     runs: int
     made: int
-    """Images, by these runs."""
+    """Images that these runs made."""
     device_seconds: float
     images_per_hour: float | None
-    """In the last run."""
+    """Speed of the last run."""
     file: str
-    """The page."""
+    """Path of the page."""
 
 
 def inspect(output: str, file: str = "inspect.html") -> InspectFigures:
     """Write a page about the dataset of an output.
 
     Args:
-        output: of a recipe.
-        file: on this machine; an HTML file that needs no other.
+        output: the output of a recipe.
+        file: path of the page, a single HTML file on this machine.
 
     Raises:
         RecipeError: there is no dataset, or the file cannot be written.
@@ -140,18 +140,18 @@ def _figures(
 
 @dataclass(frozen=True)
 class _Images:
-    """What summaries say, image by image: arrays of equal length."""
+    """The images of the summaries, as arrays of equal length."""
 
     done: int
-    """Committed units, looked at or not."""
+    """Number of committed units, read or not."""
     units: pa.Table
-    """`summaries.SCHEMA`, of the units that were looked at."""
+    """Summaries that were read, with the columns of `summaries.SCHEMA`."""
     unit: Indices
-    """Row of `units`."""
+    """The row of each image in `units`."""
     position: Indices
-    """Within its unit, in the order of ids."""
+    """The position of each image in its unit, in the order of ids."""
     letter: npt.NDArray[np.uint8]
-    """Of its outcome."""
+    """The letter of each image's outcome, see `summaries.LETTERS`."""
     loss: Floats
     change: Floats
 
@@ -166,14 +166,14 @@ class _Images:
         return np.isin(self.letter, [ord("r"), ord("f")])
 
     def counts(self) -> dict[str, int]:
-        """By outcome."""
+        """Number of images by outcome."""
         return {
             outcome: int(np.count_nonzero(self.letter == ord(letter)))
             for outcome, letter in zip(summaries.OUTCOMES, summaries.LETTERS, strict=True)
         }
 
     def reasons(self) -> dict[str, dict[str, int]]:
-        """How many images were rejected and failed for each reason, most first."""
+        """Number of rejected and failed images by reason, most frequent first."""
         letters = self.letter[self.bad]
         reasons = [reason for of_unit in self.units["reasons"].to_pylist() for reason in of_unit]
         return {
@@ -187,10 +187,10 @@ class _Images:
 
 
 def _look(store: Store) -> _Images:
-    """The summaries that are gathered, and some of those that are not."""
+    """Read the gathered summaries, and those of some other units."""
     done = units.done_units(store)
     gathered = summaries.read(store)
-    # Names are hashes, so that the first are as good as any.
+    # Names are hashes, so that the first ones are a random choice.
     others = sorted(done - set(gathered["unit"].to_pylist()))[:_SUMMARIES]
     with ThreadPoolExecutor(16) as pool:
         fresh = dict(zip(others, pool.map(lambda unit: units.read_summary(store, unit), others), strict=True))
@@ -210,7 +210,7 @@ def _look(store: Store) -> _Images:
 
 
 def _bad(store: Store, images: _Images, hidden: Collection[bytes]) -> list[BadPhoto]:
-    """Some photos that led to no pair, see `units.bad_rows`."""
+    """Some photos without a pair, see `units.bad_rows`."""
     chosen = np.unique(images.unit[images.bad])[:_BAD_UNITS]
     names = images.units["unit"].take(pa.array(chosen)).to_pylist()
     with ThreadPoolExecutor(16) as pool:
@@ -269,7 +269,7 @@ def _runs(store: Store) -> list[_Run]:
 
 
 def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
-    """Images an hour of each run, as long as it took."""
+    """Plot images per hour of each run over its duration."""
     if not runs:
         return None
     figure, axes = plot(9.4, 2.0)
@@ -289,22 +289,22 @@ def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A pair on the contact sheet."""
+    """A pair on the page."""
 
     name: str
     id: str
-    """Hex."""
+    """Image id, hex."""
     loss: float | None
     change: float
     photo: str
-    """A data URI, and so is the next."""
+    """Data URI, as the next field."""
     made: str
 
 
 def _sheet(
     store: Store, images: _Images, snapshot: Snapshot | None, hidden: Collection[bytes]
 ) -> dict[str, list[_Pair]]:
-    """Best, worst and random pairs to train on, and some that a rule leaves out."""
+    """Best, worst and random pairs to train on, and some that a quality rule leaves out."""
     filtered = _filtered(images, snapshot)
     good = np.flatnonzero(images.pairs & np.isfinite(images.loss) & ~filtered)
     by_loss = good[np.argsort(images.loss[good], kind="stable")]
@@ -343,7 +343,7 @@ def _sheet(
 
 
 def _filtered(images: _Images, snapshot: Snapshot | None) -> npt.NDArray[np.bool_]:
-    """Which pairs to train on break a rule of the snapshot."""
+    """A mask of the pairs that break a quality rule of the snapshot."""
     broken = np.zeros(len(images.loss), bool)
     least, most = _bounds(snapshot)
     if least is not None:
@@ -354,7 +354,7 @@ def _filtered(images: _Images, snapshot: Snapshot | None) -> npt.NDArray[np.bool
 
 
 def _bounds(snapshot: Snapshot | None) -> tuple[float | None, float | None]:
-    """The least change and the highest loss that a snapshot's rules allow; None: there is no such rule."""
+    """The least change and the highest loss that a snapshot's rules allow; None if a rule is off."""
     if not snapshot:
         return None, None
     return snapshot.quality.get("min_change"), snapshot.quality.get("max_loss")
@@ -398,7 +398,7 @@ def _page(
 
 
 def _lines(figures: InspectFigures) -> list[str]:
-    """The figures as lines for people."""
+    """The figures as lines of the log."""
     done, looked_at = figures.units.done, figures.units.looked_at
     rows = [
         ("units", f"{done:,}" if looked_at == done else f"{done:,}, of which {looked_at:,} were looked at"),

@@ -1,4 +1,4 @@
-"""The pages of runs, gathered from the output: scores, dataset, training curve, cost, and nights before."""
+"""Gather the pages of runs from the output: scores, dataset, training curve, cost and earlier runs."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from batch_nst.pipelines.reports.night import (
 from batch_nst.recipe import Recipe
 
 _UNITS = 200
-"""Units whose losses are drawn and whose bad photos are listed; a report is no database."""
+"""Maximum number of units whose losses are plotted and whose bad photos are listed."""
 
 _PAIRS = 8
 
 _REPORT: Final = re.compile(r"runs/(\d{8}T\d{6}Z-\d{6,}-nightly)/report\.html")
 _EARLIER: Final = 14
-"""Nights that are linked, at most."""
+"""Maximum number of earlier runs that are linked."""
 
 _FAILURE = ENVIRONMENT.get_template("failure.html.j2")
 
@@ -54,9 +54,9 @@ _FAILURE = ENVIRONMENT.get_template("failure.html.j2")
 def report_of(
     recipe: Recipe, store: Store, scored: ScoredModel, about: object, night: Night | None = None
 ) -> str:
-    """The HTML of a scored model's report; of a night that has met the gate, with that one's figures.
+    """The HTML of the report on a scored model; `night` adds the figures of a run of `nightly`.
 
-    `about` is what is said of every run, its name as `run` among it.
+    `about` holds the facts about the run, a dataclass or mapping with its name as `run`.
     """
     facts = as_json(about)
     run = str(facts["run"])
@@ -89,7 +89,7 @@ def report_of(
 def training_page(
     recipe: Recipe, store: Store, version: str, history: Sequence[CurvePoint], step: int
 ) -> str:
-    """The HTML of a training under way: its curves, and the panel as far as it has been painted."""
+    """The HTML of an unfinished training: its curves, and the panel so far."""
     return render(
         Report(
             title=f"{_name_of(recipe)}, step {step} of {recipe.train.steps}",
@@ -110,15 +110,15 @@ def failure_page(
     step_seconds: Mapping[str, float],
     about: object,
 ) -> str:
-    """The HTML of a night that failed, which has no model to show.
+    """The HTML of a run of `nightly` that failed and has no model to show.
 
     Args:
-        recipe: its recipe.
-        store: its output.
-        why: the reason, a sentence without its stop.
-        dataset: figures of `generate`, as far as it came.
-        step_seconds: of the steps that have ended, and of the one that failed.
-        about: what is said of every run, its name as `run` among it.
+        recipe: the recipe.
+        store: the output.
+        why: the reason, a sentence without the full stop.
+        dataset: figures of `generate` so far.
+        step_seconds: seconds of the steps that ended, and of the one that failed.
+        about: facts about the run, a dataclass or mapping with its name as `run`.
     """
     facts, current = as_json(about), registry.current(store)
     run = str(facts["run"])
@@ -136,14 +136,14 @@ def failure_page(
 
 
 def cost_of(made: GenerateFigures, traffic: Traffic, seconds: Mapping[str, float], workers: int) -> Cost:
-    """What a night took.
+    """The cost of a run of `nightly`.
 
     Args:
         made: figures of `generate`.
-        traffic: of its plan, before it began.
-        seconds: of each step, `training` among them.
-        workers: that trained at the most, with a device each; scoring held one, or as many as have made pairs
-            tonight.
+        traffic: traffic of the plan, before pairs were made.
+        seconds: seconds of each step, with keys `training` and `scoring`.
+        workers: maximum number of training workers, with a device each. Scoring held as many devices as made
+            pairs in this run, and at least one.
     """
     devices = max(1, made.devices)
     return Cost(
@@ -160,13 +160,13 @@ def cost_of(made: GenerateFigures, traffic: Traffic, seconds: Mapping[str, float
 
 
 def earlier_nights(store: Store, run: str) -> list[EarlierNight]:
-    """The last nights that left a report before this run, the latest first."""
+    """The last runs of `nightly` with a report before this run, the latest first."""
     found = [match for name in store.list("runs") if (match := _REPORT.fullmatch(name)) and match[1] < run]
     return [_earlier_night(store, match[1]) for match in reversed(found[-_EARLIER:])]
 
 
 def _earlier_night(store: Store, run: str) -> EarlierNight:
-    """By its summary; a page whose run was killed before that, or whose summary is damaged, is linked too."""
+    """An earlier run by its summary; it counts as cut off if the summary is missing or damaged."""
     name, night = f"runs/{run}/summary.json", EarlierNight(f"../{run}/report.html", started(run), "cut off")
     try:
         with intact(store, name):
@@ -182,14 +182,14 @@ def _earlier_night(store: Store, run: str) -> EarlierNight:
 
 
 def started(run: str) -> datetime:
-    """When a run began, UTC, from its name."""
+    """The start of a run, UTC, from its name."""
     return datetime.strptime(run.partition("-")[0], "%Y%m%dT%H%M%SZ")
 
 
 def beside_published(triples: Sequence[Triple], store: Store, version: str) -> list[Triple]:
-    """The first `SHOWN` of them with the published model's picture, and its objective as its card tells it.
+    """The first `SHOWN` triples with the stylized image and the objective of the published model.
 
-    A model that is damaged is told and shows nothing: the night has met the gate without its weights.
+    If the weights of that model are damaged, a line is logged and the triples stay as they are.
     """
     import torch
 
@@ -215,7 +215,7 @@ def beside_published(triples: Sequence[Triple], store: Store, version: str) -> l
 
 
 def _rival_of(gate: object) -> str | None:
-    """The version that the gate compared with."""
+    """The published version that the gate compared with; None if it did not compare."""
     match as_json(gate):
         case {"compared": {"published": {"version": str(version)}}}:
             return version
@@ -223,7 +223,7 @@ def _rival_of(gate: object) -> str | None:
 
 
 def _dataset(store: Store, snapshot: Snapshot) -> tuple[DatasetFacts, str]:
-    """What the page says of a snapshot, and the engines that made its pairs; by some of its units."""
+    """Facts about a snapshot, and the engines that made its pairs, from some of its units."""
     some = snapshot.units[:: max(1, len(snapshot.units) // _UNITS)]
     columns = ["uri", "status", "reason", "detail", "total_loss", "engine"]
     rows = [row for unit in some for row in units.read_unit(store, unit["unit"], columns)]
@@ -244,12 +244,12 @@ def _dataset(store: Store, snapshot: Snapshot) -> tuple[DatasetFacts, str]:
 
 
 def _name_of(recipe: Recipe) -> str:
-    """The painting's, for people."""
+    """The name of the style image, for people."""
     return recipe.style.image.rsplit("/", 1)[-1].rsplit(".", 1)[0].replace("_", " ")
 
 
 def _pairs(store: Store, snapshot: Snapshot) -> list[tuple[str, bytes, bytes]]:
-    """A few training pairs, from units spread over the snapshot."""
+    """A few training pairs from units spread over the snapshot."""
     trained = [unit["unit"] for unit in snapshot.units if unit["ok"]]
     shown: list[tuple[str, bytes, bytes]] = []
     for unit in trained[:: max(1, len(trained) // _PAIRS)][:_PAIRS]:

@@ -1,4 +1,4 @@
-"""What every page is made of: templates, pictures as data URIs, and figures for people.
+"""Parts of every page: templates, pictures as data URIs, and numbers for people.
 
 Nothing that is shown is trusted: names and reasons come from other people's buckets, and templates escape
 them all.
@@ -24,7 +24,7 @@ from batch_nst.figures import as_json
 
 @dataclass(frozen=True)
 class BadPhoto:
-    """A photo of which there is no pair."""
+    """A photo without a pair."""
 
     uri: str
     status: str
@@ -33,7 +33,7 @@ class BadPhoto:
 
 
 def data_uri(data: bytes, side: int) -> str:
-    """A picture that is at most `side` pixels long, as a URI that every browser shows, WebP."""
+    """A picture as a data URI (WebP), scaled down to at most `side` pixels per side."""
     image = picture(data)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = BytesIO()
@@ -45,7 +45,7 @@ _UNITS: Final = {3: "k", 6: "M", 9: "G", 12: "T"}
 
 
 def number(value: object) -> str:
-    """Three digits and a unit, such as 1.23 M; – for what is no finite number."""
+    """Three digits and a unit, such as 1.23 M; – if it is not finite."""
     if not isinstance(value, Real) or not math.isfinite(value):
         return "–"
     mantissa, exponent = f"{float(value):.2e}".split("e")  # rounded before the unit is chosen
@@ -56,12 +56,12 @@ def number(value: object) -> str:
 
 
 def count(value: object) -> str:
-    """A whole number with all its digits, in groups of three."""
+    """A whole number with all digits, in groups of three."""
     return f"{int(value):,}".replace(",", "\u202f") if isinstance(value, Integral) else number(value)
 
 
 def exact(value: float) -> str:
-    """A number as a whole one where it is large, so that figures that differ little can be told apart."""
+    """A number with four digits, or all digits before the point, so that close values stay distinct."""
     return count(round(value)) if math.isfinite(value) and abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -76,7 +76,7 @@ def duration(seconds: object) -> str:
 
 
 def plain(value: object, key: str = "") -> str:
-    """Any value of the run's summary in one line."""
+    """Any value of a run's summary in one line; seconds if `key` ends in `seconds`."""
     if isinstance(value, Mapping):
         return ", ".join(
             f"{str(name).replace('_', ' ')} {plain(each, str(name))}" for name, each in value.items()
@@ -91,7 +91,7 @@ def plain(value: object, key: str = "") -> str:
 
 
 def settings(values: object) -> str:
-    """A recipe, or sections of it, as YAML; see `as_json` for what it may be."""
+    """Settings as YAML; `values` is anything that `as_json` takes."""
     return yaml.safe_dump(as_json(values), sort_keys=False, allow_unicode=True)
 
 

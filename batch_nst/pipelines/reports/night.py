@@ -1,8 +1,7 @@
 """The report of a run: one HTML file that needs no network, no other file and no JavaScript.
 
-Pictures are data URIs, plots are inline SVG in the page's colours, so that they follow it into dark mode
-and onto paper. Nothing in it is trusted: names and reasons come from other people's buckets, and the
-template escapes them all. The same input gives the same bytes.
+Pictures are data URIs, plots are inline SVG. No text in it is trusted: names and reasons come from other
+people's buckets, and the template escapes them all. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -44,19 +43,18 @@ from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, data_uri, nu
 
 @dataclass(frozen=True)
 class Triple:
-    """One held-out photo and what was made of it.
+    """One held-out photo with its optimised and stylized images.
 
     Attributes:
         name: its key, such as `animals/cat.jpg`.
         photo: an encoded picture (JPEG, PNG, WebP, ...), and so are the next two.
-        optimised: the photo after the optimisation.
-        model: the photo after the fast model.
-        losses: for each of `photo`, `optimised`, `model` its `total`, `content`, `style`, and `distance` and
-            `ssim` to the optimised picture. Missing ones are left out.
-        larger: at twice the size the photo, and after optimisation and fast model, where they were made.
-        id: of the image, hex.
-        published: the photo after the model that the gate compared with, where there was one.
-        published_objective: of that one, where it was scored on this photo.
+        optimised: the optimised image.
+        model: the stylized image.
+        losses: the losses of `photo`, `optimised` and `model`. Missing ones are left out.
+        larger: photo, optimised image and stylized image at twice the size, if they were made.
+        id: image id, hex.
+        published: the stylized image of the published model that the gate compared with, if there is one.
+        published_objective: the objective of `published`, if that model was scored on this photo.
     """
 
     name: str
@@ -72,112 +70,112 @@ class Triple:
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model and how it does on held-out photos."""
+    """A model with its scores on held-out photos."""
 
     version: str
     evaluation: Evaluation
-    """With times."""
+    """Scores, with `seconds_per_image`."""
     triples: Sequence[Triple]
     speed: SpeedTable | None = None
 
 
 @dataclass(frozen=True)
 class DeviceHours:
-    """Of each step of a night that needs devices."""
+    """Device-hours of the steps that need devices."""
 
     pairs: float
-    """While devices were busy."""
+    """Time that devices were busy."""
     training: float
-    """While they were held, and so is the next."""
+    """Time that devices were held, as in the next field."""
     scoring: float
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a night took."""
+    """What a run of `nightly` cost."""
 
     device_hours: DeviceHours
     requests: Requests
-    """To object stores for pairs, by the formula of `plan`."""
+    """Requests to object stores for pairs, by the formula of `plan`."""
     bytes_read: int
-    """Of photos."""
+    """Bytes of photos."""
     bytes_written: int
-    """Of units."""
+    """Bytes of units."""
     step_seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Night:
-    """A night that has met the gate."""
+    """A run of `nightly` that was judged by the gate."""
 
     dataset: GenerateFigures
     gate: object
-    """Figures of `publish`, or of its refusal; None before that."""
+    """Figures of the gate, which publishes or refuses; None before it judges."""
     cost: Cost
 
 
 @dataclass(frozen=True)
 class EarlierNight:
-    """A night before this one."""
+    """An earlier run of `nightly`."""
 
     link: str
-    """Its report, relative to the folder of a run."""
+    """Path of its report, relative to the folder of a run."""
     started: datetime
-    """UTC."""
+    """Start of the run, UTC."""
     outcome: str
     objective: float | None = None
-    """Of the model that met the gate."""
+    """Objective of the model that was judged by the gate."""
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """The snapshot that a model learned from."""
+    """The snapshot that a model was trained on."""
 
     images: int
     counts: Mapping[str, int]
-    """By status."""
+    """Number of images by status."""
     bad: Sequence[BadPhoto]
     """Some photos without a pair."""
     total_loss: Sequence[float | None]
-    """Of some pairs."""
+    """Total losses of some pairs."""
     snapshot: int
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page shows. What is empty or None is left out; NaN becomes –."""
+    """The contents of the page. Empty fields and None are left out; NaN is shown as –."""
 
     title: str
-    """Plain text."""
+    """Title as plain text."""
     style: bytes
-    """The painting, an encoded picture of any size."""
+    """The style image, encoded, of any size."""
     triples: Sequence[Triple] = ()
-    """Held-out photos, of which the first `SHOWN` are shown side by side with the results."""
+    """Held-out photos; the page shows the first `SHOWN`."""
     evaluation: Evaluation | None = None
     speed: SpeedTable | None = None
     history: Sequence[CurvePoint] = ()
-    """Training's log, oldest first: `step` and any losses."""
+    """Log of the training, oldest first: `step` and any losses."""
     dataset: DatasetFacts | None = None
     run: object
-    """Anything worth keeping, shown as its JSON; keys that end in `seconds` as a time."""
+    """Facts about the run, as a dataclass or mapping; keys that end in `seconds` are shown as a duration."""
     recipe: str
-    """As YAML."""
+    """Recipe as YAML."""
     pairs: Sequence[tuple[str, bytes, bytes]] = ()
-    """Name, photo and optimised picture of some training pairs."""
+    """Name, photo and optimised image of some training pairs."""
     panel: Sequence[tuple[str, bytes]] = ()
-    """A name and a column of pictures for the photos, the optimised pictures, and steps of training."""
+    """Columns of pictures with their names: photos, optimised images, and steps of the training."""
     night: Night | None = None
     started: datetime | None = None
-    """When the night started, UTC."""
+    """Start of the run, UTC."""
     rival: Evaluation | None = None
-    """Of the model that the gate compared with, as its card tells it."""
+    """Evaluation of the model that the gate compared with, from its card."""
     earlier: Sequence[EarlierNight] = ()
-    """The latest first."""
+    """Earlier runs, the latest first."""
 
 
 def render(report: Report) -> str:
-    """The text of an HTML file."""
+    """The text of the HTML file."""
     return _TEMPLATE.render(
         title=report.title,
         style=data_uri(report.style, 800),
@@ -204,13 +202,13 @@ def render(report: Report) -> str:
 
 
 SHOWN: Final = 8
-"""Held-out photos that are shown, so that a report stays a file of 3 MB at most."""
+"""Maximum number of held-out photos shown, so that a report stays below 3 MB."""
 
 _LARGER: Final = 2
-"""Photos that are shown at twice the size."""
+"""Maximum number of photos shown at twice the size."""
 
 _SIDE: Final = 384
-"""Most pixels of a picture's side; a phone shows two in a row, with two or three for a CSS pixel."""
+"""Maximum side of a picture in pixels; a phone shows two per row, at two or three pixels per CSS pixel."""
 
 _KINDS: Final = {
     "photo": "Photo",
@@ -219,18 +217,18 @@ _KINDS: Final = {
     "model": "Fast model",
 }
 _NEW: Final = "New model"
-"""Where the one that was published before is beside it."""
+"""Label of the fast model if the published model is shown beside it."""
 
 _TEMPLATE: Final = ENVIRONMENT.get_template("report.html.j2")
 
 
 class _View(NamedTuple):
-    """A picture of a triple."""
+    """A picture of a triple, as the page shows it."""
 
     kind: str
     label: str
     picture: str
-    """A data URI."""
+    """Data URI."""
     losses: Losses | dict[str, float | None]
 
 
@@ -240,7 +238,7 @@ class _ShownTriple(NamedTuple):
 
 
 def _shown(triple: Triple) -> _ShownTriple:
-    """The pictures of a triple that there are, in the order of `_KINDS`."""
+    """The pictures of a triple in the order of `_KINDS`, without missing ones."""
     pictures = {
         "photo": triple.photo,
         "optimised": triple.optimised,
@@ -263,7 +261,7 @@ def _shown(triple: Triple) -> _ShownTriple:
 
 
 def _larger(triples: Sequence[Triple]) -> list[tuple[str, dict[str, str]]]:
-    """The name and the pictures of the first photos that there are at twice the size."""
+    """Names and pictures of the first photos that exist at twice the size."""
     found = [(triple.name, triple.larger) for triple in triples if triple.larger][:_LARGER]
     kinds = ("photo", "optimised", "model")
     return [
@@ -297,7 +295,7 @@ def _plots(report: Report) -> _Plots:
 
 
 def _speedup(evaluation: Evaluation | None) -> float:
-    """How many times as fast as the optimisation the model is; NaN where that is not known."""
+    """Seconds of the optimisation divided by those of the model; NaN if unknown."""
     seconds = evaluation.get("seconds_per_image") if evaluation else None
     if not seconds:
         return math.nan
@@ -306,13 +304,13 @@ def _speedup(evaluation: Evaluation | None) -> float:
 
 
 def _wins(evaluation: Evaluation | None, rival: Evaluation | None) -> int:
-    """Photos on which the first objective is the lower one."""
+    """Number of photos on which the first evaluation has the lower objective."""
     mine, theirs = (each.get("objectives", {}) if each else {} for each in (evaluation, rival))
     return sum(mine[photo] < theirs[photo] for photo in mine.keys() & theirs.keys())
 
 
-def _plot_curve(figures: Comparison | None, told: str) -> Markup | None:
-    """The optimisation's objective over iterations, and where the fast model lies on that way."""
+def _plot_curve(figures: Comparison | None, title: str) -> Markup | None:
+    """Plot the objective of the optimisation over iterations, and the fast model on that curve."""
     curve = floats(figures.get("curve") or () if figures else ())
     if not figures or np.isfinite(curve).sum() < 2:
         return None
@@ -324,7 +322,7 @@ def _plot_curve(figures: Comparison | None, told: str) -> Markup | None:
     axes.margins(y=0.14)
     finite = curve[np.isfinite(curve)]
     better = model < finite[-1]
-    if better:  # all of the curve lies above the model's line; only at its start is there room for a name
+    if better:  # the whole curve lies above the line of the model; only its start leaves room for a label
         label(axes, 0, finite[0], "optimisation", OPTIMISED, "left", "bottom")
     else:
         label(axes, last, finite[-1], "optimisation", OPTIMISED, "right", "top")
@@ -335,11 +333,11 @@ def _plot_curve(figures: Comparison | None, told: str) -> Markup | None:
     if high > low:
         axes.axvspan(low, high, color=MODEL, alpha=0.12, linewidth=0)
     _mark(axes, worth, model, last)
-    return svg(figure, told)
+    return svg(figure, title)
 
 
 def _plot_baseline(figures: Baseline | None) -> Markup | None:
-    """Two ways to optimise the same photos, the usual one dashed, and the fast model on both."""
+    """Plot the baseline (dashed) and the optimisation on the same photos, and the fast model on both."""
     if not figures:
         return None
     ways = [figures["lbfgs"], figures["engine"]]
@@ -354,7 +352,7 @@ def _plot_baseline(figures: Baseline | None) -> Markup | None:
     axes.plot(own, color=OPTIMISED)
     middle = math.isqrt(last)  # of a logarithmic axis
     heights = [curve[np.isfinite(curve)][: middle + 1][-1] for curve in curves]
-    label(axes, middle, heights[0], "usual L-BFGS", MUTED, "left", "bottom")
+    label(axes, middle, heights[0], "L-BFGS baseline", MUTED, "left", "bottom")
     label(axes, middle, heights[1], "optimisation", OPTIMISED, "right", "top")
     set_scale(axes.yaxis, np.concatenate([*curves, [model]]), axes.set_yscale)
     axes.margins(y=0.14)
@@ -363,7 +361,7 @@ def _plot_baseline(figures: Baseline | None) -> Markup | None:
         label(axes, last, model, "fast model", MODEL, "right", "bottom")
     for worth in floats([way.get("worth_iterations") for way in ways]):
         _mark(axes, worth, model, last)
-    return svg(figure, "Objectives of the optimisation and of the usual L-BFGS over iterations")
+    return svg(figure, "Objectives of the optimisation and of the L-BFGS baseline over iterations")
 
 
 def _iterations(last: int) -> tuple[Figure, Axes]:
@@ -380,7 +378,7 @@ def _iterations(last: int) -> tuple[Figure, Axes]:
 
 
 def _mark(axes: Axes, worth: float, model: float, last: int) -> None:
-    """Where the fast model's line meets a curve, if it does."""
+    """Mark where the line of the fast model crosses a curve, if it does."""
     if not (math.isfinite(model) and 0 <= worth <= last):
         return
     bottom, top = axes.get_ylim()
@@ -390,17 +388,17 @@ def _mark(axes: Axes, worth: float, model: float, last: int) -> None:
 
 
 class _TrainingPlot(NamedTuple):
-    """A loss of the log over steps."""
+    """A loss of the training log over steps."""
 
     name: str
     first: float
-    """Of its running mean, and so is the next."""
+    """First value of the running mean; `last` is its last value."""
     last: float
     plot: Markup
 
 
 def _plot_history(history: Sequence[CurvePoint]) -> list[_TrainingPlot]:
-    """A plot for each loss in the log."""
+    """A plot for each loss in the training log."""
     plots = []
     all_steps = floats([entry.get("step") for entry in history])
     for name in dict.fromkeys(key for entry in history for key in entry if key != "step"):
@@ -420,6 +418,6 @@ def _plot_history(history: Sequence[CurvePoint]) -> list[_TrainingPlot]:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         set_scale(axes.yaxis, values, axes.set_yscale)
         first, last = float(means[0]), float(means[-1])
-        told = f"{name} over training steps, from {number(first)} to {number(last)}"
-        plots.append(_TrainingPlot(name, first, last, svg(figure, told)))
+        title = f"{name} over training steps, from {number(first)} to {number(last)}"
+        plots.append(_TrainingPlot(name, first, last, svg(figure, title)))
     return plots
