@@ -1,0 +1,65 @@
+"""With other defaults than commit 580efb4 had, its output still means what it meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compatibility.test_compatibility import (
+    CUT_OFF,
+    EXPECTED,
+    PREVIOUS,
+    PUBLISHED,
+    call,
+    card,
+    home,
+    objects,
+    pixels,
+    states,
+    without_ray,
+)
+from later_defaults import LATER, default_of, later_defaults
+from sessions import finish, start
+
+__all__ = ["home", "without_ray"]
+PROGRAM = str(Path(__file__).parents[1] / "later_defaults.py")
+
+
+def test_each_of_these_is_another_default() -> None:
+    assert {name: default_of(name) for name in LATER}.items() & LATER.items() == set()
+
+
+def test_nothing_new_is_planned_and_no_night_finds_work(home: Path, without_ray: None) -> None:
+    before = objects(home / "output")
+    with later_defaults():
+        assert call("plan", home / "recipe.yaml")["to_do"] == 0
+        figures = call("nightly", home / "recipe.yaml")
+    assert (figures["nothing_new"], figures["version"]) == (True, PUBLISHED)
+    assert figures["dataset"]["digest"] == EXPECTED["snapshot"]
+    assert objects(home / "output") == before
+
+
+def test_a_key_that_is_written_and_differs_is_refused(home: Path, without_ray: None) -> None:
+    with later_defaults():
+        error = call("plan", home / "recipe.yaml", "generate.optimizer=adam", code=2)["error"]
+    assert "generate.optimizer" in error
+
+
+@pytest.mark.filterwarnings("ignore:AutoDateLocator")  # matplotlib's, where runs lie four minutes apart
+def test_models_are_inspected_painted_with_and_rolled_back_to(home: Path, without_ray: None) -> None:
+    painted, words = home / "today.png", ("--precision", "fp32", "--device", "cpu")
+    with later_defaults():
+        assert call("inspect", home / "output", "--out", home / "page.html")["counts"]["ok"] == 8
+        assert call("apply", home / "output", home / "photos" / "astronaut.jpg", painted, *words)["ok"] == 1
+        assert call("rollback", home / "output")["version"] == PREVIOUS
+    assert np.abs(pixels(painted) - pixels(home / "painted.png")).max() <= 1
+    assert states(home / "output")[PREVIOUS] == "published"
+
+
+@pytest.mark.slow
+def test_the_training_that_was_cut_off_is_resumed(home: Path) -> None:
+    overrides = ("train.device=cpu", *EXPECTED["overrides_of_cut_off"])
+    figures = finish(start(home, "train", *overrides, program=(PROGRAM,)))
+    assert (figures["version"], figures["steps"]) == (CUT_OFF, 12)
+    assert card(home / "output", CUT_OFF)["architecture"] == {"name": "small", "width": 4}
