@@ -47,7 +47,7 @@ def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, 
     from batch_nst.data.storage.store import Store
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.generate.actors import stylize_units
-    from batch_nst.pipelines.generate.tasks import never
+    from batch_nst.pipelines.generate.decode import never
     from batch_nst.recipe import Recipe
 
     fill(Store(str(folder)), 1)

@@ -22,7 +22,8 @@ from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.tasks import decode_unit, planned_units, write_unit
+from batch_nst.pipelines.generate.decode import decode_unit, planned_units
+from batch_nst.pipelines.generate.write import write_unit
 from batch_nst.recipe_file import load_recipe
 
 RECIPE = """

@@ -224,7 +224,7 @@ except SystemExit as end:
     assert run(code, recipe, f"output={tmp_path}/out") == "0 ['pyarrow']"
 
 
-@pytest.mark.parametrize("name", ["generate.tasks", "apply.tasks"])
+@pytest.mark.parametrize("name", ["generate.decode", "generate.write", "apply.tasks"])
 def test_a_worker_that_only_decodes_and_writes_imports_neither_torch_nor_ray(name: str) -> None:
     code = f"import sys, batch_nst.pipelines.{name}; print(sorted({{'torch', 'ray'}} & sys.modules.keys()))"
     assert run(code) == "[]"

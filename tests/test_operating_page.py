@@ -45,7 +45,7 @@ def test_seconds_of_a_pair_are_the_engines() -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    source = (ROOT / "batch_nst" / "pipelines" / "metrics.py").read_text()
+    source = (ROOT / "batch_nst" / "pipelines" / "cluster" / "metrics.py").read_text()
     names = re.findall(r'(?:Counter|Gauge)\("(\w+)"', source)
     assert len(names) == 6
     assert [name for name in names if f"ray_{name}" not in PAGE] == []

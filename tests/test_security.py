@@ -73,13 +73,15 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
         ("image.load", frozenset()),
         ("objectives.load", frozenset()),
         ("self._objectives.load", frozenset()),
+        ("self.load", frozenset()),  # of VGG-16, in generate/actors.py
+        ("stylizer.load", frozenset()),
         ("torch.load", frozenset({"map_location='cpu'", "weights_only=True"})),
     }
     assert {(name, frozenset(keywords)) for _, name, keywords in named} <= allowed
-    assert {path for path, name, _ in named if name == "yaml.load"} == {"batch_nst/recipe.py"}
+    assert {path for path, name, _ in named if name == "yaml.load"} == {"batch_nst/recipe_file.py"}
     assert {path for path, name, _ in named if name == "load"} == {"batch_nst/engine/model_io.py"}
     assert "from safetensors.torch import load, save" in (ROOT / "batch_nst/engine/model_io.py").read_text()
-    assert "class _Yaml(yaml.SafeLoader)" in (ROOT / "batch_nst/recipe.py").read_text()
+    assert "class _Yaml(yaml.SafeLoader)" in (ROOT / "batch_nst/recipe_file.py").read_text()
 
 
 def test_nothing_is_evaluated_and_no_shell_is_asked() -> None:
@@ -97,10 +99,10 @@ def test_nothing_is_evaluated_and_no_shell_is_asked() -> None:
 
 
 def test_photos_are_decoded_by_the_decoder_alone() -> None:
-    found = {path for path, _, _ in calls_of("decode") if "images.decode" in (ROOT / path).read_text()}
+    found = {path for path, _, _ in calls_of("decode") if "codec.decode" in (ROOT / path).read_text()}
     timed = {"docs/apply_speed.py", "docs/decoder_cost.py"}  # on one's own photos, to tell what it costs
     assert found - timed == {"batch_nst/data/images/sandbox.py"}
-    imported = [path for path in CODE if re.search(r"images import .*\bdecode\b", path.read_text())]
+    imported = [path for path in CODE if re.search(r"codec import .*\bdecode\b", path.read_text())]
     assert imported == []
 
 
@@ -114,7 +116,10 @@ def test_every_other_picture_is_opened_as_one_of_few_formats() -> None:
 
 
 def test_the_process_of_a_command_decodes_no_stored_picture() -> None:
-    workers = {"data/images", "data/pairs", "pipelines/score", "pipelines/training_log"}
+    workers = {
+        *("data/images/codec", "data/dataset/sampler"),
+        *("pipelines/evaluate/actors", "pipelines/train/log"),
+    }
     found = {path for path, _, _ in calls_of("decode_stored")}
     assert found == {f"batch_nst/{name}.py" for name in workers}
 
@@ -530,7 +535,7 @@ def test_a_night_tells_and_writes_no_secret(night: Night) -> None:
 
 def test_every_ray_that_is_started_has_no_dashboard() -> None:
     started = [keywords for _, name, keywords in calls_of("init") if name == "ray.init"]
-    assert len(started) == 2
+    assert len(started) == 1
     assert all("include_dashboard=False" in keywords for keywords in started)
 
 
@@ -557,8 +562,8 @@ def test_a_night_listens_on_loopback_but_for_the_store_of_torch(night: Night) ->
 
 OWNER = """
 import os
-from batch_nst.pipelines import cluster
-cluster.connect()
+from batch_nst.pipelines.cluster import connect
+connect.connect()
 import ray
 print(os.environ["RAY_AUTH_MODE"], ray.get_runtime_context().gcs_address, flush=True)
 input()

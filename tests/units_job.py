@@ -29,7 +29,8 @@ from batch_nst.data.storage import lease as lease_module
 from batch_nst.data.storage.lease import SECONDS, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
-from batch_nst.pipelines.generate.tasks import decode_unit, planned_units, write_unit
+from batch_nst.pipelines.generate.decode import decode_unit, planned_units
+from batch_nst.pipelines.generate.write import write_unit
 from batch_nst.recipe import Recipe
 
 _WARM = multiprocessing.get_context("forkserver")
@@ -37,7 +38,7 @@ _WARM.set_forkserver_preload(
     [
         "batch_nst.data.dataset.snapshot",
         "batch_nst.data.dataset.plan",
-        "batch_nst.pipelines.generate.tasks",
+        "batch_nst.pipelines.generate.decode",
         "s3fs",
     ]
 )

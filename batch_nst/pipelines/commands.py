@@ -168,7 +168,7 @@ class Run:
 
     @property
     def about(self) -> RunSummary:
-        """Figures of every run, however it ends."""
+        """What every run reports, however it ends."""
         about = RunSummary(output=self.store.uri, seconds=self.seconds)
         return {"run": self.name, **about} if self.leaves_figures else about
 

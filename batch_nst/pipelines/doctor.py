@@ -31,7 +31,7 @@ from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
-    pass
+    from batch_nst.pipelines.cluster.connect import Node
 
 _PHOTOS = 3
 """Number of photos to try; one of them must be readable, as some may be bad."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from batch_nst.console import log
 from batch_nst.data.dataset import forgotten, plan_files, units
 from batch_nst.data.dataset.card import write_card
+from batch_nst.data.dataset.forgotten import ForgottenPair
 from batch_nst.data.dataset.ids import halves
 from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.dataset.plan_files import Written
@@ -29,15 +29,6 @@ _SEEN = {
     "held_out": "was scored",
     "unknown": "may have been trained or scored (its snapshot is deleted)",
 }
-
-
-class Pair(TypedDict):
-    """A pair that units held before it was forgotten."""
-
-    id: str
-    """In hex."""
-    unit: str
-    split: str
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,7 @@ def _rows(store: Store, written: Written, column: str, values: pa.Array) -> pa.T
     return pa.concat_tables(found)
 
 
-def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[Pair]:
+def _pairs(store: Store, images: pa.Table, ids: set[bytes]) -> list[ForgottenPair]:
     """The pairs of these images that units hold now."""
     return [
         {"id": row["id"].hex(), "unit": unit, "split": row["split"]}
@@ -161,7 +152,7 @@ def _seal(store: Store, lease: Lease, planned: pa.Table) -> Snapshot:
     return seal(store, lease.token, planned, {}, rules)
 
 
-def _models(store: Store, pairs: Sequence[Pair]) -> list[Seen]:
+def _models(store: Store, pairs: Sequence[ForgottenPair]) -> list[Seen]:
     """Models, finished or not, whose snapshot held one of the pairs."""
     numbers = {version: registry.snapshot_of(version) for version in registry.versions(store)}
     published = registry.current(store)
@@ -176,7 +167,7 @@ def _models(store: Store, pairs: Sequence[Pair]) -> list[Seen]:
     return seen
 
 
-def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
+def _sides(store: Store, number: int, pairs: Sequence[ForgottenPair]) -> set[str]:
     """Sides of the split on which a snapshot held some of the pairs; `unknown` if it is deleted."""
     try:
         snapshot = read_snapshot(store, number)
@@ -186,11 +177,11 @@ def _sides(store: Store, number: int, pairs: Sequence[Pair]) -> set[str]:
     return {
         pair["split"]
         for pair in pairs
-        if pair["unit"] in held and bytes.fromhex(pair["id"]) not in snapshot.passed_over
+        if pair["unit"] in held and bytes.fromhex(pair["id"]) not in snapshot.skipped_ids
     }
 
 
-def _files(store: Store, versions: Iterable[str], pairs: Sequence[Pair]) -> list[str]:
+def _files(store: Store, versions: Iterable[str], pairs: Sequence[ForgottenPair]) -> list[str]:
     """Previews, training logs and reports of models that have seen one of the pairs."""
     ids, versions = {pair["id"] for pair in pairs}, set(versions)
     held_out = any(pair["split"] == "held_out" for pair in pairs)

@@ -27,7 +27,7 @@ from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.figures import JsonValue, inlined
-from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
+from batch_nst.pipelines.generate.decode import photo_records, planned_photo
 from batch_nst.pipelines.objective import Objectives, load_vgg, optimise_photos
 from batch_nst.pipelines.reports.compare import (
     Column,

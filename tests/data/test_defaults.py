@@ -110,7 +110,7 @@ def test_a_changed_default_changes_no_output_that_exists(
         now = as_started(omitted, store)
         assert now == before
         assert training_version(now, SNAPSHOT) == name
-        assert survey(now, store).counts()["to_do"] == 2
+        assert survey(now, store).counts().to_do == 2
         assert training_version(now, SNAPSHOT) != training_version(omitted, SNAPSHOT) or section is not Train
 
 
@@ -142,7 +142,7 @@ def test_a_key_that_is_written_and_differs_is_refused(folder: Path) -> None:
     written = recipe_of(folder, generate={"iterations": 7})
     now = as_started(written, store)
     assert now.generate.iterations == 7
-    with pytest.raises(RecipeError, match=r"generate\.iterations: .* begun with 300, the recipe says 7"):
+    with pytest.raises(RecipeError, match=r"generate\.iterations: .* started with 300, the recipe says 7"):
         check_settings(store, settings_of(now))
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from batch_nst.data.dataset.quality import FEWEST, RULES, change, figures_of, judge, told_of
+from batch_nst.data.dataset.quality import FEWEST, RULES, change, describe_filter, filter_counts, judge
 from batch_nst.recipe import Quality
 
 NAN = float("nan")
@@ -82,8 +82,8 @@ def test_people_are_told_how_many_and_why() -> None:
         "max_loss": 12345.6,
         "left_out": {"barely_changed": ["00"], "blew_up": ["01", "02"]},
     }
-    assert figures_of(quality)["left_out"] == {"barely_changed": 1, "blew_up": 2}
-    assert told_of(quality) == (
+    assert filter_counts(quality)["left_out"] == {"barely_changed": 1, "blew_up": 2}
+    assert describe_filter(quality) == (
         "3 pairs are left out of training: 1 changed by less than 1.0 grey levels (quality.min_change), "
         "2 have a loss above 12,346 (quality.max_deviation)"
     )

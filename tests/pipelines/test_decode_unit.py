@@ -19,15 +19,15 @@ from batch_nst.data.dataset.plan_files import Group
 from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.sources.photos import Photo, list_photos, photo_id
 from batch_nst.data.storage.store import Store
-from batch_nst.pipelines.generate.tasks import (
+from batch_nst.pipelines.generate.decode import (
     Attempt,
     decode_unit,
     first_attempt,
     never,
     planned_photo,
     planned_units,
-    write_unit,
 )
+from batch_nst.pipelines.generate.write import write_unit
 from batch_nst.recipe import Generate
 
 

@@ -700,7 +700,7 @@ def test_of_eight_at_once_one_works_and_the_others_name_it(tmp_path: Path) -> No
 def test_a_command_does_not_join_the_ray_inside_another_process() -> None:
     """It would die with that one."""
     code = (
-        "import ray; from batch_nst.pipelines import cluster; cluster.connect(); "
+        "import ray; from batch_nst.pipelines.cluster import connect; connect.connect(); "
         "print(ray.get_runtime_context().gcs_address)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

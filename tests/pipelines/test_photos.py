@@ -22,8 +22,8 @@ from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
 from batch_nst.figures import as_json
+from batch_nst.pipelines.generate.decode import decode_unit, units_of
 from batch_nst.pipelines.generate.run import generate
-from batch_nst.pipelines.generate.tasks import decode_unit, units_of
 from batch_nst.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]

@@ -4,12 +4,7 @@ import math
 
 import pytest
 
-from batch_nst.engine.statistics import (
-    equivalent_iterations,
-    geometric_mean,
-    mean_figure,
-    worth_iterations,
-)
+from batch_nst.engine.statistics import equivalent_iterations, geometric_mean, mean_figure, worth_iterations
 
 CURVE = [8.0, 4.0, 2.0, 1.0]
 

@@ -113,15 +113,15 @@ def quantiles(values: Floats) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in zip(names, found, strict=True)}
 
 
-def figures_of(quality: QualityReport) -> QualityCounts:
+def filter_counts(quality: QualityReport) -> QualityCounts:
     """The quality filter of a snapshot with counts in place of ids; {} for snapshots of version 0.1.0."""
     counts = {rule: len(ids) for rule, ids in quality.get("left_out", {}).items()}
     return cast(QualityCounts, {**quality, "left_out": counts}) if quality else {}
 
 
-def told_of(quality: QualityReport) -> str:
+def describe_filter(quality: QualityReport) -> str:
     """How many pairs a snapshot leaves out by which rule, as one line for people."""
-    counts = figures_of(quality)["left_out"]
+    counts = filter_counts(quality)["left_out"]
     why: dict[Rule, str] = {
         "barely_changed": f"changed by less than {quality['min_change']} grey levels (quality.min_change)",
         "blew_up": f"have a loss above {quality['max_loss'] or 0:,.0f} (quality.max_deviation)",

@@ -13,8 +13,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from batch_nst.data.dataset import forgotten, summaries, units
-from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, audit
-from batch_nst.data.dataset.audit import UnitEntry as UnitEntry
+from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, UnitEntry, audit
 from batch_nst.data.dataset.quality import QualityReport
 from batch_nst.data.dataset.records import StoredImage
 from batch_nst.data.storage.documents import intact, read_document
@@ -56,7 +55,7 @@ class Snapshot:
         return self.since or self.number
 
     @cached_property
-    def passed_over(self) -> frozenset[bytes]:
+    def skipped_ids(self) -> frozenset[bytes]:
         """The ids of ok rows that training and scoring skip: gone, filtered or forgotten."""
         filtered = self.quality.get("left_out", {}).values()
         named = (self.left_out, self.forgotten, *filtered)
@@ -228,7 +227,7 @@ def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
 def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[units.BadRow]:
     """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
     names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])
-    return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.passed_over)
+    return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.skipped_ids)
 
 
 class StoredPair(TypedDict):
@@ -270,5 +269,5 @@ def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Itera
             f"says {expected}"
         )
     for row in rows:
-        if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.passed_over:
+        if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.skipped_ids:
             yield cast(StoredPair, row)

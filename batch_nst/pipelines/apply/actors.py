@@ -24,7 +24,7 @@ from batch_nst.pipelines.apply.tasks import (
 )
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
-from batch_nst.pipelines.generate.tasks import Attempt, first_attempt
+from batch_nst.pipelines.generate.decode import Attempt, first_attempt
 from batch_nst.pipelines.inference import FastModel, ModelFiles
 
 

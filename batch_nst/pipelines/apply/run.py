@@ -32,7 +32,7 @@ from batch_nst.pipelines.apply.tasks import (
     target_name,
     write_picture,
 )
-from batch_nst.pipelines.generate.tasks import DIED
+from batch_nst.pipelines.generate.decode import DIED
 from batch_nst.pipelines.inference import ModelFiles, read_model
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from batch_nst.data.sources.photos import Photo, uri_of
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
-from batch_nst.pipelines.generate.tasks import MOST_DEATHS, Attempt, first_attempt, given_up, refusal
+from batch_nst.pipelines.generate.decode import MOST_DEATHS, Attempt, first_attempt, given_up, refusal
 
 ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
     ".jpg": "jpeg",

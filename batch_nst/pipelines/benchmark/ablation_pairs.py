@@ -17,7 +17,7 @@ from batch_nst.data.images.style import StyleImage
 from batch_nst.data.sources.photos import Photo, is_held_out, key_hash, list_photos, photo_id
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.errors import IncompleteError, RecipeError
-from batch_nst.pipelines.generate.tasks import photo_records, planned_photo
+from batch_nst.pipelines.generate.decode import photo_records, planned_photo
 from batch_nst.recipe import Evaluate, Generate, Recipe
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from batch_nst.pipelines.cluster import connect
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cost.unit_costs import UnitCosts
 from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.tasks import decode_unit, encode_picture, encode_unit, units_of
+from batch_nst.pipelines.generate.decode import decode_unit, units_of
+from batch_nst.pipelines.generate.write import encode_picture, encode_unit
 from batch_nst.recipe import Generate, Recipe
 
 _FEWEST, _MOST = 16, 64

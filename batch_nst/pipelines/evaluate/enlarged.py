@@ -14,7 +14,7 @@ from batch_nst.data.dataset import plan_files
 from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.codec import encode
 from batch_nst.data.storage.store import Store
-from batch_nst.pipelines.generate.tasks import decode_unit, units_of
+from batch_nst.pipelines.generate.decode import decode_unit, units_of
 from batch_nst.recipe import Generate
 
 

@@ -28,7 +28,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import choose_batch, run_in_batches
 from batch_nst.engine.slow_transfer import ENGINE
 from batch_nst.pipelines.cluster.connect import Workers
-from batch_nst.pipelines.generate.tasks import (
+from batch_nst.pipelines.generate.decode import (
     MOST_DEATHS,
     Attempt,
     SplitOf,
@@ -38,8 +38,8 @@ from batch_nst.pipelines.generate.tasks import (
     given_up,
     never,
     plan_rows,
-    write_unit,
 )
+from batch_nst.pipelines.generate.write import write_unit
 from batch_nst.pipelines.inference import FastModel, ModelFiles
 from batch_nst.pipelines.objective import Objectives, optimise_photos, to_tensor
 from batch_nst.recipe import Generate, Recipe

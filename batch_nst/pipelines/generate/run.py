@@ -15,7 +15,7 @@ from batch_nst.console import log, progress_bar
 from batch_nst.data.dataset.card import write_card
 from batch_nst.data.dataset.manifest import split_of
 from batch_nst.data.dataset.plan import Plan, survey
-from batch_nst.data.dataset.quality import figures_of, told_of
+from batch_nst.data.dataset.quality import describe_filter, filter_counts
 from batch_nst.data.dataset.records import BadPhoto, UnitOutcome
 from batch_nst.data.dataset.snapshot import Snapshot, bad_rows, seal
 from batch_nst.data.images.style import read_style
@@ -24,7 +24,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, StorageError
 from batch_nst.figures import JsonObject, as_json
 from batch_nst.pipelines.cluster.stop import UNLIMITED, Budget, Stop, StopReason
-from batch_nst.pipelines.generate.tasks import DIED
+from batch_nst.pipelines.generate.decode import DIED
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _figures(counts: dict[str, int], snapshot: Snapshot, made: _Made, seconds: f
         reasons=dict(made.reasons),
         snapshot=snapshot.number,
         digest=snapshot.digest,
-        quality=as_json(figures_of(snapshot.quality)),
+        quality=as_json(filter_counts(snapshot.quality)),
         stopped=str(stop) if limited and (pending or waits) else None,
         seconds=round(seconds, 1),
     )
@@ -320,7 +320,7 @@ def _judge(
         IncompleteError: see `generate`.
     """
     if figures.filtered:
-        log(told_of(snapshot.quality))
+        log(describe_filter(snapshot.quality))
     rejected = figures.rejected / max(1, figures.found)
     too_many = rejected > recipe.generate.max_rejected
     if too_many:

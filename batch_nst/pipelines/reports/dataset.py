@@ -27,7 +27,7 @@ from batch_nst.console import log
 from batch_nst.data.dataset import summaries, units
 from batch_nst.data.dataset.forgotten import forgotten_ids
 from batch_nst.data.dataset.manifest import require_settings
-from batch_nst.data.dataset.quality import QualityCounts, figures_of, quantiles
+from batch_nst.data.dataset.quality import QualityCounts, filter_counts, quantiles
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
@@ -71,7 +71,7 @@ class InspectFigures:
     """Quantiles over the pairs to train on, as the next field."""
     changes: dict[str, float]
     quality: QualityCounts
-    """See `quality.figures_of`."""
+    """See `quality.filter_counts`."""
     runs: int
     made: int
     """Images that these runs made."""
@@ -129,7 +129,7 @@ def _figures(
         reasons=images.reasons(),
         losses=quantiles(images.loss[images.pairs]),
         changes=quantiles(images.change[images.pairs]),
-        quality=figures_of(snapshot.quality) if snapshot else {},
+        quality=filter_counts(snapshot.quality) if snapshot else {},
         runs=len(runs),
         made=sum(run.made for run in runs),
         device_seconds=round(sum(run.device_seconds for run in runs), 1),

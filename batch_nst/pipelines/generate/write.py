@@ -1,0 +1,103 @@
+"""The last stage of `generate`: encode the pictures of a unit and commit it; without torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from batch_nst.data.dataset import units
+from batch_nst.data.dataset.quality import change
+from batch_nst.data.dataset.records import BadPhoto, PhotoRecord, UnitOutcome, UnitRecord, UnitRow
+from batch_nst.data.images import codec
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import OutageError, StorageError
+from batch_nst.pipelines.generate.decode import unseen_output
+from batch_nst.recipe import Generate
+
+
+def write_unit(unit: UnitRecord, store: Store, settings: Generate) -> UnitOutcome:
+    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending.
+
+    `refused` says why no unit can be written at all: no room, or no permission.
+    """
+    if unit.pending:
+        return UnitOutcome(unit.unit, outage=unit.outage, stopped=unit.stopped)
+    if outage := unseen_output(store):
+        return UnitOutcome(unit.unit, outage=outage, refused=outage)
+    encoded = encode_unit(unit.unit, unit.photos, settings)
+    try:
+        summary = units.commit_encoded(store, encoded)
+    except StorageError as error:
+        refused = "" if isinstance(error, OutageError) else str(error)
+        return UnitOutcome(unit.unit, outage=str(error), refused=refused)
+    return UnitOutcome(
+        unit.unit,
+        summary=json.dumps(summary),
+        losses=tuple(photo.total_loss or 0.0 for photo in unit.photos if photo.ok),
+        bad=tuple(_bad(photo, unit.unit) for photo in unit.photos if not photo.ok),
+        seconds=unit.seconds,
+        began=unit.began,
+        ended=time.time(),
+        photos_read=unit.photos_read,
+        bytes_read=unit.bytes_read,
+        bytes_written=len(encoded.data),
+    )
+
+
+def _bad(photo: PhotoRecord, unit: str) -> BadPhoto:
+    return BadPhoto(photo.uri, photo.status, photo.reason or "", photo.detail or "", unit)
+
+
+def encode_unit(unit: str, photos: Sequence[PhotoRecord], settings: Generate) -> units.EncodedUnit:
+    """The Parquet object of a unit whose photos are decoded and optimised, or refused."""
+    digest = units.row_digest(
+        (
+            photo.id,
+            photo.status,
+            (photo.content or b"") + (photo.stylized or b""),
+            (photo.content_loss or 0.0, photo.style_loss or 0.0, photo.total_loss or 0.0),
+        )
+        for photo in photos
+    )
+    return units.encode_unit(unit, [_stored(photo, settings) for photo in photos], digest)
+
+
+def _stored(photo: PhotoRecord, settings: Generate) -> UnitRow:
+    """The row of a photo in its unit; without pictures unless it is ok."""
+    row: UnitRow = {
+        "id": photo.id,
+        "uri": photo.uri,
+        "split": photo.split,
+        "status": photo.status,
+        "reason": photo.reason,
+        "detail": photo.detail,
+    }
+    if not photo.ok:
+        return row
+    side = settings.image_size
+    return {
+        **row,
+        "content": {"bytes": encode_picture(photo.content, settings), "path": None},
+        "stylized": {"bytes": encode_picture(photo.stylized, settings), "path": None},
+        "height": side,
+        "width": side,
+        "content_loss": photo.content_loss,
+        "style_loss": photo.style_loss,
+        "total_loss": photo.total_loss,
+        "iterations": settings.iterations,
+        "init": photo.init,
+        "engine": photo.engine,
+        "change": change(_pixels(photo.content, side), _pixels(photo.stylized, side)),
+    }
+
+
+def encode_picture(pixels: bytes | None, settings: Generate) -> bytes:
+    """A raw picture in the encoding in which it is stored."""
+    return codec.encode(_pixels(pixels, settings.image_size), settings.encoding)
+
+
+def _pixels(raw: bytes | None, side: int) -> codec.Pixels:
+    return np.frombuffer(raw or b"", np.uint8).reshape(side, side, 3)
