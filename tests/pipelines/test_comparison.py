@@ -247,10 +247,10 @@ def test_the_page_says_what_can_be_compared(home: Home) -> None:
 
 def test_paintings_that_differ_are_all_shown(home: Home) -> None:
     home.compare("style.size=32,24", photos=1)
-    assert home.page.read_text().count('alt="The painting"') == 1
+    assert home.page.read_text().count('alt="The style image"') == 1
     other = SAMPLES / "styles" / "great_wave.jpg"
     home.compare(f"style.image={home.root}/painting.png,{other}", photos=1)
-    assert home.page.read_text().count('alt="The painting"') == 2
+    assert home.page.read_text().count('alt="The style image"') == 2
     assert "<figcaption>great_wave.jpg</figcaption>" in home.page.read_text()
 
 

@@ -1,6 +1,7 @@
 """What the report of a night tells beside its model: its cost, the published model, earlier nights."""
 
 import json
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cost.requests import Requests, Traffic, generate_requests
+from batch_nst.pipelines.generate.run import GenerateFigures
 from batch_nst.pipelines.reports.gather import beside_published, cost_of, earlier_nights
 from batch_nst.pipelines.reports.night import SHOWN, DeviceHours, EarlierNight, Triple
 
@@ -117,14 +119,13 @@ def test_only_the_last_fourteen_nights_are_linked(store: Store) -> None:
     assert [each.started.day for each in found] == list(range(30, 16, -1))
 
 
+def figures_of(**known: float) -> GenerateFigures:
+    """Figures of `generate`, of which only some are read."""
+    return GenerateFigures(**{each.name: known.get(each.name) for each in fields(GenerateFigures)})
+
+
 def test_the_cost_of_a_night() -> None:
-    made = {
-        "device_seconds": 7200.0,
-        "devices": 2,
-        "seconds": 3700.0,
-        "bytes_read": 1000,
-        "bytes_written": 2000,
-    }
+    made = figures_of(device_seconds=7200.0, devices=2, seconds=3700.0, bytes_read=1000, bytes_written=2000)
     seconds = {"pairs": 3700.0, "training": 900.0, "graph": 3.0, "scoring": 40.0}
     traffic = Traffic(photo_reads=19, units=3, listed=19)
     cost = cost_of(made, traffic, seconds, workers=4)
@@ -134,6 +135,6 @@ def test_the_cost_of_a_night() -> None:
 
 
 def test_where_all_lies_on_a_disk_there_are_no_requests() -> None:
-    made = {"device_seconds": 0.0, "devices": 0, "seconds": 1.0, "bytes_read": 0, "bytes_written": 0}
+    made = figures_of(device_seconds=0.0, devices=0, seconds=1.0, bytes_read=0, bytes_written=0)
     cost = cost_of(made, Traffic(), {"training": 0.0, "scoring": 0.0}, workers=1)
     assert cost.requests == Requests(reads=0, writes=0, lists=0)

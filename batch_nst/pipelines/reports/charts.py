@@ -82,7 +82,7 @@ def svg(figure: Figure, label: str) -> Markup:
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     body = file.getvalue().partition("</defs>")[
         2
-    ]  # cuts off the XML head and CSS that would apply to the whole page
+    ]  # without XML head, and CSS that would hold for all the page
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
     for drawn, shown in _COLOURS.items():
