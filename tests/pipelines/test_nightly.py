@@ -119,7 +119,7 @@ def test_the_folder_of_a_model_tells_of_itself(home, night):
         "- style image: public domain, as the recipe says (`style.license`)",
         "- weights (`model.safetensors`, `model.onnx`): mit, as the recipe says (`publish.license`)",
         f"| **the model** | {night['model']['total']:,.0f} | ",
-        f"At 64 px, 1 photo: {night['larger']['verdict']}; `X` is what 1 iteration made here.",
+        f"At 64 px, 1 photo: {night['larger']['verdict']}; `X` is the photo after 1 iteration here.",
     ):
         assert told in text
     assert "chelsea" not in text
