@@ -17,7 +17,8 @@ PAGES = sorted(
     path
     for path in ROOT.rglob("*.md")
     if not any(
-        part.startswith(".") or part in ("out", "build", "dist") for part in path.relative_to(ROOT).parts
+        part.startswith((".", "made_by_")) or part in ("out", "build", "dist")
+        for part in path.relative_to(ROOT).parts
     )
 )
 MAKEFILE = ROOT / "Makefile"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +14,7 @@ from batch_nst.data.images.codec import Pixels
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
 from batch_nst.engine.model_io import stylize_image
 from batch_nst.engine.perceptual_loss import PerceptualLoss
-from batch_nst.engine.statistics import geometric_mean
+from batch_nst.engine.statistics import mean_figure
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.benchmark.ablation_pairs import Pairs
 from batch_nst.pipelines.benchmark.ablation_records import Metrics, References
@@ -80,19 +79,10 @@ class EvaluationSet:
             values["ssim"] += ssim(stack, optimised).tolist()
             values["checkerboard"] += checkerboard(stack).tolist()
         return {
-            "objective": _geometric_mean(values["objective"]),
-            "content": _geometric_mean(values["content"]),
-            "style": _geometric_mean(values["style"]),
-            "distance": _geometric_mean(values["distance"]),
-            "ssim": _mean(values["ssim"]),  # SSIM may be below 0
-            "checkerboard": _mean(values["checkerboard"]),
+            "objective": mean_figure("objective", values["objective"]),
+            "content": mean_figure("content", values["content"]),
+            "style": mean_figure("style", values["style"]),
+            "distance": mean_figure("distance", values["distance"]),
+            "ssim": mean_figure("ssim", values["ssim"]),
+            "checkerboard": mean_figure("checkerboard", values["checkerboard"]),
         }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _geometric_mean(values: Sequence[float]) -> float | None:
-    """The geometric mean; 0 if a value is 0."""
-    return 0.0 if 0 in values else geometric_mean(values)
