@@ -9,7 +9,7 @@ demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/dem
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
 
 test: .venv/test.stamp lint  ## the fast suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 	$(BIN)/python -m pytest -m "slow and not chaos"
