@@ -68,7 +68,7 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     - reads of the input: each photo once per unit. One more per photo in a list of URIs, in a table without
       versions, or for its header in a tar. Small neighbours share a read; reads of tables are not counted.
     - reads of the recipe's files: the style image twice; weights twice, and once per device.
-    - reads of the output: the previous lease, the settings (twice if they exist), each segment, and three
+    - reads of the output: the previous lease, the settings twice (thrice if they exist), each segment, three
       for each row group with units to be made. Further, the latest snapshot twice, the requests to forget,
       the summaries, and each unit without a gathered summary.
     - writes: each unit; the lease when it is taken and returned, and every third of its life. Once each:
@@ -88,7 +88,7 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     listings = [1, traffic.listed] if traffic.listed else []
     if traffic.output:
         started = traffic.segments > 0
-        reads += (traffic.leases > 0) + 1 + started + traffic.segments + 2 * (traffic.snapshots > 0)
+        reads += (traffic.leases > 0) + 2 + started + traffic.segments + 2 * (traffic.snapshots > 0)
         reads += 3 * traffic.chunks + traffic.reread + traffic.forgotten + 1
         writes += traffic.units + 7 + traffic.new_segments + int(seconds / (SECONDS / 3))
         listings += [traffic.leases, *[traffic.leases + 1] * 3, traffic.segments]
