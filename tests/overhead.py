@@ -38,8 +38,8 @@ FEW, MANY = 500, 10_000
 def measure(seconds: float, actors: int, count: int, folder: Path) -> dict[str, Any]:
     """Run so many units on so many actors: how busy they were, and what the driver took."""
     import ray
+    from fake_device import entries, sleeper
     from photo_bucket import Bucket, fill
-    from sleeper import entries, sleeper
 
     from batch_nst.data.dataset.manifest import split_of
     from batch_nst.data.dataset.plan import survey

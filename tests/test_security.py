@@ -20,7 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from nights import begin, finish, make_model, make_pairs, objects
+from fake_night import begin, finish, make_model, make_pairs, objects
 from photos import JPEG, LIMITS
 from PIL import Image
 from sessions import kill

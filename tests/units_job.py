@@ -20,7 +20,7 @@ from typing import Any
 
 import botocore.auth
 from botocore.retries.standard import ExponentialBackoff
-from negative import negative
+from fake_stylizer import negative
 
 from batch_nst.data.dataset.plan import survey
 from batch_nst.data.dataset.snapshot import seal

@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import pytest
 from dataset_laws import assert_each_planned_id_once, assert_whole, below, look
-from machines import Command, Machines, machines
+from fake_device import entries
 from namespaces import unshared
 from photo_bucket import UNITS, Bucket, fill
-from sleeper import entries
+from ray_nodes import Command, Machines, machines
 from store_proxy import Proxy, Request, at_random
 from units_job import run
 

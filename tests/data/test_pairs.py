@@ -5,7 +5,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pytest
-from drawing import drawn
+from read_batches import drawn
 
 from batch_nst.data.dataset import sampler, units
 from batch_nst.data.dataset.snapshot import Snapshot

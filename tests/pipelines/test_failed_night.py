@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from nights import begin, finish, make_pairs, objects
+from fake_night import begin, finish, make_pairs, objects
 from PIL import Image
 
 from batch_nst.data.dataset import units

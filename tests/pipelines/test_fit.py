@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import ray
-from drawing import Dataset, drawn, noise, same
+from read_batches import Dataset, drawn, noise, same
 
 from batch_nst.data.dataset import sampler
 from batch_nst.pipelines.cluster.connect import Workers

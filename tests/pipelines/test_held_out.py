@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from nights import begin, make_model, make_pairs
+from fake_night import begin, make_model, make_pairs
 from PIL import Image
 
 from batch_nst.data.dataset import units

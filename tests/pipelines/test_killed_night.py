@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nights import objects
+from fake_night import objects
 from PIL import Image
 from sessions import finish, kill, resumed_from, start
 

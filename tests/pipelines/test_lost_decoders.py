@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from drawing import drawn, noise, same
-from machines import machines
+from ray_nodes import machines
+from read_batches import drawn, noise, same
 
 from batch_nst.data.dataset.sampler import Share
 from batch_nst.pipelines.train import ray_train

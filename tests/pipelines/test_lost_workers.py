@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import ray
 import torch
-from machines import machines
 from photo_bucket import Bucket, fill
+from ray_nodes import machines
 
 from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels

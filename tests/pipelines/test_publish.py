@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nights import begin, finish, make_model, make_pairs, objects
+from fake_night import begin, finish, make_model, make_pairs, objects
 from PIL import Image
 
 from batch_nst.data.dataset.forgotten import write_request

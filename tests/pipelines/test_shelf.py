@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nights import begin, make_model, make_pairs, objects
+from fake_night import begin, make_model, make_pairs, objects
 from PIL import Image
 
 from batch_nst.cli import parse

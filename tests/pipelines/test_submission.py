@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import Machines, machines
 from PIL import Image
 from ray.dashboard.modules.job.pydantic_models import JobType
 from ray.job_submission import JobDetails, JobStatus
+from ray_nodes import Machines, machines
 from sessions import kill
 
 from batch_nst.data.dataset import units

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from machines import machines
 from PIL import Image
+from ray_nodes import machines
 from safetensors.torch import load
 from sessions import finish, kill, resumed_from, start
 

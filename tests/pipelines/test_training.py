@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from drawing import drawn
+from read_batches import drawn
 
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.sampler import Batch, Share

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nights import begin, finish, objects
+from fake_night import begin, finish, objects
 
 from batch_nst.data.models.gate import publish
 from batch_nst.data.storage.lease import acquire

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
+from fake_night import begin, make_model, make_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import damaged, outcome, texts
-from nights import begin, make_model, make_pairs
 
 from batch_nst.data.dataset import forgotten, plan_files, summaries, units
 from batch_nst.data.dataset.manifest import SETTINGS, read_settings

@@ -124,7 +124,7 @@ class Command:
         self.journal = folder / "journal"
         self.journal.mkdir(exist_ok=True)
         (folder / "recipe.yaml").write_text(json.dumps(recipe))
-        words = (TESTS / "sleeper.py", seconds, self.journal, folder / "recipe.yaml")
+        words = (TESTS / "fake_device.py", seconds, self.journal, folder / "recipe.yaml")
         self._log = folder / "log"
         with self._log.open("a") as log:
             self.process = subprocess.Popen(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from negative import negative
+from fake_stylizer import negative
 
 from batch_nst.cli import main
 from batch_nst.data.dataset.records import UnitRecord
