@@ -37,7 +37,7 @@ WRITE_DOWN = """
 import sys
 from batch_nst.data.storage.store import Store
 from batch_nst.data.dataset.plan import survey
-from batch_nst.recipe import load_recipe
+from batch_nst.recipe_file import load_recipe
 recipe = load_recipe(sys.argv[1])
 store = Store(recipe.output)
 survey(recipe, store).write_down(store)
@@ -47,7 +47,7 @@ SURVEY = """
 import sys
 from batch_nst.data.storage.store import Store
 from batch_nst.data.dataset.plan import survey
-from batch_nst.recipe import load_recipe
+from batch_nst.recipe_file import load_recipe
 recipe = load_recipe(sys.argv[1])
 plan = survey(recipe, Store(recipe.output))
 print(len(plan.chunks()), plan.counts())

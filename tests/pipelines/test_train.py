@@ -239,9 +239,9 @@ def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
 
 IMPATIENT = """
 from batch_nst.cli import main
-from batch_nst.pipelines import fit
+from batch_nst.pipelines.train import ray_train
 
-fit._LOOK_FOR_MORE = 3.0
+ray_train._LOOK_FOR_MORE = 3.0
 main()
 """
 
