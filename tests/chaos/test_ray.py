@@ -168,6 +168,7 @@ def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     assert again <= 2
 
 
+@pytest.mark.chaos
 def test_where_no_replacement_comes_the_other_nodes_finish(bucket: Bucket, tmp_path: Path) -> None:
     recipe = bucket.recipe("fewer-nodes", crops=4, actors=[3, 3])
     with machines(3) as cluster:
@@ -201,6 +202,7 @@ def test_a_notice_of_30_seconds_loses_no_unit(bucket: Bucket, tmp_path: Path) ->
 # --- a store that fails
 
 
+@pytest.mark.chaos
 def test_a_fifth_of_all_requests_fails_and_nothing_counts_as_bad(
     bucket: Bucket, tmp_path: Path, proxy: Proxy
 ) -> None:
@@ -212,7 +214,14 @@ def test_a_fifth_of_all_requests_fails_and_nothing_counts_as_bad(
     assert_as_from_one_clean_run(bucket, "ray-faults", figures)
 
 
-@pytest.mark.parametrize("gone", ["/photos/", f"/{plan_files.PLAN}/", f"/{units.DATA}/"])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        pytest.param("/photos/", marks=pytest.mark.chaos),
+        pytest.param(f"/{plan_files.PLAN}/", marks=pytest.mark.chaos),
+        f"/{units.DATA}/",
+    ],
+)
 def test_an_outage_that_outlasts_the_retries_leaves_units_pending(
     bucket: Bucket, tmp_path: Path, proxy: Proxy, gone: str
 ) -> None:
@@ -240,6 +249,7 @@ def test_an_outage_that_outlasts_the_retries_leaves_units_pending(
     assert_as_from_one_clean_run(bucket, output, again)
 
 
+@pytest.mark.chaos
 def test_a_store_that_is_gone_for_good_ends_the_command_with_an_error(
     bucket: Bucket, tmp_path: Path, proxy: Proxy
 ) -> None:
