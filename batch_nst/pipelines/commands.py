@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 from batch_nst.console import log
-from batch_nst.data.dataset.manifest import as_started, require_settings
+from batch_nst.data.dataset.manifest import as_started, check_recipe, require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, Stopped, reason_of
@@ -96,12 +96,12 @@ def generate(
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate.run import generate as step
 
-    recipe = as_started(recipe, Store(recipe.output))
+    budget = Budget(max_device_hours, deadline)
     return run_command(
         "generate",
         recipe.output,
         wait,
-        lambda run: step(recipe, run.store, run.lease, retry, Budget(max_device_hours, deadline)),
+        lambda run: step(as_started(recipe, run.store), run.store, run.lease, retry, budget),
     )
 
 
@@ -109,40 +109,38 @@ def train(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Train the fast model on the sealed pairs, or resume its training."""
     from batch_nst.pipelines.train.run import train as step
 
-    recipe = as_started(recipe, Store(recipe.output))
-    _check_dataset(recipe, wait)
-    return run_command("train", recipe.output, wait, lambda run: step(recipe, run.store))
+    return _run_on_dataset("train", recipe, wait, lambda recipe, run: step(recipe, run.store))
 
 
 def evaluate(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Score the model on held-out photos, and write the report."""
-    recipe = as_started(recipe, Store(recipe.output))
-    _check_dataset(recipe, wait)
-    from batch_nst.pipelines.evaluate.run import evaluate as score
-    from batch_nst.pipelines.evaluate.run import figures_of
 
-    def step(run: Run) -> object:
+    def step(recipe: Recipe, run: Run) -> object:
+        from batch_nst.pipelines.evaluate.run import evaluate as score
+        from batch_nst.pipelines.evaluate.run import figures_of
+
         scored = score(recipe, run.store)
         return replace(figures_of(scored), report=write_report(recipe, run, scored))
 
-    return run_command("evaluate", recipe.output, wait, step)
+    return _run_on_dataset("evaluate", recipe, wait, step)
 
 
 def export(recipe: Recipe, wait: bool = False) -> RunSummary:
     """Write the ONNX graph of the model."""
     from batch_nst.pipelines.export import export as step
 
-    recipe = as_started(recipe, Store(recipe.output))
-    _check_dataset(recipe, wait)
-    return run_command("export", recipe.output, wait, lambda run: step(recipe, run.store))
+    return _run_on_dataset("export", recipe, wait, lambda recipe, run: step(recipe, run.store))
 
 
-def _check_dataset(recipe: Recipe, wait: bool) -> None:
-    """Refuse an output without a dataset of this recipe, before a lease is written there."""
-    from batch_nst.data.dataset.manifest import check_recipe
-
+def _run_on_dataset(
+    command: str, recipe: Recipe, wait: bool, step: Callable[[Recipe, Run], object]
+) -> RunSummary:
+    """Run a step that needs a dataset of this recipe; an output without one is refused before the lease."""
     if not wait:  # with --wait, the run that is waited for may make it
-        check_recipe(recipe, Store(recipe.output))
+        store = Store(recipe.output)
+        recipe = as_started(recipe, store)
+        check_recipe(recipe, store)
+    return run_command(command, recipe.output, wait, lambda run: step(as_started(recipe, run.store), run))
 
 
 class Run:

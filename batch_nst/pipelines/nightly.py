@@ -83,10 +83,9 @@ def nightly(
     If nothing is to be done, nothing is written, and neither torch nor Ray is imported. If a budget or a
     deadline leaves images pending, the other steps still run as soon as `train.min_done` of them are done.
     """
-    recipe = as_started(recipe, Store(recipe.output))
     budget = Budget(max_device_hours, deadline)
 
-    def night(run: Run) -> object:
+    def night(recipe: Recipe, run: Run) -> object:
         finished, plan = find_finished(recipe, run.store, retry)
         if finished:
             run.leaves_figures = False
@@ -101,13 +100,15 @@ def nightly(
         return _meet_gate(recipe, run, figures, scored, Night(made, None, cost))
 
     def reported(run: Run) -> object:
+        meant = recipe
         try:
-            return night(run)
+            meant = as_started(recipe, run.store)
+            return night(meant, run)
         except (GateError, Stopped):  # the first has its report; after the second, the next start continues
             raise
         except Exception as error:
             run.took(_STEPS[len(run.step_seconds)])
-            _report_failure(recipe, run, error)
+            _report_failure(meant, run, error)
             raise
 
     return run_command("nightly", recipe.output, wait, reported)

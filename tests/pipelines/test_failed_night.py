@@ -12,6 +12,7 @@ from fake_night import begin, finish, make_pairs, objects
 from PIL import Image
 
 from batch_nst.data.dataset import units
+from batch_nst.data.dataset.manifest import SETTINGS
 from batch_nst.data.dataset.plan import survey
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.dataset.summaries import SUMMARIES
@@ -77,6 +78,23 @@ def test_a_painting_that_is_gone(file: Path) -> None:
     (file.parent / "painting.png").unlink()
     told = fail(load_recipe(file), RecipeError)["error"]
     assert "painting.png" in str(told)
+
+
+def test_settings_that_are_damaged(file: Path) -> None:
+    finish(file, {"0": 1.0})
+    recipe = load_recipe(file)
+    Store(recipe.output).replace(SETTINGS, b"{")
+    assert "dataset.json: is damaged" in str(fail(recipe, StorageError)["error"])
+
+
+def test_generate_leaves_a_summary_where_the_settings_are_damaged(file: Path) -> None:
+    make_pairs(load_recipe(file))
+    store = Store(load_recipe(file).output)
+    store.replace(SETTINGS, b"{")
+    with pytest.raises(StorageError, match=r"dataset\.json: is damaged") as error:
+        commands.generate(load_recipe(file))
+    (name,) = (name for name in store.list("runs") if name.endswith("-generate/summary.json"))
+    assert json.loads(store.read(name))["error"] == str(error.value)
 
 
 def test_more_rejected_photos_than_are_allowed(file: Path) -> None:
