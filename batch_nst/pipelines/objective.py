@@ -18,7 +18,7 @@ from batch_nst.engine.device import Precision, choose_device, choose_dtype, keep
 from batch_nst.engine.perceptual_loss import Losses, PerceptualLoss
 from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.vgg import Vgg16
-from batch_nst.recipe import Generate, Loss, Vgg
+from batch_nst.recipe import Generate, Loss, Recipe, Vgg
 
 
 @dataclass
@@ -40,6 +40,11 @@ class Objectives:
         keep_freed_memory()
         chosen = choose_device("cuda" if device == "cuda" else "cpu")
         return cls(style, loss, vgg, chosen, choose_dtype(chosen, precision))
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, style: StyleImage, device: str, threads: int) -> Objectives:
+        """`on`, with the loss, the weights and the precision that a recipe generates with."""
+        return cls.on(style, recipe.loss, recipe.vgg, device, recipe.generate.precision, threads)
 
     @property
     def engine(self) -> str:

@@ -161,8 +161,8 @@ def _prepare(
     clock: Clock,
 ) -> _Bench:
     """Make or read the optimised images of held-out photos, and pairs of the first `most` other photos."""
-    threads, generate = torch.get_num_threads(), recipe.generate
-    objectives = Objectives.on(style, recipe.loss, recipe.vgg, device.type, generate.precision, threads)
+    threads = torch.get_num_threads()
+    objectives = Objectives.of_recipe(recipe, style, device.type, threads)
     objectives.load()
     digest = partial(
         _digest,

@@ -84,14 +84,7 @@ class Scorer:
 
     @cached_property
     def _objectives(self) -> Objectives:
-        return Objectives.on(
-            self._style,
-            self._recipe.loss,
-            self._recipe.vgg,
-            self._workers.device,
-            self._recipe.generate.precision,
-            self._workers.threads,
-        )
+        return Objectives.of_recipe(self._recipe, self._style, self._workers.device, self._workers.threads)
 
     @cached_property
     def _net(self) -> TransformerNet:

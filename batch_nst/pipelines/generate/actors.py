@@ -226,14 +226,7 @@ class Stylizer:
     @cached_property
     def _objectives(self) -> Objectives:
         # Made in the first call, not in the constructor, which another thread runs: see `UnitActor`.
-        return Objectives.on(
-            self._style,
-            self._recipe.loss,
-            self._recipe.vgg,
-            self._workers.device,
-            self._recipe.generate.precision,
-            self._workers.threads,
-        )
+        return Objectives.of_recipe(self._recipe, self._style, self._workers.device, self._workers.threads)
 
     @cached_property
     def _fast(self) -> FastModel:
