@@ -6,8 +6,9 @@ from typing import Literal
 
 import yaml
 
+from batch_nst.data.dataset.manifest import LossSettings
 from batch_nst.data.models.evaluation import Enlarged, Evaluation
-from batch_nst.data.models.registry import LossSection, ModelCard
+from batch_nst.data.models.registry import ModelCard
 
 _TEMPLATE = """\
 ---
@@ -180,7 +181,7 @@ def _larger(scores: Enlarged | None) -> str:
     return f"\n{head}\n\n{_table(scores)}\n\n"
 
 
-def _objective(loss: LossSection) -> str:
+def _objective(loss: LossSettings) -> str:
     return " + ".join(f"{loss[key]:g} x {name}" for key, name in _TERMS.items() if loss[key])
 
 

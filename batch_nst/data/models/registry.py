@@ -12,6 +12,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar, cast
 from pydantic import BaseModel, Field
 
 from batch_nst.data.dataset.defaults import deciding
+from batch_nst.data.dataset.manifest import LossSettings
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.models.evaluation import Evaluation
 from batch_nst.data.storage.documents import intact, read_document
@@ -36,20 +37,10 @@ class Architecture(TypedDict):
     """Channels at full resolution."""
 
 
-class LossSection(TypedDict):
-    """The section `loss` of a recipe."""
-
-    content_layers: dict[str, float]
-    style_layers: dict[str, float]
-    content_weight: float
-    style_weight: float
-    tv_weight: float
-
-
 class ObjectiveSection(TypedDict):
     """What the perceptual loss of a model was measured with."""
 
-    loss: LossSection
+    loss: LossSettings
     style_size: int
     vgg_input: str
     gram_divisor: str
