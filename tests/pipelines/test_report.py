@@ -14,10 +14,11 @@ import pytest
 from browser import Browser
 from PIL import Image, ImageOps
 
+from batch_nst.data.dataset.records import BadPhoto
 from batch_nst.data.images.contact_sheet import contact_sheet
 from batch_nst.data.models.evaluation import SizeTimes, SpeedTable
 from batch_nst.pipelines.cost.requests import Requests
-from batch_nst.pipelines.reports.html import BadPhoto, settings
+from batch_nst.pipelines.reports.html import settings
 from batch_nst.pipelines.reports.night import (
     Cost,
     DatasetFacts,
@@ -53,7 +54,7 @@ def given() -> dict[str, Any]:
         "model": _losses(1.234e6, distance=0.51, ssim=0.37),
     }
     photo, made = _picture("panda"), _picture("coffee", "PNG")
-    bad = BadPhoto(f"s3://photos/{EVIL}", "rejected", "not_an_image", EVIL)
+    bad = BadPhoto(f"s3://photos/{EVIL}", "rejected", "not_an_image", EVIL, "u")
     return {
         "title": "Auvers & <friends>",
         "style": (SAMPLES / "styles/van_gogh_auvers.jpg").read_bytes(),

@@ -98,13 +98,18 @@ class UnitRecord:
 
 @dataclass(frozen=True)
 class BadPhoto:
-    """A photo of a unit that has no pair, for messages."""
+    """A photo of a unit that has no pair, for messages and pages."""
 
     uri: str
     status: str
     reason: str
     detail: str
     unit: str
+
+    @classmethod
+    def of_row(cls, row: UnitRow, unit: str) -> BadPhoto:
+        """The photo of a row of a unit."""
+        return cls(row["uri"], row["status"], row["reason"] or "", row["detail"] or "", unit)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ PHOTO_SCHEMA = pa.schema(
 )
 """Columns of `PhotoRecord` in the Arrow stream of a unit."""
 
-UNIT_SCHEMA = pa.schema([("unit", pa.binary())])
+ROW_SCHEMA = pa.schema([("unit", pa.binary())])
 """The column of a `UnitRecord` as a row of Ray Data."""
 
 _METADATA = b"unit"

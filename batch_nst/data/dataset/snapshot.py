@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import chain
 from typing import TypedDict, cast
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter
 from batch_nst.data.dataset import forgotten, summaries, units
 from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, UnitEntry, audit
 from batch_nst.data.dataset.quality import QualityReport
-from batch_nst.data.dataset.records import StoredImage
+from batch_nst.data.dataset.records import BadPhoto, StoredImage
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, LeaseError, StorageError
@@ -224,10 +225,10 @@ def require_snapshot(store: Store, min_done: float = 0.0) -> Snapshot:
     return snapshot
 
 
-def bad_rows(store: Store, snapshot: Snapshot) -> Iterator[units.BadRow]:
-    """The rejected and failed rows that a snapshot counts, unit by unit; see `units.bad_rows`."""
+def bad_photos(store: Store, snapshot: Snapshot) -> Iterator[BadPhoto]:
+    """The rejected and failed photos that a snapshot counts, unit by unit."""
     names = (unit["unit"] for unit in snapshot.units if unit["rejected"] or unit["failed"])
-    return (row for row in units.bad_rows(store, names) if row["id"] not in snapshot.skipped_ids)
+    return chain.from_iterable(units.bad_photos(store, name, snapshot.skipped_ids) for name in names)
 
 
 class StoredPair(TypedDict):

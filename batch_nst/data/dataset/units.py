@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_nst.data.dataset.quality import change
-from batch_nst.data.dataset.records import UnitRow
+from batch_nst.data.dataset.records import BadPhoto, UnitRow
 from batch_nst.data.dataset.summaries import Summary, check_summary, summarise
 from batch_nst.data.images.sandbox import stored_picture
 from batch_nst.data.storage.documents import intact
@@ -172,24 +172,11 @@ def _table(data: bytes, columns: list[str]) -> pa.Table:
     return table.select(columns).cast(schema)
 
 
-class BadRow(TypedDict):
-    """A photo that led to no pair."""
-
-    id: bytes
-    uri: str
-    status: str
-    """`rejected` or `failed`."""
-    reason: str
-    detail: str
-    unit: str
-
-
-def bad_rows(store: Store, names: Iterable[str]) -> Iterator[BadRow]:
-    """Rejected and failed rows of some units."""
-    for name in names:
-        for row in read_unit(store, name, columns=["id", "uri", "status", "reason", "detail"]):
-            if row["status"] in ("rejected", "failed"):
-                yield cast(BadRow, {**row, "unit": name})
+def bad_photos(store: Store, unit: str, hidden: Collection[bytes]) -> list[BadPhoto]:
+    """Rejected and failed photos of a unit, without those whose ids are hidden."""
+    rows = read_unit(store, unit, columns=["id", "uri", "status", "reason", "detail"])
+    bad = (row for row in rows if row["status"] in ("rejected", "failed") and row["id"] not in hidden)
+    return [BadPhoto.of_row(row, unit) for row in bad]
 
 
 def row_digest(rows: Iterable[tuple[bytes, str, bytes, tuple[float, ...]]]) -> str:

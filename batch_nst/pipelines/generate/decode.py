@@ -16,7 +16,7 @@ import pyarrow as pa
 from batch_nst.data.dataset import plan_files
 from batch_nst.data.dataset.manifest import SETTINGS
 from batch_nst.data.dataset.plan import Chunk
-from batch_nst.data.dataset.records import UNIT_SCHEMA, PhotoRecord, Refusal, UnitRecord, from_row, to_row
+from batch_nst.data.dataset.records import ROW_SCHEMA, PhotoRecord, Refusal, UnitRecord, from_row, to_row
 from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.images.sandbox import Limits, decoder_for
 from batch_nst.data.sources.photos import Photo, uri_of
@@ -56,7 +56,7 @@ def plan_rows(chunk: pa.Table, store: Store, split_of: SplitOf, stop_reason: Sto
     """`planned_units` for Ray Data: a batch that is one chunk becomes one row per unit."""
     [row] = chunk.to_pylist()
     found = planned_units(Chunk(plan_files.Group(**row["group"]), row["units"]), store, split_of, stop_reason)
-    return pa.Table.from_pylist([to_row(unit) for unit in found], schema=UNIT_SCHEMA)
+    return pa.Table.from_pylist([to_row(unit) for unit in found], schema=ROW_SCHEMA)
 
 
 def decode_row(

@@ -17,7 +17,7 @@ from batch_nst.data.dataset.manifest import split_of
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.quality import describe_filter, filter_counts
 from batch_nst.data.dataset.records import BadPhoto, UnitOutcome
-from batch_nst.data.dataset.snapshot import Snapshot, bad_rows, seal
+from batch_nst.data.dataset.snapshot import Snapshot, bad_photos, seal
 from batch_nst.data.images.style import read_style
 from batch_nst.data.storage.lease import Lease
 from batch_nst.data.storage.store import Store
@@ -324,11 +324,7 @@ def _judge(
     rejected = figures.rejected / max(1, figures.found)
     too_many = rejected > recipe.generate.max_rejected
     if too_many:
-        bad = (
-            BadPhoto(row["uri"], row["status"], row["reason"] or "", row["detail"] or "", row["unit"])
-            for row in bad_rows(store, snapshot)
-        )
-        _log_bad(bad, figures.rejected + figures.failed)
+        _log_bad(bad_photos(store, snapshot), figures.rejected + figures.failed)
     else:
         _log_bad(made.bad, made.reasons.total())
     if figures.pending:

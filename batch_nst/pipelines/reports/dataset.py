@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +28,13 @@ from batch_nst.data.dataset import summaries, units
 from batch_nst.data.dataset.forgotten import forgotten_ids
 from batch_nst.data.dataset.manifest import require_settings
 from batch_nst.data.dataset.quality import QualityCounts, filter_counts, quantiles
+from batch_nst.data.dataset.records import BadPhoto
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.reports.charts import OPTIMISED, STYLE, histogram, plot, set_scale, svg
-from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, count, data_uri, number
+from batch_nst.pipelines.reports.html import ENVIRONMENT, count, data_uri, number
 
 _SHOWN = 8
 """Pairs of each kind on the page."""
@@ -210,17 +211,11 @@ def _look(store: Store) -> _Images:
 
 
 def _bad(store: Store, images: _Images, hidden: Collection[bytes]) -> list[BadPhoto]:
-    """Some photos without a pair, see `units.bad_rows`."""
+    """Some photos without a pair, see `units.bad_photos`."""
     chosen = np.unique(images.unit[images.bad])[:_BAD_UNITS]
     names = images.units["unit"].take(pa.array(chosen)).to_pylist()
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda name: list(units.bad_rows(store, name)), [[name] for name in names]))
-    photos = [
-        BadPhoto(row["uri"], row["status"], row["reason"] or "", row["detail"] or "")
-        for of_unit in found
-        for row in of_unit
-        if row["id"] not in hidden
-    ]
+        photos = [*chain(*pool.map(lambda name: units.bad_photos(store, name, hidden), names))]
     return sorted(photos[:_BAD], key=lambda photo: (photo.status, photo.reason, photo.uri))
 
 

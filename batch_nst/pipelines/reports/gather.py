@@ -11,6 +11,7 @@ from typing import Final
 from batch_nst import __version__
 from batch_nst.console import log
 from batch_nst.data.dataset import units
+from batch_nst.data.dataset.records import BadPhoto
 from batch_nst.data.dataset.snapshot import Snapshot, require_snapshot, unit_pairs
 from batch_nst.data.images.codec import encode
 from batch_nst.data.images.sandbox import stored_picture
@@ -24,7 +25,7 @@ from batch_nst.errors import StorageError, WeightsError
 from batch_nst.figures import as_json
 from batch_nst.pipelines.cost.requests import Traffic, generate_requests
 from batch_nst.pipelines.generate.run import GenerateFigures
-from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, settings
+from batch_nst.pipelines.reports.html import ENVIRONMENT, settings
 from batch_nst.pipelines.reports.night import (
     SHOWN,
     Cost,
@@ -226,13 +227,14 @@ def _dataset(store: Store, snapshot: Snapshot) -> tuple[DatasetFacts, str]:
     """Facts about a snapshot, and the engines that made its pairs, from some of its units."""
     some = snapshot.units[:: max(1, len(snapshot.units) // _UNITS)]
     columns = ["uri", "status", "reason", "detail", "total_loss", "engine"]
-    rows = [row for unit in some for row in units.read_unit(store, unit["unit"], columns)]
-    good = [row for row in rows if row["status"] == "ok"]
+    found = {unit["unit"]: units.read_unit(store, unit["unit"], columns) for unit in some}
+    good = [row for rows in found.values() for row in rows if row["status"] == "ok"]
     facts = DatasetFacts(
         images=sum(snapshot.counts.values()),
         counts=snapshot.counts,
         bad=[
-            BadPhoto(row["uri"], row["status"], row["reason"] or "", row["detail"] or "")
+            BadPhoto.of_row(row, unit)
+            for unit, rows in found.items()
             for row in rows
             if row["status"] != "ok"
         ],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
 from numbers import Integral, Real
 from typing import Final
@@ -20,16 +19,6 @@ from PIL import Image
 
 from batch_nst.data.images.contact_sheet import picture
 from batch_nst.figures import as_json
-
-
-@dataclass(frozen=True)
-class BadPhoto:
-    """A photo without a pair."""
-
-    uri: str
-    status: str
-    reason: str
-    detail: str
 
 
 def data_uri(data: bytes, side: int) -> str:

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from batch_nst.data.dataset.records import BadPhoto
 from batch_nst.data.models.evaluation import Baseline, Comparison, Evaluation, Losses, SpeedTable
 from batch_nst.data.models.registry import CurvePoint
 from batch_nst.figures import as_json
@@ -38,7 +39,7 @@ from batch_nst.pipelines.reports.charts import (
     set_scale,
     svg,
 )
-from batch_nst.pipelines.reports.html import ENVIRONMENT, BadPhoto, data_uri, number
+from batch_nst.pipelines.reports.html import ENVIRONMENT, data_uri, number
 
 
 @dataclass(frozen=True)
