@@ -152,7 +152,6 @@ def test_settings_of_other_pixels_are_refused(
     assert [word for word in told if word not in error] == []
 
 
-@pytest.mark.filterwarnings("ignore:AutoDateLocator")  # matplotlib's, where runs lie four minutes apart
 def test_a_look_at_the_dataset_finds_what_is_in_it(home: Path, without_ray: None) -> None:
     figures = call("inspect", home / "output", "--out", home / "page.html")
     assert figures["units"] == {"done": 2, "looked_at": 2}

@@ -46,7 +46,6 @@ def test_a_key_that_is_written_and_differs_is_refused(home: Path, without_ray: N
     assert "generate.optimizer" in error
 
 
-@pytest.mark.filterwarnings("ignore:AutoDateLocator")  # matplotlib's, where runs lie four minutes apart
 def test_models_are_inspected_painted_with_and_rolled_back_to(home: Path, without_ray: None) -> None:
     painted, words = home / "today.png", ("--precision", "fp32", "--device", "cpu")
     with later_defaults():

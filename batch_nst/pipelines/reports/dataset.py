@@ -272,7 +272,7 @@ def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
     for run in runs:
         ends = [run.started, run.started + timedelta(seconds=max(run.span_seconds, 1.0))]
         axes.plot(ends, [run.images_per_hour] * 2, color=OPTIMISED, linewidth=5)  # type: ignore[arg-type]
-    locator = mpl.dates.AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+    locator = mpl.dates.AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mpl.dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.set_ylabel("images an hour")
