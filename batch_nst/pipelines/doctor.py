@@ -323,9 +323,8 @@ def _reach(recipe: Recipe) -> None:
 def _stores(recipe: Recipe, store: Store, nodes: Sequence[_Node]) -> str:
     from batch_nst.pipelines.cluster import connect
 
-    connect.check_output_is_shared(
-        store
-    )  # before nodes write: one that does not share it would create its own
+    # Before nodes write: one that does not share the output would create its own.
+    connect.check_output_is_shared(store)
     faults = [
         f"{node.name}: {_line(found)}"
         for node, found in zip(nodes, _ask(nodes, _reach, recipe), strict=True)

@@ -489,7 +489,7 @@ def test_a_contact_sheet_is_a_grid_of_squares() -> None:
 
 def test_a_painting_stands_whole_above_a_contact_sheet() -> None:
     square, tall = _picture("goldfish", shape=(32, 32)), _picture("chelsea", shape=(50, 100))
-    sheet = Image.open(BytesIO(contact_sheet([[square] * 3], side=32, painting=tall)))
+    sheet = Image.open(BytesIO(contact_sheet([[square] * 3], side=32, style=tall)))
     assert sheet.size == (3 * 32 + 2, 64 + 1 + 32)  # as wide as the row, or twice as high as it
     white = (np.asarray(sheet)[:64] > 250).all((0, 2))
     assert white[:30].all()  # but for what JPEG makes of a border

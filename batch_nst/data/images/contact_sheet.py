@@ -22,13 +22,13 @@ def jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256, painting: bytes | None = None) -> bytes:
+def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256, style: bytes | None = None) -> bytes:
     """A sheet of square pictures with one row per photo: photo, optimised image, stylized image.
 
     Args:
         rows: encoded pictures, at least one; each is cropped to a square at its centre.
         side: side of each picture in pixels; the gap between two is `max(1, side // 64)` pixels.
-        painting: an encoded style image to show uncropped above the rows, at most `2 * side` high.
+        style: an encoded style image to show uncropped above the rows, at most `2 * side` high.
 
     Returns:
         A JPEG file of quality 92.
@@ -36,7 +36,7 @@ def contact_sheet(rows: Sequence[Sequence[bytes]], side: int = 256, painting: by
     gap = max(1, side // 64)
     step = side + gap
     width = max(len(row) for row in rows) * step - gap
-    shown = ImageOps.contain(picture(painting), (width, 2 * side)) if painting else None
+    shown = ImageOps.contain(picture(style), (width, 2 * side)) if style else None
     top = shown.height + gap if shown else 0
     sheet = Image.new("RGB", (width, top + len(rows) * step - gap), "white")
     if shown:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -53,8 +53,8 @@ _LOG_SECONDS = 10.0
 class ApplyFigures:
     """The figures of `apply`: found = ok + rejected + failed + pending."""
 
-    found: Any = omitted()
-    """Pictures of the input (int); absent where a run ended before all of them had an outcome."""
+    found: int | None = omitted()
+    """Pictures of the input; absent where a run ended before all of them had an outcome."""
     ok: int
     """Pictures that are in the target now."""
     rejected: int

@@ -90,8 +90,7 @@ def benchmark(
         RecipeError: there are no photos or style images, one of them is no picture, or the model fits none.
     """
     bench = _prepare(photos, styles, device, QUICK if quick else FULL, model, results)
-    races: list[PhotoRace] = []
-    details = _measure(bench, races)
+    details, races = _measure(bench)
     race, floor = details.race, details.floor
     figures = BenchmarkFigures(
         speedup_cold_50=race["free"]["50"].speedup,
@@ -165,12 +164,13 @@ def _prepare(photos: str, styles: str, device: Device, scale: Scale, model: str,
     return _Bench(scale, where, objectives, contents, fast, cache)
 
 
-def _measure(bench: _Bench, races: list[PhotoRace]) -> Details:
-    """All measurements, from the cache where it has them; appends the races of the photos to `races`."""
+def _measure(bench: _Bench) -> tuple[Details, list[PhotoRace]]:
+    """All measurements, and the races of the photos, from the cache where it has them."""
     scale, first, cache = bench.scale, bench.first, bench.cache
     head, photo = bench.content[: bench.batch], bench.content[:1]
     floor = cache.measure("floor", partial(_floor, first, head, scale.rounds))
     gradient = cache.measure("parts", partial(parts, first.fast, head))
+    races: list[PhotoRace] = []
     precision: list[PrecisionLoss] = []
     for number, entrants in enumerate(_entrants(bench)):
         races += _race(cache, entrants, scale)
@@ -198,7 +198,7 @@ def _measure(bench: _Bench, races: list[PhotoRace]) -> Details:
         "pipeline", partial(pipeline_overhead, first, some, scale.unit, scale.unit_iterations)
     )
     race = {method: summary(races, method) for method in _METHODS}
-    return Details(
+    details = Details(
         scale=scale,
         floor=floor,
         parts=gradient,
@@ -210,6 +210,7 @@ def _measure(bench: _Bench, races: list[PhotoRace]) -> Details:
         batches=batches,
         pipeline=pipeline,
     )
+    return details, races
 
 
 def _first(option: str, source: str, count: int) -> list[Photo]:

@@ -175,9 +175,9 @@ def _triples(photos: Sequence[HeldOutPhoto], found: _Found) -> list[Triple]:
 
 def _write(recipe: Recipe, store: Store, model: ModelFiles, scored: ScoredModel) -> None:
     """Replace preview, README and card, in this order."""
-    painting = fetch(recipe.style.image, MAX_BYTES)
+    style = fetch(recipe.style.image, MAX_BYTES)
     shown = [(triple.photo, triple.optimised, triple.model) for triple in scored.triples[:_PREVIEWED]]
-    sheet = contact_sheet(shown, painting=painting)
+    sheet = contact_sheet(shown, style=style)
     card, version = model.card, model.version
     card["licenses"] = {
         "weights": recipe.publish.license,
