@@ -8,6 +8,7 @@ import pytest
 from later_defaults import later_defaults
 from PIL import Image
 
+from batch_nst.data.dataset import defaults
 from batch_nst.data.dataset.defaults import changed_defaults, deciding, frozen_defaults, section_types
 from batch_nst.data.dataset.manifest import SETTINGS, as_started, check_settings, settings_of
 from batch_nst.data.dataset.plan import survey
@@ -18,6 +19,7 @@ from batch_nst.errors import RecipeError, StorageError
 from batch_nst.recipe import Recipe, Train
 from batch_nst.recipe_file import load_recipe
 
+NEW = [("loss", "tv_weight"), ("train", "seed")]
 SNAPSHOT = Snapshot(1, 1, "0" * 32, {}, [], [])
 
 
@@ -146,6 +148,28 @@ def test_a_key_that_came_later_is_in_a_name_only_when_it_means_something(folder:
     small = recipe.model_copy(update={"train": recipe.train.model_copy(update={"network": "small"})})
     assert deciding(small, "train", later=("network",))["network"] == "small"
     assert deciding(recipe, "train", exclude=("steps",)).keys() == Train.model_fields.keys() - {"steps"}
+
+
+def test_a_key_that_a_later_version_added_changes_no_name_and_no_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if `loss.tv_weight` and `train.seed` were new today, and meant 0 before they were keys."""
+    frozen = json.loads(json.dumps(defaults._frozen()))
+    first = frozen["580efb4"]
+    frozen["later"] = {section: {key: first[section].pop(key)} for section, key in NEW}
+    monkeypatch.setattr(defaults, "_frozen", lambda: frozen)
+    recipe = recipe_of(folder)
+    for section, key in NEW:
+        assert deciding(recipe, section).keys() == type(getattr(recipe, section)).model_fields.keys() - {key}
+    store = start(recipe)
+    assert as_started(recipe_of(folder), store) == recipe
+    assert changed_defaults() == {}
+    used = recipe_of(folder, loss={"tv_weight": 1.0}, train={"seed": 3})
+    assert deciding(used, "loss")["tv_weight"] == 1.0
+    assert training_version(used, SNAPSHOT) != training_version(recipe, SNAPSHOT)
+    with later_defaults({"loss.tv_weight": 1.0}):
+        assert as_started(recipe_of(folder), store) == recipe
+        assert deciding(recipe_of(folder), "loss")["tv_weight"] == 1.0
 
 
 def test_settings_that_no_recipe_could_have_are_damage(folder: Path) -> None:
