@@ -35,7 +35,6 @@ class Text(NamedTuple):
 
     line: int
     text: str
-    docstring: bool
 
 
 class Avoided(NamedTuple):
@@ -61,27 +60,27 @@ def texts(source: str) -> Iterator[Text]:
     """Docstrings, comments (neighbours together) and messages of a Python file."""
     tree = ast.parse(source)
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
-            if id(node) in alone or len(node.value.split()) >= MESSAGE_WORDS:
-                yield Text(node.lineno, node.value, id(node) in alone)
+            if id(node) in docstrings or len(node.value.split()) >= MESSAGE_WORDS:
+                yield Text(node.lineno, node.value)
         elif isinstance(node, ast.JoinedStr):
             parts = (str(part.value) if isinstance(part, ast.Constant) else "`x`" for part in node.values)
             text = "".join(parts)
             if len(text.split()) >= MESSAGE_WORDS:
-                yield Text(node.lineno, text, False)
+                yield Text(node.lineno, text)
     last, first, words = -1, 0, ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not token.string.startswith(("#!", "# noqa", "# type:")):
             text = token.string.lstrip("# ").partition("  noqa")[0]
             if token.start[0] != last + 1:
                 if words:
-                    yield Text(first, words, False)
+                    yield Text(first, words)
                 first, words = token.start[0], ""
             words, last = f"{words} {text}", token.start[0]
     if words:
-        yield Text(first, words, False)
+        yield Text(first, words)
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -89,11 +88,7 @@ def sentences(text: str) -> Iterator[str]:
     for paragraph in re.split(r"\n\s*\n", text):
         blocks: list[str] = [""]
         for line in paragraph.splitlines():
-            if (
-                _SECTION.match(line)
-                or line.startswith("    |")
-                or line.lstrip().startswith(("$", ">>>", "|"))
-            ):
+            if _SECTION.match(line) or line.lstrip().startswith(("$", ">>>", "|")):
                 blocks.append("")
             elif _ENTRY.match(line):
                 blocks.append(line)
@@ -123,7 +118,7 @@ def faults(path: Path, words: list[Avoided]) -> Iterator[str]:
             if match := entry.pattern.search(plain):
                 around = plain[max(0, match.start() - 20) : match.end() + 20]
                 yield f"{where}: `{match[0]}` in `{around}`: {entry.instead}"
-        if re.match(r"(Of|By|With) [a-z]", plain) and (text.docstring or not text.text.isspace()):
+        if re.match(r"(Of|By|With) [a-z]", plain):
             yield f"{where}: begins with `{plain[:30]}`: name the thing first"
 
 
