@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise Stopped(f"stopped by SIGTERM{more}")
 
     def end(code: int, figures: object) -> None:
-        told = json.dumps({"command": command, "exit_code": code} | as_json(figures))
-        print(told, file=output, flush=True)
-        notify.deliver(url, told)
+        line = json.dumps({"command": command, "exit_code": code} | as_json(figures))
+        print(line, file=output, flush=True)
+        notify.deliver(url, line)
 
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background jobs this way

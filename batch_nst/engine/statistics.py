@@ -117,14 +117,14 @@ def _verdict(
     """The result in words; without an interval if there is one photo, which says nothing about others."""
     last = len(ahead) - 1
     if worth is None:
-        told = "worse than the photo"
+        words = "worse than the photo"
     else:
         more, number = ("more than ", last) if ahead[-1] > 0 else ("", worth)
-        told = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
+        words = f"worth {more}{number} iteration{'s' if number != 1 else ''} of {way}"
     if interval is None or interval == (None, None):
-        return told
+        return words
     low, high = (
         "worse than the photo" if end is None else f"{end} or more" if end == last else str(end)
         for end in interval
     )
-    return f"{told} (95 % interval: {low} to {high})"
+    return f"{words} (95 % interval: {low} to {high})"

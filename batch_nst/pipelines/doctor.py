@@ -147,14 +147,14 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
 def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
     """The checks of each node."""
     nodes = _nodes()
-    told = _ask(nodes, versions)
+    answers = _ask(nodes, versions)
     yield _check(
         "nodes",
-        lambda: _equal([node.name for node in nodes], told, versions()),
+        lambda: _equal([node.name for node in nodes], answers, versions()),
         "install the same batch_nst, ray, torch and python on every node, as cluster.yaml does",
     )
     # Nodes that did not answer are not asked again.
-    there = [node for node, answer in zip(nodes, told, strict=True) if not isinstance(answer, Exception)]
+    there = [node for node, answer in zip(nodes, answers, strict=True) if not isinstance(answer, Exception)]
     yield _check(
         "stores",
         lambda: _stores(recipe, store, there),
@@ -298,9 +298,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _equal(names: Sequence[str], told: Sequence[Any], here: dict[str, str]) -> str:
+def _equal(names: Sequence[str], answers: Sequence[Any], here: dict[str, str]) -> str:
     faults = []
-    for name, found in zip(names, told, strict=True):
+    for name, found in zip(names, answers, strict=True):
         if isinstance(found, Exception):
             faults.append(f"{name}: {_line(found)}")
             continue

@@ -220,8 +220,8 @@ def find_finished(
     too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
     if plan.to_do or too_many or not is_sealed(store, snapshot, plan.in_input, recipe.quality):
         return None, plan
-    told = decision.refused["why"] if isinstance(decision, Refused) else f"published {version}"
-    log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {told}")
+    outcome = decision.refused["why"] if isinstance(decision, Refused) else f"published {version}"
+    log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {outcome}")
     dataset = FinishedDataset(
         photos=plan.counts().photos,
         found=plan.found,

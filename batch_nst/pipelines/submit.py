@@ -114,24 +114,24 @@ def submit(
     if not shared:
         _check_paths(recipe)
     files = pack(recipe)
-    with _told(address):
+    with _short_errors(address):
         client = _client(address)
         name, joined = _begin(client, recipe, entrypoint(command, words), files)
         log(f"{'joined' if joined else 'submitted'} {name}: batch-nst {command}")
         if detach:
             return Submitted(name, joined, str(client.get_job_status(name)))
         job, text = _follow(client, name, address)
-    told = last_figures(text)
-    figures = FinishedJob(submitted=Submitted(name, joined, str(job.status)), job=told)
+    printed = last_figures(text)
+    figures = FinishedJob(submitted=Submitted(name, joined, str(job.status)), job=printed)
     if code := exit_code_of(job):
-        why = (told or {}).get("error") or str(job.message).partition("\n")[0]
+        why = (printed or {}).get("error") or str(job.message).partition("\n")[0]
         raise JobError(f"{name}: {job.status}: {why}", code, figures)
     return figures
 
 
 def stop(recipe: Recipe, address: str) -> LatestJob | NoJob:
     """Stop the output's running job, if any, and wait: SIGTERM, and SIGKILL after `STOP_SECONDS`."""
-    with _told(address):
+    with _short_errors(address):
         client = _client(address)
         _, job = _latest(client, series(recipe.output))
         if job is not None and not job.status.is_terminal():
@@ -140,14 +140,14 @@ def stop(recipe: Recipe, address: str) -> LatestJob | NoJob:
             while not job.status.is_terminal():
                 time.sleep(0.5)
                 job = client.get_job_info(job.submission_id)
-    return _tell(job, recipe)
+    return _latest_figures(job, recipe)
 
 
 def status(recipe: Recipe, address: str) -> LatestJob | NoJob:
     """The status of the output's latest job."""
-    with _told(address):
+    with _short_errors(address):
         _, job = _latest(_client(address), series(recipe.output))
-    return _tell(job, recipe)
+    return _latest_figures(job, recipe)
 
 
 def pack(recipe: Recipe) -> dict[str, bytes]:
@@ -233,9 +233,8 @@ def _begin(
 ) -> tuple[str, bool]:
     """The id of the job that runs this command line, and whether it existed already."""
     prefix = series(recipe.output)
-    digest = hashlib.sha256(
-        files[_RECIPE]
-    ).hexdigest()  # the name of a style image in it is a digest of its bytes
+    # The style image counts too: its name in the recipe is a digest of its bytes.
+    digest = hashlib.sha256(files[_RECIPE]).hexdigest()
     while True:
         number, latest = _latest(client, prefix)
         if latest is not None and not latest.status.is_terminal():
@@ -336,7 +335,7 @@ class _Log:
                 self._shown = max(self._shown, read)
 
 
-def _tell(job: JobDetails | None, recipe: Recipe) -> LatestJob | NoJob:
+def _latest_figures(job: JobDetails | None, recipe: Recipe) -> LatestJob | NoJob:
     if job is None:
         log(f"{recipe.output}: this cluster has no job of this output")
         return NoJob()
@@ -346,7 +345,7 @@ def _tell(job: JobDetails | None, recipe: Recipe) -> LatestJob | NoJob:
 
 
 @contextlib.contextmanager
-def _told(address: str) -> Iterator[None]:
+def _short_errors(address: str) -> Iterator[None]:
     """Raise faults of the job server as errors of one line."""
     try:
         yield

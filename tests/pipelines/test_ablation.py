@@ -86,11 +86,12 @@ def test_arms_have_equal_time_and_pay_for_their_pairs(found: Study) -> None:
     """Six seconds each; the pairs of two photos, made together, take one."""
     assert (found.photos, found.held_out) == (2, 1)
     told = {(run.arm, run.account): run for run in found.runs}
+    # Two photos are the same two, whether 25 are allowed or 100.
     assert [*told] == [
         ("peers", "counted"),
         *(("together", account) for account in ("counted", "free")),
         *(("small", account) for account in ("counted", "free")),
-    ]  # two photos are the same two, whether 25 are allowed or 100
+    ]
     for (name, account), run in told.items():
         pairs = name in ("together", "small")
         paid = float(pairs and account == "counted")

@@ -352,9 +352,8 @@ def test_every_triple_has_its_three_pictures(report: str, given: dict[str, Any])
     page = Page(report)
     for triple in given["triples"]:
         shown = [page.images(f"{triple.name}: {kind}") for kind in ("photo", "optimised", "fast model")]
-        assert [len(uris) for uris in shown[1:]] == (
-            [1, 1] if triple.name != EVIL else [2, 1]
-        )  # and in a pair
+        times = [1, 1] if triple.name != EVIL else [2, 1]  # and in a pair
+        assert [len(uris) for uris in shown[1:]] == times
         assert len({uri for uris in shown for uri in uris}) == 3
 
 

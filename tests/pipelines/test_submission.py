@@ -311,8 +311,8 @@ def test_the_same_call_joins_and_who_stops_waiting_stops_nothing_but_stop_does(
         "--command",
         "generate",
         "--retry",
-        "generate.crops=100",
-    )  # more than anybody waits for
+        "generate.crops=100",  # more than anybody waits for
+    )
     begun = here.call(*same, "--detach")
     assert (begun["exit_code"], begun["joined"]) == (0, False)
     waiting, leaving = here.start(*same), here.start(*same)

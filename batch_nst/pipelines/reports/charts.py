@@ -80,9 +80,8 @@ def svg(figure: Figure, label: str) -> Markup:
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": label}):  # ids must differ between the plots of a page
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    body = file.getvalue().partition("</defs>")[
-        2
-    ]  # without XML head, and CSS that would hold for all the page
+    # Without the XML head, and CSS that would hold for all the page.
+    body = file.getvalue().partition("</defs>")[2]
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
     for drawn, shown in _COLOURS.items():
