@@ -104,7 +104,7 @@ def doctor(recipe: Recipe) -> DoctorFigures:
 def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
     yield _check(
         "painting",
-        partial(_painting, recipe),
+        partial(_style_image, recipe),
         "name an image in style.image that this machine can read",
     )
     yield _check(
@@ -194,7 +194,7 @@ def _ask(nodes: Sequence[_Node], question: Callable[..., object], *arguments: ob
 # --- the checks: each returns its finding, or raises what is wrong
 
 
-def _painting(recipe: Recipe) -> str:
+def _style_image(recipe: Recipe) -> str:
     height, width, _ = read_style(recipe.style).pixels.shape
     return f"{recipe.style.image}: {width} x {height} pixels"
 

@@ -101,12 +101,12 @@ def render_page(
     variants: Sequence[Variant],
     columns: Sequence[Column],
     contents: Sequence[Content],
-    paintings: Mapping[Style, StyleImage],
+    styles: Mapping[Style, StyleImage],
 ) -> str:
     """The page with the columns made so far; of two keys, the first gives rows, the second columns."""
     recipe, keys = variants[0].recipe, list(variants[0].given)
     across = list(dict.fromkeys(variant.given[keys[-1]] for variant in variants))
-    shown = {painting.digest: (style, painting) for style, painting in paintings.items()}
+    shown = {image.digest: (style, image) for style, image in styles.items()}
     return _TEMPLATE.render(
         keys=keys,
         across=across,
@@ -115,9 +115,7 @@ def render_page(
             for first in range(0, len(variants), len(across))
         ],
         photos=[(content.name, shown_uri([*content.squares.values()][-1])) for content in contents],
-        paintings=[
-            (style.image.rsplit("/", 1)[-1], shown_uri(seen.pixels)) for style, seen in shown.values()
-        ],
+        styles=[(style.image.rsplit("/", 1)[-1], shown_uri(seen.pixels)) for style, seen in shown.values()],
         pictures=[column.pictures for column in columns],
         means=[column.figures() for column in columns],
         parts=PARTS,
