@@ -18,7 +18,7 @@ chaos: .venv/test.stamp  ## crashes and faults at every point, with and without 
 	$(BIN)/python -m pytest tests/chaos -m "" -s
 
 overhead: .venv/test.stamp  ## what the pipeline costs beside devices that only sleep
-	$(BIN)/python tests/overhead.py
+	$(BIN)/python tests/benchmarks/overhead.py
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
@@ -27,10 +27,10 @@ lint: .venv/test.stamp
 	$(BIN)/python docs/check_wording.py
 
 planning: .venv/test.stamp  ## what planning 10 million photos costs
-	$(BIN)/python tests/planning.py
+	$(BIN)/python tests/benchmarks/planning.py
 
 megapixels: .venv/test.stamp  ## what painting a picture of 40 megapixels takes of memory
-	MEGAPIXELS=40 $(BIN)/python -m pytest tests/pipelines/test_apply.py -k megapixels -m slow -s
+	MEGAPIXELS=40 $(BIN)/python -m pytest tests/pipelines/apply/test_apply.py -k megapixels -m slow -s
 
 fuzz: .venv/test.stamp  ## the property tests with 2,000 new inputs each; EXAMPLES=50000 for more
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/properties -s

@@ -13,10 +13,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import browser as chromium
 import fsspec
 import pytest
-from store_proxy import Proxy, serve
+
+from tests.support import browser as chromium
+from tests.support.places import ROOT
+from tests.support.store_proxy import Proxy, serve
+
+
+def pytest_configure() -> None:
+    """Commands and Ray's workers run this checkout's code, and none joins a Ray that happens to run."""
+    os.environ |= {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="session")
@@ -133,17 +140,10 @@ def _answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A small Ray inside this process, one for a module."""
-    import ray
+    from tests.support.ray_nodes import small_ray
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
-        # Not one that happens to run on this machine.
-        ray.init(
-            "local", num_cpus=4, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False
-        )
+    with small_ray():
         yield
-        ray.shutdown()
 
 
 _EXIT_CODE = pytest.StashKey[int]()

@@ -18,8 +18,8 @@ from batch_nst import __version__
 from batch_nst.data.dataset.units import DATA
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "jobs" / "samples"
 PROMISED = {
     *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"),
@@ -45,7 +45,7 @@ def start(*words: str | Path, folder: Path = ROOT) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "batch_nst", *map(str, words)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "RAY_ADDRESS": "local"},
+        env=os.environ | {"COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -374,8 +374,7 @@ cli.main(["plan", "recipe.yaml"])
 
 
 def test_what_libraries_print_is_no_figure() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", LATE], env=environment, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
     assert json.loads(ran.stdout) == {"command": "plan", "exit_code": 0, "found": 1}
     assert ran.stderr.splitlines() == ["meanwhile", "at the end"]
 
@@ -402,10 +401,7 @@ cli.main(sys.argv[1:])
     ],
 )
 def test_sigterm_promises_to_continue_only_what_continues(words: list[str], continues: bool) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(
-        [sys.executable, "-c", SIGTERM, *words], env=environment, capture_output=True, text=True
-    )
+    ran = subprocess.run([sys.executable, "-c", SIGTERM, *words], capture_output=True, text=True)
     more = "; start it again and it continues" if continues else ""
     assert ran.stderr == f"batch-nst {words[0]}: stopped by SIGTERM{more}\n"
     assert ran.returncode == 143
@@ -426,6 +422,5 @@ cli.main(["plan", "recipe.yaml"])
 
 
 def test_in_the_background_ctrl_c_is_ignored_by_the_command_and_not_by_its_workers() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", SIGINT], env=environment, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", SIGINT], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "True\n")

@@ -19,7 +19,8 @@ from ray._private.label_utils import validate_node_label_syntax, validate_node_l
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
-ROOT = Path(__file__).parent.parent
+from tests.support.places import ROOT
+
 VARIANTS = ("gcp", "hosts")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

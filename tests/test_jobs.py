@@ -21,8 +21,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.storage.store import Store
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 TINY = (
     *("generate.iterations=1", "generate.crops=1", "generate.image_size=32"),
@@ -50,7 +50,6 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_file),
-            "RAY_USAGE_STATS_ENABLED": "0",
         }
         self.log = folder / "head.log"
         with self.log.open("w") as log:

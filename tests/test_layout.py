@@ -2,7 +2,6 @@
 
 import ast
 import graphlib
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.places import ROOT
+
 PACKAGE = ROOT / "batch_nst"
 FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {
@@ -182,7 +182,6 @@ def run(code: str, *arguments: str) -> str:
     """What a fresh interpreter prints."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

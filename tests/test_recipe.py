@@ -12,6 +12,7 @@ import yaml
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import VGG_LAYERS, Loss, Recipe, Schedule, value_at
 from batch_nst.recipe_file import load_recipe
+from tests.support.places import ROOT
 
 MINIMAL = """\
 output: out
@@ -481,7 +482,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_importing_it_imports_nothing_heavy(module: str, unwanted: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted(sys.modules))"
-    root = Path(__file__).parents[1]
+    root = ROOT
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root
     ).stdout.split()

@@ -20,11 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fake_night import begin, finish, make_model, make_pairs, objects
-from photos import JPEG, LIMITS
 from PIL import Image
-from sessions import kill
-from units_job import Order, as_words
 
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot, unit_pairs
@@ -35,8 +31,12 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import GateError, RecipeError, StorageError
 from batch_nst.pipelines.nightly import find_finished
 from batch_nst.recipe_file import load_recipe
+from tests.support.fake_night import begin, finish, make_model, make_pairs, objects
+from tests.support.photos import JPEG, LIMITS
+from tests.support.places import ROOT
+from tests.support.sessions import kill
+from tests.support.units_job import Order, as_words
 
-ROOT = Path(__file__).parent.parent
 CODE = [*(ROOT / "batch_nst").rglob("*.py"), *(ROOT / "jobs").glob("*.py"), *(ROOT / "docs").glob("*.py")]
 
 
@@ -327,7 +327,7 @@ def named(tmp_path: Path) -> Path:
 def run(words: list[str], **environment: str) -> tuple[int, str]:
     ran = subprocess.run(
         words,
-        env={**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, **SECRETS, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -473,10 +473,8 @@ def night(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
             env={
                 **os.environ,
                 **secrets,
-                "PYTHONPATH": str(ROOT),
                 "HOME": ray_home,
                 "RAY_TMPDIR": ray_home,
-                "RAY_ADDRESS": "local",
                 "RAY_AUTH_MODE": "token",
             },
             stdout=log,
@@ -575,7 +573,7 @@ VISITOR = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ra
 def test_a_ray_inside_a_command_asks_for_the_token() -> None:
     with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        environment |= {"HOME": folder, "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        environment |= {"HOME": folder, "RAY_TMPDIR": folder}
         with subprocess.Popen(
             [sys.executable, "-c", OWNER],
             env={**environment, "RAY_ADDRESS": "local"},

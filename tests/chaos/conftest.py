@@ -1,9 +1,9 @@
 """What the crashes share."""
 
 import pytest
-from photo_bucket import UNITS, Bucket, fill
 
 from batch_nst.data.storage.store import Store
+from tests.support.photo_bucket import UNITS, Bucket, fill
 
 
 @pytest.fixture(scope="session")

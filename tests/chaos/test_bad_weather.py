@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset_laws import Seen, assert_each_planned_id_once, assert_whole, below, look
-from namespaces import unshared
-from photo_bucket import UNITS, Bucket, fill
-from store_proxy import Proxy, Request, at_random
-from units_job import Order, as_words, run
 
 from batch_nst.data.dataset import plan_files, units
 from batch_nst.data.storage.store import Store
+from tests.support.dataset_laws import Seen, assert_each_planned_id_once, assert_whole, below, look
+from tests.support.namespaces import unshared
+from tests.support.photo_bucket import UNITS, Bucket, fill
+from tests.support.store_proxy import Proxy, Request, at_random
+from tests.support.units_job import Order, as_words, run
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import pytest
-from dataset_laws import assert_each_planned_id_once, assert_whole, below, look
-from photo_bucket import UNITS, Bucket
-from store_proxy import Proxy, Request
-from units_job import Job, Order, run
 
 from batch_nst.data.dataset import plan_files, units
 from batch_nst.data.dataset.snapshot import SNAPSHOTS
 from batch_nst.data.storage.store import Store
+from tests.support.dataset_laws import assert_each_planned_id_once, assert_whole, below, look
+from tests.support.photo_bucket import UNITS, Bucket
+from tests.support.store_proxy import Proxy, Request
+from tests.support.units_job import Job, Order, run
 
 MOMENTS = ("before", "half", "after")
 """The store has not heard of the request; it has half the body of what was to be written; it has done what

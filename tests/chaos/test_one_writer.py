@@ -11,15 +11,15 @@ from typing import Any
 
 import psutil
 import pytest
-from dataset_laws import assert_each_planned_id_once, assert_whole, below, look
-from namespaces import unshared
-from photo_bucket import UNITS, Bucket
-from store_proxy import Proxy, Request
-from units_job import Job, Order, as_words, run
 
 from batch_nst.data.dataset import units
 from batch_nst.data.storage.lease import CLOCK_SKEW, SECONDS
 from batch_nst.data.storage.store import Store
+from tests.support.dataset_laws import assert_each_planned_id_once, assert_whole, below, look
+from tests.support.namespaces import unshared
+from tests.support.photo_bucket import UNITS, Bucket
+from tests.support.store_proxy import Proxy, Request
+from tests.support.units_job import Job, Order, as_words, run
 
 HOUR = 3600.0
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import psutil
 import pytest
-from dataset_laws import assert_each_planned_id_once, assert_whole, below, look
-from fake_device import entries
-from namespaces import unshared
-from photo_bucket import UNITS, Bucket, fill
-from ray_nodes import Command, Machines, machines
-from store_proxy import Proxy, Request, at_random
-from units_job import run
 
 from batch_nst.data.dataset import plan_files, units
 from batch_nst.data.storage.store import Store
+from tests.support.dataset_laws import assert_each_planned_id_once, assert_whole, below, look
+from tests.support.fake_device import entries
+from tests.support.namespaces import unshared
+from tests.support.photo_bucket import UNITS, Bucket, fill
+from tests.support.ray_nodes import Command, Machines, machines
+from tests.support.store_proxy import Proxy, Request, at_random
+from tests.support.units_job import run
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from sessions import finish, start
 
 from batch_nst.cli import main
+from tests.support.sessions import finish, start
 
 MADE = Path(__file__).parent / "made_by_580efb4"
 EXPECTED = json.loads((MADE / "expected.json").read_text())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compatibility.test_compatibility import (
+
+from tests.compatibility.test_compatibility import (
     CUT_OFF,
     EXPECTED,
     PREVIOUS,
@@ -19,11 +20,12 @@ from compatibility.test_compatibility import (
     states,
     without_ray,
 )
-from later_defaults import LATER, default_of, later_defaults
-from sessions import finish, start
+from tests.support.later_defaults import LATER, default_of, later_defaults
+from tests.support.places import ROOT
+from tests.support.sessions import finish, start
 
 __all__ = ["home", "without_ray"]
-PROGRAM = str(Path(__file__).parents[1] / "later_defaults.py")
+PROGRAM = str(ROOT / "tests" / "support" / "later_defaults.py")
 
 
 def test_each_of_these_is_another_default() -> None:

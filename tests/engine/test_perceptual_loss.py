@@ -1,7 +1,5 @@
 """Laws of the objective: the raw sums over their sizes, weighted as the recipe says."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
@@ -13,8 +11,8 @@ from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.recipe import Loss
+from tests.support.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 LOSS = Loss(
     content_layers={"relu2_1": 1.0, "relu2_2": 0.5},
     style_layers={"relu1_2": 1.0, "relu2_1": 0.25},

@@ -1,7 +1,6 @@
 """Laws of VGG-16: the published weights, torchvision's activations, cut off where nothing is asked for."""
 
 import pickle
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,8 +15,8 @@ from batch_nst.data.vgg_weights import BUNDLED_SHA256, bundled_weights
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import WeightsError
 from batch_nst.recipe import VGG_LAYERS
+from tests.support.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "jobs" / "samples" / "content"
 OXFORD_MEAN = (123.68, 116.779, 103.939)
 
 
@@ -34,7 +33,7 @@ def tensors(weights: bytes) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def photo() -> Tensor:
     """(1, 3, 50, 61), RGB, 0..255; odd sizes, which pooling rounds down."""
-    with Image.open(SAMPLES / "chelsea.jpg") as image:
+    with Image.open(SAMPLES / "content" / "chelsea.jpg") as image:
         return pil_to_tensor(image.convert("RGB").resize((61, 50)))[None].float()
 
 

@@ -1,7 +1,6 @@
 """Laws of `batch-nst doctor`: each check finds what it is for, says how to mend it, and hides secrets."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from batch_nst.pipelines import doctor
 from batch_nst.pipelines.cluster import connect
 from batch_nst.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent.parent
 BEFORE_RAY = ["painting", "weights", "export", "input", "output", "clock"]
 ON_RAY = ["cluster", "nodes", "stores", "clocks", "device"]
 
@@ -87,7 +85,6 @@ def test_a_cluster_out_of_reach_is_named_and_what_needs_it_is_skipped(recipe: Re
     path.write_text(recipe.model_dump_json())
     ran = subprocess.run(
         [sys.executable, "-c", AND_TELL, path],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
@@ -217,6 +214,7 @@ def test_a_ray_newer_than_any_that_was_tested_is_a_warning_and_no_fault(
     warns: bool,
 ) -> None:
     monkeypatch.setattr(connect, "NEWEST_RAY_SEEN", seen)
+    monkeypatch.delenv("RAY_ADDRESS")
     assert doctor._join().startswith("no RAY_ADDRESS")
     warning = f"warning: ray {version('ray')} is newer than {seen}, the newest that batch_nst is tested with"
     assert capsys.readouterr().err.startswith(warning) is warns

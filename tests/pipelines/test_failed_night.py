@@ -7,8 +7,6 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from browser import Browser
-from fake_night import begin, finish, make_pairs, objects
 from PIL import Image
 
 from batch_nst.data.dataset import units
@@ -27,6 +25,8 @@ from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.train.run import find_cut_off
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
+from tests.support.browser import Browser
+from tests.support.fake_night import begin, finish, make_pairs, objects
 
 PASSED = datetime(2026, 11, 25, 6, tzinfo=UTC)
 

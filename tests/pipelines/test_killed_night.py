@@ -7,19 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_night import objects
 from PIL import Image
-from sessions import finish, kill, resumed_from, start
 
 from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot
 from batch_nst.data.dataset.units import DATA
 from batch_nst.data.models import registry
 from batch_nst.data.models.gate import UNREPORTED
 from batch_nst.data.storage.store import Store
+from tests.support.fake_night import objects
+from tests.support.places import SAMPLES
+from tests.support.sessions import finish, kill, resumed_from, start
 
 pytestmark = pytest.mark.slow
 
-SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 STEPS = 12
 RECIPE = f"""
 output: out

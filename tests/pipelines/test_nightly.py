@@ -41,8 +41,7 @@ from batch_nst.pipelines.nightly import find_finished
 from batch_nst.pipelines.reports.html import exact
 from batch_nst.recipe import Publish
 from batch_nst.recipe_file import load_recipe
-
-SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
+from tests.support.places import SAMPLES
 
 RECIPE = """
 output: out

@@ -1,13 +1,11 @@
 """Laws of the gate and of nights that find nothing new: what is decided stands, and costs nothing again."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fake_night import begin, finish, make_model, make_pairs, objects
 from PIL import Image
 
 from batch_nst.data.dataset.forgotten import write_request
@@ -21,8 +19,8 @@ from batch_nst.pipelines import nightly
 from batch_nst.pipelines.nightly import find_finished
 from batch_nst.recipe import Publish, Recipe
 from batch_nst.recipe_file import load_recipe
+from tests.support.fake_night import begin, finish, make_model, make_pairs, objects
 
-ROOT = Path(__file__).parents[2]
 OLD, NEW = "000001-aaaaaaaaaaaa", "000002-bbbbbbbbbbbb"
 FREE = Publish()
 
@@ -266,7 +264,6 @@ def test_a_night_with_nothing_new_imports_neither_torch_nor_ray(night: Night, fi
     before = objects(store)
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", QUIET, str(file)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
-from fake_night import begin, make_model, make_pairs
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged, outcome, texts
 
 from batch_nst.data.dataset import forgotten, plan_files, summaries, units
 from batch_nst.data.dataset.manifest import SETTINGS, read_settings
@@ -20,6 +18,8 @@ from batch_nst.errors import BatchNSTError
 from batch_nst.pipelines.cost.unit_costs import last_unit_costs
 from batch_nst.pipelines.reports.dataset import _runs
 from batch_nst.recipe_file import load_recipe
+from tests.support.fake_night import begin, make_model, make_pairs
+from tests.support.mutations import damaged, outcome, texts
 
 VERSION = "000001-aa"
 RUN = "runs/20261122T0200Z-000001-generate/summary.json"

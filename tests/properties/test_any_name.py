@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged, outcome
 
 from batch_nst.credentials import holds_credentials, redacted
 from batch_nst.data.sources.allowlist import Allowlist, refused, without_credentials
@@ -21,6 +20,7 @@ from batch_nst.data.storage.fetch import fetch, is_remote, open_filesystem
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError, StorageError
 from batch_nst.pipelines.apply.tasks import target_name
+from tests.support.mutations import damaged, outcome
 
 PROTOCOLS = ["", "s3://", "S3A://", "https://", "HTTP://", "file://", "local://", "memory://", "x+y.z-0://"]
 HOSTS = ["photos", "photos2", "user:word@photos", "photos@evil", "photos:80", "", "..", "photos\\"]

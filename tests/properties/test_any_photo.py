@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mutations import damaged, outcome
-from photos import KINDS, LIMITS, MAX_SECONDS, PHOTO
 from PIL import Image
 
 from batch_nst.data.images.codec import decode_stored, encode
 from batch_nst.data.images.reasons import REASONS, BadImage
 from batch_nst.data.images.sandbox import Decoder, Limits
+from tests.support.mutations import damaged, outcome
+from tests.support.photos import KINDS, LIMITS, MAX_SECONDS, PHOTO
 
 SIDE = 24
 CROPS = [(0, b""), (1, b"seed")]

@@ -6,13 +6,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import JSON, changed, damaged
 
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
+from tests.support.mutations import JSON, changed, damaged
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEMO = (ROOT / "jobs" / "recipes" / "demo.yaml").read_bytes()
 FULL = Recipe.model_validate(
     {

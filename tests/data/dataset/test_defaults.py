@@ -1,0 +1,181 @@
+"""Laws of changing defaults: outputs that exist keep their meaning, new things get new names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from batch_nst.data.dataset import defaults
+from batch_nst.data.dataset.defaults import changed_defaults, deciding, frozen_defaults, section_types
+from batch_nst.data.dataset.manifest import SETTINGS, as_started, check_settings, settings_of
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import RecipeError, StorageError
+from batch_nst.recipe import Recipe, Train
+from batch_nst.recipe_file import load_recipe
+from tests.support.later_defaults import later_defaults
+
+NEW = [("loss", "tv_weight"), ("train", "seed")]
+SNAPSHOT = Snapshot(1, 1, "0" * 32, {}, [], [])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Holds a recipe's photos and style image."""
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "photos" / name).write_text(name)  # nobody opens them
+    Image.new("RGB", (20, 16), "navy").save(tmp_path / "style.png")
+    return tmp_path
+
+
+def recipe_of(folder: Path, **sections: dict[str, Any]) -> Recipe:
+    document = {
+        "output": str(folder / "out"),
+        "style": {"image": str(folder / "style.png")},
+        "generate": {"input": str(folder / "photos"), **sections.pop("generate", {})},
+        **sections,
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(json.dumps(document))
+    return load_recipe(file)
+
+
+def start(recipe: Recipe) -> Store:
+    """An output whose dataset has been planned by this recipe."""
+    store = Store(recipe.output)
+    survey(recipe, store).write_down(store)
+    return store
+
+
+def test_every_key_with_a_default_has_a_frozen_one() -> None:
+    for name, kind in section_types().items():
+        having = {key for key, field in kind.model_fields.items() if not field.is_required()}
+        assert having == frozen_defaults(name).keys(), name
+
+
+def test_without_a_dataset_a_recipe_means_what_it_says(folder: Path) -> None:
+    recipe = recipe_of(folder)
+    assert as_started(recipe, Store(recipe.output)) is recipe
+
+
+def test_a_dataset_of_the_first_defaults_records_none(folder: Path) -> None:
+    assert changed_defaults() == {}
+    store = start(recipe_of(folder))
+    assert "defaults" not in json.loads(store.read(SETTINGS))
+
+
+@pytest.mark.parametrize(
+    ("name", "later"),
+    [
+        ("style.size", 128),  # recorded since the first version
+        ("generate.iterations", 100),
+        ("evaluate.holdout", 0.2),
+        ("loss.style_weight", 50.0),
+        ("loss.style_layers", {"relu3_3": 2.0}),
+        ("train.width", 16),  # never recorded by it
+        ("train.network", "small"),
+        ("quality.min_change", None),
+    ],
+)
+def test_a_changed_default_changes_no_output_that_exists(folder: Path, name: str, later: object) -> None:
+    before = recipe_of(folder)
+    store = start(before)
+    version = training_version(before, SNAPSHOT)
+    with later_defaults({name: later}):
+        omitted = recipe_of(folder)
+        now = as_started(omitted, store)
+        assert now == before
+        assert training_version(now, SNAPSHOT) == version
+        assert survey(now, store).counts().to_do == 2
+        assert not name.startswith("train") or training_version(omitted, SNAPSHOT) != version
+
+
+def test_a_dataset_started_with_a_changed_default_keeps_it(folder: Path) -> None:
+    with later_defaults({"train.network": "small", "generate.iterations": 100}):
+        store = start(recipe_of(folder))
+        assert json.loads(store.read(SETTINGS))["defaults"] == {
+            "generate": {"iterations": 100},
+            "train": {"network": "small"},
+        }
+        named = training_version(recipe_of(folder), SNAPSHOT)
+    now = as_started(recipe_of(folder), store)
+    assert (now.train.network, now.generate.iterations) == ("small", 100)
+    assert training_version(now, SNAPSHOT) == named
+    assert survey(now, store).settings["defaults"]["train"] == {"network": "small"}
+    survey(now, store).write_down(store)  # the same settings, so nothing is refused
+
+
+def test_a_new_default_never_gives_an_old_name_to_a_new_thing(folder: Path) -> None:
+    old = training_version(recipe_of(folder), SNAPSHOT)
+    small = training_version(recipe_of(folder, train={"network": "small"}), SNAPSHOT)
+    with later_defaults({"train.network": "small"}):
+        assert training_version(recipe_of(folder), SNAPSHOT) == small
+        assert training_version(recipe_of(folder, train={"network": "johnson"}), SNAPSHOT) == old
+
+
+def test_a_key_that_is_written_and_differs_is_refused(folder: Path) -> None:
+    store = start(recipe_of(folder))
+    written = recipe_of(folder, generate={"iterations": 7})
+    now = as_started(written, store)
+    assert now.generate.iterations == 7
+    with pytest.raises(RecipeError, match=r"generate\.iterations: .* started with 300, the recipe says 7"):
+        check_settings(store, settings_of(now))
+
+
+def test_what_a_dataset_took_from_its_recipe_is_kept_when_the_key_goes(folder: Path) -> None:
+    store = start(recipe_of(folder, generate={"iterations": 7}, evaluate={"holdout_photos": ["a.png"]}))
+    now = as_started(recipe_of(folder), store)
+    assert (now.generate.iterations, now.evaluate.holdout_photos) == (7, ["a.png"])
+
+
+def test_what_was_taken_from_the_dataset_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = start(recipe_of(folder))
+    as_started(recipe_of(folder), store)
+    assert capsys.readouterr().err == ""
+    with later_defaults({"generate.iterations": 100}):
+        as_started(recipe_of(folder), store)
+    assert "generate.iterations: 300, as the dataset was started with" in capsys.readouterr().err
+
+
+def test_a_key_that_came_later_is_in_a_name_only_when_it_means_something(folder: Path) -> None:
+    recipe = recipe_of(folder)
+    assert "network" not in deciding(recipe, "train", later=("network",))
+    small = recipe.model_copy(update={"train": recipe.train.model_copy(update={"network": "small"})})
+    assert deciding(small, "train", later=("network",))["network"] == "small"
+    assert deciding(recipe, "train", exclude=("steps",)).keys() == Train.model_fields.keys() - {"steps"}
+
+
+def test_a_key_that_a_later_version_added_changes_no_name_and_no_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if `loss.tv_weight` and `train.seed` were new today, and meant 0 before they were keys."""
+    frozen = json.loads(json.dumps(defaults._frozen()))
+    first = frozen["580efb4"]
+    frozen["later"] = {section: {key: first[section].pop(key)} for section, key in NEW}
+    monkeypatch.setattr(defaults, "_frozen", lambda: frozen)
+    recipe = recipe_of(folder)
+    for section, key in NEW:
+        assert deciding(recipe, section).keys() == type(getattr(recipe, section)).model_fields.keys() - {key}
+    store = start(recipe)
+    assert as_started(recipe_of(folder), store) == recipe
+    assert changed_defaults() == {}
+    used = recipe_of(folder, loss={"tv_weight": 1.0}, train={"seed": 3})
+    assert deciding(used, "loss")["tv_weight"] == 1.0
+    assert training_version(used, SNAPSHOT) != training_version(recipe, SNAPSHOT)
+    with later_defaults({"loss.tv_weight": 1.0}):
+        assert as_started(recipe_of(folder), store) == recipe
+        assert deciding(recipe_of(folder), "loss")["tv_weight"] == 1.0
+
+
+def test_settings_that_no_recipe_could_have_are_damage(folder: Path) -> None:
+    store = start(recipe_of(folder))
+    settings = json.loads(store.read(SETTINGS))
+    settings["generate"]["iterations"] = -1
+    store.replace(SETTINGS, json.dumps(settings).encode())
+    with pytest.raises(StorageError, match=r"dataset\.json: is damaged: .*iterations"):
+        as_started(recipe_of(folder), store)

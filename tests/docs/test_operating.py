@@ -1,0 +1,50 @@
+"""docs/operating.md says what the code does: objects, metrics, and the arithmetic of its costs."""
+
+import re
+
+import pytest
+
+from batch_nst.data.dataset import plan_files
+from batch_nst.pipelines.cost.requests import Traffic, generate_requests
+from tests.support.places import ROOT
+
+PAGE = (ROOT / "docs" / "operating.md").read_text()
+UNIT_IMAGES = 64
+PAIR_SECONDS = 18.82
+PAIR_MIB = 0.2
+
+
+def cost_row(photos: int) -> str:
+    """Of the table of costs."""
+    units = -(-photos // UNIT_IMAGES)
+    groups = -(-units // plan_files.GROUP_UNITS)
+    traffic = Traffic(
+        photo_reads=photos,
+        units=units,
+        listed=photos,
+        single_reads=2,
+        output=True,
+        new_segments=plan_files.segments_for(groups, UNIT_IMAGES),
+        chunks=groups,
+    )
+    requests = generate_requests(traffic)
+    hours, gib = photos * PAIR_SECONDS / 3600, photos * PAIR_MIB / 1024
+    numbers = (f"{value:,}" for value in (requests.reads, requests.writes, requests.lists))
+    return f"| 10^{len(str(photos)) - 1} | {hours:,.0f} | {' | '.join(numbers)} | {gib:,.0f} GiB |"
+
+
+@pytest.mark.parametrize("photos", [10**4, 10**6, 10**8])
+def test_costs_are_the_formulas(photos: int) -> None:
+    assert cost_row(photos) in PAGE.splitlines()
+
+
+def test_seconds_of_a_pair_are_the_engines() -> None:
+    engine = (ROOT / "docs" / "engine.md").read_text()
+    assert re.search(r"\| 256 \| .* \| 18,820 \|", engine)
+
+
+def test_every_metric_is_listed() -> None:
+    source = (ROOT / "batch_nst" / "pipelines" / "cluster" / "metrics.py").read_text()
+    names = re.findall(r'(?:Counter|Gauge)\("(\w+)"', source)
+    assert len(names) == 6
+    assert [name for name in names if f"ray_{name}" not in PAGE] == []

@@ -1,0 +1,69 @@
+"""docs/training.md says what the ablation does, and the shipped recipes are recipes."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_nst.pipelines.benchmark.ablation_arms import ARMS
+from batch_nst.recipe_file import load_recipe
+from tests.support.places import ROOT
+
+PAGE = (ROOT / "docs" / "training.md").read_text()
+MEASURED = [json.loads(line) for line in (ROOT / "docs" / "ablation.jsonl").read_text().splitlines()]
+
+
+def test_every_arm_is_in_the_table_in_its_order() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
+    assert re.findall(r"`([\w-]+)`", " ".join(rows)) == list(ARMS)
+
+
+def sections() -> dict[tuple[str, int], str]:
+    """What the page says of a painting and of so many minutes."""
+    found = re.findall(r"^### [^\n]*`(\w+)`, (\d+) minutes\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
+    return {(style, int(minutes)): text for style, minutes, text in found}
+
+
+def measured() -> dict[tuple[str, int], dict[str, Any]]:
+    """Arms by painting and minutes."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in MEASURED:
+        style, name, *_ = line["name"].split()
+        if curve := line["value"].get("curve"):
+            found.setdefault((style, round(curve[-1]["seconds"] / 60)), {})[name] = line["value"]
+    return found
+
+
+def test_the_page_has_a_section_for_all_that_was_measured() -> None:
+    assert sections().keys() == measured().keys()
+
+
+@pytest.mark.parametrize("key", measured(), ids=str)
+def test_the_page_has_the_figures_that_were_measured(key: tuple[str, int]) -> None:
+    arms, text = measured()[key], sections()[key]
+    base = arms["peers"]["curve"][-1]
+    for name, value in arms.items():
+        (row,) = re.findall(rf"^\| {re.escape(ARMS[name].title)} \|(.*)", text, re.MULTILINE)
+        _, _, steps, *cells = (cell.split("(")[0].strip() for cell in row.split("|")[:-1])
+        assert steps == str(value["steps"])
+        last = value["curve"][-1]
+        marks = [last[mark] for mark in ("objective", "content", "style", "distance", "ssim")]
+        shown = [f"{mark:,.0f}" if mark >= 100 else f"{mark:.3g}" for mark in marks]
+        # It was not looked at from the beginning.
+        shown.append(f"{last['checkerboard']:.3g}" if "checkerboard" in last else "–")
+        assert cells == shown
+        told = [int(percent) for percent in re.findall(r"\(([+-]\d+) %\)", row)]
+        if name != "peers":
+            compared = ("content", "style", "distance")
+            assert told == [round(100 * (last[mark] / base[mark] - 1)) for mark in compared]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "jobs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_shipped_recipe_is_one(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert Path(recipe.style.image).is_file()
+    assert Path(recipe.output).parent == ROOT / "out"

@@ -1,0 +1,599 @@
+"""Laws of `apply`: generation's decoding and accounting, names and formats kept, resumed, never mixed."""
+
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from batch_nst.data.images import codec
+from batch_nst.data.images.blend import Blend
+from batch_nst.data.images.codec import Pixels
+from batch_nst.data.images.sandbox import Limits
+from batch_nst.data.models import registry
+from batch_nst.data.sources.photos import Photo
+from batch_nst.data.storage import fetch
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes, stylize_image
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError, RecipeError, WeightsError
+from batch_nst.figures import JsonObject, as_json
+from batch_nst.pipelines import inference
+from batch_nst.pipelines.apply import tasks
+from batch_nst.pipelines.apply.run import RECORD, apply
+from batch_nst.pipelines.apply.tasks import (
+    Outcome,
+    PictureRecord,
+    PictureTask,
+    chunks_of,
+    decode_photos,
+    target_name,
+)
+from batch_nst.pipelines.inference import load_model, read_model
+from batch_nst.recipe import NETWORKS, Network
+from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
+from tests.support.places import ROOT
+
+SIZE = (44, 60)
+
+
+def publish(root: Path, seed: int, width: int = 4, network: Network = "johnson") -> str:
+    """An untrained model; its address."""
+    torch.manual_seed(seed)
+    store, net = Store(str(root)), TransformerNet(width, network)
+    digest = registry.write_part(store, "v", registry.WEIGHTS, model_bytes(net))
+    card = {
+        "version": "v",
+        "architecture": {"name": network, "width": width},
+        "digests": {registry.WEIGHTS: digest},
+    }
+    registry.write_card(store, "v", card)
+    registry.point(store, "v", {}, 1)
+    return store.uri
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return publish(tmp_path_factory.mktemp("model"), seed=0)
+
+
+def noise(seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+def save(path: Path, pixels: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def load(path: Path) -> Pixels:
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        return np.array(picture)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def assert_close(shown: Pixels, expected: Pixels, apart: int = 1) -> None:
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(int) - expected).max() <= apart
+
+
+# One picture, without Ray
+
+
+def paint_one(model: str, source: Path, target: Path, **options: Any) -> JsonObject:
+    return as_json(apply(model, str(source), str(target), "cpu", precision="fp32", **options))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format"), [("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("WEBP", "WEBP")]
+)
+def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suffix: str, format: str) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / f"painted.{suffix}"
+    save(source, noise(0))
+    figures = paint_one(model, source, target)
+    counts = {"found": 1, "ok": 1, "rejected": 0, "failed": 0, "pending": 0, "made": 1}
+    assert figures == {**counts, "reasons": {}}
+    with Image.open(target) as picture:
+        assert picture.format == format
+    expected = load_model(model, "cpu")(noise(0))
+    if format == "JPEG":
+        stored = codec.as_stored(expected, "jpeg")
+        assert np.abs(load(target).astype(int) - stored).mean() < 1
+    else:
+        assert_close(load(target), expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_paints(network: Network, tmp_path: Path) -> None:
+    small = publish(tmp_path, seed=0, network=network)
+    save(tmp_path / "photo.png", noise(0))
+    paint_one(small, tmp_path / "photo.png", tmp_path / "painted.png")
+    torch.manual_seed(0)
+    expected = stylize_image(TransformerNet(4, network).eval(), torch.from_numpy(noise(0))).numpy()
+    assert_close(load(tmp_path / "painted.png"), expected)
+
+
+def test_a_photo_is_painted_upright(model: str, tmp_path: Path) -> None:
+    (tmp_path / "turned.jpg").write_bytes(turned(6))
+    paint_one(model, tmp_path / "turned.jpg", tmp_path / "painted.png")
+    upright = codec.decode(turned(6), **LIMITS)
+    assert upright.shape[1] > upright.shape[0]
+    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(upright))
+    with Image.open(tmp_path / "painted.png") as picture:
+        assert picture.getexif().get(0x0112) is None
+
+
+def test_colours_and_strength_are_those_asked_for(model: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / "painted.png"
+    photo = noise(0)
+    save(source, photo)
+    paint_one(model, source, target, strength=0)
+    np.testing.assert_array_equal(load(target), photo)
+    painting = load_model(model, "cpu")(photo).astype(float)
+    paint_one(model, source, target, strength=0.25)
+    assert np.abs(load(target) - (0.75 * photo + 0.25 * painting)).max() < 0.8
+    paint_one(model, source, target, keep_colors=True)
+    kept = np.clip(photo + (painting - photo) @ np.array([[0.299], [0.587], [0.114]]), 0, 255)
+    assert np.abs(load(target) - kept).max() < 1.6
+
+
+def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "photo.png", tmp_path / "painted.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (560, 530, 3), np.uint8)
+    save(source, pixels)
+    net = load_model(model, "cpu").net
+    whole = stylize_image(net, torch.from_numpy(pixels)).numpy()
+    monkeypatch.setattr(inference, "MAX_WHOLE", 1)
+    paint_one(model, source, target)
+    assert_close(load(target), whole)
+
+
+MEGAPIXELS = int(os.environ.get("MEGAPIXELS", "10"))
+
+PEAK = """
+import sys
+from pathlib import Path
+from batch_nst.pipelines.apply.run import apply
+apply(*sys.argv[1:], device="cpu")
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+"""Paints, and prints the most KiB that its process held; `getrusage` would count its parent's as well."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_so_many_megapixels_take_120_bytes_each(tmp_path: Path) -> None:
+    """By the network of the default width, which at once takes 640; `make megapixels` does it with 40."""
+    model = publish(tmp_path / "model", seed=0, width=32)
+    sizes, peaks = [(2500, 1800), (8000, 125 * MEGAPIXELS)], []
+    with Image.open(ROOT / "jobs" / "samples" / "content" / "great_wall.jpg") as photo:
+        for size in sizes:
+            assert math.prod(size) > inference.MAX_WHOLE
+            photo.resize(size).save(tmp_path / "large.jpg")
+            ran = subprocess.run(
+                [sys.executable, "-c", PEAK, model, tmp_path / "large.jpg", tmp_path / "painted.jpg"],
+                capture_output=True,
+                text=True,
+            )
+            assert ran.returncode == 0, ran.stderr
+            with Image.open(tmp_path / "painted.jpg") as painted:
+                assert painted.size == size
+            peaks.append(1024 * int(ran.stdout))
+    pixels = [math.prod(size) for size in sizes]
+    print(f"{pixels} pixels: {peaks} bytes")
+    assert peaks[1] - peaks[0] < 120 * (pixels[1] - pixels[0])
+
+
+def test_a_picture_that_the_net_cannot_reach_across_says_so(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "thin.png", np.zeros((15, 200, 3), np.uint8))
+    with pytest.raises(IncompleteError, match="1 of 1 pictures were not stylized") as ended:
+        paint_one(model, tmp_path / "thin.png", tmp_path / "painted.png")
+    assert ended.value.figures["reasons"] == {"too_small": 1}
+    assert "thin.png: too_small: PNG of 200 x 15 pixels; least side: 16" in capsys.readouterr().err
+    assert not (tmp_path / "painted.png").exists()
+    save(tmp_path / "least.png", noise(0)[:16, :16])
+    assert paint_one(model, tmp_path / "least.png", tmp_path / "painted.png")["ok"] == 1
+
+
+def test_what_a_format_cannot_hold_is_refused(model: str, tmp_path: Path) -> None:
+    save(tmp_path / "long.png", np.zeros((16, 16_384, 3), np.uint8))
+    with pytest.raises(IncompleteError) as ended:
+        paint_one(model, tmp_path / "long.png", tmp_path / "painted.webp")
+    assert ended.value.figures["reasons"] == {"too_large_for_format": 1}
+    assert list(tmp_path.glob("painted*")) == []
+
+
+def test_a_copy_of_a_models_folder_is_that_model_wherever_it_lies(model: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(model) / "models" / "v", tmp_path / "my painter")
+    copied = read_model(str(tmp_path / "my painter"))
+    assert copied == replace(read_model(model), home=str(tmp_path / "my painter"))
+    assert read_model(f"{model}/models/v/") == read_model(model)
+
+
+def test_a_picture_directly_below_the_root_is_written_there(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[str] = []
+
+    def written(record: PictureRecord, target: Store, overwrite: bool) -> Outcome:
+        places.append(target.join(record.name))
+        return Outcome(record.uri, record.name, "ok")
+
+    monkeypatch.setattr("batch_nst.pipelines.apply.run.write_picture", written)
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photo.png", noise(0))
+    for target in ("/painted.png", "painted.png", "a/painted.png"):
+        apply(model, str(tmp_path / "photo.png"), target, "cpu", precision="fp32")
+    assert places == ["//painted.png", str(tmp_path / "painted.png"), str(tmp_path / "a/painted.png")]
+
+
+def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    save(tmp_path / "photo.png", noise(0))
+    monkeypatch.setattr(inference, "stylize_image", full)
+    paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
+    monkeypatch.undo()
+    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+    for way in ("stylize_image", "stylize_tiles"):
+        monkeypatch.setattr(inference, way, full)
+    with pytest.raises(IncompleteError) as ended:
+        paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
+    assert (ended.value.figures["failed"], ended.value.figures["reasons"]) == (1, {"out_of_memory": 1})
+
+
+def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "models" / "v" / registry.WEIGHTS).write_bytes(b"damaged")
+    save(tmp_path / "in" / "photo.png", noise(0))
+    for source, target in (("in/photo.png", "x/painted.png"), ("in", "x")):
+        with pytest.raises(WeightsError, match="sha256"):
+            apply(str(tmp_path / "model"), str(tmp_path / source), str(tmp_path / target), "cpu")
+    assert not (tmp_path / "x").exists()
+
+
+# From bytes to pixels
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the table of kinds is true for."""
+    monkeypatch.setattr(tasks, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))
+
+
+def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: None, tmp_path: Path) -> None:
+    kinds = [name for name in KINDS if name not in (VANISHED, FORBIDDEN)]
+    for name in kinds:
+        (tmp_path / file_name(name)).write_bytes(KINDS[name].data)
+    photos = [Photo(name, str(tmp_path / file_name(name)), "") for name in [*kinds, VANISHED]]
+    chunks = chunks_of(PictureTask(photo, "out.png") for photo in photos)
+    records = [record for chunk in chunks for record in decode_photos(chunk)]
+    assert sum(map(len, chunks)) == len(records)
+    told = {record.uri: (record.status, record.reason) for record in records}
+    assert told == {
+        photo.source: (KINDS[photo.key].status, KINDS[photo.key].reason or "") for photo in photos
+    }
+    for record, photo in zip(records, photos, strict=True):
+        if record.status == "ok":
+            assert record.pixels == codec.decode(KINDS[photo.key].data, **LIMITS).tobytes()
+        else:
+            assert record.detail
+
+
+def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, noise(0))
+    (chunk,) = chunks_of(
+        PictureTask(Photo(name, str(tmp_path / name), ""), name) for name in ("a.png", "b.png")
+    )
+    deaths, steps = {"decode from a.png on": 0, "decode b.png": 3}, []
+
+    @contextmanager
+    def attempt(step: str) -> Iterator[int]:
+        steps.append(step)
+        yield deaths.get(step, 0)
+
+    assert [record.status for record in decode_photos(chunk, attempt)] == ["ok", "ok"]
+    assert steps == ["decode from a.png on"]
+    deaths["decode from a.png on"] = 1
+    good, bad = decode_photos(chunk, attempt)
+    assert steps[1:] == ["decode from a.png on", "decode a.png", "decode b.png"]
+    assert good.status == "ok"
+    assert (bad.status, bad.reason, bad.detail) == (
+        "failed",
+        "worker_died",
+        "it has ended 3 workers",
+    )
+    assert tasks.stylize_picture(bad, lambda: np.copy, Blend()) == bad
+
+
+def test_an_outage_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "MAX_DELAY", 0.01)
+    (chunk,) = chunks_of([PictureTask(Photo("a.png", "http://127.0.0.1:1/a.png", ""), "a.png")])
+    (record,) = decode_photos(chunk)
+    assert (record.status, record.reason, record.pixels) == ("pending", "", b"")
+    assert record.detail.startswith("cannot read http://127.0.0.1:1/a.png: 5 attempts")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("a.parquet/7", "a.parquet/7.png"),
+        ("a.tar/../../etc/b.jpg", "a.tar/etc/b.jpg"),
+        ("/photos/./b.jpg", "photos/b.jpg"),
+        ("s3://photos/b.jpg", "s3:/photos/b.jpg"),
+    ],
+)
+def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
+    assert target_name(key) == name
+
+
+# Many pictures
+
+
+def paint_all(model: str, source: Path, target: Path, **options: Any) -> JsonObject:
+    return as_json(apply(model, str(source), str(target), "cpu", **{"precision": "fp32", **options}))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good photos of all formats in folders, and bad ones."""
+    root = tmp_path_factory.mktemp("photos")
+    for index, name in enumerate(("a.png", "deep/b.webp", "deep/er/c d.png", "e.bmp")):
+        save(root / name, noise(index))
+    (root / "turned.JPG").write_bytes(turned(8))
+    save(root / "e.bmp.png", noise(4))  # by the name that the one before it is painted under
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "deep" / "short.png").write_bytes((root / "a.png").read_bytes()[:500])
+    return root
+
+
+PAINTED = {"a.png": 0, "deep/b.webp": None, "deep/er/c d.png": 2, "e.bmp.png": 3, "turned.JPG": None}
+"""What must be there, and the seed of those that no encoder of the source has changed."""
+
+
+@pytest.fixture(scope="module")
+def first(
+    ray_cluster: None, model: str, source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A target after a first run, and its figures."""
+    target = tmp_path_factory.mktemp("painted") / "out"
+    with pytest.raises(IncompleteError, match="3 of 8 pictures were not stylized") as ended:
+        paint_all(model, source, target)
+    return target, ended.value.figures
+
+
+def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
+    first: tuple[Path, dict[str, Any]], model: str
+) -> None:
+    target, figures = first
+    counts = {"found": 8, "ok": 5, "rejected": 3, "failed": 0, "pending": 0, "made": 5}
+    assert figures == {**counts, "reasons": {"not_an_image": 1, "same_name": 1, "truncated": 1}}
+    assert files(target).keys() == {*PAINTED, RECORD}
+    loaded = load_model(model, "cpu")
+    for name, seed in PAINTED.items():
+        with Image.open(target / name) as picture:
+            assert picture.format == {".webp": "WEBP", ".JPG": "JPEG"}.get(Path(name).suffix, "PNG")
+        if seed is not None:
+            assert_close(load(target / name), loaded(noise(seed)))
+    upright = codec.decode(turned(8), **LIMITS)
+    expected = codec.as_stored(loaded(upright), "jpeg").astype(int)
+    assert np.abs(load(target / "turned.JPG") - expected).mean() < 1
+    record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
+    assert json.loads((target / RECORD).read_text()) == record
+
+
+def test_a_second_run_paints_what_is_missing_and_nothing_else(
+    first: tuple[Path, dict[str, Any]], model: str, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, figures = first
+    before = files(target)
+    (target / "deep" / "b.webp").unlink()
+    times = {name: (target / name).stat().st_mtime_ns for name in before if name != "deep/b.webp"}
+    with pytest.raises(IncompleteError) as ended:
+        paint_all(model, source, target)
+    assert ended.value.figures == {**figures, "made": 1}
+    assert "4 pictures are there already" in capsys.readouterr().err
+    assert files(target) == before
+    assert {name: (target / name).stat().st_mtime_ns for name in times} == times
+
+
+def test_pictures_of_another_model_or_other_options_are_not_mixed_with_those_there(
+    first: tuple[Path, dict[str, Any]], model: str, source: Path, tmp_path: Path
+) -> None:
+    before = files(first[0])
+    other = publish(tmp_path / "other", seed=1)
+    changed: list[dict[str, Any]] = [{"strength": 0.5}, {"keep_colors": True}, {"precision": "bf16"}]
+    for uri, options in ((other, {}), *((model, each) for each in changed)):
+        with pytest.raises(RecipeError, match=r"^OUT .*: its apply\.json says .* allowed: .*--overwrite$"):
+            paint_all(uri, source, first[0], **options)
+    assert files(first[0]) == before
+
+
+def test_overwrite_paints_all_again_and_a_run_that_is_cut_off_leaves_no_record(
+    first: tuple[Path, dict[str, Any]], model: str, source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(first[0], target)
+    with pytest.raises(IncompleteError) as ended:
+        paint_all(model, source, target, strength=0.0, overwrite=True)
+    assert (ended.value.figures["ok"], ended.value.figures["made"]) == (5, 5)
+    np.testing.assert_array_equal(load(target / "a.png"), noise(0))
+    assert json.loads((target / RECORD).read_text())["strength"] == 0
+    (target / RECORD).unlink()
+    before = files(target)
+    with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
+        paint_all(model, source, target, strength=0.0)
+    assert files(target) == before
+
+
+def test_overwrite_says_of_nothing_that_it_did_not_paint_of_which_model_it_is(
+    first: tuple[Path, dict[str, Any]],
+    model: str,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = tmp_path / "out"
+    shutil.copytree(first[0], target)
+    (target / "gone from in.png").write_bytes((target / "a.png").read_bytes())
+    with pytest.raises(IncompleteError):
+        paint_all(model, source, target, strength=0.0, overwrite=True)
+    assert not (target / RECORD).exists()
+    assert "1 pictures there were not stylized now, the first is gone from in.png" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
+        paint_all(model, source, target, strength=0.0)
+
+
+def png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def parquet(home: Path, photos: dict[str, bytes]) -> Path:
+    pq.write_table(pa.table({"image": [*photos.values()], "id": [*photos]}), home / "a.parquet")
+    return home / "a.parquet"
+
+
+def tar(home: Path, photos: dict[str, bytes]) -> Path:
+    with tarfile.open(home / "a.tar", "w") as file:
+        for name, data in photos.items():
+            member = tarfile.TarInfo(f"{name}.png")
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return home / "a.tar"
+
+
+def csv(home: Path, photos: dict[str, bytes]) -> Path:
+    for name, data in photos.items():
+        (home / f"file {name}").write_bytes(data)
+    (home / "a.csv").write_text("key,uri\n" + "".join(f"{name},file {name}\n" for name in photos))
+    return home / "a.csv"
+
+
+@pytest.mark.parametrize(
+    ("pack", "name"), [(parquet, "a.parquet/{}.png"), (tar, "a.tar/{}.png"), (csv, "{}.png")]
+)
+def test_photos_in_or_named_by_a_file_are_painted_too(
+    ray_cluster: None, model: str, tmp_path: Path, pack: Callable[[Path, dict[str, bytes]], Path], name: str
+) -> None:
+    source = pack(tmp_path, {key: png(noise(seed)) for seed, key in enumerate("xyz")})
+    figures = paint_all(model, source, tmp_path / "out")
+    assert (figures["found"], figures["made"]) == (3, 3)
+    loaded = load_model(model, "cpu")
+    for seed, key in enumerate("xyz"):
+        assert_close(load(tmp_path / "out" / name.format(key)), loaded(noise(seed)))
+
+
+@pytest.mark.slow
+def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str, tmp_path: Path) -> None:
+    home, loaded = Store(f"{s3}/apply"), load_model(model, "cpu")
+    for name in Store(model).list():
+        home.create(f"model/{name}", Store(model).read(name))
+    for seed, name in enumerate(("a.png", "deep/b.png")):
+        home.create(f"in/{name}", png(noise(seed)))
+    for source, target, counts in (
+        ("in", "out", {"found": 2, "ok": 2, "made": 2}),
+        ("in", "out", {"found": 2, "ok": 2, "made": 0}),
+        ("in/a.png", "one.png", {"found": 1, "ok": 1, "made": 1}),
+    ):
+        words = ["apply", *(home.join(name) for name in ("model", source, target)), "--precision", "fp32"]
+        ran = subprocess.run(
+            [sys.executable, "-m", "batch_nst", *words],
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout).items() >= counts.items()
+    for seed, name in enumerate(("out/a.png", "out/deep/b.png")):
+        (tmp_path / "painted.png").write_bytes(home.read(name))
+        assert_close(load(tmp_path / "painted.png"), loaded(noise(seed)))
+    assert home.read("one.png") == home.read("out/a.png")
+
+
+@pytest.mark.slow
+def test_how_fast_it_is_can_be_measured(tmp_path: Path) -> None:
+    """What it finds depends on the machine; that there are three rows, and each tells its ratio, does not."""
+    save(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    words = ["docs/apply_speed.py", "--photos", tmp_path, "--files", "32", "--rounds", "1"]
+    ran = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = [line.strip("| ").split(" | ") for line in ran.stdout.splitlines() if line.startswith("| ")][2:]
+    told = [name.split(",")[0] for name, *_ in rows]
+    assert told == ["pixels to pixels", "files to files (JPEG)", "the same"]
+    for _, *figures in rows:
+        loop, ours, ratio = map(float, figures)
+        assert loop > 0
+        assert ratio == pytest.approx(loop / ours, rel=0.05, abs=0.01)
+
+
+def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_one_reads(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in" / "a.png", noise(0))
+    lines = [f"{tmp_path}/in/a.png"] * 26
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    name = target_name(lines[0])
+    save(tmp_path / "out" / name, noise(1))
+    record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n")
+    monkeypatch.setattr("batch_nst.pipelines.cluster.connect.connect", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr("batch_nst.pipelines.apply.run._LOG_SECONDS", 0.0)
+    with pytest.raises(IncompleteError, match="25 of 26") as ended:
+        paint_all(model, tmp_path / "list.txt", tmp_path / "out")
+    assert ended.value.figures["reasons"] == {"same_name": 25}
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == ["listing: 26 pictures", "1 pictures are there already"]
+    assert [line.startswith("rejected: ") for line in told[2:]] == [True] * 20 + [False]
+    assert told[-1] == "... and 5 more"
+
+
+@pytest.mark.parametrize("target", ["photos", "photos/painted", "photos/../photos", "photos/deep/a.png"])
+def test_a_target_among_the_photos_is_refused(model: str, tmp_path: Path, target: str) -> None:
+    save(tmp_path / "photos" / "deep" / "a.png", noise(0))
+    before = files(tmp_path)
+    given = "photos/deep/a.png" if target.endswith(".png") else "photos"
+    for source in {given, "photos/**/*.png"} if given == "photos" else {given}:
+        with pytest.raises(RecipeError, match=r"^OUT: given .* which lies in IN"):
+            paint_all(model, tmp_path / source, Path(os.path.join(tmp_path, target)))
+    assert files(tmp_path) == before
+
+
+def test_an_input_that_is_none_is_called_in(model: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such folder or file"):
+        paint_all(model, tmp_path / "nowhere", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

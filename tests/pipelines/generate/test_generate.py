@@ -1,0 +1,706 @@
+"""Laws of `batch-nst generate`, end to end on a small Ray: each photo once, and the same whatever happens."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import ray
+import torch
+from PIL import Image
+
+from batch_nst.data.dataset import plan_files, units
+from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.dataset.summaries import changes_of
+from batch_nst.data.images import codec
+from batch_nst.data.images.style import read_style
+from batch_nst.data.sources.photos import list_photos, photo_id
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.slow_transfer import ENGINE, losses_of
+from batch_nst.errors import IncompleteError
+from batch_nst.figures import as_json
+from batch_nst.pipelines.cluster.stop import Budget, Stop, StopReason
+from batch_nst.pipelines.generate import actors
+from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.recipe import Recipe
+from tests.support.places import PAINTING, SAMPLES
+from tests.support.ray_nodes import small_ray
+
+SIDE = 32
+GOOD = ("astronaut", "chelsea", "coffee", "moose", "panda")
+HELD_OUT = "chelsea"
+CROPS = 2
+
+METRICS = {
+    f"ray_{name}"
+    for name in (
+        *("images_total", "units_total", "iterations_total"),
+        *("queue_depth", "seconds_per_image", "device_busy_ratio"),
+    )
+}
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(s3: str) -> Iterator[None]:
+    """Started after the object store, whose address its workers take from the environment."""
+    with small_ray():
+        yield
+
+
+def shrink(name: str, target: Path) -> Path:
+    """A sample of at most 96 pixels a side, which is read in no time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(SAMPLES / "content" / f"{name}.jpg") as picture:
+        picture.thumbnail((112, 112))
+        picture.save(target)
+    return target
+
+
+def break_some(folder: Path) -> dict[str, Path]:
+    """Files that are called photos, by the reason for which each of them is refused."""
+    (folder / "bad_empty.jpg").touch()
+    (folder / "bad_text.jpg").write_text("once upon a time")
+    whole = (folder / "astronaut.jpg").read_bytes()
+    (folder / "bad_cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (200, 20)).save(folder / "bad_small.png")
+    named = {
+        "empty": "bad_empty.jpg",
+        "not_an_image": "bad_text.jpg",
+        "truncated": "bad_cut.jpg",
+        "too_small": "bad_small.png",
+    }
+    return {reason: folder / name for reason, name in named.items()}
+
+
+def recipe(output: str | Path, source: str | list[str], **changes: Any) -> Recipe:
+    document = {
+        "output": str(output),
+        "style": {"image": str(PAINTING), "size": SIDE},
+        "loss": {"content_layers": {"relu1_2": 1.0}, "style_layers": {"relu1_1": 1.0, "relu2_1": 1.0}},
+        "generate": {
+            "input": source,
+            "image_size": SIDE,
+            "iterations": 3,
+            "unit_images": 2,
+            "crops": CROPS,
+            "precision": "fp32",
+            "max_rejected": 1.0,
+            **changes,
+        },
+        "evaluate": {"holdout": 0.0, "holdout_photos": []},
+    }
+    return Recipe.model_validate(document)
+
+
+def hold_out(given: Recipe, *keys: str) -> Recipe:
+    return given.model_copy(
+        update={"evaluate": given.evaluate.model_copy(update={"holdout_photos": [*keys]})}
+    )
+
+
+def run(given: Recipe, retry: bool = False) -> dict[str, Any]:
+    store = Store(given.output)
+    with acquire(store, "generate") as lease:
+        return as_json(generate(given, store, lease, retry))
+
+
+def rows_of(output: str | Path) -> list[Row]:
+    store = Store(str(output))
+    return [row for unit in sorted(units.done_units(store)) for row in units.read_unit(store, unit)]
+
+
+def by_id(output: str | Path) -> dict[bytes, Row]:
+    rows = rows_of(output)
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def files(output: Path) -> dict[str, int]:
+    """The committed units and when each was written."""
+    return {str(path): path.stat().st_mtime_ns for path in (output / units.DATA).rglob("*.parquet")}
+
+
+def pixels(row: Row, column: str) -> codec.Pixels:
+    return codec.decode_stored(row[column]["bytes"])
+
+
+def assert_same_images(some: dict[bytes, Row], others: dict[bytes, Row]) -> None:
+    """The same ids, outcomes, pixels and losses, to the bit."""
+    assert some.keys() == others.keys()
+    for identity, row in some.items():
+        other = others[identity]
+        alike = ("uri", "split", "status", "reason", "detail", "iterations", "init", "engine")
+        losses = ("content_loss", "style_loss", "total_loss")
+        assert [row[name] for name in alike + losses] == [other[name] for name in alike + losses]
+        if row["status"] == "ok":
+            for column in ("content", "stylized"):
+                np.testing.assert_array_equal(pixels(row, column), pixels(other, column))
+
+
+class Bucket:
+    """Good and broken photos in a folder, and a list of them that names one which is not there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.good = {name: str(shrink(name, root / f"{name}.jpg")) for name in GOOD}
+        self.bad = {reason: str(path) for reason, path in break_some(root).items()}
+        self.missing = root / "missing.jpg"
+        self.uris = [*self.good.values(), *self.bad.values(), str(self.missing)]
+
+    def recipe(self, output: Path, uris: list[str] | None = None, **changes: Any) -> Recipe:
+        return hold_out(recipe(output, uris or self.uris, **changes), self.good[HELD_OUT])
+
+
+class Made:
+    """The dataset of a bucket, made once for the tests of this file; they work on copies of it."""
+
+    def __init__(self, bucket: Bucket, output: Path) -> None:
+        self.bucket, self.output = bucket, output
+        self.recipe = bucket.recipe(output)
+        self.figures = run(self.recipe)
+        self.rows = rows_of(output)
+
+    def copy(self, output: Path) -> Recipe:
+        shutil.copytree(self.output, output)
+        return self.bucket.recipe(output)
+
+
+@pytest.fixture(scope="module")
+def made(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("generate")
+    return Made(Bucket(root / "photos"), root / "out")
+
+
+def test_each_crop_of_each_photo_is_exactly_one_row(made: Made) -> None:
+    planned = list_photos(made.recipe.generate.input)
+    expected = [photo_id(photo.key, photo.version, crop) for photo in planned for crop in range(CROPS)]
+    assert sorted(row["id"] for row in made.rows) == sorted(expected)
+    assert Counter(row["uri"] for row in made.rows) == dict.fromkeys(made.bucket.uris, CROPS)
+
+
+def test_outcomes_add_up_to_what_was_found(made: Made) -> None:
+    good, bad = CROPS * len(GOOD), CROPS * len(made.bucket.bad)
+    snapshot = latest_snapshot(Store(made.recipe.output))
+    assert snapshot is not None
+    assert snapshot.counts == {
+        "ok": good - CROPS,
+        "held_out": CROPS,
+        "rejected": bad,
+        "failed": CROPS,
+        "forgotten": 0,
+        "filtered": 0,
+        "pending": 0,
+        "gone": 0,
+    }
+    assert made.figures | snapshot.counts == made.figures
+    assert made.figures["found"] == good + bad + CROPS == len(made.rows)
+    assert made.figures["photos"] == len(made.bucket.uris)
+    assert made.figures["made"] == good
+    assert made.figures["reasons"] == {**dict.fromkeys(made.bucket.bad, CROPS), "vanished": CROPS}
+
+
+def test_a_photo_that_cannot_be_used_is_a_row_with_status_and_reason_and_nothing_else(made: Made) -> None:
+    told = {row["uri"]: (row["status"], row["reason"]) for row in made.rows if row["status"] != "ok"}
+    rejected = {uri: ("rejected", reason) for reason, uri in made.bucket.bad.items()}
+    assert told == {**rejected, str(made.bucket.missing): ("failed", "vanished")}
+    for row in made.rows:
+        if row["status"] != "ok":
+            assert row["detail"]
+            empty = {name for name, value in row.items() if value is None}
+            assert empty == row.keys() - {"id", "uri", "split", "status", "reason", "detail"}
+
+
+def test_all_crops_of_a_held_out_photo_are_on_that_side(made: Made) -> None:
+    held_out = [row["uri"] for row in made.rows if row["split"] == "held_out"]
+    assert held_out == [made.bucket.good[HELD_OUT]] * CROPS
+    assert {row["split"] for row in made.rows} == {"held_out", "train"}
+
+
+def good_rows(made: Made) -> list[Row]:
+    rows = [row for row in made.rows if row["status"] == "ok"]
+    assert len(rows) == CROPS * len(GOOD)
+    return rows
+
+
+def crops_of(output: str) -> dict[bytes, int]:
+    """Of the planned images their numbers of crops."""
+    store = Store(output)
+    groups = [plan_files.read_group(store, group) for group in plan_files.read_written(store).groups]
+    return {row["id"]: row["crop"] for group in groups for row in group.to_pylist()}
+
+
+def test_the_content_is_the_crop_of_the_decoded_photo_to_the_last_bit(made: Made) -> None:
+    crops = crops_of(made.recipe.output)
+    limits = made.recipe.generate
+    for row in good_rows(made):
+        photo = codec.decode(
+            Path(row["uri"]).read_bytes(),
+            min_side=limits.min_side,
+            max_bytes=limits.max_bytes,
+            max_pixels=limits.max_pixels,
+        )
+        expected = codec.crop(photo, SIDE, crops[row["id"]], row["id"])
+        np.testing.assert_array_equal(pixels(row, "content"), expected)
+        assert (row["height"], row["width"]) == (SIDE, SIDE)
+
+
+def test_losses_are_those_of_the_stored_pictures(made: Made) -> None:
+    objective = Objectives.on(
+        read_style(made.recipe.style),
+        made.recipe.loss,
+        made.recipe.vgg,
+        "cpu",
+        "fp32",
+        torch.get_num_threads(),
+    ).exact
+    rows = good_rows(made)
+    content = to_tensor(np.stack([pixels(row, "content") for row in rows]))
+    stylized = to_tensor(np.stack([pixels(row, "stylized") for row in rows]))
+    losses = losses_of(objective, stylized, content)
+    for name, expected in losses._asdict().items():
+        stored = torch.tensor([row[f"{name}_loss"] for row in rows])
+        torch.testing.assert_close(stored, expected, rtol=1e-5, atol=0)
+    assert (losses.total < losses_of(objective, content, content).total).all()
+
+
+def test_a_unit_says_how_far_each_image_is_from_its_photo(made: Made) -> None:
+    moved = {
+        row["id"]: np.abs(pixels(row, "content").astype(float) - pixels(row, "stylized")).mean()
+        for row in good_rows(made)
+    }
+    store = Store(made.recipe.output)
+    told: dict[bytes, float] = {}
+    for unit in units.done_units(store):
+        told |= changes_of(units.read_summary(store, unit), units.read_unit(store, unit, columns=["id"]))
+    assert {identity: told[identity] for identity in moved} == pytest.approx(moved)
+    assert np.isnan([told[identity] for identity in told.keys() - moved.keys()]).all()
+
+
+def test_a_row_says_how_it_was_made(made: Made) -> None:
+    assert {(row["iterations"], row["init"], row["engine"]) for row in good_rows(made)} == {
+        (3, "content", f"{ENGINE} lbfgs cpu fp32")
+    }
+
+
+def test_another_start_makes_nothing_and_leaves_everything_as_it_is(made: Made) -> None:
+    before = files(made.output)
+    figures = run(made.recipe)
+    assert figures["made"] == 0
+    assert (figures["snapshot"], figures["digest"]) == (1, made.figures["digest"])
+    assert files(made.output) == before
+    assert Store(made.recipe.output).list("dataset/plan") == ["dataset/plan/000001.parquet"]
+    assert Store(made.recipe.output).list("dataset/snapshots") == ["dataset/snapshots/000001.json"]
+
+
+def test_only_a_new_photo_is_made_and_one_that_came_back_is_new(made: Made, tmp_path: Path) -> None:
+    again = made.copy(tmp_path / "out")
+    before = files(tmp_path / "out")
+    shrink("windmill", made.bucket.missing)
+    try:
+        figures = run(again)
+    finally:
+        made.bucket.missing.unlink()
+    assert (figures["snapshot"], figures["made"]) == (2, CROPS)
+    assert (figures["failed"], figures["gone"]) == (0, CROPS)
+    assert figures["ok"] == made.figures["ok"] + CROPS
+    after = files(tmp_path / "out")
+    assert after | before == after
+    assert len(after) == len(before) + 1
+    rows = [row for row in rows_of(tmp_path / "out") if row["uri"] == str(made.bucket.missing)]
+    assert Counter(row["status"] for row in rows) == {"failed": CROPS, "ok": CROPS}
+
+
+def test_a_retry_is_a_further_attempt_at_failed_images_alone_and_the_last_one_counts(
+    made: Made, tmp_path: Path
+) -> None:
+    again = made.copy(tmp_path / "out")
+    before = files(tmp_path / "out")
+    assert run(again)["snapshot"] == 1
+    figures = run(again, retry=True)
+    assert figures["snapshot"] == 2
+    assert figures["reasons"] == {"vanished": CROPS}
+    names = ("found", "ok", "held_out", "rejected", "failed", "pending", "gone")
+    assert {name: figures[name] for name in names} == {name: made.figures[name] for name in names}
+    after = files(tmp_path / "out")
+    assert after | before == after
+    assert len(after) == len(before) + 1
+
+
+def test_neighbours_in_a_batch_change_no_bit_of_an_image(made: Made, tmp_path: Path) -> None:
+    # Beside another photo, where it was beside a crop of its own.
+    uris = [made.bucket.good[name] for name in GOOD[1:]]
+    run(made.bucket.recipe(tmp_path / "out", uris, crops=1))
+    some = by_id(tmp_path / "out")
+    assert len(some) == len(uris)
+    assert_same_images(some, {row["id"]: row for row in made.rows if row["id"] in some})
+
+
+def test_a_larger_unit_changes_an_image_by_rounding_alone(made: Made, tmp_path: Path) -> None:
+    uris = [made.bucket.good[name] for name in GOOD[1:]]
+    run(made.bucket.recipe(tmp_path / "out", uris, unit_images=7))
+    some = by_id(tmp_path / "out")
+    assert len(some) == CROPS * len(uris)
+    others = {row["id"]: row for row in made.rows}
+    for identity, row in some.items():
+        np.testing.assert_array_equal(pixels(row, "content"), pixels(others[identity], "content"))
+        assert row["total_loss"] == pytest.approx(others[identity]["total_loss"], rel=1e-4)
+        levels = pixels(row, "stylized").astype(int) - pixels(others[identity], "stylized")
+        assert abs(levels).max() <= 1
+
+
+def run_within(given: Recipe, budget: Budget, min_done: float | None = None) -> dict[str, Any]:
+    """The figures of a run that a budget may end."""
+    store = Store(given.output)
+    with acquire(store, "generate") as lease:
+        return as_json(generate(given, store, lease, budget=budget, min_done=min_done))
+
+
+@pytest.fixture
+def parted() -> Iterator[list[int]]:
+    """Four units an execution of Ray Data; of how many units each one was that has begun."""
+    begun: list[int] = []
+    from_items = ray.data.from_items
+
+    def counted(items: list[Row]) -> ray.data.Dataset:
+        begun.append(sum(len(item["units"]) for item in items))
+        return from_items(items)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_files, "GROUP_UNITS", 4)
+        patch.setattr(actors, "_UNITS", 4)
+        patch.setattr(actors, "_UNITS_PER_ACTOR", 1)
+        patch.setattr(ray.data, "from_items", counted)
+        yield begun
+
+
+def test_several_executions_make_what_one_does(made: Made, tmp_path: Path, parted: list[int]) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    assert run(given)["digest"] == made.figures["digest"]
+    assert len(parted) > 1
+    assert max(parted) == 4
+    assert sum(parted) == len(units.done_units(Store(given.output)))
+
+
+def test_no_execution_begins_after_the_budget_is_spent(made: Made, tmp_path: Path, parted: list[int]) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    with pytest.raises(IncompleteError, match="the deadline"):
+        run_within(given, until_one_is_done(given.output))
+    assert parted == [4]
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(device_hours=0.0), Budget(deadline=datetime(2026, 11, 25, tzinfo=UTC))]
+)
+def test_a_budget_that_is_spent_lets_no_unit_begin(made: Made, tmp_path: Path, budget: Budget) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    with pytest.raises(IncompleteError) as ended:
+        run_within(given, budget)
+    figures = ended.value.figures
+    assert str(ended.value) == (
+        f"{figures['found']} images are pending: {budget.stop_reason()}; run the same command again"
+    )
+    assert (figures["made"], figures["photos_read"], figures["pending"]) == (0, 0, figures["found"])
+    assert figures["stopped"] == str(budget.stop_reason())
+
+
+def until_one_is_done(output: str) -> Budget:
+    """A budget that is spent as soon as a unit is committed."""
+
+    late = Stop(StopReason.DEADLINE, "2026-11-25 06:00+00:00")
+
+    class Short(Budget):
+        def stop_reason(self, _: float = 0.0) -> Stop | None:
+            return late if units.done_units(Store(output)) else None
+
+    return Short(deadline=datetime(2026, 11, 25, 6, tzinfo=UTC))
+
+
+def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    budget = until_one_is_done(given.output)
+    figures = run_within(given, budget, min_done=0.01)
+    assert figures["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
+    found, pending = figures["found"], figures["pending"]
+    assert 0 < pending < found
+    told = f"{pending} images are pending: {figures['stopped']}; continuing with what is done"
+    assert told in capsys.readouterr().err
+    snapshot = latest_snapshot(Store(given.output))
+    assert snapshot is not None
+    assert snapshot.audit == {"planned": found, "done": found - pending, "pending": pending, "gone": 0}
+    assert snapshot.done == (found - pending) / found
+
+    with pytest.raises(IncompleteError) as ended:  # nor does it begin one at another start
+        run_within(given, budget, min_done=0.99)
+    told = f"{pending} images are pending: {figures['stopped']}; {snapshot.done:.1%} are done, train.min_done"
+    assert str(ended.value) == f"{told} asks for 99.0%; run the same command again"
+    assert latest_snapshot(Store(given.output)) == snapshot
+    rest = run(given)
+    assert (rest["digest"], rest["stopped"]) == (made.figures["digest"], None)
+    assert rest["tried"] == pending
+
+
+def test_prometheus_sees_what_became_of_images(made: Made) -> None:
+    (node,) = ray.nodes()
+    page = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 120
+    while True:
+        with urllib.request.urlopen(page, timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        shown = {line.split("{")[0] for line in lines if line.startswith("ray_") and "{" in line}
+        if shown >= METRICS:
+            break
+        assert time.monotonic() < deadline, METRICS - shown
+        time.sleep(1)
+    statuses = {
+        re.search(r'status="(\w+)"', line)[1] for line in lines if line.startswith("ray_images_total{")
+    }
+    assert statuses == {"ok", "rejected", "failed"}
+
+
+@pytest.fixture(scope="module")
+def spoiled(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, IncompleteError]:
+    """A folder of three: a photo, a text, and one that went between planning and reading."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    shrink("coffee", folder / "in" / "coffee.jpg")
+    (folder / "in" / "text.jpg").write_text("once upon a time")
+    vanishing = shrink("moose", folder / "in" / "vanishing.jpg")
+    given = recipe(folder / "out", str(folder / "in"), crops=1, unit_images=3, max_rejected=0.49)
+    survey(given, Store(given.output)).write_down(Store(given.output))
+    vanishing.unlink()
+    with pytest.raises(IncompleteError) as ended:
+        run(given)
+    return given, ended.value
+
+
+def test_too_many_rejected_photos_are_an_error_after_sealing(spoiled: tuple[Recipe, IncompleteError]) -> None:
+    given, error = spoiled
+    assert str(error) == "1 of 2 images were rejected (50.0%); generate.max_rejected allows 49.0%"
+    assert error.exit_code == 1
+    snapshot = latest_snapshot(Store(given.output))
+    assert snapshot is not None
+    assert (snapshot.counts["rejected"], snapshot.counts["pending"]) == (1, 0)
+    assert error.figures | snapshot.counts == error.figures
+
+
+def test_rejected_photos_are_told_by_every_start_until_they_are_allowed(
+    spoiled: tuple[Recipe, IncompleteError],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given, error = spoiled
+    with pytest.raises(IncompleteError) as again:
+        run(given)
+    assert str(again.value) == str(error)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rejected: ")]
+    assert len(told) == 1
+    assert f"{given.generate.input}/text.jpg: not_an_image" in told[0]
+    half = given.generate.model_copy(update={"max_rejected": 0.5})
+    assert run(given.model_copy(update={"generate": half}))["rejected"] == 1
+
+
+def test_a_photo_that_vanishes_after_planning_has_failed_and_is_gone(
+    spoiled: tuple[Recipe, IncompleteError],
+) -> None:
+    given, error = spoiled
+    told = {Path(row["uri"]).name: (row["status"], row["reason"]) for row in rows_of(given.output)}
+    assert told == {
+        "coffee.jpg": ("ok", None),
+        "text.jpg": ("rejected", "not_an_image"),
+        "vanishing.jpg": ("failed", "vanished"),
+    }
+    assert (error.figures["failed"], error.figures["gone"]) == (0, 1)
+
+
+def test_from_a_bucket_into_a_bucket_is_the_same_as_on_disk(made: Made, s3: str) -> None:
+    filesystem = fsspec.filesystem("s3")
+    for name in ("coffee", "moose"):
+        filesystem.put(made.bucket.good[name], f"{s3}/photos/deep/{name}.jpg")
+    filesystem.pipe(f"{s3}/photos/empty.jpg", b"")
+    filesystem.pipe(f"{s3}/photos/notes.md", b"no photo")
+    given = recipe(f"{s3}/models/wave", f"{s3}/photos", crops=1)
+    figures = run(given)
+    assert (figures["photos"], figures["ok"] + figures["held_out"], figures["rejected"]) == (3, 2, 1)
+    rows = {row["uri"]: row for row in rows_of(given.output)}
+    assert sorted(rows) == [
+        f"{s3}/photos/deep/coffee.jpg",
+        f"{s3}/photos/deep/moose.jpg",
+        f"{s3}/photos/empty.jpg",
+    ]
+    # The first crop is the centre, whatever the id.
+    crops = crops_of(made.recipe.output)
+    on_disk = {Path(row["uri"]).stem: row for row in good_rows(made) if crops[row["id"]] == 0}
+    for name in ("coffee", "moose"):
+        row = rows[f"{s3}/photos/deep/{name}.jpg"]
+        for column in ("content", "stylized"):
+            np.testing.assert_array_equal(pixels(row, column), pixels(on_disk[name], column))
+        assert row["total_loss"] == on_disk[name]["total_loss"]
+    again = run(given)
+    assert (again["made"], again["snapshot"]) == (0, 1)
+
+
+# An outage ---------------------------------------------------------------------------------------------
+
+
+class Flaky(SimpleHTTPRequestHandler):
+    """Serves files; while `down`, lists them and refuses to hand out one."""
+
+    down = True
+
+    def do_GET(self) -> None:
+        if self.down and self.path.endswith("moose.jpg"):
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_an_outage_leaves_its_units_pending_for_the_next_start(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = partial(Flaky, directory=str(made.bucket.root))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uris = [f"http://127.0.0.1:{server.server_port}/{name}.jpg" for name in ("coffee", "moose", "panda")]
+        given = recipe(tmp_path / "out", uris, crops=1, unit_images=1)
+        with pytest.raises(IncompleteError, match=r"^1 images are pending: cannot read http.*moose") as ended:
+            run(given)
+        assert ended.value.figures["pending"] == 1
+        assert len(files(tmp_path / "out")) == 2
+        monkeypatch.setattr(Flaky, "down", False)
+        figures = run(given)
+        server.shutdown()
+    assert (figures["made"], figures["pending"], figures["snapshot"]) == (1, 0, 2)
+    assert sorted(row["uri"] for row in rows_of(tmp_path / "out")) == sorted(uris)
+
+
+# Crashes -----------------------------------------------------------------------------------------------
+
+
+class Project:
+    """A folder with a recipe in it, and the command on it as a process of its own.
+
+    Work that is worth interrupting comes last: `bad_...` sorts before all but one of the good photos.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in GOOD:
+            shrink(name, root / "photos" / f"{name}.jpg")
+        break_some(root / "photos")
+        document = recipe(root / "out", str(root / "photos"), crops=4, iterations=100).model_dump()
+        (root / "recipe.yaml").write_text(json.dumps(document))
+
+    def start(self, output: str) -> subprocess.Popen[str]:
+        """`batch-nst generate` in a session of its own, on a Ray of its own."""
+        command = [sys.executable, "-m", "batch_nst", "generate", "recipe.yaml", f"output={output}"]
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, output: str) -> dict[str, Any]:
+        process = self.start(output)
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        figures: dict[str, Any] = json.loads(stdout.splitlines()[-1])
+        return figures
+
+
+def strike(process: subprocess.Popen[str], ripe: Callable[[], bool], delay: float) -> None:
+    """Kill a command and its Ray a while after it is ripe; one that has ended before must have ended well."""
+    while process.poll() is None and not ripe():
+        time.sleep(0.01)
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    stderr = process.communicate()[1]
+    assert process.returncode in (0, -signal.SIGKILL), stderr
+
+
+@pytest.mark.slow
+def test_three_kills_at_any_moment_leave_what_one_clean_run_makes(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    clean = project.finish("clean")
+    out = tmp_path / "killed"
+    total = len(files(tmp_path / "clean"))
+    pace = clean["device_seconds"] / total
+    left_behind = [0]
+    for quarter in range(3):
+        # Each blow has a quarter of the units to fall in, so that work is left for it and those behind it; it
+        # falls later than the one before, and may be a little late.
+        least = random.randrange(quarter * total // 4, (quarter + 1) * total // 4)
+        if quarter:
+            least = max(least, left_behind[-1] + 1)
+        strike(
+            project.start("killed"),
+            lambda least=least: (out / plan_files.PLAN).exists() and len(files(out)) >= least,
+            random.uniform(0, pace),
+        )
+        left_behind.append(len(files(out)))
+    assert any(0 < done < total for done in left_behind), left_behind
+    figures = project.finish("killed")
+    assert_same_images(by_id(out), by_id(tmp_path / "clean"))
+    compared = ("found", "ok", "held_out", "rejected", "failed", "pending", "gone", "digest")
+    assert {name: figures[name] for name in compared} == {name: clean[name] for name in compared}
+    assert len(files(out)) == total
+
+
+@pytest.mark.slow
+def test_of_eight_at_once_one_works_and_the_others_name_it(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    processes = [project.start("out") for _ in range(8)]
+    outputs = [process.communicate() for process in processes]
+    assert sorted(process.returncode for process in processes) == [0] + [4] * 7
+    winner, *losers = sorted(range(8), key=lambda index: processes[index].returncode)
+    for loser in losers:
+        assert f"(pid {processes[winner].pid}, generate)" in outputs[loser][1]
+    figures = json.loads(outputs[winner][0].splitlines()[-1])
+    assert (figures["found"], figures["pending"]) == (36, 0)
+    assert len(by_id(tmp_path / "out")) == 36
+
+
+@pytest.mark.slow
+def test_a_command_does_not_join_the_ray_inside_another_process() -> None:
+    """It would die with that one."""
+    code = (
+        "import ray; from batch_nst.pipelines.cluster import connect; connect.connect(); "
+        "print(ray.get_runtime_context().gcs_address)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    address = ran.stdout.splitlines()[-1]
+    assert address.count(":") == 1
+    assert address != ray.get_runtime_context().gcs_address

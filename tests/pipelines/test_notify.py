@@ -1,0 +1,313 @@
+"""Laws of `--notify`: the figures arrive, its failure is a warning, and its address is shown nowhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_nst.data.models.gate import publish
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
+from batch_nst.pipelines import notify
+from tests.support.fake_night import begin, finish, objects
+
+SECRET = "7f3dc0ffee"
+PATH = f"/hooks/{SECRET}?key={SECRET}"
+
+
+class Hook:
+    """A server that somebody watches."""
+
+    def __init__(self) -> None:
+        self.status, self.location = 204, ""
+        self.hangs = threading.Event()
+        self.received: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.words: list[bytes] = []
+        """Of all processes, while a request was answered, those that hold the secret."""
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                hook.paths.append(self.path)
+                hook.headers = {name.lower(): value for name, value in self.headers.items()}
+                hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                hook.words += [words for words in command_lines() if SECRET.encode() in words]
+                if hook.hangs.is_set():
+                    over.wait(60)
+                self.send_response(hook.status)
+                if hook.location:
+                    self.send_header("Location", hook.location)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        over = self._over = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.place = f"127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{self.place}{PATH}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def command_lines() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes()
+        except OSError:  # it has ended
+            continue
+
+
+@contextmanager
+def serving() -> Iterator[Hook]:
+    found = Hook()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as found:
+        yield found
+
+
+def warning(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error."""
+    ended = capsys.readouterr()
+    assert ended.out == ""
+    assert ended.err.count("\n") == 1
+    assert SECRET not in ended.err
+    told = "warning: --notify http://127.0.0.1: the figures were not delivered: "
+    assert ended.err.startswith(told)
+    return ended.err.removeprefix(told).rstrip()
+
+
+# --- what is posted
+
+
+def test_an_object_arrives_as_it_is_and_nothing_is_said(
+    hook: Hook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notify.post(hook.url, '{"made": 3}')
+    assert hook.received == [{"made": 3}]
+    assert hook.paths == [PATH]
+    assert hook.headers["content-type"] == "application/json"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_password_in_the_address_is_sent_as_one(hook: Hook) -> None:
+    notify.post(f"http://night:{SECRET}@{hook.place}/", "{}")
+    assert hook.headers["authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize("status", [500, 404, 302])
+def test_an_answer_that_is_no_success_is_a_warning(
+    hook: Hook, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook.status = status
+    notify.post(hook.url.replace("http://", f"http://night:{SECRET}@"), "{}")
+    assert warning(capsys) == f"answered {status}"
+
+
+def test_a_redirect_is_not_followed(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as other:
+        hook.status, hook.location = 307, other.url
+        notify.post(hook.url, "{}")
+        assert other.received == []
+    assert warning(capsys) == "answered 307"
+
+
+def test_nobody_there_is_a_warning(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
+    hook.stop()
+    notify.post(hook.url, "{}")
+    assert warning(capsys).startswith("Connect call failed")
+
+
+def test_who_does_not_answer_is_not_waited_for(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(notify, "_SECONDS", 0.2)
+    hook.hangs.set()
+    notify.post(hook.url, "{}")
+    assert warning(capsys) == "TimeoutError"
+
+
+# --- nights
+
+
+def call(*words: str, url: str = "", code: str = "") -> subprocess.CompletedProcess[str]:
+    """A night in a process of its own, with the address in the environment or among the words."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *(("-c", code) if code else ("-m", "batch_nst")), "nightly", *words],
+        env=os.environ | {"BATCH_NST_NOTIFY": url},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[str, Store]:
+    """The recipe's file and the output of a night that is over."""
+    recipe, store, version = finish(begin(tmp_path), {"a": 50.0})
+    publish(version, recipe.publish, store, 0)
+    return str(tmp_path / "recipe.yaml"), store
+
+
+def test_a_night_posts_what_it_prints_and_nobody_sees_where(hook: Hook, finished: tuple[str, Store]) -> None:
+    file, store = finished
+    before = objects(store)
+    calls = (
+        call(file, "--notify", hook.url),
+        call(f"--notify={hook.url}", file),
+        call("--not", hook.url, file),
+        call(file, url=hook.url),
+    )
+    for ran in calls:
+        assert (ran.returncode, ran.stderr.count("\n")) == (0, 1), ran.stderr  # nothing new
+        assert SECRET not in ran.stdout + ran.stderr
+    assert hook.received == [json.loads(ran.stdout) for ran in calls]
+    assert hook.received[0]["nothing_new"] is True
+    assert hook.received[0]["output"] == store.uri
+    assert objects(store) == before
+    assert not any(SECRET.encode() in store.read(name) for name in store.list())
+    assert hook.words == []
+
+
+IGNORED = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+ran = subprocess.Popen([sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
+sys.exit(ran.wait())
+"""
+SIGINT = """
+import os, signal
+from batch_nst import cli
+cli.load_recipe = lambda *_: os.kill(os.getpid(), signal.SIGINT) or {}["outlived"]
+cli.main()
+"""
+
+
+def test_a_command_that_starts_itself_anew_in_the_background_ignores_ctrl_c_as_before(hook: Hook) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", IGNORED, SIGINT, "nightly", "recipe.yaml", "--notify", hook.url],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert "KeyError: 'outlived'" in ran.stderr
+
+
+def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
+    hook: Hook, finished: tuple[str, Store]
+) -> None:
+    file, store = finished
+    wrong = call(file, "train.step=1", url=hook.url)
+    with acquire(store, "somebody"):
+        held = call(file, url=hook.url)
+    (Path(file).parent / "painting.png").unlink()
+    failed = call(file, url=hook.url)
+    calls = (wrong, held, failed)
+    assert [ran.returncode for ran in calls] == [2, 4, 2]
+    assert hook.received == [json.loads(ran.stdout) for ran in calls]
+    assert [told["exit_code"] for told in hook.received] == [2, 4, 2]
+    assert "train.step: unknown key" in hook.received[0]["error"]
+    assert "somebody" in hook.received[1]["error"]
+    assert "painting.png" in hook.received[2]["error"]
+    assert store.exists(f"runs/{hook.received[2]['run']}/summary.json")
+
+
+SIGTERM = """
+import os, signal
+from batch_nst import cli
+from batch_nst.pipelines import nightly
+nightly.find_finished = lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
+cli.main()
+"""
+BUG = """
+from batch_nst import cli
+from batch_nst.pipelines import nightly
+nightly.find_finished = lambda *_: {}["%s"]
+cli.main()
+"""
+
+
+def test_a_night_that_is_stopped_is_posted_as_its_run_tells_it(
+    hook: Hook, finished: tuple[str, Store]
+) -> None:
+    file, store = finished
+    ran = call(file, url=hook.url, code=SIGTERM)
+    assert ran.returncode == 143
+    (told,) = hook.received
+    assert told == json.loads(ran.stdout)
+    assert told["error"] == "stopped by SIGTERM; start it again and it continues"
+    (summary,) = (name for name in store.list("runs") if name.endswith("summary.json"))
+    written = json.loads(store.read(summary))
+    del written["started"], written["seconds"], told["seconds"]
+    assert told == written | {"exit_code": 143}
+
+
+def test_of_a_bug_nothing_but_its_kind_is_posted(hook: Hook, finished: tuple[str, Store]) -> None:
+    ran = call(finished[0], url=hook.url, code=BUG % SECRET)
+    assert ran.returncode == 1
+    assert f"KeyError: '{SECRET}'" in ran.stderr
+    assert hook.received == [{"command": "nightly", "exit_code": 1, "error": "a bug: KeyError"}]
+    (summary,) = (name for name in finished[1].list("runs") if name.endswith("summary.json"))
+    assert json.loads(finished[1].read(summary))["error"] == "a bug: KeyError"
+
+
+def test_a_night_is_as_good_as_it_was_when_nobody_takes_its_figures(
+    hook: Hook, finished: tuple[str, Store]
+) -> None:
+    hook.status = 500
+    ran = call(finished[0], "--notify", hook.url)
+    assert ran.returncode == 0
+    *_, last = ran.stderr.splitlines()
+    assert last == "warning: --notify http://127.0.0.1: the figures were not delivered: answered 500"
+    assert SECRET not in ran.stdout + ran.stderr
+
+
+def test_an_answer_is_not_needed_to_stop_a_night(hook: Hook, finished: tuple[str, Store]) -> None:
+    """SIGTERM while the figures are posted: the night is over, and ends as it was."""
+    hook.hangs.set()
+    with subprocess.Popen(
+        [sys.executable, "-m", "batch_nst", "nightly", finished[0]],
+        env=os.environ | {"BATCH_NST_NOTIFY": hook.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not hook.received:
+            assert process.poll() is None, process.communicate()
+            threading.Event().wait(0.01)
+        process.send_signal(signal.SIGTERM)
+        hook.stop()
+        _, stderr = process.communicate()
+    assert process.returncode == 0
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("url", [f"ftp://x/{SECRET}", f"http:///{SECRET}", SECRET, f"http://[{SECRET}", ""])
+def test_an_address_that_is_none_is_refused_and_not_shown(finished: tuple[str, Store], url: str) -> None:
+    ran = call(finished[0], f"--notify={url}")
+    assert ran.returncode == 2
+    assert "--notify: allowed: an http or https URL; what was given is not shown" in ran.stderr
+    assert SECRET not in ran.stdout + ran.stderr

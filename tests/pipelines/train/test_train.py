@@ -1,0 +1,259 @@
+"""Laws of training runs that are cut off, and of runs on several workers."""
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load
+
+from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.models import registry
+from batch_nst.data.models.registry import training_version
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import model_bytes
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import IncompleteError
+from batch_nst.pipelines import commands
+from batch_nst.pipelines.train.run import find_cut_off
+from batch_nst.recipe_file import load_recipe
+from tests.support.places import SAMPLES
+from tests.support.ray_nodes import machines
+from tests.support.sessions import finish, kill, resumed_from, start
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+FEW = f"train.checkpoint_steps={STEPS}"
+"""Ray Train takes one checkpoint in two seconds: more than these steps."""
+
+RECIPE = f"""
+output: out
+style: {{image: style.png, size: 32}}
+loss: {{content_layers: {{relu1_2: 1.0}}, style_layers: {{relu1_1: 1.0, relu2_1: 1.0}}}}
+generate: {{input: photos, image_size: 40, iterations: 2, unit_images: 2, min_side: 16, precision: fp32}}
+train: {{steps: {STEPS}, batch_size: 4, width: 8, crop_size: 32, checkpoint_steps: 10, precision: fp32}}
+evaluate: {{holdout: 0.0, iterations: 2, sizes: [32]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, ray_cluster):
+    """A folder with a recipe and its dataset, to be copied."""
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "photos").mkdir()
+    for name in ("astronaut", "coffee", "windmill", "moose", "panda", "perch"):
+        with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
+            photo.resize((48, 48)).save(folder / "photos" / f"{name}.png")
+    with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
+        painting.resize((48, 48)).save(folder / "style.png")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    commands.generate(load_recipe(folder / "recipe.yaml"))
+    return folder
+
+
+@pytest.fixture
+def home(pairs, tmp_path):
+    return shutil.copytree(pairs, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def finished(pairs, tmp_path_factory):
+    """The recipe's training on one worker, to which nothing happened: where it is, and its version."""
+    folder = shutil.copytree(pairs, tmp_path_factory.mktemp("uninterrupted") / "home")
+    return folder, train(folder, FEW)["version"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(finished):
+    """Its version, curve and weights."""
+    return trained(*finished)
+
+
+def train(home: Path, *overrides: str) -> dict:
+    """On the Ray that these tests share, for trainings to which nothing happens."""
+    return commands.train(load_recipe(home / "recipe.yaml", overrides))
+
+
+def trained(home: Path, version: str) -> tuple[str, list[dict[str, float]], bytes]:
+    store = Store(str(home / "out"))
+    history = registry.require_card(store, version)["training"]["history"]
+    return version, history, store.read(registry.model_object(version, registry.WEIGHTS))
+
+
+def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:
+    # Ray Train takes one checkpoint in two seconds and holds the training up for it, on any machine.
+    before = resumed_from(home)
+    while resumed_from(home) in (None, before):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
+    """Those of Ray Train that the command has started."""
+    found = set()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.add(child)
+    return found
+
+
+def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_an_uninterrupted_one(
+    home, uninterrupted
+):
+    killed = start(home, "train")
+    wait_for_another_checkpoint(home, killed)
+    (worker,) = training_workers(killed)
+    worker.kill()
+    while not training_workers(killed) - {worker}:
+        assert killed.poll() is None, killed.communicate()[1]
+        time.sleep(0.01)
+    wait_for_another_checkpoint(home, killed)
+    kill(killed)
+    store = Store(str(home / "out"))
+    name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
+    assert registry.read_card(store, name) is None
+    assert find_cut_off(load_recipe(home / "recipe.yaml"), store) == latest_snapshot(store)
+    curve = resumed_from(home) / "history.json"
+    history = json.loads(curve.read_text())
+    assert 10 <= history[-1]["step"] < STEPS
+    history[0]["mark"] = "of the killed run"
+    curve.write_text(json.dumps(history))
+
+    assert finish(start(home, "train"))["steps"] == STEPS
+    version, history, weights = trained(home, name)
+    assert history[0].pop("mark") == "of the killed run"
+    assert [point["step"] for point in history] == list(range(1, STEPS + 1))
+    assert (version, history, weights) == uninterrupted
+
+
+CTRL_C_COUNTS = """
+import signal
+from batch_nst.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
+main()
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_stopped_ends_at_once_and_the_next_start_goes_on(home, uninterrupted, sent, code):
+    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS))
+    wait_for_another_checkpoint(home, stopped)
+    stopped.send_signal(sent)
+    out, said = stopped.communicate()
+    assert stopped.returncode == code, said
+    assert json.loads(out.splitlines()[-1])["exit_code"] == code
+    assert "Traceback" not in said
+    recipe, store = load_recipe(home / "recipe.yaml"), Store(str(home / "out"))
+    assert find_cut_off(recipe, store) == latest_snapshot(store)
+    assert finish(start(home, "train"))["steps"] == STEPS
+    assert trained(home, training_version(recipe, latest_snapshot(store))) == uninterrupted
+
+
+def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_same_weights(
+    home, uninterrupted
+):
+    with machines(2) as nodes:
+        running = start(home, "train", "train.workers=[1, 2]", address=nodes.cluster.address)
+        wait_for_another_checkpoint(home, running)
+        nodes.crash(nodes.nodes[1])
+        out, said = running.communicate()
+    assert running.returncode == 0, said
+    assert "1 to 2 workers" in said
+    assert re.search(r"training continues from step [1-9]\d*, workers: 1$", said, re.MULTILINE), said
+    check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
+
+
+def check_same_training(
+    one: tuple[str, list[dict[str, float]], bytes], other: tuple[str, list[dict[str, float]], bytes]
+) -> None:
+    # Not about the same: an image's gradient is the same to the bit whoever computes it, and the sum of all
+    # is exact. Were it not so, rounding would be a thousandth of the loss at the end. Only the means of the
+    # losses are taken in another order, in fp64.
+    for point, same in zip(one[1], other[1], strict=True):
+        assert point == pytest.approx(same, rel=1e-12)
+    assert (one[0], one[2]) == (other[0], other[2])
+
+
+def test_a_training_that_starts_from_a_model_begins_with_its_weights(home, finished):
+    folder, first = finished
+    # At this rate no weight changes, and without an average the last ones are the model.
+    still = ("train.steps=2", "train.learning_rate=1e-30", "train.average=0")
+    second = train(home, *still, f"train.init=model:{folder}/out/models/{first}")["version"]
+    assert second != first
+    card = registry.require_card(Store(str(home / "out")), second)
+    assert re.fullmatch(rf"{first}@[0-9a-f]{{12}}", card["training"]["init"])
+    before, after = (load(trained(*run)[2]) for run in (finished, (home, second)))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-20)
+
+
+def test_losses_do_not_depend_on_the_number_of_workers(home, uninterrupted):
+    version = train(home, "train.workers=2", FEW)["version"]
+    check_same_training(trained(home, version), uninterrupted)
+
+
+def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
+    net = TransformerNet(width=8)
+    torch.nn.init.constant_(net.head.weight, 3e38)
+    bad = Store(str(home / "bad"))
+    bad.create(registry.model_object("v", registry.WEIGHTS), model_bytes(net))
+    registry.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
+    with pytest.raises(IncompleteError) as error:
+        train(home, f"train.init=model:{home}/bad/models/v")
+    told = r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help"
+    assert re.fullmatch(told, str(error.value))
+    out = Store(str(home / "out"))
+    (failed,) = (name for name in out.list("models") if name.endswith(f"/{registry.FAILED}"))
+    assert str(error.value).endswith(f": {out.read(failed).decode().strip()}")
+
+
+def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
+    figures = finish(start(pairs, "nightly", f"output={s3}/night", "train.steps=10"))
+    store = Store(f"{s3}/night")
+    assert registry.current(store)["version"] == figures["version"]
+    assert store.list("checkpoints")
+    assert store.exists(f"runs/{figures['run']}/report.html")
+    log = registry.model_object(figures["version"], "training")
+    assert {f"{log}/{name}" for name in ("index.html", "photo.jpg", "optimised.jpg", "000010.jpg")} <= set(
+        store.list(log)
+    )
+    assert any(name.startswith(f"{log}/events.out.tfevents.") for name in store.list(log))
+    in_bucket = store.read(registry.model_object(figures["version"], registry.WEIGHTS))
+
+    out = shutil.copytree(pairs / "out", tmp_path / "out")
+    on_disk = train(pairs, f"output={out}", "train.steps=10")
+    assert on_disk["version"] == figures["version"]
+    assert Store(str(out)).read(registry.model_object(figures["version"], registry.WEIGHTS)) == in_bucket
+
+
+IMPATIENT = """
+from batch_nst.cli import main
+from batch_nst.pipelines.train import ray_train
+
+ray_train._LOOK_FOR_MORE = 3.0
+main()
+"""
+
+
+def test_when_a_node_comes_training_takes_it_in_and_ends_with_the_same_weights(home, uninterrupted):
+    # Few steps to a checkpoint, each of which takes two seconds: time for the node to come.
+    words = ("train.workers=[1, 2]", "train.checkpoint_steps=2")
+    with machines(1) as nodes:
+        running = start(home, "train", *words, address=nodes.cluster.address, program=("-c", IMPATIENT))
+        wait_for_another_checkpoint(home, running)
+        nodes.add()
+        out, said = running.communicate()
+    assert running.returncode == 0, said
+    assert re.search(r"training continues from step [1-9]\d*, workers: 2$", said, re.MULTILINE), said
+    check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
