@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +17,22 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from batch_nst.cli import main
 from tests.support import browser as chromium
+from tests.support.calls import Call, Ended
 from tests.support.places import ROOT
 from tests.support.store_proxy import Proxy, serve
 
 
 def pytest_configure() -> None:
     """Commands and Ray's workers run this checkout's code, and none joins a Ray that happens to run."""
-    os.environ |= {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {
+        "PYTHONPATH": str(ROOT),
+        "RAY_ADDRESS": "local",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # By default threads spin while they wait. With more of them than cores, all come to a crawl.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -138,12 +147,32 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A small Ray inside this process, one for a module."""
-    from tests.support.ray_nodes import small_ray
+def ray_cluster() -> None:
+    """A small Ray inside this process; it stays for all tests that need no other."""
+    from tests.support.ray_nodes import start_ray
 
-    with small_ray():
-        yield
+    start_ray()
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`batch-nst` in this process, on a terminal of 80 columns."""
+
+    def run(*words: object, folder: Path = ROOT) -> Ended:
+        stdout, handler = sys.stdout, signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as patch:
+            patch.setenv("COLUMNS", "80")
+            patch.chdir(folder)
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main([str(word) for word in words])
+            finally:
+                sys.stdout = stdout
+                signal.signal(signal.SIGTERM, handler)
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 _EXIT_CODE = pytest.StashKey[int]()

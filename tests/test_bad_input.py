@@ -2,29 +2,21 @@
 
 import json
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from batch_nst.cli import main
-from batch_nst.data.dataset.plan import survey
-from batch_nst.data.dataset.snapshot import latest_snapshot, seal
-from batch_nst.data.images.style import read_style
+from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.models import registry
 from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.cluster.connect import Workers
-from batch_nst.pipelines.generate.actors import Stylizer
-from batch_nst.pipelines.generate.decode import decode_unit, planned_units
-from batch_nst.pipelines.generate.write import write_unit
 from batch_nst.recipe_file import load_recipe
+from tests.support.calls import Call, Ended
+from tests.support.pairs import generate_here
 
 RECIPE = """
 output: out
@@ -34,27 +26,6 @@ generate: {input: photos, image_size: 32, iterations: 1, min_side: 16, precision
 train: {width: 4, batch_size: 4}
 evaluate: {holdout: 0.0, holdout_photos: [0.png]}
 """
-
-Ended = tuple[int, str, str]
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """The command, in this process; its exit code and what it printed."""
-
-    def run(*words: object) -> Ended:
-        stdout, handler = sys.stdout, signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as ended:
-                main([str(word) for word in words])
-        finally:
-            sys.stdout = stdout
-            signal.signal(signal.SIGTERM, handler)
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "recipe.yaml").write_text(RECIPE)
     recipe = load_recipe(home / "recipe.yaml")
     store = Store(recipe.output)
-    plan = survey(recipe, store).write_down(store)
-    workers = Workers("cpu", num_cpus=1, num_gpus=0, threads=torch.get_num_threads(), most=1)
-    stylizer = Stylizer(read_style(recipe.style), recipe, workers)
-    known = {}
-    for chunk in plan.chunks():
-        for unit in planned_units(chunk, store, plan.split_of):
-            done = write_unit(stylizer(decode_unit(unit, recipe.generate)), store, recipe.generate)
-            known[done.unit] = done.summary
-    snapshot = seal(store, 0, plan.in_input, known)
+    snapshot = generate_here(recipe)
     assert (snapshot.counts["ok"], snapshot.counts["held_out"]) == (3, 1)
     version, net = training_version(recipe, snapshot), TransformerNet(4)
     digest = registry.write_part(store, version, registry.WEIGHTS, model_bytes(net))

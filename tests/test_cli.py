@@ -8,36 +8,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from PIL import Image
 
-from batch_nst import __version__
+from batch_nst import __version__, cli
 from batch_nst.data.dataset.units import DATA
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
+from tests.support.calls import Call, Ended
 from tests.support.places import ROOT
 
-SAMPLES = ROOT / "jobs" / "samples"
 PROMISED = {
     *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"),
     *("models", "rollback", "prune"),
     *("doctor", "submit"),
 }
-
-
-class Ended(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        figures = json.loads(self.stdout.splitlines()[-1])
-        assert isinstance(figures, dict)
-        return figures
 
 
 def start(*words: str | Path, folder: Path = ROOT) -> subprocess.Popen[str]:
@@ -56,10 +43,6 @@ def start(*words: str | Path, folder: Path = ROOT) -> subprocess.Popen[str]:
 def end(process: subprocess.Popen[str]) -> Ended:
     stdout, stderr = process.communicate()
     return Ended(process.returncode, stdout, stderr)
-
-
-def call(*words: str | Path, folder: Path = ROOT) -> Ended:
-    return end(start(*words, folder=folder))
 
 
 class Project:
@@ -95,16 +78,16 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path, photos=2, iterations=1)
 
 
-def test_help_names_every_promised_command() -> None:
-    assert commands() >= PROMISED
+def test_help_names_every_promised_command(call: Call) -> None:
+    assert commands(call) >= PROMISED
 
 
-def commands() -> set[str]:
+def commands(call: Call) -> set[str]:
     return set(re.findall(r"^    (\w+) ", call("--help").stdout, re.MULTILINE))
 
 
 @pytest.mark.parametrize("command", ["", *sorted(PROMISED)])
-def test_help_fits_a_terminal_and_shows_an_example(command: str) -> None:
+def test_help_fits_a_terminal_and_shows_an_example(call: Call, command: str) -> None:
     ended = call(*command.split(), "--help")
     assert (ended.code, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()
@@ -114,7 +97,7 @@ def test_help_fits_a_terminal_and_shows_an_example(command: str) -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert call("--version").stdout == f"batch-nst {__version__}\n"
+    assert end(start("--version")).stdout == f"batch-nst {__version__}\n"
 
 
 def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
@@ -162,11 +145,11 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
         (["apply", "model", "in", "out", "--strength", "nan"], "given 'nan'; allowed: a number from 0 to 1"),
     ],
 )
-def test_a_wrong_call_is_refused(words: list[str], told: str) -> None:
+def test_a_wrong_call_is_refused(call: Call, words: list[str], told: str) -> None:
     assert_refused(call(*words), None, told, "--help`")
 
 
-def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_refused(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     assert_refused(call("generate", path), "generate", f"recipe {path}: cannot be read: No such file")
 
@@ -174,7 +157,9 @@ def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command", ["plan", "generate", "train", "evaluate", "export", "nightly", "doctor", "submit"]
 )
-def test_a_typo_in_an_override_is_refused_by_every_command(project: Project, command: str) -> None:
+def test_a_typo_in_an_override_is_refused_by_every_command(
+    call: Call, project: Project, command: str
+) -> None:
     ended = call(command, project.recipe, "generate.iteration=5")
     assert_refused(ended, command, "generate.iteration: unknown key; allowed here: ", "iterations")
     assert not project.output.exists()
@@ -194,29 +179,30 @@ def test_a_typo_in_an_override_is_refused_by_every_command(project: Project, com
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_written(
-    project: Project, override: str, told: str
+    call: Call, project: Project, override: str, told: str
 ) -> None:
     assert_refused(call("plan", project.recipe, override), "plan", told)
     assert not project.output.exists()
 
 
-def test_an_unknown_key_in_the_file_is_refused(project: Project) -> None:
+def test_an_unknown_key_in_the_file_is_refused(call: Call, project: Project) -> None:
     project.write({**yaml.safe_load(project.recipe.read_text()), "stile": {}})
     assert_refused(call("plan", project.recipe), "plan", f"recipe {project.recipe}: stile: unknown key")
 
 
-def test_a_painting_that_is_no_image_is_refused(project: Project) -> None:
+def test_a_painting_that_is_no_image_is_refused(call: Call, project: Project) -> None:
     ended = call("plan", project.recipe, f"style.image={project.recipe}")
     assert_refused(ended, "plan", f"style.image: {project.recipe}: not_an_image")
 
 
-def test_an_empty_input_is_refused(project: Project) -> None:
+def test_an_empty_input_is_refused(call: Call, project: Project) -> None:
     (project.root / "none").mkdir()
     ended = call("plan", project.recipe, f"generate.input={project.root}/none")
     assert_refused(ended, "plan", f"generate.input: no photos in {project.root}/none; looked for .jpg")
 
 
 def test_no_dataset_is_begun_with_a_weights_file_of_another_kind(
+    call: Call,
     project: Project,
 ) -> None:
     ended = call("generate", project.recipe, f"vgg.weights={project.recipe}")
@@ -239,14 +225,14 @@ def test_no_dataset_is_begun_with_a_weights_file_of_another_kind(
         "\x00",
     ],
 )
-def test_what_is_not_a_plain_recipe_is_refused_and_never_run(project: Project, text: str) -> None:
+def test_what_is_not_a_plain_recipe_is_refused_and_never_run(call: Call, project: Project, text: str) -> None:
     project.recipe.write_text(text)
     ended = call("plan", project.recipe, folder=project.root)
     assert_refused(ended, "plan", f"recipe {project.recipe}: ")
     assert not (project.root / "owned").exists()
 
 
-def test_a_recipe_that_unfolds_beyond_memory_is_refused(project: Project) -> None:
+def test_a_recipe_that_unfolds_beyond_memory_is_refused(call: Call, project: Project) -> None:
     """Ten lines that stand for 10^12 words."""
     lines = [f"a0: &a0 [{', '.join(['ha'] * 10)}]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
@@ -257,7 +243,7 @@ def test_a_recipe_that_unfolds_beyond_memory_is_refused(project: Project) -> Non
     assert len(ended.stderr) < 10_000
 
 
-def test_a_plan_ends_with_its_counts(project: Project) -> None:
+def test_a_plan_ends_with_its_counts(call: Call, project: Project) -> None:
     ended = call("plan", project.recipe)
     counts = {"photos": 2, "found": 2, "done": 0, "rejected": 0, "to_do": 2, "gone": 0}
     unknown = (
@@ -283,19 +269,19 @@ def test_a_plan_ends_with_its_counts(project: Project) -> None:
 
 
 @pytest.mark.parametrize("price", ["-1", "much", "nan", "inf", ""])
-def test_a_price_that_is_none_is_refused(project: Project, price: str) -> None:
+def test_a_price_that_is_none_is_refused(call: Call, project: Project, price: str) -> None:
     ended = call("plan", project.recipe, f"--price-per-device-hour={price}")
     assert_refused(
         ended, None, f"--price-per-device-hour: given {price!r}; allowed: a number, 0 or more; see "
     )
 
 
-def test_overrides_and_options_may_stand_in_any_order(project: Project) -> None:
+def test_overrides_and_options_may_stand_in_any_order(call: Call, project: Project) -> None:
     ended = call("generate", "--wait", project.recipe, "generate.crops=2", "--retry", "generate.crops=none")
     assert_refused(ended, "generate", "generate.crops: given 'none'; allowed: a whole number")
 
 
-def test_steps_that_lack_what_they_work_on_say_which_step_is_missing(project: Project) -> None:
+def test_steps_that_lack_what_they_work_on_say_which_step_is_missing(call: Call, project: Project) -> None:
     ended = call("train", project.recipe)
     assert ended.code == 1
     told = f"{project.output}: no dataset here; run `batch-nst generate` first"
@@ -315,7 +301,7 @@ def test_steps_that_lack_what_they_work_on_say_which_step_is_missing(project: Pr
     ],
 )
 def test_an_output_without_a_dataset_is_refused_and_nothing_is_left_there(
-    tmp_path: Path, command: str, more: list[str]
+    call: Call, tmp_path: Path, command: str, more: list[str]
 ) -> None:
     ended = call(command, "nowhere", *more, folder=tmp_path)
     assert_refused(ended, command, f"OUTPUT {tmp_path}/nowhere: no dataset here")
@@ -324,7 +310,7 @@ def test_an_output_without_a_dataset_is_refused_and_nothing_is_left_there(
 
 def test_a_lease_held_by_another_process_is_exit_code_4_and_names_it(project: Project) -> None:
     with acquire(Store(str(project.output)), "nightly"):
-        ended = call("generate", project.recipe)
+        ended = end(start("generate", project.recipe))
     assert ended.code == 4
     assert ended.stderr.count("\n") == 1
     assert f"(pid {os.getpid()}, nightly) until " in ended.stderr
@@ -357,7 +343,7 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert json.loads(lease.read_text())["released"] is True
     before = {path: path.stat().st_mtime_ns for path in committed.rglob("*.parquet")}
     assert len(done) <= len(before) < 12
-    finished = call("generate", project.recipe)
+    finished = end(start("generate", project.recipe))
     assert finished.code == 0, finished.stderr
     assert finished.figures["made"] == 12 - len(before)
     assert finished.figures["ok"] + finished.figures["held_out"] == 12
@@ -379,16 +365,6 @@ def test_what_libraries_print_is_no_figure() -> None:
     assert ran.stderr.splitlines() == ["meanwhile", "at the end"]
 
 
-SIGTERM = """
-import os, signal, sys
-from batch_nst import cli
-run = lambda options: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
-cli._plan = cli._try = cli._apply = run
-cli._generate = cli._train = cli._evaluate = cli._nightly = run
-cli.main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize(
     ("words", "continues"),
     [
@@ -400,11 +376,13 @@ cli.main(sys.argv[1:])
         (["apply", "model", "in.png", "out.PNG"], False),
     ],
 )
-def test_sigterm_promises_to_continue_only_what_continues(words: list[str], continues: bool) -> None:
-    ran = subprocess.run([sys.executable, "-c", SIGTERM, *words], capture_output=True, text=True)
+def test_sigterm_promises_to_continue_only_what_continues(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: list[str], continues: bool
+) -> None:
+    monkeypatch.setattr(cli, f"_{words[0]}", lambda options: signal.raise_signal(signal.SIGTERM))
+    ended = call(*words)
     more = "; start it again and it continues" if continues else ""
-    assert ran.stderr == f"batch-nst {words[0]}: stopped by SIGTERM{more}\n"
-    assert ran.returncode == 143
+    assert (ended.code, ended.stderr) == (143, f"batch-nst {words[0]}: stopped by SIGTERM{more}\n")
 
 
 SIGINT = """

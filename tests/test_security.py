@@ -276,8 +276,8 @@ PROGRAM = """
 import sys
 from botocore.retries.standard import ExponentialBackoff
 from batch_nst import cli
-from batch_nst.data import storage
-storage.MAX_DELAY = 0.01
+from batch_nst.data.storage import fetch
+fetch.MAX_DELAY = 0.01
 ExponentialBackoff.delay_amount = lambda *_: 0.01
 cli.main(sys.argv[1:])
 """

@@ -1,11 +1,13 @@
 """Laws of `model.onnx`: what torch paints, at any size, and by the README's program without torch."""
 
+import copy
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -20,7 +22,7 @@ from tests.support.photos import turned
 from tests.support.places import ROOT
 
 README = (ROOT / "README.md").read_text()
-SIZES = [(16, 16), (37, 50), (256, 256), (131, 300), (401, 16)]
+SHAPES = [(1, 3, 16, 16), (2, 3, 37, 50), (1, 3, 192, 192), (1, 3, 131, 300), (1, 3, 401, 16)]
 ALONE = "import sys; sys.modules.update(dict.fromkeys(['torch', 'batch_nst', 'ray', 'onnx']))\n"
 
 
@@ -30,7 +32,7 @@ def net(request: pytest.FixtureRequest) -> TransformerNet:
     torch.manual_seed(0)
     net = TransformerNet(32, request.param)
     with torch.no_grad():
-        net.head.weight *= 2  # so that black and white are overshot
+        net.head.weight *= 4  # so that black and white are overshot
     return net.eval()
 
 
@@ -41,15 +43,40 @@ def graph(net: TransformerNet, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_it_agrees_with_torch_at_five_sizes(net: TransformerNet, graph: Path) -> None:
+def test_it_agrees_with_torch_at_any_size_and_batch(net: TransformerNet, graph: Path) -> None:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    for size in SIZES:
-        picture = torch.rand(1, 3, *size)
+    (image,), (stylized,) = session.get_inputs(), session.get_outputs()
+    for end, name in ((image, "image"), (stylized, "stylized")):
+        assert (end.name, end.type, end.shape) == (name, "tensor(float)", ["batch", 3, "height", "width"])
+    for shape in SHAPES:
+        picture = torch.rand(shape)
         with torch.no_grad():
             expected = net(picture).clamp(0, 1).numpy()
         (found,) = session.run(["stylized"], {"image": picture.numpy()})
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < 1 / 255
+        assert (found.dtype, found.min(), found.max()) == (np.float32, 0, 1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1 / 255 / 10)
+
+
+def test_it_is_one_file_that_says_nothing_about_this_machine(graph: Path) -> None:
+    data = graph.read_bytes()
+    model = onnx.load_from_string(data)
+    assert [opset.version for opset in model.opset_import if not opset.domain] == [18]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    for path in {
+        str(parent) for file in (ROOT / "tests", Path(torch.__file__)) for parent in file.parents[:-1]
+    }:
+        assert path.encode() + b"/" not in data
+    assert b".py" not in data
+
+
+def test_the_same_weights_are_the_same_bytes_and_the_net_is_left_alone(
+    net: TransformerNet, graph: Path
+) -> None:
+    if net.network != "small":
+        pytest.skip("the exporter is the same for all networks")
+    again = copy.deepcopy(net).to(memory_format=torch.channels_last).train()
+    assert onnx_bytes(again) == graph.read_bytes()
+    assert again.training
 
 
 def test_the_program_in_the_readme_paints_as_the_model_does(

@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import ray
 from PIL import Image
 
 from batch_nst.data.storage import store as storage_store
@@ -20,6 +21,7 @@ from batch_nst.figures import as_json
 from batch_nst.pipelines import doctor
 from batch_nst.pipelines.cluster import connect
 from batch_nst.recipe import Recipe
+from tests.support.ray_nodes import start_ray
 
 BEFORE_RAY = ["painting", "weights", "export", "input", "output", "clock"]
 ON_RAY = ["cluster", "nodes", "stores", "clocks", "device"]
@@ -63,6 +65,7 @@ def failures(recipe: Recipe) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch, free_ports: Any) -> str:
     """No cluster answers, so that nothing waits for one."""
+    ray.shutdown()
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -200,6 +203,12 @@ def test_a_node_with_another_version_is_named() -> None:
 
 
 # --- on Ray
+
+
+@pytest.fixture
+def ray_cluster() -> None:
+    """Those before may have ended the one of this process."""
+    start_ray()
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -194,6 +194,24 @@ def test_a_partial_dataset_without_a_held_out_photo_is_not_trained_on(file: Path
     assert store.list("models") == []
 
 
+def test_a_night_goes_on_at_its_deadline_with_what_is_done_if_that_is_enough(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the images are made; the rest is pending when the deadline comes."""
+    make_pairs(load_recipe(file))
+    # So large a batch ends the next step, the training, at once.
+    overrides = ["generate.crops=2", "train.batch_size=9"]
+    told = "3 images are pending: the deadline 2026-11-25 06:00+00:00 has come"
+    error = fail(load_recipe(file, overrides), IncompleteError, PASSED)["error"]
+    assert error == f"{told}; 50.0% are done, train.min_done asks for 100.0%; run the same command again"
+    enough = load_recipe(file, [*overrides, "train.min_done=0.5"])
+    with pytest.raises(RecipeError, match=r"^train\.batch_size: given 9; .* snapshot 2 has 2") as ended:
+        nightly.nightly(enough, deadline=PASSED)
+    dataset = ended.value.figures["dataset"]
+    assert (dataset["pending"], dataset["stopped"]) == (3, "the deadline 2026-11-25 06:00+00:00 has come")
+    assert f"{told}; continuing with what is done; the next start makes the rest" in capsys.readouterr().err
+
+
 def test_a_dataset_whose_held_out_photos_are_bad_is_not_trained_on_either(file: Path) -> None:
     more = ["generate.unit_images=1", "generate.max_rejected=0.5", "train.batch_size=2"]
     recipe = load_recipe(file, more)

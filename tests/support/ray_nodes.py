@@ -33,12 +33,17 @@ def shipped_settings() -> dict[str, str]:
     return found
 
 
+def start_ray() -> None:
+    """Start a Ray of this machine alone, inside this process, if there is none here."""
+    if not ray.is_initialized():
+        ray.init("local", num_cpus=4, object_store_memory=STORE, include_dashboard=False, log_to_driver=False)
+
+
 @contextlib.contextmanager
-def small_ray(num_cpus: int = 4) -> Iterator[None]:
-    """A Ray inside this process, of this machine alone."""
-    ray.init(
-        "local", num_cpus=num_cpus, object_store_memory=STORE, include_dashboard=False, log_to_driver=False
-    )
+def small_ray() -> Iterator[None]:
+    """A Ray of its own inside this process: one whose workers have today's environment, or one to spoil."""
+    ray.shutdown()
+    start_ray()
     try:
         yield
     finally:

@@ -9,14 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +41,8 @@ from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Recipe
+from tests.support.pairs import generate_here
 from tests.support.places import PAINTING, SAMPLES
-from tests.support.ray_nodes import small_ray
 
 SIDE = 32
 GOOD = ("astronaut", "chelsea", "coffee", "moose", "panda")
@@ -61,13 +58,6 @@ METRICS = {
 }
 
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(s3: str) -> Iterator[None]:
-    """Started after the object store, whose address its workers take from the environment."""
-    with small_ray():
-        yield
 
 
 def shrink(name: str, target: Path) -> Path:
@@ -121,10 +111,10 @@ def hold_out(given: Recipe, *keys: str) -> Recipe:
     )
 
 
-def run(given: Recipe, retry: bool = False) -> dict[str, Any]:
+def run(given: Recipe) -> dict[str, Any]:
     store = Store(given.output)
     with acquire(store, "generate") as lease:
-        return as_json(generate(given, store, lease, retry))
+        return as_json(generate(given, store, lease))
 
 
 def rows_of(output: str | Path) -> list[Row]:
@@ -190,7 +180,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("generate")
     return Made(Bucket(root / "photos"), root / "out")
 
@@ -306,6 +296,12 @@ def test_a_row_says_how_it_was_made(made: Made) -> None:
     }
 
 
+def test_without_ray_the_dataset_is_the_same_to_the_bit(made: Made, tmp_path: Path) -> None:
+    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
+    assert generate_here(given).digest == made.figures["digest"]
+    assert_same_images(by_id(given.output), {row["id"]: row for row in made.rows})
+
+
 def test_another_start_makes_nothing_and_leaves_everything_as_it_is(made: Made) -> None:
     before = files(made.output)
     figures = run(made.recipe)
@@ -321,12 +317,12 @@ def test_only_a_new_photo_is_made_and_one_that_came_back_is_new(made: Made, tmp_
     before = files(tmp_path / "out")
     shrink("windmill", made.bucket.missing)
     try:
-        figures = run(again)
+        snapshot = generate_here(again)
     finally:
         made.bucket.missing.unlink()
-    assert (figures["snapshot"], figures["made"]) == (2, CROPS)
-    assert (figures["failed"], figures["gone"]) == (0, CROPS)
-    assert figures["ok"] == made.figures["ok"] + CROPS
+    assert snapshot.number == 2
+    assert (snapshot.counts["failed"], snapshot.counts["gone"]) == (0, CROPS)
+    assert snapshot.counts["ok"] == made.figures["ok"] + CROPS
     after = files(tmp_path / "out")
     assert after | before == after
     assert len(after) == len(before) + 1
@@ -339,12 +335,10 @@ def test_a_retry_is_a_further_attempt_at_failed_images_alone_and_the_last_one_co
 ) -> None:
     again = made.copy(tmp_path / "out")
     before = files(tmp_path / "out")
-    assert run(again)["snapshot"] == 1
-    figures = run(again, retry=True)
-    assert figures["snapshot"] == 2
-    assert figures["reasons"] == {"vanished": CROPS}
-    names = ("found", "ok", "held_out", "rejected", "failed", "pending", "gone")
-    assert {name: figures[name] for name in names} == {name: made.figures[name] for name in names}
+    assert generate_here(again).number == 1
+    snapshot = generate_here(again, retry=True)
+    assert snapshot.number == 2
+    assert made.figures | snapshot.counts == made.figures
     after = files(tmp_path / "out")
     assert after | before == after
     assert len(after) == len(before) + 1
@@ -353,7 +347,7 @@ def test_a_retry_is_a_further_attempt_at_failed_images_alone_and_the_last_one_co
 def test_neighbours_in_a_batch_change_no_bit_of_an_image(made: Made, tmp_path: Path) -> None:
     # Beside another photo, where it was beside a crop of its own.
     uris = [made.bucket.good[name] for name in GOOD[1:]]
-    run(made.bucket.recipe(tmp_path / "out", uris, crops=1))
+    generate_here(made.bucket.recipe(tmp_path / "out", uris, crops=1))
     some = by_id(tmp_path / "out")
     assert len(some) == len(uris)
     assert_same_images(some, {row["id"]: row for row in made.rows if row["id"] in some})
@@ -361,7 +355,7 @@ def test_neighbours_in_a_batch_change_no_bit_of_an_image(made: Made, tmp_path: P
 
 def test_a_larger_unit_changes_an_image_by_rounding_alone(made: Made, tmp_path: Path) -> None:
     uris = [made.bucket.good[name] for name in GOOD[1:]]
-    run(made.bucket.recipe(tmp_path / "out", uris, unit_images=7))
+    generate_here(made.bucket.recipe(tmp_path / "out", uris, unit_images=7))
     some = by_id(tmp_path / "out")
     assert len(some) == CROPS * len(uris)
     others = {row["id"]: row for row in made.rows}
@@ -397,21 +391,6 @@ def parted() -> Iterator[list[int]]:
         yield begun
 
 
-def test_several_executions_make_what_one_does(made: Made, tmp_path: Path, parted: list[int]) -> None:
-    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
-    assert run(given)["digest"] == made.figures["digest"]
-    assert len(parted) > 1
-    assert max(parted) == 4
-    assert sum(parted) == len(units.done_units(Store(given.output)))
-
-
-def test_no_execution_begins_after_the_budget_is_spent(made: Made, tmp_path: Path, parted: list[int]) -> None:
-    given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
-    with pytest.raises(IncompleteError, match="the deadline"):
-        run_within(given, until_one_is_done(given.output))
-    assert parted == [4]
-
-
 @pytest.mark.parametrize(
     "budget", [Budget(device_hours=0.0), Budget(deadline=datetime(2026, 11, 25, tzinfo=UTC))]
 )
@@ -439,12 +418,13 @@ def until_one_is_done(output: str) -> Budget:
     return Short(deadline=datetime(2026, 11, 25, 6, tzinfo=UTC))
 
 
-def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
-    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run_whatever_the_executions(
+    made: Made, tmp_path: Path, parted: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
     budget = until_one_is_done(given.output)
     figures = run_within(given, budget, min_done=0.01)
+    assert parted == [4]  # no other execution has begun
     assert figures["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
     found, pending = figures["found"], figures["pending"]
     assert 0 < pending < found
@@ -460,9 +440,14 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run(
     told = f"{pending} images are pending: {figures['stopped']}; {snapshot.done:.1%} are done, train.min_done"
     assert str(ended.value) == f"{told} asks for 99.0%; run the same command again"
     assert latest_snapshot(Store(given.output)) == snapshot
+    done = len(units.done_units(Store(given.output)))
+    parted.clear()
     rest = run(given)
     assert (rest["digest"], rest["stopped"]) == (made.figures["digest"], None)
     assert rest["tried"] == pending
+    assert len(parted) > 1
+    assert max(parted) == 4
+    assert sum(parted) == len(units.done_units(Store(given.output))) - done
 
 
 def test_prometheus_sees_what_became_of_images(made: Made) -> None:
@@ -484,7 +469,7 @@ def test_prometheus_sees_what_became_of_images(made: Made) -> None:
 
 
 @pytest.fixture(scope="module")
-def spoiled(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, IncompleteError]:
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, IncompleteError]:
     """A folder of three: a photo, a text, and one that went between planning and reading."""
     folder = tmp_path_factory.mktemp("spoiled")
     shrink("coffee", folder / "in" / "coffee.jpg")
@@ -493,6 +478,7 @@ def spoiled(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Re
     given = recipe(folder / "out", str(folder / "in"), crops=1, unit_images=3, max_rejected=0.49)
     survey(given, Store(given.output)).write_down(Store(given.output))
     vanishing.unlink()
+    generate_here(given)
     with pytest.raises(IncompleteError) as ended:
         run(given)
     return given, ended.value
@@ -543,8 +529,8 @@ def test_from_a_bucket_into_a_bucket_is_the_same_as_on_disk(made: Made, s3: str)
     filesystem.pipe(f"{s3}/photos/empty.jpg", b"")
     filesystem.pipe(f"{s3}/photos/notes.md", b"no photo")
     given = recipe(f"{s3}/models/wave", f"{s3}/photos", crops=1)
-    figures = run(given)
-    assert (figures["photos"], figures["ok"] + figures["held_out"], figures["rejected"]) == (3, 2, 1)
+    counts = generate_here(given).counts
+    assert (counts["ok"] + counts["held_out"], counts["rejected"]) == (2, 1)
     rows = {row["uri"]: row for row in rows_of(given.output)}
     assert sorted(rows) == [
         f"{s3}/photos/deep/coffee.jpg",
@@ -561,44 +547,6 @@ def test_from_a_bucket_into_a_bucket_is_the_same_as_on_disk(made: Made, s3: str)
         assert row["total_loss"] == on_disk[name]["total_loss"]
     again = run(given)
     assert (again["made"], again["snapshot"]) == (0, 1)
-
-
-# An outage ---------------------------------------------------------------------------------------------
-
-
-class Flaky(SimpleHTTPRequestHandler):
-    """Serves files; while `down`, lists them and refuses to hand out one."""
-
-    down = True
-
-    def do_GET(self) -> None:
-        if self.down and self.path.endswith("moose.jpg"):
-            self.send_error(503)
-        else:
-            super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.mark.slow
-def test_an_outage_leaves_its_units_pending_for_the_next_start(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handler = partial(Flaky, directory=str(made.bucket.root))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        uris = [f"http://127.0.0.1:{server.server_port}/{name}.jpg" for name in ("coffee", "moose", "panda")]
-        given = recipe(tmp_path / "out", uris, crops=1, unit_images=1)
-        with pytest.raises(IncompleteError, match=r"^1 images are pending: cannot read http.*moose") as ended:
-            run(given)
-        assert ended.value.figures["pending"] == 1
-        assert len(files(tmp_path / "out")) == 2
-        monkeypatch.setattr(Flaky, "down", False)
-        figures = run(given)
-        server.shutdown()
-    assert (figures["made"], figures["pending"], figures["snapshot"]) == (1, 0, 2)
-    assert sorted(row["uri"] for row in rows_of(tmp_path / "out")) == sorted(uris)
 
 
 # Crashes -----------------------------------------------------------------------------------------------
@@ -678,20 +626,7 @@ def test_three_kills_at_any_moment_leave_what_one_clean_run_makes(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_of_eight_at_once_one_works_and_the_others_name_it(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    processes = [project.start("out") for _ in range(8)]
-    outputs = [process.communicate() for process in processes]
-    assert sorted(process.returncode for process in processes) == [0] + [4] * 7
-    winner, *losers = sorted(range(8), key=lambda index: processes[index].returncode)
-    for loser in losers:
-        assert f"(pid {processes[winner].pid}, generate)" in outputs[loser][1]
-    figures = json.loads(outputs[winner][0].splitlines()[-1])
-    assert (figures["found"], figures["pending"]) == (36, 0)
-    assert len(by_id(tmp_path / "out")) == 36
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_command_does_not_join_the_ray_inside_another_process() -> None:
     """It would die with that one."""
     code = (

@@ -192,7 +192,7 @@ def test_a_bucket_of_every_kind_of_photo_becomes_a_dataset_or_an_error_that_list
     survey(given, store).write_down(store)
     vanished = open_filesystem(place(bucket.root, VANISHED))[1]
     bucket.owner.rm_file(vanished)
-    with small_ray(num_cpus=2):
+    with small_ray():
         # Without the one that went the rejected ones are a larger part than is allowed.
         with acquire(store, "generate") as lease, pytest.raises(IncompleteError) as ended:
             generate(given, store, lease)

@@ -28,13 +28,20 @@ from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.figures import as_json
-from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.run import generate
-from batch_nst.pipelines.generate.warm_start import Verdict, check_photos, find_start, judge_warm_start
+from batch_nst.pipelines.generate.warm_start import (
+    Verdict,
+    WarmStartFigures,
+    check_photos,
+    check_start,
+    find_start,
+    judge_warm_start,
+)
 from batch_nst.pipelines.inference import ModelFiles, load_model, read_model
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Recipe
+from tests.support.pairs import WORKERS, generate_here
 from tests.support.places import SAMPLES
 
 Row = dict[str, Any]
@@ -43,7 +50,6 @@ SIDE = 32
 NAVY, WHITE = (0, 0, 128), (255, 255, 255)
 PHOTOS = ("astronaut", "chelsea", "coffee")
 HELD_OUT = "chelsea.png"
-WORKERS = Workers("cpu", num_cpus=1, num_gpus=0, threads=torch.get_num_threads(), most=1)
 
 
 def plain(colour: tuple[int, int, int]) -> TransformerNet:
@@ -346,6 +352,13 @@ def test_an_image_that_meets_no_number_on_its_way_from_the_model_starts_again_fr
     assert made.engine.endswith(" adam cpu fp32")
 
 
+def test_an_image_whose_loss_is_no_number_from_its_photo_either_has_failed(home: Home) -> None:
+    given = home.recipe("nowhere")
+    given = given.model_copy(update={"loss": given.loss.model_copy(update={"style_weight": 1e38})})
+    (made,) = stylized(given, None, [photo("coffee")])
+    assert (made.status, made.reason, made.stylized) == ("failed", "not_finite", None)
+
+
 # The whole way
 
 
@@ -368,57 +381,49 @@ def assert_same_images(some: dict[bytes, Row], others: dict[bytes, Row]) -> None
 
 
 @pytest.fixture(scope="module")
-def cold(home: Home, ray_cluster: None) -> tuple[dict[str, Any], dict[bytes, Row]]:
+def cold(home: Home) -> tuple[str, dict[bytes, Row]]:
+    """The dataset of images that start from their photos: its digest and rows."""
     given = home.recipe("cold")
-    return home.run(given), good_rows(given)
+    return generate_here(given).digest, good_rows(given)
 
 
-def test_from_the_photos_nothing_is_tried(cold: tuple[dict[str, Any], dict[bytes, Row]]) -> None:
-    figures, rows = cold
-    assert figures["warm_start"] is None
-    assert {row["init"] for row in rows.values()} == {"content"}
-
-
-def test_a_good_model_is_used_by_every_image_and_twice_the_same(
-    home: Home, cold: tuple[dict[str, Any], dict[bytes, Row]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_good_model_is_used_by_every_image(
+    home: Home, cold: tuple[str, dict[bytes, Row]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = read_model(home.good).name
-    runs = []
-    for output in ("warm", "warm-again"):
-        given = home.recipe(output, f"model:{home.good}")
-        runs.append((home.run(given), good_rows(given)))
-        assert f"images start from model {name}: from the model's pictures" in capsys.readouterr().err
-    (figures, rows), (again, same) = runs
+    given = home.recipe("warm", f"model:{home.good}")
+    figures, rows = home.run(given), good_rows(given)
+    assert f"images start from model {name}: from the model's pictures" in capsys.readouterr().err
     tried = figures["warm_start"]
-    assert tried == {**again["warm_start"], "seconds": tried["seconds"]}
     assert (tried["model"], tried["checked"], tried["used"]) == (name, 1, True)
     assert tried["ratio"] <= max(tried["each"]) < 1
     assert {row["init"] for row in rows.values()} == {f"model:{name}"}
     assert all(row["total_loss"] < cold[1][identity]["total_loss"] for identity, row in rows.items())
-    assert_same_images(rows, same)
     json.dumps(figures, allow_nan=False)
 
 
-def test_with_a_bad_model_every_image_starts_from_its_photo_and_it_is_told(
-    home: Home, cold: tuple[dict[str, Any], dict[bytes, Row]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("ray_cluster")
+def test_with_a_bad_model_images_start_from_their_photos_and_it_is_told(
+    home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = home.recipe("bad-start", f"model:{home.bad}")
-    figures = home.run(given)
-    tried = figures["warm_start"]
-    assert (tried["model"], tried["checked"], tried["used"]) == (read_model(home.bad).name, 1, False)
-    assert min(tried["each"]) > 1
+    plan, store = home.plan("bad-start"), Store(given.output)
+    model, tried = check_start(read_model(home.bad), plan, store, read_style(given.style), given, WORKERS)
+    assert model is None
+    assert tried is not None
+    assert (tried.model, tried.verdict.checked) == (read_model(home.bad).name, 1)
+    assert not tried.verdict.used
+    assert min(tried.verdict.each) > 1
     assert "images start from the photos: from the model's pictures" in capsys.readouterr().err
-    assert_same_images(good_rows(given), cold[1])
-    assert figures["digest"] == cold[0]["digest"]
 
 
-def test_the_first_night_of_an_output_that_starts_from_its_own_model(
-    home: Home, cold: tuple[dict[str, Any], dict[bytes, Row]]
-) -> None:
+def test_on_the_first_night_of_an_output_that_starts_from_its_own_model_nothing_is_tried(home: Home) -> None:
     given = home.recipe("first", f"model:{home.root / 'first'}")
-    tried = home.run(given)["warm_start"]
-    assert (tried["model"], tried["checked"], tried["ratio"], tried["used"]) == (None, 0, None, False)
-    assert_same_images(good_rows(given), cold[1])
+    plan, store = home.plan("first"), Store(given.output)
+    model, tried = check_start(None, plan, store, read_style(given.style), given, WORKERS)
+    assert model is None
+    assert tried == WarmStartFigures(None, Verdict(0, None, [], False))
 
 
 def test_a_wrong_model_is_refused_before_anything_is_planned(home: Home) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -19,7 +18,6 @@ from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.figures import as_json
 from batch_nst.pipelines import try_
-from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.inference import stylize
 from batch_nst.pipelines.reports import compare as reports_compare
@@ -27,6 +25,7 @@ from batch_nst.pipelines.reports.html import data_uri
 from batch_nst.pipelines.try_ import try_variants
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import Variant, load_recipe, read_variants
+from tests.support.pairs import WORKERS
 from tests.support.places import SAMPLES
 
 SIDE = 32
@@ -94,9 +93,8 @@ def shown(picture: Pixels) -> str:
 
 def generated(home: Home, recipe: Recipe, names: list[str]) -> list[PhotoRecord]:
     """The photos that the actor of `generate` makes."""
-    workers = Workers("cpu", num_cpus=1, num_gpus=0, threads=torch.get_num_threads(), most=1)
     photos = [PhotoRecord(bytes(16), status="ok", content=home.pixels(name).tobytes()) for name in names]
-    return list(Stylizer(read_style(recipe.style), recipe, workers)(UnitRecord("u", tuple(photos))).photos)
+    return list(Stylizer(read_style(recipe.style), recipe, WORKERS)(UnitRecord("u", tuple(photos))).photos)
 
 
 def order(names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines import commands
+from batch_nst.pipelines import commands, nightly
 from batch_nst.pipelines.train.run import find_cut_off
 from batch_nst.recipe_file import load_recipe
 from tests.support.places import SAMPLES
@@ -107,9 +108,30 @@ def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
     return found
 
 
-def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_an_uninterrupted_one(
+CTRL_C_COUNTS = """
+import signal
+from batch_nst.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
+main()
+"""
+
+
+def test_a_training_that_is_stopped_and_killed_ends_with_the_weights_of_an_uninterrupted_one(
     home, uninterrupted
 ):
+    recipe, store = load_recipe(home / "recipe.yaml"), Store(str(home / "out"))
+    name = training_version(recipe, latest_snapshot(store))
+    for sent, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        stopped = start(home, "train", program=("-c", CTRL_C_COUNTS))
+        wait_for_another_checkpoint(home, stopped)
+        stopped.send_signal(sent)
+        out, said = stopped.communicate()
+        assert stopped.returncode == code, said
+        assert json.loads(out.splitlines()[-1])["exit_code"] == code
+        assert "Traceback" not in said
+        assert find_cut_off(recipe, store) == latest_snapshot(store)
+
     killed = start(home, "train")
     wait_for_another_checkpoint(home, killed)
     (worker,) = training_workers(killed)
@@ -119,13 +141,11 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
         time.sleep(0.01)
     wait_for_another_checkpoint(home, killed)
     kill(killed)
-    store = Store(str(home / "out"))
-    name = training_version(load_recipe(home / "recipe.yaml"), latest_snapshot(store))
     assert registry.read_card(store, name) is None
-    assert find_cut_off(load_recipe(home / "recipe.yaml"), store) == latest_snapshot(store)
+    assert find_cut_off(recipe, store) == latest_snapshot(store)
     curve = resumed_from(home) / "history.json"
     history = json.loads(curve.read_text())
-    assert 10 <= history[-1]["step"] < STEPS
+    assert 40 <= history[-1]["step"] < STEPS
     history[0]["mark"] = "of the killed run"
     curve.write_text(json.dumps(history))
 
@@ -136,41 +156,29 @@ def test_a_run_whose_worker_and_then_driver_are_killed_ends_with_the_weights_of_
     assert (version, history, weights) == uninterrupted
 
 
-CTRL_C_COUNTS = """
-import signal
+IMPATIENT = """
 from batch_nst.cli import main
+from batch_nst.pipelines.train import ray_train
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
+ray_train._LOOK_FOR_MORE = 3.0
 main()
 """
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_training_that_is_stopped_ends_at_once_and_the_next_start_goes_on(home, uninterrupted, sent, code):
-    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS))
-    wait_for_another_checkpoint(home, stopped)
-    stopped.send_signal(sent)
-    out, said = stopped.communicate()
-    assert stopped.returncode == code, said
-    assert json.loads(out.splitlines()[-1])["exit_code"] == code
-    assert "Traceback" not in said
-    recipe, store = load_recipe(home / "recipe.yaml"), Store(str(home / "out"))
-    assert find_cut_off(recipe, store) == latest_snapshot(store)
-    assert finish(start(home, "train"))["steps"] == STEPS
-    assert trained(home, training_version(recipe, latest_snapshot(store))) == uninterrupted
-
-
-def test_when_a_node_is_lost_training_goes_on_with_the_others_and_ends_with_the_same_weights(
-    home, uninterrupted
-):
+def test_nodes_that_go_and_come_change_no_weight(home, uninterrupted):
+    # Few steps to a checkpoint, each of which takes two seconds: time for the node to come.
+    words = ("train.workers=[1, 2]", "train.checkpoint_steps=2")
     with machines(2) as nodes:
-        running = start(home, "train", "train.workers=[1, 2]", address=nodes.cluster.address)
+        running = start(home, "train", *words, address=nodes.cluster.address, program=("-c", IMPATIENT))
         wait_for_another_checkpoint(home, running)
         nodes.crash(nodes.nodes[1])
+        wait_for_another_checkpoint(home, running)
+        nodes.add()
         out, said = running.communicate()
     assert running.returncode == 0, said
     assert "1 to 2 workers" in said
-    assert re.search(r"training continues from step [1-9]\d*, workers: 1$", said, re.MULTILINE), said
+    continued = re.findall(r"training continues from step [1-9]\d*, workers: (\d)$", said, re.MULTILINE)
+    assert continued == ["1", "2"], said
     check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
 
 
@@ -218,42 +226,32 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
     assert str(error.value).endswith(f": {out.read(failed).decode().strip()}")
 
 
-def test_a_night_in_a_bucket_ends_as_one_on_disk(pairs, tmp_path, s3):
-    figures = finish(start(pairs, "nightly", f"output={s3}/night", "train.steps=10"))
-    store = Store(f"{s3}/night")
-    assert registry.current(store)["version"] == figures["version"]
+def test_a_night_in_a_bucket_ends_as_one_on_disk_that_ends_a_cut_off_training_first(pairs, tmp_path, s3):
+    few = ("train.steps=10", "evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0")
+    figures = finish(start(pairs, "nightly", f"output={s3}/night", *few))
+    store, version = Store(f"{s3}/night"), figures["version"]
+    assert registry.current(store)["version"] == version
     assert store.list("checkpoints")
     assert store.exists(f"runs/{figures['run']}/report.html")
-    log = registry.model_object(figures["version"], "training")
+    log = registry.model_object(version, "training")
     assert {f"{log}/{name}" for name in ("index.html", "photo.jpg", "optimised.jpg", "000010.jpg")} <= set(
         store.list(log)
     )
     assert any(name.startswith(f"{log}/events.out.tfevents.") for name in store.list(log))
-    in_bucket = store.read(registry.model_object(figures["version"], registry.WEIGHTS))
+    evaluation = registry.require_card(store, version)["evaluation"]
+    assert {"speed", "baseline", "larger"} & {*figures, *evaluation} == set()  # what `few` switches off
 
-    out = shutil.copytree(pairs / "out", tmp_path / "out")
-    on_disk = train(pairs, f"output={out}", "train.steps=10")
-    assert on_disk["version"] == figures["version"]
-    assert Store(str(out)).read(registry.model_object(figures["version"], registry.WEIGHTS)) == in_bucket
-
-
-IMPATIENT = """
-from batch_nst.cli import main
-from batch_nst.pipelines.train import ray_train
-
-ray_train._LOOK_FOR_MORE = 3.0
-main()
-"""
-
-
-def test_when_a_node_comes_training_takes_it_in_and_ends_with_the_same_weights(home, uninterrupted):
-    # Few steps to a checkpoint, each of which takes two seconds: time for the node to come.
-    words = ("train.workers=[1, 2]", "train.checkpoint_steps=2")
-    with machines(1) as nodes:
-        running = start(home, "train", *words, address=nodes.cluster.address, program=("-c", IMPATIENT))
-        wait_for_another_checkpoint(home, running)
-        nodes.add()
-        out, said = running.communicate()
-    assert running.returncode == 0, said
-    assert re.search(r"training continues from step [1-9]\d*, workers: 2$", said, re.MULTILINE), said
-    check_same_training(trained(home, json.loads(out.splitlines()[-1])["version"]), uninterrupted)
+    # On disk a photo has come since, and there is a mark of a training that was cut off early.
+    home = shutil.copytree(pairs, tmp_path / "home")
+    shutil.copy(home / "photos" / "coffee.png", home / "photos" / "more.png")
+    here = Store(str(home / "out"))
+    here.replace(f"checkpoints/{version}/mark", b"")
+    recipe = load_recipe(home / "recipe.yaml", few)
+    on_disk = nightly.nightly(recipe, deadline=datetime(9999, 1, 1, tzinfo=UTC))
+    assert (on_disk["version"], on_disk["published"]) == (version, True)
+    assert (on_disk["dataset"]["digest"], on_disk["dataset"]["made"]) == (figures["dataset"]["digest"], 0)
+    assert on_disk["dataset"]["stopped"] == "the training on snapshot 1 was cut off and is ended first"
+    assert on_disk["cost"]["device_hours"]["pairs"] == 0
+    assert nightly.find_finished(recipe, here)[1].to_do == 1  # the next night goes on
+    weights = registry.model_object(version, registry.WEIGHTS)
+    assert here.read(weights) == store.read(weights)
