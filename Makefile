@@ -9,10 +9,10 @@ demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/dem
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
 
 test: .venv/test.stamp lint  ## the fast suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
-	$(BIN)/python -m pytest -m "slow and not chaos"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not chaos" $(PYTEST)
 
 chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
 	$(BIN)/python -m pytest tests/chaos -m "" -s

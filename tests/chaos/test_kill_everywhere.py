@@ -91,14 +91,10 @@ def test_a_kill_at_what_is_written_costs_nothing_and_leaves_what_a_clean_run_mak
 ) -> None:
     puts = [request for request in clean.requests if request.kind == "put"]
     unit = next(request for request in puts[len(puts) // 2 :] if units.DATA in request.key)
-    lease, plan, snapshot = (
-        next(request for request in puts if part in request.key)
-        for part in ("lease", plan_files.PLAN, "snapshots")
+    plan, snapshot = (
+        next(request for request in puts if part in request.key) for part in (plan_files.PLAN, "snapshots")
     )
-    for request, moment in (
-        *((lease, "after"), (plan, "half"), (snapshot, "after")),
-        *zip(itertools.repeat(unit), MOMENTS, strict=False),
-    ):
+    for request, moment in ((plan, "half"), (unit, "half"), (unit, "after"), (snapshot, "after")):
         kill_at(request.number, moment, bucket, shared_proxy, clean)
 
 

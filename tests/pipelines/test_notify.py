@@ -178,7 +178,6 @@ def test_a_night_posts_what_it_prints_and_nobody_sees_where(hook: Hook, finished
     calls = (
         call(file, "--notify", hook.url),
         call(f"--notify={hook.url}", file),
-        call("--not", hook.url, file),
         call(file, url=hook.url),
     )
     for ran in calls:
