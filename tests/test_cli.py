@@ -350,6 +350,17 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.parametrize("command", ["plan", "generate", "train", "evaluate", "export", "nightly", "doctor"])
+def test_ctrl_c_is_exit_code_130(call: Call, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def interrupted(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, f"_{command}", interrupted)
+    ended = call(command, "recipe.yaml")
+    assert (ended.code, ended.figures["exit_code"]) == (130, 130)
+    assert "Traceback" not in ended.stderr
+
+
 LATE = """
 import atexit
 from batch_nst import cli

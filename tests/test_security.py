@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -596,12 +597,15 @@ def test_a_ray_inside_a_command_asks_for_the_token() -> None:
                 )
                 return ran.returncode, ran.stderr
 
-            assert visit(RAY_AUTH_MODE="token")[0] == 0
-            for stranger in (
-                {"RAY_AUTH_MODE": "disabled"},
-                {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
-            ):
-                code, told = visit(**stranger)
+            with ThreadPoolExecutor() as pool:  # who is refused is refused late
+                friend = pool.submit(visit, RAY_AUTH_MODE="token")
+                strangers = [
+                    pool.submit(visit, RAY_AUTH_MODE="disabled"),
+                    pool.submit(visit, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
+                ]
+            assert friend.result()[0] == 0
+            for stranger in strangers:
+                code, told = stranger.result()
                 assert code != 0
                 assert re.search("(?i)unauthenticated|authenticat|token", told), told
             owner.communicate("\n")

@@ -210,23 +210,6 @@ def test_another_night_finds_nothing_new_and_writes_nothing(home: Path, without_
     assert objects(home / "output") == before
 
 
-@pytest.mark.slow
-def test_a_training_that_was_cut_off_is_resumed_and_ends(home: Path) -> None:
-    output = home / "output"
-    (curve,) = (output / "checkpoints" / CUT_OFF).glob("*/history.json")
-    history = json.loads(curve.read_text())
-    history[0]["loss"] = 12345.0  # what only the checkpoint tells
-    curve.write_text(json.dumps(history))
-    # Its precision is that of the checkpoint, as the recipe asks for none.
-    figures = finish(start(home, "train", "train.device=cpu", *EXPECTED["overrides_of_cut_off"]))
-    assert (figures["version"], figures["steps"]) == (CUT_OFF, 12)
-    model = card(output, CUT_OFF)
-    assert model["training"]["history"][: len(history)] == history
-    assert model["training"]["history"][-1]["step"] == 12
-    assert [path.name for path in (output / "checkpoints").iterdir()] == [CUT_OFF]
-    assert states(output)[CUT_OFF] == "trained"
-
-
 # --- models
 
 

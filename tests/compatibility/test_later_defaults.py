@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,17 @@ def test_models_are_inspected_painted_with_and_rolled_back_to(home: Path, withou
 
 @pytest.mark.slow
 def test_the_training_that_was_cut_off_is_resumed(home: Path) -> None:
+    output = home / "output"
+    (curve,) = (output / "checkpoints" / CUT_OFF).glob("*/history.json")
+    history = json.loads(curve.read_text())
+    history[0]["loss"] = 12345.0  # what only the checkpoint tells
+    curve.write_text(json.dumps(history))
     overrides = ("train.device=cpu", *EXPECTED["overrides_of_cut_off"])
     figures = finish(start(home, "train", *overrides, program=(PROGRAM,)))
     assert (figures["version"], figures["steps"]) == (CUT_OFF, 12)
-    assert card(home / "output", CUT_OFF)["architecture"] == {"name": "small", "width": 4}
+    model = card(output, CUT_OFF)
+    assert model["architecture"] == {"name": "small", "width": 4}
+    assert model["training"]["history"][: len(history)] == history
+    assert model["training"]["history"][-1]["step"] == 12
+    assert [path.name for path in (output / "checkpoints").iterdir()] == [CUT_OFF]
+    assert states(output)[CUT_OFF] == "trained"

@@ -174,19 +174,6 @@ def test_a_second_night_finds_nothing_new_and_writes_nothing(home, night):
     }
 
 
-def test_a_night_that_was_killed_before_the_gate_keeps_every_byte_of_the_model(home, night):
-    store = output(home)
-    store.delete("models/CURRENT")
-    before = {
-        name: data for name, data in objects(output(home)).items() if name.startswith(("dataset/", "models/"))
-    }
-    again = nightly.nightly(load_recipe(home / "recipe.yaml"))
-    assert again["version"] == night["version"]
-    assert again["dataset"]["made"] == 0
-    for name, data in before.items():
-        assert store.read(name) == data, name
-
-
 def test_times_are_told_by_the_run_and_not_by_the_model(home, night):
     summary = json.loads(output(home).read(f"runs/{night['run']}/summary.json"))
     for figures in (night, summary):

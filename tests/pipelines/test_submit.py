@@ -196,6 +196,15 @@ def test_an_address_that_is_none_of_a_job_server_is_refused(address: str) -> Non
 # --- a cluster of three nodes
 
 
+CTRL_C_COUNTS = """
+import signal
+from batch_nst.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
+main()
+"""
+
+
 class Submitter:
     """The command, on the machine of somebody who has the cluster's token."""
 
@@ -231,7 +240,7 @@ class Submitter:
     def start(self, *words: str) -> subprocess.Popen[str]:
         words = ("submit", f"{self.folder}/recipe.yaml", "--address", self.address, *words)
         return subprocess.Popen(
-            [self.python, "-m", "batch_nst", *words],
+            [self.python, "-c", CTRL_C_COUNTS, *words],
             cwd=self.folder,
             env={**self.environment, "RAY_ADDRESS": "127.0.0.1:1"},
             stdout=subprocess.PIPE,

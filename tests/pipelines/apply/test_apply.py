@@ -168,7 +168,7 @@ def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
     assert_close(load(target), whole)
 
 
-MEGAPIXELS = int(os.environ.get("MEGAPIXELS", "10"))
+MEGAPIXELS = int(os.environ.get("MEGAPIXELS", "7"))
 
 PEAK = """
 import sys
@@ -508,7 +508,7 @@ def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str,
 def test_how_fast_it_is_can_be_measured(tmp_path: Path) -> None:
     """What it finds depends on the machine; that there are three rows, and each tells its ratio, does not."""
     save(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
-    words = ["docs/apply_speed.py", "--photos", tmp_path, "--files", "32", "--rounds", "1"]
+    words = ["docs/apply_speed.py", "--photos", tmp_path, "--files", "8", "--rounds", "1"]
     ran = subprocess.run(
         [sys.executable, *words],
         cwd=ROOT,

@@ -91,6 +91,7 @@ def test_a_photo_that_ends_every_worker_fails_with_its_unit_and_can_be_told_from
     assert (figures["tried"], figures["made"], figures["failed"], figures["pending"]) == (1, 1, 0, 0)
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("local_ray")
 def test_where_workers_die_at_one_unit_after_the_other_the_run_ends_and_leaves_the_rest(
     tmp_path: Path,
@@ -165,6 +166,7 @@ def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
     assert paint_all(tmp_path, ()).made == 1
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("local_ray")
 def test_where_painters_die_at_one_picture_after_the_other_the_command_ends(tmp_path: Path) -> None:
     fill(Store(str(tmp_path)), 5)

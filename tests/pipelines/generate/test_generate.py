@@ -1,18 +1,14 @@
 """Laws of `batch-nst generate`, end to end on a small Ray: each photo once, and the same whatever happens."""
 
-import contextlib
-import json
 import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -547,82 +543,6 @@ def test_from_a_bucket_into_a_bucket_is_the_same_as_on_disk(made: Made, s3: str)
         assert row["total_loss"] == on_disk[name]["total_loss"]
     again = run(given)
     assert (again["made"], again["snapshot"]) == (0, 1)
-
-
-# Crashes -----------------------------------------------------------------------------------------------
-
-
-class Project:
-    """A folder with a recipe in it, and the command on it as a process of its own.
-
-    Work that is worth interrupting comes last: `bad_...` sorts before all but one of the good photos.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in GOOD:
-            shrink(name, root / "photos" / f"{name}.jpg")
-        break_some(root / "photos")
-        document = recipe(root / "out", str(root / "photos"), crops=4, iterations=100).model_dump()
-        (root / "recipe.yaml").write_text(json.dumps(document))
-
-    def start(self, output: str) -> subprocess.Popen[str]:
-        """`batch-nst generate` in a session of its own, on a Ray of its own."""
-        command = [sys.executable, "-m", "batch_nst", "generate", "recipe.yaml", f"output={output}"]
-        return subprocess.Popen(
-            command,
-            cwd=self.root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def finish(self, output: str) -> dict[str, Any]:
-        process = self.start(output)
-        stdout, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        figures: dict[str, Any] = json.loads(stdout.splitlines()[-1])
-        return figures
-
-
-def strike(process: subprocess.Popen[str], ripe: Callable[[], bool], delay: float) -> None:
-    """Kill a command and its Ray a while after it is ripe; one that has ended before must have ended well."""
-    while process.poll() is None and not ripe():
-        time.sleep(0.01)
-    time.sleep(delay)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    stderr = process.communicate()[1]
-    assert process.returncode in (0, -signal.SIGKILL), stderr
-
-
-@pytest.mark.slow
-def test_three_kills_at_any_moment_leave_what_one_clean_run_makes(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    clean = project.finish("clean")
-    out = tmp_path / "killed"
-    total = len(files(tmp_path / "clean"))
-    pace = clean["device_seconds"] / total
-    left_behind = [0]
-    for quarter in range(3):
-        # Each blow has a quarter of the units to fall in, so that work is left for it and those behind it; it
-        # falls later than the one before, and may be a little late.
-        least = random.randrange(quarter * total // 4, (quarter + 1) * total // 4)
-        if quarter:
-            least = max(least, left_behind[-1] + 1)
-        strike(
-            project.start("killed"),
-            lambda least=least: (out / plan_files.PLAN).exists() and len(files(out)) >= least,
-            random.uniform(0, pace),
-        )
-        left_behind.append(len(files(out)))
-    assert any(0 < done < total for done in left_behind), left_behind
-    figures = project.finish("killed")
-    assert_same_images(by_id(out), by_id(tmp_path / "clean"))
-    compared = ("found", "ok", "held_out", "rejected", "failed", "pending", "gone", "digest")
-    assert {name: figures[name] for name in compared} == {name: clean[name] for name in compared}
-    assert len(files(out)) == total
 
 
 @pytest.mark.slow

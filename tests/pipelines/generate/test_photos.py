@@ -10,22 +10,16 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from batch_nst.data.dataset import units
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images import codec
 from batch_nst.data.storage import fetch
 from batch_nst.data.storage.fetch import open_filesystem
-from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.errors import IncompleteError
-from batch_nst.figures import as_json
 from batch_nst.pipelines.generate.decode import decode_unit, units_of
-from batch_nst.pipelines.generate.run import generate
 from batch_nst.recipe import Recipe
 from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name
 from tests.support.places import PAINTING
-from tests.support.ray_nodes import small_ray
 from tests.support.store_proxy import FAULTS, Proxy, Request
 
 SIDE = 32
@@ -180,43 +174,3 @@ def test_an_outage_makes_no_row_and_leaves_its_unit_to_the_next_start(
     assert not any(decode_unit(unit, given.generate).pending for unit in others)
     proxy.forget()
     assert not decode_unit(out, given.generate).pending
-
-
-@pytest.mark.slow
-def test_a_bucket_of_every_kind_of_photo_becomes_a_dataset_or_an_error_that_lists_what_was_bad(
-    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    count = Counter(kind.status for kind in KINDS.values())
-    given = recipe(tmp_path / "out", bucket.root, max_rejected=count["rejected"] / len(KINDS))
-    store = Store(given.output)
-    survey(given, store).write_down(store)
-    vanished = open_filesystem(place(bucket.root, VANISHED))[1]
-    bucket.owner.rm_file(vanished)
-    with small_ray():
-        # Without the one that went the rejected ones are a larger part than is allowed.
-        with acquire(store, "generate") as lease, pytest.raises(IncompleteError) as ended:
-            generate(given, store, lease)
-        assert ended.value.exit_code == 1
-        figures = ended.value.figures
-        assert figures["found"] == len(KINDS) - 1
-        assert figures["ok"] + figures["held_out"] + figures["filtered"] == count["ok"]
-        assert (figures["rejected"], figures["failed"]) == (count["rejected"], 1)
-        assert (figures["gone"], figures["pending"]) == (1, 0)
-        expected = {place(bucket.root, name): kind for name, kind in KINDS.items()}
-        lines = capsys.readouterr().err.splitlines()
-        listed = [line.split(": ") for line in lines if line.startswith("rejected: ")]
-        assert listed
-        assert all(expected[uri].reason == reason for _, uri, reason, *_ in listed)
-        rows = {
-            row["uri"]: (row["status"], row["reason"])
-            for unit in units.done_units(store)
-            for row in units.read_unit(store, unit)
-        }
-        assert rows == {uri: (kind.status, kind.reason) for uri, kind in expected.items()}
-        bucket.owner.pipe_file(vanished, KINDS[VANISHED].data)
-        with acquire(store, "generate") as lease:
-            figures = as_json(generate(given, store, lease, retry=True))
-    assert (figures["found"], figures["tried"], figures["made"]) == (len(KINDS), 2, 1)
-    assert figures["ok"] + figures["held_out"] + figures["filtered"] == count["ok"] + 1
-    assert (figures["rejected"], figures["failed"]) == (count["rejected"], 1)
-    assert figures["reasons"] == {"forbidden": 1}
