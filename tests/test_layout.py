@@ -337,6 +337,15 @@ def test_untyped_mappings_are_left_at_the_edges_alone() -> None:
     assert len(found) <= MOST_UNTYPED, "\n".join(found)
 
 
+def test_the_tests_mirror_the_rooms() -> None:
+    own = {"support", "docs", "benchmarks", "chaos", "compatibility", "properties"}
+    folders = {
+        path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    rooms = {path.parent.relative_to(PACKAGE).as_posix() for path in FILES}
+    assert folders - own <= rooms
+
+
 def test_the_tree_in_the_design_is_the_tree_on_disk() -> None:
     page = (ROOT / "docs" / "design.md").read_text()
     tree = page[page.index("    batch_nst/") :].split("\n\n")[0]

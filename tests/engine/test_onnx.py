@@ -69,6 +69,7 @@ def test_it_is_one_file_that_says_nothing_about_this_machine(graph: Path) -> Non
     assert b".py" not in data
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_the_same_bytes_and_the_net_is_left_alone(
     net: TransformerNet, graph: Path
 ) -> None:

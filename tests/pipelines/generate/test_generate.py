@@ -414,6 +414,7 @@ def until_one_is_done(output: str) -> Budget:
     return Short(deadline=datetime(2026, 11, 25, 6, tzinfo=UTC))
 
 
+@pytest.mark.slow
 def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run_whatever_the_executions(
     made: Made, tmp_path: Path, parted: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -387,6 +387,7 @@ def cold(home: Home) -> tuple[str, dict[bytes, Row]]:
     return generate_here(given).digest, good_rows(given)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_good_model_is_used_by_every_image(
     home: Home, cold: tuple[str, dict[bytes, Row]], capsys: pytest.CaptureFixture[str]
