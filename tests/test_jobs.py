@@ -45,11 +45,12 @@ class Cluster:
         named = dict(zip(self.PORTS, ports, strict=True))
         self.address = f"http://127.0.0.1:{named['dashboard-port']}"
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))},
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_file),
+            "RAY_USAGE_STATS_ENABLED": "0",
         }
         self.log = folder / "head.log"
         with self.log.open("w") as log:
@@ -108,7 +109,9 @@ class Cluster:
             env=self.environment,
             capture_output=True,
         )
-        client = JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {self.token}"})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("RAY_ADDRESS")  # the client would take it for the address that it is given
+            client = JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {self.token}"})
         # The command follows the logs, and ends early where that connection does.
         while not (info := client.get_job_info(name)).status.is_terminal():
             time.sleep(0.2)
