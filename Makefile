@@ -17,6 +17,8 @@ test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
 	$(BIN)/python -m pytest tests/chaos tests/pipelines/cluster/test_lost_workers.py -m "" -s
 
+overhead planning: export PYTHONPATH = $(CURDIR)
+
 overhead: .venv/test.stamp  ## what the pipeline costs beside devices that only sleep
 	$(BIN)/python tests/benchmarks/overhead.py
 

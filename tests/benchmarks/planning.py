@@ -1,7 +1,7 @@
 """What planning costs: millions of photos named by a Parquet table, at first and with 99 % of them done.
 
-    make planning                    10 million photos, some minutes and 3 GB of disk
-    python tests/benchmarks/planning.py PHOTOS  another number
+    make planning                                            10 million photos, some minutes and 3 GB of disk
+    PYTHONPATH=. python tests/benchmarks/planning.py PHOTOS  another number
 
 Every measured step is a process of its own, on one core. Prints a table, and one line of JSON at the end.
 """

@@ -408,6 +408,7 @@ def test_an_installed_wheel_sends_no_code_and_runs_where_it_is_installed(
         "OMP_NUM_THREADS": "1",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
     token = secrets.token_hex(32)
     (tmp_path / "token").write_text(token)
