@@ -50,6 +50,17 @@ def small_ray() -> Iterator[None]:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def joined(machines: Machines) -> Iterator[None]:
+    """This process on a cluster, and no more in the Ray of `start_ray`."""
+    ray.shutdown()
+    ray.init(machines.cluster.address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 class Machines:
     """A head that runs no tasks, and workers that hold one actor each."""
 

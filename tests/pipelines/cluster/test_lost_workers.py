@@ -32,7 +32,7 @@ from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.recipe import Recipe
 from tests.support.photo_bucket import Bucket, fill
-from tests.support.ray_nodes import machines, small_ray
+from tests.support.ray_nodes import joined, machines, small_ray
 
 pytestmark = pytest.mark.slow
 
@@ -116,17 +116,13 @@ def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path)
                 time.sleep(3600)
             return deaths
 
-    with machines(1) as found:
-        ray.init(found.cluster.address, log_to_driver=False)
-        try:
-            made = work.remote(CrashCounter())
-            for lost in range(3):
-                while len(list(tmp_path.iterdir())) <= lost:
-                    time.sleep(0.1)
-                found.replace(found.nodes[0])
-            assert ray.get(made) == 0
-        finally:
-            ray.shutdown()
+    with machines(1) as found, joined(found):
+        made = work.remote(CrashCounter())
+        for lost in range(3):
+            while len(list(tmp_path.iterdir())) <= lost:
+                time.sleep(0.1)
+            found.replace(found.nodes[0])
+        assert ray.get(made) == 0
     assert len({path.read_text() for path in tmp_path.iterdir()}) == 4
 
 

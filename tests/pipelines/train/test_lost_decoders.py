@@ -4,12 +4,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import ray
 
 from batch_nst.data.dataset.sampler import Share
 from batch_nst.pipelines.train import ray_train
 from batch_nst.recipe import Train
-from tests.support.ray_nodes import machines
+from tests.support.ray_nodes import joined, machines
 from tests.support.read_batches import drawn, noise, same
 
 pytestmark = pytest.mark.slow
@@ -22,14 +21,10 @@ def test_a_lost_node_takes_no_pair_along(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ray_train, "_AHEAD", 4 << 20)  # so that pairs are still to be made when it is lost
     monkeypatch.setattr(ray_train, "_BLOCK", 1 << 16)
     dataset, share = noise(tmp_path), Share(0, SETTINGS.batch_size)
-    with machines(2) as nodes:
-        ray.init(nodes.cluster.address, log_to_driver=False)
-        try:
-            reading = ray_train.training_batches(*dataset, SETTINGS, share, 0, 4)
-            got = list(islice(reading, LOST_AFTER))
-            nodes.crash(nodes.nodes[1])
-            got += reading
-        finally:
-            ray.shutdown()
+    with machines(2) as nodes, joined(nodes):
+        reading = ray_train.training_batches(*dataset, SETTINGS, share, 0, 4)
+        got = list(islice(reading, LOST_AFTER))
+        nodes.crash(nodes.nodes[1])
+        got += reading
     assert len(got) == STEPS
     assert all(map(same, got, drawn(*dataset, share, STEPS, crop_size=SETTINGS.crop_size)))
