@@ -81,6 +81,7 @@ def test_it_ends_in_a_check_that_it_works() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.timeout(1800)
 def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path: Path) -> None:
     """All steps one by one on the shipped photographs, small; then the check, on what they have made."""
     commands = shipped()

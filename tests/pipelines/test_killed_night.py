@@ -53,6 +53,7 @@ def strike(process: subprocess.Popen[str], ripe: Callable[[], object]) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.timeout(1800)
 def test_a_night_killed_in_each_step_publishes_the_bytes_of_a_clean_one(home: Path) -> None:
     clean = finish(start(home, "nightly", "output=clean"))
     version = clean["version"]

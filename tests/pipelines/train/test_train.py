@@ -117,6 +117,7 @@ main()
 """
 
 
+@pytest.mark.timeout(1800)
 def test_a_training_that_is_stopped_and_killed_ends_with_the_weights_of_an_uninterrupted_one(
     home, uninterrupted
 ):
