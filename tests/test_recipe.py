@@ -482,9 +482,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_importing_it_imports_nothing_heavy(module: str, unwanted: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted(sys.modules))"
-    root = ROOT
     loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout.split()
     assert module in loaded
     assert not unwanted & set(loaded)

@@ -212,6 +212,12 @@ def test_a_night_goes_on_at_its_deadline_with_what_is_done_if_that_is_enough(
     assert f"{told}; continuing with what is done; the next start makes the rest" in capsys.readouterr().err
 
 
+def test_a_dataset_without_a_pair_is_not_trained_on(file: Path) -> None:
+    make_pairs(load_recipe(file), status="failed")
+    with pytest.raises(IncompleteError, match="no pair to train on"):
+        commands.train(load_recipe(file))
+
+
 def test_a_dataset_whose_held_out_photos_are_bad_is_not_trained_on_either(file: Path) -> None:
     more = ["generate.unit_images=1", "generate.max_rejected=0.5", "train.batch_size=2"]
     recipe = load_recipe(file, more)

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -188,14 +189,16 @@ def test_times_are_told_by_the_run_and_not_by_the_model(home, night):
         assert name not in card
 
 
-def test_a_graph_that_is_damaged_is_written_again_and_no_other(home, night, capsys):
+def test_a_graph_that_is_damaged_or_gone_is_written_again_and_no_other(home, night, capsys):
     store, recipe = output(home), load_recipe(home / "recipe.yaml")
     name, card = (registry.model_object(night["version"], part) for part in (registry.GRAPH, registry.CARD))
     whole = {each: store.read(each) for each in (name, card)}
-    store.replace(name, whole[name][:-1] + bytes([whole[name][-1] ^ 1]))
-    assert commands.export(recipe)["model"] == store.join(name)
-    assert f"{store.join(name)}: is gone, or not what model.json says; it is" in capsys.readouterr().err
-    assert {each: store.read(each) for each in whole} == whole
+    damaged = whole[name][:-1] + bytes([whole[name][-1] ^ 1])
+    for change in (partial(store.replace, name, damaged), partial(store.delete, name)):
+        change()
+        assert commands.export(recipe)["model"] == store.join(name)
+        assert f"{store.join(name)}: is gone, or not what model.json says; it is" in capsys.readouterr().err
+        assert {each: store.read(each) for each in whole} == whole
     times = Path(store.join(name)).stat().st_mtime_ns
     commands.export(recipe)
     assert Path(store.join(name)).stat().st_mtime_ns == times

@@ -34,7 +34,7 @@ from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from tests.support.places import ROOT
 from tests.support.ray_nodes import Machines, machines
-from tests.support.sessions import kill
+from tests.support.sessions import CTRL_C_COUNTS, kill
 
 
 def recipe_of(output: str, **more: Any) -> Recipe:
@@ -194,15 +194,6 @@ def test_an_address_that_is_none_of_a_job_server_is_refused(address: str) -> Non
 
 
 # --- a cluster of three nodes
-
-
-CTRL_C_COUNTS = """
-import signal
-from batch_nst.cli import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
-main()
-"""
 
 
 class Submitter:

@@ -14,6 +14,15 @@ from typing import Any
 
 import psutil
 
+CTRL_C_COUNTS = """
+import signal
+from batch_nst.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
+main()
+"""
+"""The command as a program for `-c`, which Ctrl-C ends even where its parent ignores it."""
+
 
 def start(
     home: Path,

@@ -198,6 +198,21 @@ def planned_before_first_run() -> dict[str, int]:
 
 
 @pytest.mark.slow
+def test_a_list_of_uris_sends_what_the_formula_says(requests: Counting, home: str) -> None:
+    put(f"{home}/painting.png")
+    names = [f"{home}/elsewhere/{name}.png" for name in "ab"]
+    for name in names:
+        put(name)
+    with fsspec.open(f"{home}/photos.txt", "w") as file:
+        file.write("\n".join(names))
+    given = recipe(home, f"{home}/photos.txt")
+    expected = planned(given)
+    requests.counted()
+    commands.generate(given)
+    assert requests.counted() == expected
+
+
+@pytest.mark.slow
 def test_a_trial_measures_on_a_worker_and_writes_nothing(requests: Counting, home: str) -> None:
     put(f"{home}/painting.png")
     for name in "abcd":

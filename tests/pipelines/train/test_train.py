@@ -28,7 +28,7 @@ from batch_nst.pipelines.train.run import find_cut_off
 from batch_nst.recipe_file import load_recipe
 from tests.support.places import SAMPLES
 from tests.support.ray_nodes import machines
-from tests.support.sessions import finish, kill, resumed_from, start
+from tests.support.sessions import CTRL_C_COUNTS, finish, kill, resumed_from, start
 
 pytestmark = pytest.mark.slow
 
@@ -106,15 +106,6 @@ def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
             if "RayTrainWorker" in " ".join(child.cmdline()):
                 found.add(child)
     return found
-
-
-CTRL_C_COUNTS = """
-import signal
-from batch_nst.cli import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever these tests were started by
-main()
-"""
 
 
 @pytest.mark.timeout(1800)
