@@ -15,7 +15,8 @@ test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not chaos" $(PYTEST)
 
 chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
-	$(BIN)/python -m pytest tests/chaos tests/pipelines/cluster/test_lost_workers.py -m "" -s
+	$(BIN)/python -m pytest tests/chaos tests/pipelines/cluster/test_lost_workers.py \
+		tests/pipelines/test_killed_night.py -m "" -s
 
 overhead planning: export PYTHONPATH = $(CURDIR)
 

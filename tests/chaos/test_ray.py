@@ -141,6 +141,7 @@ def ended(command: Command) -> Counter[str]:
     return Counter(entry["unit"] for entry in entries(command.journal) if entry["event"] == "ended")
 
 
+@pytest.mark.chaos
 def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     bucket: Bucket, tmp_path: Path
 ) -> None:
