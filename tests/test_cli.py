@@ -173,7 +173,7 @@ def test_a_typo_in_an_override_is_refused_by_every_command(
         ("generate.iterations=0", "generate.iterations: given 0; allowed: 1 or more"),
         ("loss.style_layers={relu9_9: 1.0}", "loss.style_layers: given {'relu9_9': 1.0}; no layer 'relu9_9'"),
         ("style.image=nowhere.jpg", "/nowhere.jpg: No such file or directory; allowed: a readable JPEG"),
-        ("generate.input=nowhere", "/nowhere: there is no such folder or file"),
+        ("generate.input=nowhere", "/nowhere: there is no such file or folder"),
         ("vgg.weights=nowhere.safetensors", "/nowhere.safetensors: cannot be read: "),
         ("output=http://127.0.0.1/x", "output http://127.0.0.1/x: exclusive create is not atomic"),
     ],
@@ -261,6 +261,7 @@ def test_a_plan_ends_with_its_counts(call: Call, project: Project) -> None:
         "command": "plan",
         "exit_code": 0,
         **counts,
+        "passed_over": {},
         "store_requests": {"reads": 0, "writes": 0, "lists": 0},
         **dict.fromkeys(unknown),
     }

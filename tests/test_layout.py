@@ -21,6 +21,7 @@ GROUND = {
     "batch_nst.credentials",
     "batch_nst.errors",
     "batch_nst.figures",
+    "batch_nst.globs",
     "batch_nst.recipe",
     "batch_nst.recipe_file",
 }

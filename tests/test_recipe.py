@@ -138,12 +138,54 @@ def test_uris_stay_as_they_are(write: Write) -> None:
     uris = ["s3://bucket/a/../b/", "memory://x", "simplecache::https://example.org//a.jpg?x=~"]
     recipe = load_recipe(
         write(
-            f"output: {uris[0]}\nstyle: {{image: {uris[1]}}}\n"
+            f"output: s3://bucket/c/../d/\nstyle: {{image: {uris[1]}}}\n"
             f"vgg: {{weights: {uris[2]!r}}}\ngenerate: {{input: {uris!r}}}\n"
         )
     )
-    assert [recipe.output, recipe.style.image, recipe.vgg.weights] == uris
+    assert [recipe.output, recipe.style.image, recipe.vgg.weights] == ["s3://bucket/c/../d/", *uris[1:]]
     assert recipe.generate.input == uris
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "relation"),
+    [
+        ("photos", "photos", "holds"),
+        ("photos", "photos/out", "lies in"),
+        ("photos", ".", "holds"),
+        ("photos/**/*.jpg", "photos/out", "lies in"),
+        ("photos/*/*.jpg", "photos/out", "lies in"),
+        ("link", "photos/out", "lies in"),
+        ("file://{home}/photos", "photos/out", "lies in"),
+        ("out/dataset/data/*/*.parquet", "out", "holds"),
+        ("[a.jpg, out/b.jpg]", "out", "holds"),
+        ("s3://b/photos", "s3a://b/photos/out/", "lies in"),
+        ("S3://b/photos/", "s3://b/photos/out", "lies in"),
+        ("gs://b/**", "gcs://b/out", "lies in"),
+        ("s3://b/out/dataset/**/*.parquet", "s3://b/out", "holds"),
+        ("photos", "photos2", ""),
+        ("photos/*.jpg", "photos/out", ""),
+        ("photos/2026-*/**", "photos/out", ""),
+        ("photos/{a,b}/**/*.jpg", "photos/out", ""),
+        ("s3://b/photos", "s3://b/photos2", ""),
+        ("s3://a/photos", "s3://b/photos/out", ""),
+        ("s3://b/photos", "photos", ""),
+    ],
+)
+def test_an_output_and_its_input_lie_apart(
+    write: Write, tmp_path: Path, source: str, output: str, relation: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    given = source.replace("{home}", str(tmp_path))
+    given = given if given.startswith("[") else repr(given)
+    path = write(f"output: {output}\nstyle: {{image: a.jpg}}\ngenerate: {{input: {given}}}\n")
+    if not relation:
+        assert load_recipe(path).output
+        return
+    told = rf"^recipe \S+: output: given \S+, which {relation} generate\.input "
+    with pytest.raises(RecipeError, match=told) as refused:
+        load_recipe(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_model_to_start_from_is_a_path_and_its_prefix_is_none(

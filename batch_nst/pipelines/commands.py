@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Required, TypedDict, cast
 
@@ -46,6 +46,8 @@ class PlanFigures:
 
     counts: PlanCounts = inlined()
     costs: Estimate = inlined()
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files below the input that are no photos, by suffix or reason."""
 
 
 def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> PlanFigures:
@@ -68,7 +70,7 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     counts = planned.counts()
     for line in estimate_lines(asdict(counts), costs):
         log(line)
-    return PlanFigures(counts, costs)
+    return PlanFigures(counts, costs, dict(planned.passed_over))
 
 
 def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> UnitCosts | None:

@@ -211,7 +211,8 @@ def _export() -> str:
 def _input(recipe: Recipe) -> str:
     source = recipe.generate.input
     # Listing a list of URIs takes a request per photo.
-    batches = stream_photos(source if isinstance(source, str) else source[:_PHOTOS], recipe.generate.stores)
+    first = source if isinstance(source, str) else source[:_PHOTOS]
+    batches = stream_photos(first, recipe.generate.stores, recipe.generate.pattern)
     batch = next(batch for batch in batches if batch.num_rows)
     photos = [Photo(**row) for row in batch.select(Photo._fields).slice(0, _PHOTOS).to_pylist()]
     faults = []

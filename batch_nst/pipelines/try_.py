@@ -169,7 +169,7 @@ def _choose(recipe: Recipe, sides: Sequence[int], count: int) -> list[Content]:
 
 
 def _listed(generate: Generate) -> Iterator[Photo]:
-    for batch in stream_photos(generate.input, generate.stores):
+    for batch in stream_photos(generate.input, generate.stores, generate.pattern):
         for row in zip(*batch.select(Photo._fields).to_pydict().values(), strict=True):
             yield Photo(*row)
 

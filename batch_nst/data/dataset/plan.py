@@ -6,10 +6,7 @@ images wait in a temporary file. Planning imports neither torch nor Ray.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
-import time
 import weakref
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,12 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_nst.console import log
 from batch_nst.data.dataset import plan_files, summaries, units
 from batch_nst.data.dataset.defaults import changed_defaults
+from batch_nst.data.dataset.found import Watch, check_places, listing_digest
 from batch_nst.data.dataset.ids import Ids, Index, Mask, halves, latest, repeated
 from batch_nst.data.dataset.manifest import (
-    Holdout,
     Manifest,
     check_settings,
     settings_of,
@@ -35,11 +31,14 @@ from batch_nst.data.dataset.manifest import (
 )
 from batch_nst.data.dataset.plan_files import Group, Written
 from batch_nst.data.dataset.snapshot import latest_snapshot
-from batch_nst.data.sources.photos import LISTED, input_version, key_hash, photo_ids, stream_photos
+from batch_nst.data.sources.passed import TWICE, Passed
+from batch_nst.data.sources.photos import (
+    LISTED,
+    photo_ids,
+    stream_photos,
+)
 from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
-
-_LOG_SECONDS = 10.0
 
 
 class Chunk(NamedTuple):
@@ -94,6 +93,9 @@ class Plan:
     unit_images: int
     listing: str
     """Digest of the input as it was found, or empty, see `plan_files.Written`."""
+    passed_over: Passed
+    """Files below the input that are no photos, by suffix or reason; without the members of tars that an
+    earlier start has listed."""
 
     @cached_property
     def unit_done(self) -> Mask:
@@ -227,17 +229,22 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
         settings["defaults"] = defaults
     written = plan_files.read_written(store)
     generate = recipe.generate
-    listing = _listing_digest(recipe)
+    passed = Passed()
+    listing = listing_digest(recipe, passed)
     if listing and listing == written.listing:
         found = int((written.rows["attempt"].to_numpy() == 0).sum())
         present, new = np.ones(written.rows.num_rows, np.bool_), _nothing()
     else:
-        watch = _Watch(settings["holdout"])
-        found, present, new = diff_with_plan(
-            watch.over(stream_photos(generate.input, generate.stores)), generate.crops, written.rows["id"]
-        )
+        passed, watch = Passed(), Watch(settings["holdout"])
+        listed = stream_photos(generate.input, generate.stores, generate.pattern, passed)
+        found, present, new, twice = diff_with_plan(watch.over(listed), generate.crops, written.rows["id"])
+        if len(twice):
+            passed[TWICE] += watch.photos - found // generate.crops
+            check_places(generate, twice)
+        watch.check_names(begun is not None)
         if begun is None and not watch.held_out:
             settings["holdout"]["at_least"] = [watch.lowest[1]]
+    passed.log()
     snapshot = latest_snapshot(store)
     plan = Plan(
         settings=settings,
@@ -251,41 +258,9 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
         crops=generate.crops,
         unit_images=generate.unit_images,
         listing=listing,
+        passed_over=passed,
     )
     return replace(plan, again=_again(plan, store)) if retry else plan
-
-
-class _Watch:
-    """Watches a listing: logs its progress, and whether any photo is held out."""
-
-    def __init__(self, holdout: Holdout) -> None:
-        self._holdout = holdout
-        self.held_out = False
-        self.lowest = (1.0, "")
-        """Lowest hash of a key before the first held-out photo, and that key."""
-
-    def over(self, listing: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        photos, logged = 0, time.monotonic()
-        for batch in listing:
-            if not self.held_out:
-                keys = batch["key"].to_pylist()
-                self.held_out = any(split_of(key, self._holdout) == "held_out" for key in keys)
-                self.lowest = min([self.lowest, *((key_hash(key), key) for key in keys)])
-            photos += len(batch)
-            if time.monotonic() - logged >= _LOG_SECONDS:
-                logged = time.monotonic()
-                log(f"listing: {photos:,} photos")
-            yield batch
-
-
-def _listing_digest(recipe: Recipe) -> str:
-    """A digest of the input: equal digests mean equal images. Empty where only a listing can show that."""
-    version = input_version(recipe.generate.input)
-    if version is None:
-        return ""
-    generate = recipe.generate
-    parts = json.dumps([generate.input, version, generate.crops, *generate.stores])
-    return hashlib.blake2b(parts.encode(), digest_size=16, person=b"batch_nst list").hexdigest()
 
 
 def _again(plan: Plan, store: Store) -> pa.Table:
@@ -352,6 +327,8 @@ class PlanDiff(NamedTuple):
     present: Mask
     """For each planned row whether the input holds its id now."""
     new: NewRows
+    twice: Ids
+    """Ids that came more than once."""
 
 
 class NewRows:
@@ -368,6 +345,8 @@ class NewRows:
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, "w"), schema, options=options)
         self._ids: list[Ids] = []
         self._again: Mask | None = None
+        self.twice: Ids = np.empty((0, 2), np.uint64)
+        """Ids that were added more than once, known after `close`."""
 
     def add(self, rows: pa.RecordBatch, ids: Ids) -> None:
         """Add rows, whose ids are `ids`."""
@@ -381,7 +360,7 @@ class NewRows:
         self._ids.clear()
         again = repeated(ids)
         self.count = len(ids) - int(again.sum())
-        self._again = again if again.any() else None
+        self._again, self.twice = again if again.any() else None, ids[again]
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Tables of the rows, in the order of the listing."""
@@ -407,11 +386,13 @@ def diff_with_plan(listing: Iterable[pa.RecordBatch], crops: int, planned: pa.Ch
     ids = halves(planned)
     index = Index(ids)
     present = np.zeros(len(ids), np.bool_)
-    new = NewRows()
+    new, twice = NewRows(), list[Ids]()
     for batch in listing:
         rows = _crops(batch, crops)
         wanted = halves(rows["id"])
         at = index.find(wanted)
+        known = wanted[at >= 0]
+        twice.append(known[present[at[at >= 0]] | repeated(known)])
         present[at[at >= 0]] = True
         fresh = np.flatnonzero(at < 0)
         if len(fresh):
@@ -420,7 +401,7 @@ def diff_with_plan(listing: Iterable[pa.RecordBatch], crops: int, planned: pa.Ch
     found = int(present.sum()) + new.count
     # Ids were looked up as their first attempt; this also marks the further ones.
     first = index.find(ids) if len(ids) else np.empty(0, np.int64)
-    return PlanDiff(found, present[first], new)
+    return PlanDiff(found, present[first], new, np.concatenate([new.twice, *twice]))
 
 
 def _crops(batch: pa.RecordBatch, crops: int) -> pa.RecordBatch:

@@ -53,7 +53,7 @@ class Allowlist:
         if "/" not in self._folders and not all(store and _store_of(store) for store in found):
             outside = pa.array(
                 [
-                    lies_outside or (not _store_of(uri) and not self._holds(uri))
+                    lies_outside or (uri is not None and not _store_of(uri) and not self._holds(uri))
                     for uri, lies_outside in zip(uris.to_pylist(), outside.to_pylist(), strict=True)
                 ],
                 pa.bool_(),

@@ -17,7 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_nst.data.sources.listing import File, look
-from batch_nst.data.sources.tables import KEY_COLUMNS, image_column, open_parquet, refused, texts
+from batch_nst.data.sources.passed import LINKS, Passed
+from batch_nst.data.sources.tables import (
+    KEY_COLUMNS,
+    image_column,
+    is_text,
+    open_parquet,
+    optional_columns,
+    refused,
+    texts,
+)
 from batch_nst.data.storage.fetch import TooLarge, fetch_range, open_object
 from batch_nst.errors import RecipeError
 
@@ -25,20 +34,50 @@ _ROWS = 8
 """Number of photos that are decompressed at a time."""
 
 
-def row_names(file: File) -> Any:
-    """A name for each row: its path, key or id where these are unique, else its number.
+class Rows(NamedTuple):
+    """The photos in a Parquet file, one a row."""
+
+    names: Any
+    """Path, key or id of each row where these are unique, else its number."""
+    paths: Any
+    """Where the photo of a row lies that has a path and no bytes; null for all others."""
+
+
+def list_rows(file: File) -> Rows:
+    """Names and paths of the rows; bytes are read only where the footer does not rule out rows without them.
 
     Raises:
         RecipeError: the file cannot be read.
     """
     with refused(file), open_parquet(file) as parquet:
-        rows = parquet.metadata.num_rows
-        for column in _name_columns(file, parquet.schema_arrow):
-            found = parquet.read(columns=[column], use_threads=False).column(0)
-            names = texts(file, column, _field(found, "path"))
-            if not names.null_count and pc.count_distinct(names).as_py() == rows:
-                return names.combine_chunks()
-        return pa.array(range(rows), pa.int64()).cast(pa.string())
+        return Rows(_names(file, parquet), _outside_paths(file, parquet))
+
+
+def _names(file: File, parquet: Any) -> Any:
+    rows = parquet.metadata.num_rows
+    for column in _name_columns(file, parquet.schema_arrow):
+        found = parquet.read(columns=[column], use_threads=False).column(0)
+        names = texts(file, column, _field(found, "path"))
+        if not names.null_count and pc.count_distinct(names).as_py() == rows:
+            return names.combine_chunks()
+    return pa.array(range(rows), pa.int64()).cast(pa.string())
+
+
+def _outside_paths(file: File, parquet: Any) -> Any:
+    column = image_column(file, parquet.schema_arrow) or ""
+    has_path = _has_path(parquet.schema_arrow, column)
+    found = [pa.array([], pa.string())]
+    for number in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        if not has_path or not _may_lack(group, f"{column}.bytes"):
+            found.append(pa.nulls(group.num_rows, pa.string()))
+            continue
+        for batch in parquet.iter_batches(_ROWS, [number], [column], use_threads=False):
+            paths = texts(file, column, _field(batch.column(0), "path"))
+            named = pc.fill_null(pc.not_equal(paths, ""), False)
+            named = pc.and_(named, _field(batch.column(0), "bytes").is_null())
+            found.append(pc.if_else(named, paths, pa.scalar(None, pa.string())))
+    return pa.concat_arrays(found)
 
 
 def read_rows(
@@ -74,9 +113,23 @@ def read_rows(
 def _name_columns(file: File, schema: pa.Schema) -> list[str]:
     """Columns that may name rows, the most likely first; a field of a struct is `column.field`."""
     image = image_column(file, schema) or ""
+    return [f"{image}.path"] * _has_path(schema, image) + optional_columns(schema, KEY_COLUMNS)
+
+
+def _has_path(schema: pa.Schema, image: str) -> bool:
+    """Whether the structs of images have a path, in text."""
     kind = schema.field(image).type
-    has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
-    return [f"{image}.path"] * has_path + [name for name in KEY_COLUMNS if schema.names.count(name) == 1]
+    return pa.types.is_struct(kind) and any(each.name == "path" and is_text(each.type) for each in kind)
+
+
+def _may_lack(group: Any, column: str) -> bool:
+    """Whether rows of a row group may have no value in a column, as far as its statistics show."""
+    for index in range(group.num_columns):
+        chunk = group.column(index)
+        if chunk.path_in_schema == column:
+            told = chunk.statistics
+            return told is None or not told.has_null_count or told.null_count > 0
+    return True
 
 
 def _pick(
@@ -122,8 +175,10 @@ class Member(NamedTuple):
     """Size and modification time (seconds) from its header."""
 
 
-def list_members(uri: str, size: int) -> Iterator[Member]:
+def list_members(uri: str, size: int, passed: Passed) -> Iterator[Member]:
     """The regular files in a tar of `size` bytes, in its order; at most 4 KiB are read for each.
+
+    Links, devices and sparse files are counted in `passed`.
 
     Raises:
         RecipeError: it is not a tar, or it is truncated; the text says where.
@@ -153,6 +208,8 @@ def list_members(uri: str, size: int) -> Iterator[Member]:
             sparse = any(keyword.startswith("GNU.sparse.") for keyword in pax)
             if info.type in _FILES and not sparse:
                 yield Member(pax.get("path") or name or info.name, start, length, _version(info))
+            elif info.type != tarfile.DIRTYPE:
+                passed[LINKS] += 1
             name, pax = "", {}
 
 

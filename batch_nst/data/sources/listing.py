@@ -1,23 +1,23 @@
 """Lists the files of a folder, a glob or a single file, with their versions, on any file system.
 
-The order is deterministic. Hidden files and the contents of hidden folders are skipped. Only names and
-versions are read, never bytes. A disk is walked folder by folder and S3 page by page. For other stores, and
-for globs in a bucket, fsspec lists everything before the first file is returned.
+The order is deterministic. Hidden files and those of a system (`passed.reason_of`) are skipped and
+counted. Only names and versions are read, never bytes. A disk is walked folder by folder and S3 page by page.
+For other stores, and for globs in a bucket, fsspec lists everything before the first file is returned.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from fsspec.implementations.local import LocalFileSystem
 
+from batch_nst.data.sources.passed import CIRCLE, Passed
 from batch_nst.data.storage.fetch import (
     MISSING,
     Content,
@@ -25,15 +25,14 @@ from batch_nst.data.storage.fetch import (
     get_range,
     of_stat,
     open_filesystem,
+    probably_meant,
     with_retries,
 )
 from batch_nst.errors import RecipeError
+from batch_nst.globs import MAGIC, Glob, fixed_part
 
 _OUT_OF_REACH = {errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
 """Errors of looking at a name that was listed; such a file fails as a row."""
-
-MAGIC = re.compile(r"[*?\[]")
-"""Characters that make a path a glob."""
 
 
 class File(NamedTuple):
@@ -74,57 +73,78 @@ ObjectInfo = TypedDict(
 """What fsspec reports for an object: the keys that are read here, of all stores. The last three are times."""
 
 
-def list_files(root: str) -> Iterator[File]:
-    """The files of a folder, a glob or a single file.
+def list_files(root: str, passed: Passed) -> Iterator[File]:
+    """The files of a folder, a glob or a single file; what is skipped is counted in `passed`.
 
     Raises:
-        RecipeError: it does not exist on a disk, or cannot be listed. A bucket has no folders, so a missing
-            folder there is an empty one.
+        RecipeError: it does not exist or cannot be listed, or a range names a file that is not there.
     """
     filesystem, path = open_filesystem(root)
+    glob = _glob_of(path)
     if isinstance(filesystem, LocalFileSystem):
-        return _list_disk(path)
-    return _list_bucket(root, filesystem, path)
+        yield from _list_disk(path, glob, passed)
+    else:
+        yield from _list_bucket(root, filesystem, path, glob, passed)
+
+
+def nothing_at(root: str) -> RecipeError:
+    """The error for an input that does not exist; it says what was probably meant."""
+    meant = probably_meant(root)
+    return RecipeError(
+        f"generate.input: {root}: there is no such file or folder{f'; {meant}' if meant else ''}"
+    )
+
+
+def _glob_of(path: str) -> Glob | None:
+    """The part of a path that is a glob."""
+    if not MAGIC.search(path):
+        return None
+    try:
+        return Glob(path.removeprefix(f"{fixed_part(path)}/"))
+    except ValueError as error:
+        raise RecipeError(f"generate.input: {path}: {error}") from error
 
 
 def content_of(uri: str) -> Content:
     """Version and size of one object; `MISSING` where it does not exist or may not be looked at."""
     try:
         return look(uri)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
         return Content(MISSING, 0)
 
 
 def look(uri: str) -> Content:
-    """Version and size of one object; raises what `fetch` raises, except TooLarge."""
+    """Version and size of one object; raises what `fetch` raises, except TooLarge, and IsADirectoryError."""
     filesystem, path = open_filesystem(uri)
 
     def ask() -> Content:
         if isinstance(filesystem, LocalFileSystem):
-            return _of_stat(Path(path).stat())
-        return _content(_info(filesystem, path))
+            found = Path(path).stat()
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "is a folder", path)
+            return _of_stat(found)
+        info = _info(filesystem, path)
+        if info.get("type") == "directory":
+            raise IsADirectoryError(errno.EISDIR, "is a folder", uri)
+        return _content(info)
 
     return with_retries(f"look at {uri}", ask)
 
 
-def is_hidden(key: str) -> bool:
-    """Whether a name or a folder in it starts with a dot; `.` and `..`, as in tars, do not count."""
-    return any(part.startswith(".") and part.strip(".") for part in key.split("/"))
-
-
-def _list_disk(root: str) -> Iterator[File]:
-    if Path(root).is_dir():
-        folder, paths = root, _walk(root)
-    elif Path(root).exists():
-        folder, paths = root.rpartition("/")[0], iter([root])
-    elif MAGIC.search(root):
-        matches = sorted(glob.iglob(root, recursive=True))
-        folder, paths = _fixed(root), (path for path in matches if not Path(path).is_dir())
+def _list_disk(root: str, glob: Glob | None, passed: Passed) -> Iterator[File]:
+    if Path(root).exists():
+        glob = None
+    elif not glob or not Path(fixed_part(root) or "/").is_dir():
+        raise nothing_at(root)
+    if glob:
+        folder, paths = fixed_part(root), _walk(fixed_part(root) or "/", passed, glob.reaches_into)
+    elif Path(root).is_dir():
+        folder, paths = root, _walk(root, passed)
     else:
-        raise RecipeError(f"generate.input: {root}: there is no such folder or file")
+        folder, paths = root.rpartition("/")[0], iter([root])
     for path in paths:
         key = path.removeprefix(f"{folder.rstrip('/')}/")
-        if is_hidden(key):
+        if (glob and not glob.fits(key)) or passed.by_name(key):
             continue
         try:
             found = _of_stat(Path(path).stat())
@@ -133,21 +153,44 @@ def _list_disk(root: str) -> Iterator[File]:
                 raise
             found = Content(MISSING, 0)
         yield File(_text(key), _text(path), *found)
+    _check_ranges(root, glob)
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """The files below a folder, sorted by their whole paths, as a bucket sorts them."""
+def _walk(
+    folder: str,
+    passed: Passed,
+    enters: Callable[[str], bool] = lambda _: True,
+    key: str = "",
+    above: tuple[tuple[int, int], ...] = (),
+) -> Iterator[str]:
+    """The files below a folder, sorted by their whole paths, as a bucket sorts them.
+
+    Links are followed, but not to a folder that they lie in. Hidden folders and those of a system are not
+    looked into, nor are those that `enters` declines, by their path below the root.
+    """
     try:
+        place = Path(folder).stat()
         with os.scandir(folder) as found:
-            seen = [(entry, _is_folder(entry)) for entry in found if not is_hidden(entry.name)]
+            seen = [(entry, _is_folder(entry)) for entry in found]
     except OSError as error:
         # If it were skipped silently, its photos would count as gone.
         raise RecipeError(f"generate.input: {error.filename}: cannot be listed: {error.strerror}") from error
+    here = (place.st_dev, place.st_ino)
+    if here in above:
+        passed[CIRCLE] += 1
+        return
     for entry, is_folder in sorted(seen, key=lambda pair: pair[0].name + "/" * pair[1]):
+        name = key + entry.name
         if not is_folder:
             yield entry.path
-        elif not entry.is_symlink():
-            yield from _walk(entry.path)
+        elif enters(name) and not passed.by_name(entry.name):
+            yield from _walk(entry.path, passed, enters, f"{name}/", (*above, here))
+
+
+def _check_ranges(root: str, glob: Glob | None) -> None:
+    """Refuse a range that names a file which is not there, such as a shard that was not copied."""
+    if glob and (name := glob.unseen()):
+        raise RecipeError(f"generate.input: {root}: there is no {name}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -157,34 +200,44 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _list_bucket(root: str, filesystem: Any, path: str) -> Iterator[File]:
+def _list_bucket(root: str, filesystem: Any, path: str, glob: Glob | None, passed: Passed) -> Iterator[File]:
     try:
-        folder, found = _find(root, filesystem, path)
+        folder, found, glob = _find(root, filesystem, path, glob)
         prefix = open_filesystem(folder)[1].rstrip("/") + "/"
+        nothing = True
         for info in found:
+            nothing = False
             key = info["name"].removeprefix(prefix)
-            # A key that ends in "/" marks an empty folder in a web console.
-            if info.get("type") != "directory" and not key.endswith("/") and not is_hidden(key):
+            # An empty object whose key ends in "/" marks a folder in a web console.
+            if info.get("type") == "directory" or (key.endswith("/") and not info.get("size")):
+                continue
+            if (glob is None or glob.fits(key)) and not passed.by_name(key):
                 yield File(key, f"{folder}/{key}", *_content(info))
     except (FileNotFoundError, PermissionError) as error:
         raise RecipeError(f"generate.input: {root}: cannot be listed: {error}") from error
+    if nothing and not glob:
+        raise nothing_at(root)
+    _check_ranges(root, glob)
 
 
-def _find(root: str, filesystem: Any, path: str) -> tuple[str, Iterator[ObjectInfo]]:
-    """The folder that keys are relative to, and the objects below it."""
+def _find(
+    root: str, filesystem: Any, path: str, glob: Glob | None
+) -> tuple[str, Iterator[ObjectInfo], Glob | None]:
+    """The folder that keys are relative to, the objects below it, and the glob unless its text is a name."""
     folder = root.rstrip("/")
     if hasattr(filesystem, "call_s3"):
         pages = _s3_pages(root, filesystem, path)
         first = next(pages)
         if first:
-            return folder, chain(first, chain.from_iterable(pages))
+            return folder, chain(first, chain.from_iterable(pages)), None
     found = with_retries(f"list {root}", lambda: filesystem.find(path, detail=True))
     if path in found:  # a single object
-        folder = folder.rpartition("/")[0]
-    elif not found and MAGIC.search(root):
-        folder = _fixed(root)
-        found = with_retries(f"list {root}", lambda: filesystem.glob(path, detail=True))
-    return folder, iter(found.values())
+        folder, glob = folder.rpartition("/")[0], None
+    elif not found and glob:
+        folder = fixed_part(root)
+        wide = f"{fixed_part(path)}/{glob.wide}"
+        found = with_retries(f"list {root}", lambda: filesystem.glob(wide, detail=True))
+    return folder, iter(found.values()), glob
 
 
 def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[ObjectInfo]]:
@@ -199,11 +252,6 @@ def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[ObjectInfo
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def _fixed(pattern: str) -> str:
-    """The folder that holds everything a glob can match."""
-    return MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _text(name: str) -> str:

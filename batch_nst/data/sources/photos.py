@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,19 +19,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_nst.data.sources.allowlist import Allowlist, without_credentials
-from batch_nst.data.sources.archives import list_members, row_names
-from batch_nst.data.sources.listing import File, content_of, is_hidden, list_files
-from batch_nst.data.sources.tables import Columns, image_column, read_schema, read_table, refused, uri_columns
-from batch_nst.data.storage.fetch import fetch
+from batch_nst.data.sources.archives import list_members, list_rows
+from batch_nst.data.sources.kinds import (
+    COMPRESSED,
+    CONTAINERS,
+    PHOTO,
+    SUFFIXES,
+    files_of_one_kind,
+    kind_of,
+)
+from batch_nst.data.sources.listing import File, content_of, look, nothing_at
+from batch_nst.data.sources.passed import Passed
+from batch_nst.data.sources.tables import (
+    Columns,
+    absolute,
+    image_column,
+    read_schema,
+    read_table,
+    refused,
+    uri_columns,
+)
+from batch_nst.data.storage.fetch import MISSING, Content, fetch, probably_meant
 from batch_nst.errors import RecipeError
+from batch_nst.globs import Glob
 
 T = TypeVar("T")
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif")
-"""Endings of photos in a folder. Other files in it are ignored; these count, even where they are broken."""
-
-CONTAINERS = (".parquet", ".csv", ".tar")
-"""Files that hold photos or name them. A folder holds either photos or one kind of these."""
 
 LISTED = pa.schema(
     [
@@ -46,7 +59,6 @@ LISTED = pa.schema(
 BATCH = 1 << 16
 """Maximum number of rows in a batch of a listing."""
 
-_PHOTO = "photo"
 _PERSON = b"batch_nst photo"
 _MAX_LIST_BYTES = 1 << 30
 _LOOKING = 16
@@ -70,13 +82,26 @@ class Photo(NamedTuple):
     version comes from a table or is missing."""
 
 
-def list_photos(source: str | list[str], stores: Collection[str] = ()) -> list[Photo]:
+def list_photos(
+    source: str | list[str],
+    stores: Collection[str] = (),
+    pattern: str | None = None,
+    passed: Passed | None = None,
+) -> list[Photo]:
     """All photos of an input, sorted by key; see `stream_photos`. For inputs that fit in memory."""
-    batches = [batch.select(Photo._fields).to_pydict().values() for batch in stream_photos(source, stores)]
+    batches = [
+        batch.select(Photo._fields).to_pydict().values()
+        for batch in stream_photos(source, stores, pattern, passed)
+    ]
     return sorted({Photo(*row) for columns in batches for row in zip(*columns, strict=True)})
 
 
-def stream_photos(source: str | list[str], stores: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+def stream_photos(
+    source: str | list[str],
+    stores: Collection[str] = (),
+    pattern: str | None = None,
+    passed: Passed | None = None,
+) -> Iterator[pa.RecordBatch]:
     """All photos of an input, `LISTED`, at most `BATCH` in a batch; the same order every time.
 
     Memory is bounded, with two exceptions: stores other than S3 (see `listing`), and the names in one Parquet
@@ -85,29 +110,35 @@ def stream_photos(source: str | list[str], stores: Collection[str] = ()) -> Iter
     Args:
         source: a file, folder or glob, of photos or of one of `CONTAINERS`. Or a `.txt` file of URIs, one per
             line, relative ones to its folder. Or a list of URIs. All on any file system that fsspec knows. A
-            listed URI that does not exist is kept and fails as a row. Hidden files and the contents of hidden
-            folders are skipped. A photo that is named twice is listed twice.
+            listed URI that does not exist is kept and fails as a row. A photo that is named twice is listed
+            twice.
         stores: where a table or text file may name photos beside its own store; see `allowlist`. Photos
             elsewhere are listed and will be rejected.
+        pattern: a glob over keys: what fits it is a photo, whatever its suffix, and nothing else is. For
+            folders and tars.
+        passed: counts what is skipped; complete when the last batch has come.
 
     Raises:
-        RecipeError: the folder does not exist or holds no photo, the input mixes several kinds, or a file is
-            not what its name says.
+        RecipeError: the input does not exist or holds no photo, it mixes several kinds, or a file is not what
+            its name says.
 
     for batch in stream_photos("s3://photos/2024"):
         print(batch["key"].to_pylist())
     """
+    passed = Passed() if passed is None else passed
     empty = True
-    for batch in _stream(source, stores):
+    for batch in _stream(source, stores, _glob(pattern), passed):
         empty = empty and not batch.num_rows
         yield batch
     if empty:
-        raise RecipeError(
-            f"generate.input: no photos in {source}; looked for {' '.join((*SUFFIXES, *CONTAINERS))}"
-        )
+        looked_for = pattern or " ".join((*SUFFIXES, *CONTAINERS))
+        others = f"; {passed}; generate.pattern may take them" if passed else ""
+        raise RecipeError(f"generate.input: no photos in {source}; looked for {looked_for}{others}")
 
 
-def input_version(source: str | list[str]) -> str | None:
+def input_version(
+    source: str | list[str], pattern: str | None = None, passed: Passed | None = None
+) -> str | None:
     """A digest of the container files of an input; while it is equal, `stream_photos` gives the same photos.
 
     None where the input has no containers, or where they name photos without versions, so that each photo
@@ -116,7 +147,7 @@ def input_version(source: str | list[str]) -> str | None:
     Raises:
         RecipeError: as in `stream_photos`, where names and the first file are enough to find the fault.
     """
-    files = list_containers(source)
+    files = list_containers(source, pattern, passed)
     if not files or lacks_versions(files[0]):
         return None
     digest = hashlib.blake2b(digest_size=16, person=b"batch_nst input")
@@ -126,7 +157,9 @@ def input_version(source: str | list[str]) -> str | None:
     return digest.hexdigest()
 
 
-def list_containers(source: str | list[str]) -> list[File]:
+def list_containers(
+    source: str | list[str], pattern: str | None = None, passed: Passed | None = None
+) -> list[File]:
     """The files of an input that are of one of `CONTAINERS`; [] for other inputs.
 
     Raises:
@@ -134,14 +167,15 @@ def list_containers(source: str | list[str]) -> list[File]:
     """
     if is_uri_list(source):
         return []
-    found = _one_kind(str(source))
+    glob = _glob(pattern)
+    found = files_of_one_kind(str(source), glob, Passed() if passed is None else passed)
     first = next(found, None)
-    return [] if first is None or _kind(first.key) == _PHOTO else [first, *found]
+    return [] if first is None or kind_of(first.key, glob) == PHOTO else [first, *found]
 
 
 def is_tar(file: File) -> bool:
     """Whether a container is a tar; listing it reads the header of each photo."""
-    return _kind(file.key) == ".tar"
+    return kind_of(file.key) == ".tar"
 
 
 def lacks_versions(file: File) -> bool:
@@ -200,55 +234,63 @@ def is_held_out(key: str, holdout: float, always: Collection[str] = ()) -> bool:
     return key in always or key_hash(key) < holdout
 
 
-def _stream(source: str | list[str], stores: Collection[str]) -> Iterator[pa.RecordBatch]:
-    if not isinstance(source, str):
-        return _batches(_look_at(source))
+def _stream(
+    source: str | list[str], stores: Collection[str], glob: Glob | None, passed: Passed
+) -> Iterator[pa.RecordBatch]:
     if is_uri_list(source):
+        _refuse_pattern(source, glob)
+        if not isinstance(source, str):
+            return _batches(_look_at(source))
         return _batches(_look_at(_read_text(source), Allowlist(source, stores)))
-    files = _one_kind(source)
+    source = str(source)
+    files = files_of_one_kind(source, glob, passed)
     first = next(files, None)
     if first is None:
         return iter(())
-    if _kind(first.key) == _PHOTO:
+    if kind_of(first.key, glob) == PHOTO:
         return _batches(
             Photo(file.key, file.uri, file.version, length=file.size) for file in chain([first], files)
         )
     containers = [first, *files]
     if is_tar(first):
-        return chain.from_iterable(_map_ahead(_list_tar, containers))
+        return _list_tars(containers, glob, passed)
+    _refuse_pattern(source, glob)
     return _list_tables(containers, Allowlist(source, stores))
 
 
-def _one_kind(root: str) -> Iterator[File]:
-    """The relevant files: all photos, or all files of one of `CONTAINERS`."""
-    first = None
-    for file in list_files(root):
-        if (kind := _kind(file.key)) is None:
-            continue
-        first = first or file
-        if kind != _kind(first.key):
-            raise RecipeError(
-                f"generate.input: {root}: given {first.key} and {file.key}; allowed: photos, or one of "
-                f"{' '.join(CONTAINERS)}; a glob chooses, such as {root.rstrip('/')}/**/*.jpg"
-            )
-        yield file
+def _refuse_pattern(source: str | list[str], glob: Glob | None) -> None:
+    if glob:
+        raise RecipeError(
+            f"generate.pattern: given {glob.text}, but {source} names its photos; allowed: with folders and "
+            "tars"
+        )
 
 
-def _kind(name: str) -> str | None:
-    name = name.lower()
-    if name.endswith(SUFFIXES):
-        return _PHOTO
-    return next((suffix for suffix in CONTAINERS if name.endswith(suffix)), None)
+def _glob(pattern: str | None) -> Glob | None:
+    return None if pattern is None else Glob(pattern)
 
 
-def _list_tar(file: File) -> list[pa.RecordBatch]:
-    members = (
-        Photo(f"{file.key}/{member.name}", file.uri, member.version, member.offset, member.length)
-        for member in list_members(file.uri, file.size)
-        if _kind(member.name) == _PHOTO and not is_hidden(member.name)
-    )
+def _list_tars(files: Iterable[File], glob: Glob | None, passed: Passed) -> Iterator[pa.RecordBatch]:
+    for batches, others in _map_ahead(partial(_list_tar, glob=glob), files):
+        passed.update(others)
+        yield from batches
+
+
+def _list_tar(file: File, glob: Glob | None) -> tuple[list[pa.RecordBatch], Passed]:
+    passed = Passed()
+
+    def photos() -> Iterator[Photo]:
+        for member in list_members(file.uri, file.size, passed):
+            key = f"{file.key}/{member.name}"
+            if passed.by_name(member.name):
+                continue
+            if kind_of(key, glob) == PHOTO:
+                yield Photo(key, file.uri, member.version, member.offset, member.length)
+            else:
+                passed.by_suffix(member.name)
+
     with refused(file):
-        return list(_batches(members))
+        return list(_batches(photos())), passed
 
 
 def _list_tables(files: Iterable[File], allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
@@ -265,20 +307,25 @@ def _list_tables(files: Iterable[File], allowlist: Allowlist) -> Iterator[pa.Rec
             raise RecipeError(
                 f"generate.input: {first[0].uri} {first[1]}, {file.uri} {does}; allowed: files of one kind"
             )
-        yield from _list_rows(file) if columns is None else _list_named(file, columns, allowlist)
+        yield from _list_rows(file, allowlist) if columns is None else _list_named(file, columns, allowlist)
 
 
-def _list_rows(file: File) -> Iterator[pa.RecordBatch]:
-    names = row_names(file)
+def _list_rows(file: File, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
+    """The photos in a Parquet file. One without bytes is read from its path, under the file's version."""
+    names, paths = list_rows(file)
     for start in range(0, len(names), BATCH):
         keys = pc.binary_join_element_wise(file.key, names.slice(start, BATCH), "/")
-        numbers = pa.array(range(start, start + len(keys)), pa.int64())
-        yield _batch(keys, pa.repeat(file.uri, len(keys)), pa.repeat(file.version, len(keys)), numbers)
+        named = absolute(paths.slice(start, BATCH), file.uri)
+        judged = allowlist.check(named)
+        rows = pa.array(range(start, start + len(keys)), pa.int64())
+        numbers = pc.if_else(named.is_null(), rows, pa.scalar(None, pa.int64()))
+        sources = pc.coalesce(without_credentials(named, judged), file.uri)
+        yield _batch(without_credentials(keys, judged), sources, pc.coalesce(judged, file.version), numbers)
 
 
 def _list_named(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
     for batch in read_table(file, columns, allowlist):
-        if columns.version:
+        if not batch["version"].null_count:
             yield _batch(batch["key"], batch["source"], batch["version"])
         else:
             named = zip(batch["source"].to_pylist(), batch["version"].to_pylist(), strict=True)
@@ -318,7 +365,9 @@ def _batch(
 def _read_text(source: str) -> Iterator[str]:
     try:
         text = fetch(source, _MAX_LIST_BYTES).decode("utf-8-sig")
-    except (FileNotFoundError, PermissionError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise nothing_at(source) from error
+    except (PermissionError, ValueError) as error:
         raise RecipeError(f"generate.input: {source}: cannot be read as a list of URIs: {error}") from error
     folder = source.rpartition("/")[0]
     for line in text.split("\n"):  # splitlines would break at characters that names may hold
@@ -327,18 +376,37 @@ def _read_text(source: str) -> Iterator[str]:
 
 
 def _look_at(uris: Iterable[str], allowlist: Allowlist | None = None) -> Iterator[Photo]:
-    def look(uri: str) -> Photo:
-        if _kind(uri) in CONTAINERS:
+    def look_at(uri: str) -> Photo:
+        if kind_of(uri) in (*CONTAINERS, *COMPRESSED):
             raise RecipeError(f"generate.input: given {uri} in a list; allowed in a list: URIs of photos")
         version: str | None
         version, shown = None, uri
         if allowlist:
             judged = allowlist.check(pa.array([uri]))
             version, shown = judged[0].as_py(), without_credentials(pa.array([uri]), judged)[0].as_py()
-        version, length = _look((uri, version))
+        version, length = _listed(uri) if version is None else (version, None)
         return Photo(shown, shown, version, length=length)
 
-    return _map_ahead(look, uris)
+    return _map_ahead(look_at, uris)
+
+
+def _listed(uri: str) -> Content:
+    """Version and length of a photo in a list; a missing photo is kept and fails as a row.
+
+    Raises:
+        RecipeError: it is no name of a photo, but a folder, a glob or a slip.
+    """
+    allowed = "allowed in a list: photos; a glob takes several folders, such as /data/{first,second}/**/*.jpg"
+    try:
+        return look(uri)
+    except IsADirectoryError as error:
+        raise RecipeError(f"generate.input: given {uri} in a list, a folder; {allowed}") from error
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if probably_meant(uri):
+            raise nothing_at(uri) from error
+        if "*" in uri:
+            raise RecipeError(f"generate.input: given {uri} in a list, a glob; {allowed}") from error
+        return Content(MISSING, 0)
 
 
 def _map_ahead(function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -67,7 +67,7 @@ def uri_columns(file: File, schema: pa.Schema) -> Columns:
         RecipeError: it has no column of URIs, or several.
     """
     names = [
-        name for name in URI_COLUMNS if any(field.name == name and _is_text(field.type) for field in schema)
+        name for name in URI_COLUMNS if any(field.name == name and is_text(field.type) for field in schema)
     ]
     given = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if len(names) != 1:
@@ -76,15 +76,18 @@ def uri_columns(file: File, schema: pa.Schema) -> Columns:
             f"given the columns {given}; allowed: one of {', '.join(IMAGE_COLUMNS)} with bytes or a struct "
             f"with bytes (Parquet), or one of {', '.join(URI_COLUMNS)} with text",
         )
-    columns = Columns(
+    if schema.names.count(names[0]) > 1:
+        raise refuse(file, f"the column {names[0]} comes {schema.names.count(names[0])} times; allowed: once")
+    return Columns(
         names[0],
-        next((name for name in KEY_COLUMNS if name in schema.names), None),
-        next((names for names in VERSION_COLUMNS if set(names) <= set(schema.names)), ()),
+        next(iter(optional_columns(schema, KEY_COLUMNS)), None),
+        next((names for names in VERSION_COLUMNS if optional_columns(schema, names) == list(names)), ()),
     )
-    for name in _used(columns):
-        if schema.names.count(name) > 1:
-            raise refuse(file, f"the column {name} comes {schema.names.count(name)} times; allowed: once")
-    return columns
+
+
+def optional_columns(schema: pa.Schema, names: Collection[str]) -> list[str]:
+    """Those of these columns that are there once, as text, numbers or moments; others are ignored."""
+    return [name for name in names if schema.names.count(name) == 1 and _is_plain(schema.field(name).type)]
 
 
 def read_table(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[pa.RecordBatch]:
@@ -96,24 +99,25 @@ def read_table(file: File, columns: Columns, allowlist: Allowlist) -> Iterator[p
         RecipeError: the file cannot be read, a value is missing or neither text nor a number, or the protocol
             of a URI is unknown or not installed.
     """
-    folder = file.uri.rpartition("/")[0]
     protocols: set[str | None] = {None}
     with refused(file):
         first = 0
         for batch in _read(file, _used(columns)):
-            values = {name: _texts(file, name, batch[name], first) for name in _used(columns)}
+            values = {name: _texts(file, name, batch[name]) for name in _used(columns)}
+            _require(file, columns.uri, values[columns.uri], first)
             first += batch.num_rows
-            source = _absolute(values[columns.uri], folder)
+            source = absolute(values[columns.uri], file.uri)
             version = allowlist.check(source)
             for protocol in set(_protocols(source.filter(version.is_null()))) - protocols:
                 open_filesystem(f"{protocol}://")
                 protocols.add(protocol)
-            key = without_credentials(values[columns.key] if columns.key else source, version)
+            key = pc.coalesce(values[columns.key], source) if columns.key else source
+            key = without_credentials(key, version)
             source = without_credentials(source, version)
             if columns.version:
                 parts = [values[name] for name in columns.version]
                 given = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "-")
-                version = pc.coalesce(version, given)
+                version = pc.coalesce(version, given)  # a row without one is looked at
             yield pa.RecordBatch.from_pydict({"key": key, "source": source, "version": version})
 
 
@@ -132,12 +136,12 @@ def open_parquet(file: File) -> Iterator[Any]:
 def texts(file: File, name: str, column: Any) -> Any:
     """A column of text or numbers as text, nulls kept."""
     kind = column.type
+    if not _is_plain(kind):
+        raise refuse(file, f"the column {name} is {kind}; allowed: text or numbers")
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_timestamp(kind):  # the same moment in any unit
-        column, kind = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64()), pa.int64()
-    if not _is_text(kind) and not pa.types.is_integer(kind) and not pa.types.is_floating(kind):
-        raise refuse(file, f"the column {name} is {kind}; allowed: text or numbers")
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
     column = column.cast(pa.string())
     column.validate(full=True)
     return column
@@ -165,20 +169,25 @@ def _used(columns: Columns) -> list[str]:
     return list(dict.fromkeys(name for name in (columns.uri, columns.key, *columns.version) if name))
 
 
-def _texts(file: File, name: str, column: Any, first: int) -> Any:
+def _texts(file: File, name: str, column: Any) -> Any:
+    """A column of text or numbers as text; no value is null, be it written as an empty text."""
     column = texts(file, name, column)
-    empty = pc.fill_null(pc.equal(column, ""), True)
-    if pc.any(empty).as_py():
-        raise refuse(file, f"the column {name} has no value in row {first + empty.index(True).as_py()}")
-    return column
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 
 
-def _absolute(uris: Any, folder: str) -> Any:
-    """URIs, with relative ones joined to the table's folder."""
-    absolute = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
-    if pc.all(absolute).as_py():
+def _require(file: File, name: str, column: Any, first: int) -> None:
+    """Refuse a column that lacks a value; `first` is the number of its first row."""
+    if column.null_count:
+        row = first + column.is_null().index(True).as_py()
+        raise refuse(file, f"the column {name} has no value in row {row}")
+
+
+def absolute(uris: Any, table: str) -> Any:
+    """URIs, with relative ones joined to the folder of the table; nulls kept."""
+    found = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
+    if pc.all(found).as_py():
         return uris
-    return pc.if_else(absolute, uris, pc.binary_join_element_wise(folder, uris, "/"))
+    return pc.if_else(found, uris, pc.binary_join_element_wise(table.rpartition("/")[0], uris, "/"))
 
 
 def _protocols(uris: Any) -> list[str | None]:
@@ -215,7 +224,15 @@ def _open_csv(file: File, names: list[str] | None = None) -> Iterator[Any]:
             yield reader
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether values can be a key or a version: text, numbers or moments."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_timestamp)
+    return any(test(kind) for test in tests)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values are text, in whatever encoding Arrow has for it."""
     types = pa.types
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -229,6 +246,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _holds_images(field: pa.Field) -> bool:
     if pa.types.is_struct(field.type):
-        index = field.type.get_field_index("bytes")
-        return index >= 0 and _is_binary(field.type.field(index).type)
+        kinds = {each.name: each.type for each in field.type}
+        held = kinds.get("bytes", pa.string())
+        return _is_binary(held) or (pa.types.is_null(held) and is_text(kinds.get("path", held)))
     return field.name in IMAGE_COLUMNS and _is_binary(field.type)

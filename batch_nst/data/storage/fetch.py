@@ -340,6 +340,24 @@ def split_uri(uri: str) -> tuple[str, str]:
     return ("file" if protocol == "local" else protocol), uri[match.end() :]
 
 
+def probably_meant(path: str) -> str:
+    """What to write instead of a path that a slip has made of a URI, or a shell's variable; "" for others.
+
+    probably_meant("/home/me/s3:/bucket/x")  # "write s3://bucket/x"
+    """
+    if "://" in path:
+        return ""
+    if found := re.search(r"(?:^|/)([A-Za-z][A-Za-z0-9+.-]+):/(.+)", path):
+        protocol = found[1].lower()
+        if protocol == "file":
+            return f"write /{found[2]}"
+        if protocol in {*LIBRARIES, "http", "https"}:
+            return f"write {protocol}://{found[2]}"
+    if found := re.search(r"(?:^|/)(\$\w+|\$\{\w+\})(?:/|$)", path):
+        return f"{found[1]} is not expanded here; write the whole path"
+    return ""
+
+
 def _lasting(error: Exception) -> Exception | None:
     """The error to raise at once because a retry cannot help; None for a fault that may pass."""
     if isinstance(error, PermissionError) and error_code(error) in _CALLER_FAULTS:

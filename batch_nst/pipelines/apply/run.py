@@ -16,12 +16,14 @@ import torch
 
 from batch_nst.console import log, progress_bar
 from batch_nst.data.images.blend import Blend
-from batch_nst.data.sources.listing import MAGIC
-from batch_nst.data.sources.photos import SUFFIXES, Photo, stream_photos
+from batch_nst.data.sources.kinds import SUFFIXES
+from batch_nst.data.sources.passed import Passed
+from batch_nst.data.sources.photos import Photo, stream_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device, Precision, choose_device
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.figures import as_json, omitted
+from batch_nst.globs import MAGIC
 from batch_nst.pipelines.apply.tasks import (
     ENCODINGS,
     Outcome,
@@ -287,8 +289,9 @@ def _missing(job: _Job, tally: _Tally) -> list[list[PictureTask]]:
 def _to_do(job: _Job, there: set[str], tally: _Tally) -> Iterator[PictureTask]:
     """List the input; yields a task for each picture to stylize, and counts the others."""
     taken: set[str] = set()
+    passed = Passed()
     photos, logged = 0, time.monotonic()
-    for batch in stream_photos(job.source, job.stores):
+    for batch in stream_photos(job.source, job.stores, passed=passed):
         photos += batch.num_rows
         if time.monotonic() - logged >= _LOG_SECONDS:
             logged = time.monotonic()
@@ -304,6 +307,7 @@ def _to_do(job: _Job, there: set[str], tally: _Tally) -> Iterator[PictureTask]:
             else:
                 yield PictureTask(photo, name)
             taken.add(name)
+    passed.log()
 
 
 def _restore_record(job: _Job, written: set[str]) -> None:

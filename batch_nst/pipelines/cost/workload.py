@@ -47,7 +47,8 @@ def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traf
     source = recipe.generate.input
     # Only pending photos are looked at; the share of remote ones among them stands for all.
     remote = round(plan.found / plan.crops * remote_reads / max(1, reads))
-    listed, looked_at = _listing(source, remote, bool(plan.listing) and plan.listing == plan.written.listing)
+    known = bool(plan.listing) and plan.listing == plan.written.listing
+    listed, looked_at = _listing(source, recipe.generate.pattern, remote, known)
     return Traffic(
         photo_reads=remote_reads,
         listed=listed,
@@ -58,14 +59,14 @@ def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traf
     )
 
 
-def _listing(source: str | list[str], remote: int, known: bool) -> tuple[int, int]:
+def _listing(source: str | list[str], pattern: str | None, remote: int, known: bool) -> tuple[int, int]:
     """Keys to list, and photos to request one by one, for an input with `remote` remote photos.
 
     `known`: whether its tables or tars are unchanged since the plan was made, and need not be opened.
     """
     if is_uri_list(source):
         return 0, remote
-    containers = list_containers(source)
+    containers = list_containers(source, pattern)
     if not containers:
         return remote, 0
     first = containers[0]

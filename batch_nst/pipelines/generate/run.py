@@ -19,6 +19,7 @@ from batch_nst.data.dataset.quality import describe_filter, filter_counts
 from batch_nst.data.dataset.records import BadPhoto, UnitOutcome
 from batch_nst.data.dataset.snapshot import Snapshot, bad_photos, seal
 from batch_nst.data.images.style import read_style
+from batch_nst.data.sources.passed import Passed
 from batch_nst.data.storage.lease import Lease
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, StorageError
@@ -46,6 +47,8 @@ class GenerateFigures:
     """Photos in the input."""
     found: int
     """Images in the input."""
+    passed_over: dict[str, int]
+    """Files below the input that are no photos, by suffix or reason."""
     ok: int
     held_out: int
     rejected: int
@@ -127,7 +130,7 @@ def generate(
     lease.check()
     snapshot = cut_off or seal(store, lease.token, plan.in_input, made.summaries, recipe.quality)
     write_card(store, snapshot, plan.settings, recipe.generate.license)
-    figures = _figures(counts, snapshot, made, time.monotonic() - start)
+    figures = _figures(counts, plan.passed_over, snapshot, made, time.monotonic() - start)
     _judge(figures, snapshot, made, recipe, store, min_done)
     return figures
 
@@ -272,13 +275,16 @@ def _stop_reason(made: _Made, max_rejected: float, budget: Budget) -> Stop | Non
     return budget.stop_reason(made.device_seconds)
 
 
-def _figures(counts: dict[str, int], snapshot: Snapshot, made: _Made, seconds: float) -> GenerateFigures:
+def _figures(
+    counts: dict[str, int], passed_over: Passed, snapshot: Snapshot, made: _Made, seconds: float
+) -> GenerateFigures:
     pending, stop = snapshot.counts["pending"], made.stop
     limited = stop and stop.reason is not StopReason.OUTAGE
     waits = stop and stop.reason is StopReason.TRAINING
     return GenerateFigures(
         photos=counts["photos"],
         found=counts["found"],
+        passed_over=dict(passed_over),
         ok=snapshot.counts["ok"],
         held_out=snapshot.counts["held_out"],
         rejected=snapshot.counts["rejected"],

@@ -156,7 +156,8 @@ def test_a_key_that_a_later_version_added_changes_no_name_and_no_record(
     """As if `loss.tv_weight` and `train.seed` were new today, and meant 0 before they were keys."""
     frozen = json.loads(json.dumps(defaults._frozen()))
     first = frozen["580efb4"]
-    frozen["later"] = {section: {key: first[section].pop(key)} for section, key in NEW}
+    for section, key in NEW:
+        frozen["later"].setdefault(section, {})[key] = first[section].pop(key)
     monkeypatch.setattr(defaults, "_frozen", lambda: frozen)
     recipe = recipe_of(folder)
     for section, key in NEW:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from batch_nst.data.images import codec
 from batch_nst.data.sources.listing import list_files
+from batch_nst.data.sources.passed import Passed
 from batch_nst.data.sources.photos import (
     BATCH,
     LISTED,
@@ -313,7 +314,7 @@ def test_a_listing_reads_headers_and_names_and_a_photo_is_one_read(
 
 def test_what_cannot_be_read_says_why(home: Store) -> None:
     table = pa.table(
-        {"image": pa.array([{"bytes": None, "path": "0"}, {"bytes": b"xyz", "path": "1"}, None], IMAGE)}
+        {"image": pa.array([{"bytes": None, "path": None}, {"bytes": b"xyz", "path": "1"}, None], IMAGE)}
     )
     home.replace("a.parquet", parquet_of(table))
     home.replace("a.tar", tar_of({"0.png": b"xyz", "1.png": b"x"}))
@@ -469,7 +470,9 @@ def test_many_rows_come_in_bounded_batches(tmp_path: Path) -> None:
 def test_more_than_one_kind_is_refused(home: Store) -> None:
     put_folder(home, PHOTOS)
     home.replace("folder/labels.csv", b"uri\nx\n")
-    with pytest.raises(RecipeError, match=r"given a\.png and labels\.csv; allowed: photos, or one of"):
+    home.replace("folder/train.csv", b"uri\nx\n")
+    told = rf"given 4 photos and 2 like labels\.csv; .* a glob chooses: {home.join('folder')}/\*\*/\*\.png"
+    with pytest.raises(RecipeError, match=told):
         list(stream_photos(home.join("folder")))
     assert len(list_photos(home.join("folder/**/*.png"))) == len(PHOTOS)
     put_tars(home, PHOTOS)
@@ -496,7 +499,7 @@ def test_s3_is_listed_page_by_page(s3: str, tmp_path: Path, monkeypatch: pytest.
         return call(self, method, MaxKeys=3, **request)
 
     monkeypatch.setattr(kind, "call_s3", small)
-    files = list_files(folder)
+    files = list_files(folder, Passed())
     assert next(files).key == names[0]
     assert len(pages) == 1
     assert [file.key for file in files] == names[1:]

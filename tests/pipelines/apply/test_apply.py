@@ -558,6 +558,6 @@ def test_a_target_among_the_photos_is_refused(model: str, tmp_path: Path, target
 
 
 def test_an_input_that_is_none_is_called_in(model: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such folder or file"):
+    with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such file or folder"):
         paint_all(model, tmp_path / "nowhere", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
