@@ -52,7 +52,8 @@ class Passed(Counter[str]):
 
     def __str__(self) -> str:
         """For people, the most frequent first."""
-        return "passed over: " + ", ".join(f"{count:,} {what}" for what, count in self.most_common())
+        counts = sorted(self.items(), key=lambda pair: (-pair[1], pair[0]))
+        return "passed over: " + ", ".join(f"{count:,} {what}" for what, count in counts)
 
 
 def reason_of(key: str) -> str | None:

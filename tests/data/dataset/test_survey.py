@@ -262,6 +262,39 @@ def test_named_photos_are_held_out_whatever_their_hash(project: Project) -> None
     assert plan.settings["holdout"]["at_least"] == []
 
 
+def test_a_held_out_name_that_fits_no_photo_is_refused_and_later_only_said(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {"holdout": 0.0, "holdout_photos": ["d.png", "b.jpg"]}
+    told = (
+        r"^evaluate\.holdout_photos: given d\.png; no photo .* has such a key; allowed: keys, such as a\.jpg"
+    )
+    with pytest.raises(RecipeError, match=told):
+        project.survey(evaluate=named)
+    named["holdout_photos"] = ["deep/d.png", "b.jpg"]
+    project.write_down(evaluate=named)
+    (project.root / "photos" / "b.jpg").unlink()
+    capsys.readouterr()
+    project.survey(evaluate=named)
+    assert "given b.jpg; no photo of the input has such a key now\n" in capsys.readouterr().err
+
+
+def test_what_a_listing_skips_is_counted_and_said(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.add("labels.csv", "x.jp2", "y.jp2", ".z.jpg")
+    figures = as_json(commands.plan(project.recipe()))
+    assert figures["passed_over"] == {"hidden": 1, ".jp2": 2, ".csv": 1}
+    assert "passed over: 2 .jp2, 1 .csv, 1 hidden\n" in capsys.readouterr().err
+
+
+def test_a_pattern_is_a_key_of_the_recipe(project: Project) -> None:
+    project.add("0a1b2c")
+    assert project.keys(project.survey(generate={"pattern": "[0-9]*"})) == ["0a1b2c"]
+    with pytest.raises(ValueError, match="a glob over paths below the input"):
+        project.recipe(generate={"pattern": "/"})
+
+
 def test_at_least_one_photo_is_held_out_the_one_of_lowest_hash(project: Project) -> None:
     assert held_out(project, project.survey(evaluate=NONE)) == [min(NAMES, key=key_hash)]
 

@@ -1,13 +1,24 @@
 """Laws of `sources.photos`: which photos there are, under which ids, on which side of the split."""
 
+import io
 import os
+import re
+import tarfile
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from batch_nst.data.sources.listing import version_of
-from batch_nst.data.sources.photos import Photo, is_held_out, key_hash, list_photos, photo_id
+from batch_nst.data.sources.passed import Passed
+from batch_nst.data.sources.photos import (
+    Photo,
+    is_held_out,
+    key_hash,
+    list_containers,
+    list_photos,
+    photo_id,
+)
 from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import fetch
 from batch_nst.errors import RecipeError
@@ -219,6 +230,113 @@ def test_a_list_that_is_no_text_is_the_recipes_fault(tmp_path: Path) -> None:
         list_photos([])
 
 
+# --- what is skipped
+
+
+def test_a_few_tables_or_tars_among_photos_are_skipped_and_counted(place: Place) -> None:
+    """As Hugging Face's ImageFolder has them, or a folder into which a tar strayed."""
+    place.put(*PLAIN, "deep/metadata.csv", "x.jp2", "y.JP2", "no-suffix")
+    passed = Passed()
+    assert [photo.key for photo in list_photos(place.uri, passed=passed)] == sorted(PLAIN)
+    assert passed == {".csv": 1, ".jp2": 2, "no suffix": 1}
+    assert str(passed) == "passed over: 2 .jp2, 1 .csv, 1 no suffix"
+    assert list_containers(place.uri) == []
+    place.put("a.tar", "more.JPG")
+    told = r"given 4 photos and 2 like a\.tar; .*/photos/\*\*/\*\.\{JPG,jpg,png\}$"
+    with pytest.raises(RecipeError, match=told) as refused:
+        list_photos(place.uri)
+    glob = str(refused.value).rpartition(" ")[2]
+    assert keys(glob) == sorted([*PLAIN, "more.JPG"])
+
+
+def test_what_was_looked_for_and_what_was_found_instead_is_said(place: Place) -> None:
+    place.put("a.jp2", "b", ".c.jpg")
+    told = r"no photos in .*; looked for \.jpg .*; passed over: 1 \.jp2, 1 hidden, 1 no suffix; generate\."
+    with pytest.raises(RecipeError, match=told):
+        list_photos(place.uri)
+
+
+def test_a_pattern_takes_photos_by_their_keys(place: Place) -> None:
+    place.put("0a1b2c", "deep/d3", "e.jfif", "f.jpg", "labels.csv", ".hidden", "Thumbs.db")
+    passed = Passed()
+    found = list_photos(place.uri, pattern="**", passed=passed)
+    assert [photo.key for photo in found] == ["0a1b2c", "deep/d3", "e.jfif", "f.jpg"]
+    assert passed == {".csv": 1, "hidden": 1, "of a system": 1}
+    assert [photo.key for photo in list_photos(place.uri, pattern="*.{jfif,jpe}")] == ["e.jfif"]
+    assert [photo.key for photo in list_photos(f"{place.uri}/*", pattern="**")] == [
+        "0a1b2c",
+        "e.jfif",
+        "f.jpg",
+    ]
+
+
+def test_a_pattern_for_an_input_that_names_its_photos_is_refused(place: Place) -> None:
+    place.put("a.csv", data=b"uri,etag\na.jpg,1\n")
+    for source in ([f"{place.uri}/a.jpg"], f"{place.uri}/list.txt", place.uri):
+        with pytest.raises(RecipeError, match=r"^generate\.pattern: given \*\*, but .* names its photos"):
+            list_photos(source, pattern="**")
+
+
+# --- what is not there
+
+
+@pytest.mark.parametrize("name", ["none", "none.jpg", "none.txt", "none.tar", "a.jpg/b"])
+def test_an_input_that_is_not_there_is_said_to_be_so(place: Place, name: str) -> None:
+    place.put("a.jpg")
+    with pytest.raises(RecipeError, match=rf"^generate\.input: .*{name}: there is no such file or folder$"):
+        list_photos(f"{place.uri}/{name}")
+
+
+def test_shards_are_named_as_their_writers_do(place: Place) -> None:
+    for number in range(3):
+        with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w") as tar:
+            tar.addfile(tarfile.TarInfo(f"{number}.jpg"))
+        place.put(f"t/{number:05}.tar", data=buffer.getvalue())
+    assert keys(f"{place.uri}/t/{{00000..00001}}.tar") == ["00000.tar/0.jpg", "00001.tar/1.jpg"]
+    assert len(keys(f"{place.uri}/{{s,t}}/*.tar")) == 3
+    with pytest.raises(RecipeError, match=r"there is no 00003\.tar$"):
+        list_photos(f"{place.uri}/t/{{00002..00004}}.tar")
+    place.put("t/00003.tar.gz")
+    with pytest.raises(
+        RecipeError, match=r"given 00000\.tar and 00003\.tar\.gz; .* not compressed; .*/t/\*\*/\*\.tar$"
+    ):
+        list_photos(f"{place.uri}/t")
+    place.put("z/00003.tgz")
+    with pytest.raises(RecipeError, match=r"given 00003\.tgz; .* not compressed$"):
+        list_photos(f"{place.uri}/z")
+
+
+def test_a_folder_in_a_list_is_refused_and_so_is_a_glob(place: Place) -> None:
+    place.put("more/a.jpg", "b.jpg")
+    for item, what in (("more", "a folder"), ("*.jpg", "a glob")):
+        with pytest.raises(
+            RecipeError, match=rf"given .* in a list, {what}; allowed in a list: photos; a glob takes"
+        ):
+            list_photos([f"{place.uri}/b.jpg", f"{place.uri}/{item}"])
+    assert keys(f"{place.uri}/{{more,.}}/**/*.jpg") == ["more/a.jpg"]
+
+
+SLIPS = [
+    ("s3:/bucket/x.jpg", "write s3://bucket/x.jpg"),
+    ("gs:/b/x.jpg", "write gs://b/x.jpg"),
+    ("file:/x/a.jpg", "write /x/a.jpg"),
+    ("https:/host/a.jpg", "write https://host/a.jpg"),
+    ("$HOME/a.jpg", "$HOME is not expanded here; write the whole path"),
+    ("${PHOTOS}/a.jpg", "${PHOTOS} is not expanded here; write the whole path"),
+]
+
+
+@pytest.mark.parametrize(("slip", "meant"), SLIPS)
+def test_a_slip_is_refused_with_what_was_meant(tmp_path: Path, slip: str, meant: str) -> None:
+    path = f"{tmp_path}/{slip}"  # as a recipe makes a relative path whole
+    (tmp_path / "list.txt").write_text(slip)
+    for source in (path, [path], str(tmp_path / "list.txt")):
+        with pytest.raises(RecipeError, match=rf"no such file or folder; {re.escape(meant)}$"):
+            list_photos(source)
+    Place(f"{tmp_path}/{slip.rpartition('/')[0]}").put("a.jpg", "x.jpg")
+    assert len(list_photos(path)) == 1  # unless it is there
+
+
 # --- disks
 
 
@@ -259,6 +377,17 @@ def test_links_in_a_circle_are_photos_that_are_missing(tmp_path: Path) -> None:
     found = {photo.key: photo.version for photo in list_photos(str(tmp_path))}
     assert sorted(found) == ["a.jpg", "b.jpg"]
     assert found["b.jpg"] == "missing"
+
+
+def test_photos_of_a_linked_folder_are_photos(tmp_path: Path) -> None:
+    Place(str(tmp_path)).put("elsewhere/a.jpg", "photos/b.jpg")
+    (tmp_path / "photos" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to("../photos")
+    passed = Passed()
+    found = list_photos(str(tmp_path / "photos"), passed=passed)
+    assert [photo.key for photo in found] == ["b.jpg", "linked/a.jpg"]
+    assert [fetch(photo.source, 100).decode() for photo in found] == ["photos/b.jpg", "elsewhere/a.jpg"]
+    assert passed == {"links in a circle": 1}
 
 
 def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,6 +312,47 @@ def test_a_listing_reads_headers_and_names_and_a_photo_is_one_read(
     assert read <= 3 * size
 
 
+def test_images_without_bytes_are_read_from_their_paths(home: Store) -> None:
+    """As Hugging Face's datasets write them when images are not embedded; some rows may be."""
+    folder = put_folder(home, PHOTOS)
+    rows = [
+        {"bytes": None, "path": f"{folder}/a.png"},
+        {"bytes": PHOTOS["deep/é.png"], "path": "deep/é.png"},
+        {"bytes": None, "path": "folder/z.png"},
+        {"bytes": None, "path": "s3://elsewhere/x.png"},
+        {"bytes": None, "path": "s3://key:word@elsewhere/y.png"},
+        {"bytes": None, "path": "gone.png"},
+        {"bytes": None, "path": ""},
+    ]
+    home.replace("a.parquet", parquet_of(pa.table({"image": pa.array(rows, IMAGE)}), rows=2))
+    photos = {photo.key.removeprefix("a.parquet/"): photo for photo in list_photos(home.join("a.parquet"))}
+    found = dict(zip(photos, read_photos(list(photos.values()), 1 << 20), strict=True))
+    assert found[f"{folder}/a.png"] == PHOTOS["a.png"]
+    assert found["deep/é.png"] == PHOTOS["deep/é.png"]
+    assert found["folder/z.png"] == PHOTOS["z.png"]
+    assert str(found["s3://elsewhere/x.png"]).startswith("outside_stores")
+    assert str(found["s3://key:***@elsewhere/y.png"]).startswith("holds_credentials")
+    assert isinstance(found["gone.png"], FileNotFoundError)
+    assert found[""] == b""
+    assert "word" not in str(photos)
+    (photo,) = (
+        photo
+        for photo in list_photos(home.join("a.parquet"), ["s3://elsewhere"])
+        if photo.key.endswith("x.png")
+    )
+    assert (photo.source, photo.offset) == ("s3://elsewhere/x.png", None)
+    assert input_version(home.join("a.parquet"))
+
+
+def test_a_table_of_paths_alone_has_whatever_type_for_bytes(home: Store) -> None:
+    folder = put_folder(home, PHOTOS)
+    for kind in (pa.null(), pa.binary(), pa.large_binary()):
+        rows = [{"bytes": None, "path": f"{folder}/{name}"} for name in NAMES]
+        image = pa.array(rows, pa.struct([("bytes", kind), ("path", pa.string())]))
+        home.replace("b.parquet", parquet_of(pa.table({"label": [0] * 4, "image": image})))
+        assert read_photos(list_photos(home.join("b.parquet")), 1 << 20) == [PHOTOS[name] for name in NAMES]
+
+
 def test_what_cannot_be_read_says_why(home: Store) -> None:
     table = pa.table(
         {"image": pa.array([{"bytes": None, "path": None}, {"bytes": b"xyz", "path": "1"}, None], IMAGE)}

@@ -1,6 +1,7 @@
 """Laws of `batch_nst.data.sources.tables`: what columns say, and what is no table of photos."""
 
 import datetime
+import decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,6 +50,48 @@ def test_images_are_found_by_name_or_as_the_only_struct(tmp_path: Path) -> None:
     assert versions(path, {"image": ["a cat"], "photo": PHOTO})[0][0] == "a.parquet/a.jpg"
     assert versions(path, {"image": PHOTO, "mask": PHOTO})[0][0] == "a.parquet/a.jpg"
     assert versions(path, {"png": pa.array([b"x"], pa.large_binary())})[0][0] == "a.parquet/0"
+
+
+VALUES = {
+    "list": [[1]],
+    "struct": [{"a": 1}],
+    "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+    "binary": [b"\xff"],
+    "bool": [True],
+    "decimal": [decimal.Decimal("1.5")],
+    "date": [datetime.date(2026, 1, 2)],
+    "time": [datetime.time(1, 2)],
+    "duration": [datetime.timedelta(1)],
+    "null": [None],
+    "no text": pa.array([None], pa.string()),
+    "empty text": [""],
+    "nan": [float("nan")],
+    "dictionary": pa.array([b"x"]).dictionary_encode(),
+    "fixed": pa.array([b"xy"], pa.binary(2)),
+    "text": ["x"],
+    "moment": [datetime.datetime(2026, 1, 2)],
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("name", ["key", "id", "version", "etag", "mtime", "label", "path"])
+def test_no_column_beside_the_picture_refuses_a_photo(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "a.parquet"
+    if name != "path":  # text there would name a photo too
+        ((key, version),) = versions(path, {"uri": ["s3://a"], "size": [3], name: value})
+        assert key == "s3://a" or name in ("key", "id")
+        assert version == "missing" or name in ("version", "etag", "mtime")
+    for picture in (PHOTO, pa.array([b"x"])):
+        ((key, _),) = versions(path, {"image": picture, name: value})
+        assert key in ("a.parquet/a.jpg", "a.parquet/0") or name in ("key", "id")
+    struct = pa.StructArray.from_arrays([pa.array([b"x"]), pa.array(value)], ["bytes", "path"])
+    assert len(versions(path, {"image": struct})) == 1
+
+
+def test_a_value_that_is_missing_is_made_up_for_row_by_row(tmp_path: Path) -> None:
+    columns = {"uri": ["s3://a", "s3://b", "/b"], "key": ["k", "", None], "etag": ["1", "2", None]}
+    found = versions(tmp_path / "a.parquet", columns)
+    assert found == [("/b", "missing"), ("k", "1"), ("s3://b", "2")]
 
 
 @pytest.mark.parametrize(
