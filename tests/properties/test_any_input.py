@@ -1,4 +1,4 @@
-"""Whatever lies below an input is a photo, holds photos, or is counted by suffix or reason; no two are one."""
+"""Whatever lies below an input is a photo, holds photos, or is counted by suffix or reason; none is lost."""
 
 import io
 import os

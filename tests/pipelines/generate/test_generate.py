@@ -158,7 +158,8 @@ class Bucket:
         self.uris = [*self.good.values(), *self.bad.values(), str(self.missing)]
 
     def recipe(self, output: Path, uris: list[str] | None = None, **changes: Any) -> Recipe:
-        return hold_out(recipe(output, uris or self.uris, **changes), self.good[HELD_OUT])
+        named = uris or [*self.uris, self.uris[0]]
+        return hold_out(recipe(output, named, **changes), self.good[HELD_OUT])
 
 
 class Made:
@@ -205,6 +206,7 @@ def test_outcomes_add_up_to_what_was_found(made: Made) -> None:
     assert made.figures | snapshot.counts == made.figures
     assert made.figures["found"] == good + bad + CROPS == len(made.rows)
     assert made.figures["photos"] == len(made.bucket.uris)
+    assert made.figures["passed_over"] == {"named twice": 1}
     assert made.figures["made"] == good
     assert made.figures["reasons"] == {**dict.fromkeys(made.bucket.bad, CROPS), "vanished": CROPS}
 
