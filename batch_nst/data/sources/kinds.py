@@ -19,7 +19,7 @@ CONTAINERS = (".parquet", ".csv", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 """Tars that cannot be read by ranges."""
 _FEW = 0.01
-"""Largest share of containers among photos; one is always allowed."""
+"""Share of containers below which photos win; one container is always allowed."""
 PHOTO = "photo"
 """The kind of a photo; that of a container is its suffix."""
 
@@ -52,7 +52,7 @@ def files_of_one_kind(root: str, glob: Glob | None, passed: Passed) -> Iterator[
         else:
             passed.by_suffix(file.key)
     if photos:
-        if len(containers) > max(1, _FEW * (photos + len(containers))):
+        if len(containers) > 1 and len(containers) >= _FEW * (photos + len(containers)):
             raise _mixed(
                 root, f"{photos:,} photos and {len(containers):,} like {containers[0].key}", sorted(suffixes)
             )
@@ -72,6 +72,6 @@ def _mixed(root: str, given: str, suffixes: list[str]) -> RecipeError:
     folder = fixed_part(root) if MAGIC.search(root) else root.rstrip("/")
     glob = f"; a glob chooses: {folder}/**/*{ending}" if suffixes and ending not in COMPRESSED else ""
     return RecipeError(
-        f"generate.input: {root}: given {given}; allowed: photos, with up to 1 % of other kinds, or one of "
+        f"generate.input: {root}: given {given}; allowed: photos, with under 1 % of other kinds, or one of "
         f"{' '.join(CONTAINERS)}, not compressed{glob}"
     )
