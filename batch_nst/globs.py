@@ -39,8 +39,9 @@ class Glob:
 
     @property
     def wide(self) -> str:
-        """The glob with `*` for each pair of braces: it fits whatever this one fits."""
-        return _BRACES.sub("*", self.text)
+        """A glob without braces, and with `**` as a whole part alone, that fits whatever this one fits."""
+        parts = _BRACES.sub("*", self.text).split("/")
+        return "/".join(part if part == "**" else re.sub(r"\*+", "*", part) for part in parts)
 
     def fits(self, path: str) -> bool:
         """Whether a path is one that the glob means."""

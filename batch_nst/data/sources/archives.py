@@ -92,7 +92,10 @@ def read_rows(
         FileNotFoundError: the file is missing or has changed since it was listed.
         Other errors: those of `fetch`.
     """
-    found, size = look(source)
+    try:
+        found, size = look(source)
+    except IsADirectoryError as error:
+        raise FileNotFoundError(f"{source}: is a folder now") from error
     if found != version:
         raise FileNotFoundError(f"{source}: its content has changed")
     file = File("", source, version, size)

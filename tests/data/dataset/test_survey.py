@@ -1,6 +1,7 @@
 """Laws of `batch_nst.data.dataset.plan`: what is found, done, to do, held out, and refused."""
 
 import sys
+import tarfile
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -289,6 +290,13 @@ def test_what_a_listing_skips_is_counted_and_said(
 def test_a_pattern_is_a_key_of_the_recipe(project: Project) -> None:
     project.add("0a1b2c")
     assert project.keys(project.survey(generate={"pattern": "[0-9]*"})) == ["0a1b2c"]
+    with tarfile.open(project.root / "a.tar", "w") as tar:
+        for name in ("b.jpg", "c.jfif", "d"):
+            tar.addfile(tarfile.TarInfo(name))
+    tar_of = {"input": str(project.root / "a.tar")}
+    assert project.keys(project.write_down(generate=tar_of)) == ["a.tar/b.jpg"]
+    plan = project.survey(generate=tar_of | {"pattern": "**"})
+    assert project.keys(plan) == ["a.tar/b.jpg", "a.tar/c.jfif", "a.tar/d"]
     with pytest.raises(ValueError, match="a glob over paths below the input"):
         project.recipe(generate={"pattern": "/"})
 

@@ -159,6 +159,7 @@ def test_globs_lists_and_folders_agree(place: Place, tmp_path: Path) -> None:
     folder = {photo.source: photo for photo in list_photos(place.uri)}
     assert keys(f"{place.uri}/*.jpg") == ["a.jpg"]
     assert keys(f"{place.uri}/**/*.[jp][pn]g") == ["a.jpg", "deep/er/b.png"]
+    assert keys(f"{place.uri}/**.jpg") == ["a.jpg"]
     deep = list_photos(f"{place.uri}/*/c.*")  # a fixed part after the wild one
     assert deep == [folder[f"{place.uri}/deep/c.JPG"]]
     assert deep[0].key == "deep/c.JPG"

@@ -372,6 +372,8 @@ def test_what_cannot_be_read_says_why(home: Store) -> None:
     assert [type(fault) for fault in gone] == [FileNotFoundError] * 6
     home.delete("a.parquet")
     assert [type(fault) for fault in read_photos(rows, 100)] == [FileNotFoundError] * 3
+    home.replace("a.parquet/a.png", b"a folder now")
+    assert [type(fault) for fault in read_photos(rows, 100)] == [FileNotFoundError] * 3
 
 
 # --- what is another one than was listed
