@@ -73,7 +73,8 @@ def _parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
+        remedy = "; a text that begins with * stands in quotes" if "alias" in str(error) else ""
+        raise RecipeError(f"{source}: is not YAML: {' '.join(str(error).split())}{remedy}") from error
     except (ValueError, RecursionError) as error:  # the 99th of a month; ten thousand brackets
         raise RecipeError(f"{source}: holds what YAML cannot read: {error}") from error
 

@@ -458,6 +458,11 @@ def test_an_unknown_or_missing_key_is_named(write: Write, text: str, line: str) 
     assert "\n" not in found
 
 
+def test_a_glob_without_quotes_is_refused_with_the_remedy(write: Write) -> None:
+    found = fault(write("generate: {pattern: **/*.jfif}\n"))
+    assert found.endswith("; a text that begins with * stands in quotes")
+
+
 def test_unknown_keys_are_answered_with_every_key_of_their_section(write: Write) -> None:
     told = fault(write(MINIMAL + "publish: {margins: 1}\n"))
     assert told.endswith("allowed here: margin, max_objective, keep, license")

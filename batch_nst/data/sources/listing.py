@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
@@ -161,21 +161,21 @@ def _walk(
     passed: Passed,
     enters: Callable[[str], bool] = lambda _: True,
     key: str = "",
-    above: tuple[tuple[int, int], ...] = (),
+    above: Collection[tuple[int, int]] | None = None,
 ) -> Iterator[str]:
     """The files below a folder, sorted by their whole paths, as a bucket sorts them.
 
     Links are followed, but not to a folder that they lie in. Hidden folders and those of a system are not
     looked into, nor are those that `enters` declines, by their path below the root.
     """
+    above = [_identity(each) for each in Path(folder).resolve().parents] if above is None else above
     try:
-        place = Path(folder).stat()
+        here = _identity(Path(folder))
         with os.scandir(folder) as found:
             seen = [(entry, _is_folder(entry)) for entry in found]
     except OSError as error:
         # If it were skipped silently, its photos would count as gone.
         raise RecipeError(f"generate.input: {error.filename}: cannot be listed: {error.strerror}") from error
-    here = (place.st_dev, place.st_ino)
     if here in above:
         passed[CIRCLE] += 1
         return
@@ -185,6 +185,12 @@ def _walk(
             yield entry.path
         elif enters(name) and not passed.by_name(entry.name):
             yield from _walk(entry.path, passed, enters, f"{name}/", (*above, here))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Device and inode, which are the same whatever links lead there."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def _check_ranges(root: str, glob: Glob | None) -> None:
