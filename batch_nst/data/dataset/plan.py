@@ -32,11 +32,7 @@ from batch_nst.data.dataset.manifest import (
 from batch_nst.data.dataset.plan_files import Group, Written
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.sources.passed import TWICE, Passed
-from batch_nst.data.sources.photos import (
-    LISTED,
-    photo_ids,
-    stream_photos,
-)
+from batch_nst.data.sources.photos import LISTED, photo_ids, stream_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
 
