@@ -132,7 +132,7 @@ def stream_photos(
         yield batch
     if empty:
         looked_for = pattern or " ".join((*SUFFIXES, *CONTAINERS))
-        others = f"; {passed}; generate.pattern may take them" if passed else ""
+        others = f"; {passed}; a recipe's generate.pattern takes others" if passed else ""
         raise RecipeError(f"generate.input: no photos in {source}; looked for {looked_for}{others}")
 
 

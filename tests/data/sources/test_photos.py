@@ -252,7 +252,7 @@ def test_a_few_tables_or_tars_among_photos_are_skipped_and_counted(place: Place)
 
 def test_what_was_looked_for_and_what_was_found_instead_is_said(place: Place) -> None:
     place.put("a.jp2", "b", ".c.jpg")
-    told = r"no photos in .*; looked for \.jpg .*; passed over: 1 \.jp2, 1 hidden, 1 no suffix; generate\."
+    told = r"no photos in .*; looked for \.jpg .*; passed over: 1 \.jp2, 1 hidden, 1 no suffix; a recipe's"
     with pytest.raises(RecipeError, match=told):
         list_photos(place.uri)
 
