@@ -113,7 +113,7 @@ def test_a_check_that_fails_stops_no_other(recipe: Recipe, nobody: str) -> None:
     failed = failures(ill)
     assert list(failed) == ["painting", "input", "cluster"]
     assert "style.image: /nowhere.png" in failed["painting"]["told"]
-    assert "generate.input: /nowhere: there is no such folder" in failed["input"]["told"]
+    assert "generate.input: /nowhere: there is no such file or folder" in failed["input"]["told"]
 
 
 def test_weights_of_another_kind_are_found(recipe: Recipe, nobody: str) -> None:

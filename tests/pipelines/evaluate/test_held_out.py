@@ -26,9 +26,8 @@ def file(tmp_path: Path) -> Path:
 
 def recipe_of(file: Path, photos: int = 3) -> Recipe:
     """All photos are held out, three to a unit, and so many are scored."""
-    names = [f"{number}.png" for number in range(LATER)]
     words = ["generate.unit_images=3", f"evaluate.photos={photos}", "evaluate.baseline_photos=1"]
-    return load_recipe(file, [*words, f"evaluate.holdout_photos={names}"])
+    return load_recipe(file, [*words, "evaluate.holdout=1.0"])
 
 
 def grow(file: Path) -> Snapshot:
