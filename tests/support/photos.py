@@ -59,12 +59,11 @@ def png(width, height, depth, colour, rows, *chunks):
     )
 
 
-def icc(space, tags):
+def icc(space, tags, name=b"test"):
     """A version 2 ICC profile; `space` and the keys of `tags` are four bytes."""
     kind = b"prtr" if space == b"CMYK" else b"mntr"
     pcs = b"Lab " if space == b"CMYK" else b"XYZ "
-    text = b"test"
-    description = b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text + bytes(1 + 4 + 4 + 2 + 1 + 67)
+    description = b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(1 + 4 + 4 + 2 + 1 + 67)
     white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
     tags = {b"desc": description, b"cprt": b"text" + bytes(4) + b"none\0", b"wtpt": white, **tags}
     table, body, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
@@ -82,14 +81,14 @@ def curve(gamma):
     return b"curv" + bytes(4) + struct.pack(">IHH", 1, round(gamma * 256), 0)
 
 
-def matrix_profile(*columns, gamma=2.2):
+def matrix_profile(*columns, gamma=2.2, name=b"test"):
     """An RGB profile from the XYZ (D50) of its primaries."""
     tags = {}
     for letter, xyz in zip(b"rgb", columns, strict=True):
         values = (round(value * 65536) for value in xyz)
         tags[b"%cXYZ" % letter] = struct.pack(">4s4x3i", b"XYZ ", *values)
         tags[b"%cTRC" % letter] = curve(gamma)
-    return icc(b"RGB ", tags)
+    return icc(b"RGB ", tags, name)
 
 
 # XYZ (D50) of red, green and blue.

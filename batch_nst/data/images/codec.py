@@ -13,9 +13,9 @@ import hashlib
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Final, Literal, TypeAlias
 
@@ -23,10 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 # TIFF and WebP are imported because Pillow would otherwise import all of its plugins at the first such file.
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from batch_nst.data.images.formats import identify, lacks_end, without_texts
+from batch_nst.data.images.colour import Space, described, of_profile, probe
+from batch_nst.data.images.deep import all_bits, is_associated, is_deep, loses_bits, over_white, rawmode
+from batch_nst.data.images.formats import chunk, identify, lacks_end, without_texts
 from batch_nst.data.images.reasons import BadImage
+from batch_nst.data.images.tiff import (
+    BITS_PER_SAMPLE,
+    NEW_SUBFILE_TYPE,
+    PHOTOMETRIC,
+    SAMPLE_FORMAT,
+    arrange,
+    in_planes,
+    tag,
+)
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8, (H, W, 3), 0..255, sRGB."""
@@ -61,29 +72,41 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
     kind = identify(data)
     if kind == "PNG":
         data = without_texts(data)
+
+    def again() -> ImageFile.ImageFile:
+        return Image.open(BytesIO(data), formats=(kind,))
+
     # Pillow warns about damaged metadata and sizes between its own limit and ours. Both are judged here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _faults(kind, data):
-            image: Image.Image = Image.open(BytesIO(data), formats=(kind,))
+            image = again()
         width, height = image.size
         if width * height > max_pixels:
             raise BadImage("too_many_pixels", f"{kind} of {width} x {height} pixels; allowed: {max_pixels}")
         if min(width, height) < min_side:
             raise BadImage("too_small", f"{kind} of {width} x {height} pixels; least side: {min_side}")
         # DNG, NEF and ARW are TIFF files whose first picture is marked as a thumbnail.
-        if _tiff_tag(image, _NEW_SUBFILE_TYPE, 0) & 1:
+        if tag(image, NEW_SUBFILE_TYPE, 0) & 1:
             raise BadImage("unsupported_format", "camera raw: the first picture of this TIFF is a thumbnail")
         # A broken upload leaves zeros at the end of a preallocated file. libjpeg decodes them as grey blocks
         # without an error; only the missing end marker shows it.
         if kind == "JPEG" and lacks_end(kind, data):
             raise BadImage("truncated", "JPEG without an end-of-image marker")
+        if kind == "TIFF":
+            arrange(image)
+        elif kind == "PNG" and rawmode(image) in ("L;2", "L;4") and "transparency" in image.info:
+            image.info["transparency"] *= 85 if rawmode(image) == "L;2" else 17  # as Pillow spreads the greys
+        meaning = _meaning(kind, data, image)
         with _faults(kind, data):
             if kind == "PNG":  # Pillow compares the checksums of pixel data only here
-                Image.open(BytesIO(data), formats=(kind,)).verify()
-            image.load()
-        orientation = _orientation(image)
-    picture = _srgb(image)
+                again().verify()
+            picture = _of_all_bits(image, meaning, again)
+            if picture is None:
+                image.load()
+        orientation = 1 if kind == "TIFF" else _orientation(image)  # Pillow rotates a TIFF by itself
+    if picture is None:
+        picture = _srgb(image, meaning)
     if orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
     return np.array(picture)
@@ -207,6 +230,8 @@ def _faults(kind: str, data: bytes) -> Iterator[None]:
     """
     try:
         yield
+    except BadImage:
+        raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", f"{kind}: {error}") from error
     except _FAULTS as error:
@@ -217,16 +242,6 @@ def _faults(kind: str, data: bytes) -> Iterator[None]:
         detail = "its header cannot be read" if unknown else str(error) or type(error).__name__
         cut = "truncated" in detail.lower() or lacks_end(kind, data)
         raise BadImage("truncated" if cut else "corrupt", f"{kind}: {detail}") from error
-
-
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 258, 262, 339
-
-
-def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
-    """First value of a TIFF tag; `default` where it is missing, as in all other formats."""
-    value = getattr(image, "tag_v2", {}).get(tag, default)
-    value = value[0] if isinstance(value, tuple) and value else value
-    return value if isinstance(value, int) else default
 
 
 _UPRIGHT: Final = {
@@ -242,18 +257,120 @@ _UPRIGHT: Final = {
 
 
 def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation; 1 where EXIF is missing or broken. Pillow rotates a TIFF by itself."""
+    """The EXIF orientation; 1 where EXIF is missing or broken."""
     try:
         return image.getexif().get(0x0112, 1)
     except _FAULTS:
         return 1
 
 
-def _srgb(image: Image.Image) -> Image.Image:
-    """A loaded image of any mode as RGB: profile applied, transparency over white, scaled to 8 bits."""
-    profile = image.info.get("icc_profile")
+_Meaning: TypeAlias = Space | ImageCms.ImageCmsTransform | None
+"""What the colours of a picture mean: None is sRGB, a transform is a profile's for 8 bits."""
+_GREY: Final = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F")
+_SPACES: Final = {"L": {b"GRAY": "L", b"RGB ": "RGB"}, "RGB": {b"RGB ": "RGB"}, "CMYK": {b"CMYK": "CMYK"}}
+"""For each mode the profiles that it may have, by their spaces, and the mode that these are for."""
+_SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+_KEPT: Final = 1 << 20
+"""Bytes of the largest profile that is kept for the next photo."""
+
+
+def _meaning(kind: str, data: bytes, image: ImageFile.ImageFile) -> _Meaning:
+    """What the colours of an image mean that is not loaded. What is broken or of another space is ignored."""
+    if image.mode == "LAB":  # needs no profile, and `convert` cannot convert it
+        return _transform(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
+    cicp = chunk(data, b"cICP") if kind == "PNG" else None
+    profile = image.info.get("icc_profile") or b""
+    grey = image.mode in _GREY or rawmode(image).startswith("LA;")
+    mode = _SPACES["L" if grey else "CMYK" if image.mode == "CMYK" else "RGB"].get(profile[16:20])
+    if mode and cicp is None:
+        try:
+            if is_deep(image):
+                return of_profile(profile)
+            of_8_bits = _by_profile if len(profile) < _KEPT else _by_profile.__wrapped__
+            return of_8_bits(profile, mode)
+        except BadImage:
+            raise
+        except (ImageCms.PyCMSError, ZeroDivisionError, *_FAULTS):
+            pass  # a broken profile: a picture with inexact colours is better than no picture
+    return described(image.info, cicp) if kind == "PNG" else None
+
+
+@lru_cache(maxsize=8)
+def _by_profile(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From the space of a profile to sRGB; None where it is sRGB in name and in what it does."""
+    embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
+    transform = _transform(embedded, mode)
+    if mode != "CMYK" and ImageCms.getProfileDescription(embedded).startswith("sRGB"):
+        unchanged = probe(len(mode)) if mode == "RGB" else np.repeat(probe(1), 3, axis=1)
+        if np.abs(_seen(transform) - unchanged).max() <= 1:
+            return None
+    return transform
+
+
+def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
+    """Into sRGB, in lcms's fast way if that is right to a grey level: dark linear light it misses by 10."""
+    exact = ImageCms.buildTransform(profile, _SRGB, mode, "RGB", flags=ImageCms.Flags.NOOPTIMIZE)
+    fast = ImageCms.buildTransform(profile, _SRGB, mode, "RGB")
+    return fast if np.abs(_seen(fast) - _seen(exact)).max() <= 1 else exact
+
+
+def _seen(transform: ImageCms.ImageCmsTransform) -> npt.NDArray[np.int64]:
+    """What a transform makes of the colours of `probe`."""
+    mode = transform.input_mode
+    colours = probe(Image.getmodebands(mode))
+    row = Image.frombytes(mode, (len(colours), 1), colours.tobytes())
+    seen: npt.NDArray[np.int64] = np.asarray(_applied(row, transform))[0].astype(np.int64)
+    return seen
+
+
+def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # None is only returned for conversion in place
+    return converted
+
+
+def _of_all_bits(
+    image: ImageFile.ImageFile, meaning: _Meaning, again: Callable[[], ImageFile.ImageFile]
+) -> Image.Image | None:
+    """An image in sRGB whose upper bytes are not enough for that; None for all others.
+
+    Args:
+        image: it, not loaded.
+        meaning: of its colours.
+        again: opens it once more.
+    """
+    transparent = image.info.get("transparency")
+    several = image.mode != "RGB" or transparent is not None
+    if not (loses_bits(image) and several) and not (isinstance(meaning, Space) and is_deep(image)):
+        return None
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow has all of their bits
+        return None
+    if in_planes(image):
+        raise BadImage("unsupported_colours", "TIFF in planes of 16 bits or of colours multiplied by alpha")
+    deep = all_bits(again)
+    space = meaning if isinstance(meaning, Space) else None
+    return Image.fromarray(
+        over_white(
+            deep,
+            space,
+            inks=image.mode == "CMYK",
+            associated=is_associated(image),
+            transparent=transparent,
+        )
+    )
+
+
+def _srgb(image: Image.Image, meaning: _Meaning) -> Image.Image:
+    """A loaded image of any mode as RGB: in sRGB, transparency over white, scaled to 8 bits."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
+        grey, key = _grey(image), image.info.get("transparency")
+        if isinstance(meaning, Space):
+            deep = np.rint(grey * 65535).astype(np.uint16)[..., None]
+            return Image.fromarray(over_white(deep, meaning, transparent=key))
+        opaque = None if key is None else np.rint(grey * 65535) != key
+        image = Image.fromarray(np.rint(grey * 255).astype(np.uint8))
+        if opaque is not None:
+            image.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode in ("La", "LA", "L", "1") else "RGBA")
     alpha = image.getchannel("A") if image.mode.endswith("A") else None
@@ -261,7 +378,14 @@ def _srgb(image: Image.Image) -> Image.Image:
         image = image.convert(image.mode[:-1])
     elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    image = _apply_profile(image, profile)
+    if isinstance(meaning, Space):
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        image = Image.fromarray(over_white(pixels, meaning))
+    elif meaning is not None:
+        image = image if image.mode == meaning.input_mode else image.convert(meaning.input_mode)
+        image = _applied(image, meaning)
+    else:
+        image = image.convert("RGB")
     if alpha is not None:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=alpha)
@@ -269,8 +393,8 @@ def _srgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits (modes I;16, I, F) as L, or as LA where one value is transparent.
+def _grey(image: Image.Image) -> npt.NDArray[np.float32]:
+    """A grey image of 16 or 32 bits (modes I;16, I, F), 0..1.
 
     Integers are divided by the maximum of their depth. Files do not state the range of floating-point pixels:
     it is taken as 0..1, or as 0..255 where any is above 1. Values outside are clipped.
@@ -280,43 +404,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         white = 255 if (deep[np.isfinite(deep)] > 1).any() else 1
         deep = np.nan_to_num(deep)
     else:
-        bits, signed = _tiff_tag(image, _BITS_PER_SAMPLE, 16), _tiff_tag(image, _SAMPLE_FORMAT, 1) == 2
+        bits, signed = tag(image, BITS_PER_SAMPLE, 16), tag(image, SAMPLE_FORMAT, 1) == 2
         white = 2 ** (bits - signed) - 1
         if white == 2**32 - 1:
             deep = deep.view(np.uint32)  # Pillow has no mode for it
-    grey = np.rint(np.clip(np.divide(deep, white, dtype=np.float32), 0, 1) * 255).astype(np.uint8)
-    if image.mode == "I;16" and _tiff_tag(image, _PHOTOMETRIC, 1) == 0:
-        grey = 255 - grey  # 0 is white; Pillow inverts 8 bits only
-    if "transparency" not in image.info:
-        return Image.fromarray(grey)
-    opaque = np.where(deep == image.info["transparency"], 0, 255).astype(np.uint8)
-    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(opaque)))
-
-
-_SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_SPACES: Final = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""The ICC name of the colour space of each mode."""
-
-
-def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An L, RGB, CMYK or LAB image as RGB in sRGB; a broken profile or one of another space is ignored."""
-    if image.mode == "LAB":  # needs no profile, and `convert` cannot convert it
-        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
-    if profile:
-        try:
-            embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
-            described = ImageCms.getProfileDescription(embedded)
-            space = embedded.profile.xcolor_space.strip()
-            if space == "RGB" and image.mode == "L":
-                image = image.convert("RGB")
-            if space == _SPACES[image.mode] and not described.startswith("sRGB"):
-                return _transform(image, embedded)
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile: a picture with inexact colours is better than no picture
-    return image.convert("RGB")
-
-
-def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    converted = ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
-    assert converted is not None  # None is only returned for conversion in place
-    return converted
+    grey: npt.NDArray[np.float32] = np.clip(np.divide(deep, white, dtype=np.float32), 0, 1)
+    if image.mode[0] in "IF" and tag(image, PHOTOMETRIC, 1) == 0:
+        grey = 1 - grey  # 0 is white; Pillow inverts 8 bits only
+    return grey

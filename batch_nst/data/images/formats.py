@@ -107,3 +107,14 @@ def without_texts(data: bytes) -> bytes:
             start = end
         at = end
     return b"".join([*kept, data[start:]]) if kept else data
+
+
+def chunk(data: bytes, name: bytes) -> bytes | None:
+    """The body of a chunk of a PNG, if it stands before the pixels; None without it."""
+    at = 8
+    while len(head := data[at : at + 8]) == 8 and head[4:] != b"IDAT":
+        length, kind = struct.unpack(">I4s", head)
+        if kind == name:
+            return data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return None

@@ -13,6 +13,7 @@ REASONS: Final[dict[str, str]] = {
     "unsupported_format": "a picture, but not a JPEG, PNG, WebP, GIF, TIFF or BMP photo",
     "truncated": "the file ends before the picture does",
     "corrupt": "damaged, or a variant of its format that cannot be read",
+    "unsupported_colours": "its colours cannot be worked out exactly: high dynamic range, rare kinds of TIFF",
     "too_many_pixels": "larger than generate.max_pixels",
     "too_small": "the short side is below generate.min_side",
     "needs_memory": "decoding it takes more memory than a picture of generate.max_pixels may need, twice",

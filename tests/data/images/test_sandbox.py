@@ -21,6 +21,7 @@ from PIL import Image
 from batch_nst.data.images import codec
 from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.images.sandbox import Decoder, Limits, decoder_for
+from tests.support.colours import any_png, gamma_chunk, profile_chunk
 from tests.support.photos import (
     DISPLAY_P3,
     GREY,
@@ -264,6 +265,16 @@ def largest(side: int) -> dict[str, bytes]:
         "grey of 32 bits": save(Image.fromarray(deep.astype(np.int32)), "TIFF", compression="tiff_lzw"),
         "lab": save(lab().resize((side, side)), "TIFF"),
         "palette": save(rgb.quantize(256), "GIF"),
+        "colours of 16 bits, alpha, profile": any_png(
+            np.repeat(deep[..., None], 4, -1),
+            16,
+            6,
+            profile_chunk(DISPLAY_P3),
+            (b"eXIf", turned.tobytes()[6:]),
+        ),
+        "alpha, gamma": any_png(
+            np.asarray(rgb.convert("RGBA")), 8, 6, gamma_chunk(1), (b"eXIf", turned.tobytes()[6:])
+        ),
     }
 
 
