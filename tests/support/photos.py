@@ -97,6 +97,7 @@ P3_COLUMNS = (0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710
 SRGB_COLUMNS = (0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)
 ADOBE_RGB, DISPLAY_P3 = matrix_profile(*ADOBE_COLUMNS), matrix_profile(*P3_COLUMNS)
 LINEAR_RGB = matrix_profile(*SRGB_COLUMNS, gamma=1.0)
+NAMED_SRGB = matrix_profile(*SRGB_COLUMNS, gamma=1.0, name=b"sRGB IEC61966-2.1")
 LINEAR_GREY = icc(b"GRAY", {b"kTRC": curve(1.0)})
 
 
@@ -160,6 +161,19 @@ def tiff(tags, body):
 GREY_TAGS = {256: WIDTH, 257: HEIGHT, 258: 8, 262: 1, 277: 1}
 IN_STRIPS = {**GREY_TAGS, 273: 400, 278: HEIGHT}
 DEFLATED = zlib.compress(GREY.tobytes())
+
+
+def in_planes():
+    """The photo as a TIFF of 16 bits with one plane for each colour: offsets and lengths lie behind them."""
+    size, behind = 2 * WIDTH * HEIGHT, 400 + 6 * WIDTH * HEIGHT
+    data = bytearray(tiff({**IN_STRIPS, 258: 16, 262: 2, 277: 3, 279: behind + 12, 284: 2}, b""))
+    for number, at in ((273, behind), (279, behind + 12)):
+        entry = data.index(struct.pack("<HHI", number, 4, 1))
+        data[entry : entry + 12] = struct.pack("<HHII", number, 4, 3, at)
+    planes = np.moveaxis(PHOTO, -1, 0).astype("<u2") * 257
+    return (
+        bytes(data) + planes.tobytes() + struct.pack("<6I", *(400 + i * size for i in range(3)), *[size] * 3)
+    )
 
 
 def cmyk(adobe):
@@ -405,6 +419,18 @@ KINDS = {
     ),
     "PNG, broken profile": ok(save(RGB, "PNG", icc_profile=b"no profile at all"), PHOTO),
     "PNG, profile of another colour space": ok(save(RGB, "PNG", icc_profile=LINEAR_GREY), PHOTO),
+    "PNG, a linear profile that is called sRGB": ok(
+        save(RGB, "PNG", icc_profile=NAMED_SRGB), in_srgb(PHOTO, SRGB_COLUMNS, 1), 1
+    ),
+    "PNG, gAMA of linear light": ok(
+        png(WIDTH, HEIGHT, 8, 2, PHOTO.tobytes(), (b"gAMA", struct.pack(">I", 100_000))),
+        in_srgb(PHOTO, SRGB_COLUMNS, 1),
+        1,
+    ),
+    "PNG, cICP of high dynamic range": rejected(
+        "unsupported_colours", png(WIDTH, HEIGHT, 8, 2, PHOTO.tobytes(), (b"cICP", bytes([9, 16, 0, 1])))
+    ),
+    "TIFF, a plane of 16 bits for each colour": ok(in_planes(), PHOTO, 1),
     # EXIF
     **{f"JPEG, EXIF orientation {turn}": ok(turned(turn), PHOTO, 45) for turn in range(1, 9)},
     "JPEG, broken EXIF": ok(save(RGB, "JPEG", quality=92, exif=b"Exif\0\0not a TIFF header"), PHOTO, 90),

@@ -43,6 +43,7 @@ from tests.support.photos import (
     LIMITS,
     LINEAR_GREY,
     LINEAR_RGB,
+    NAMED_SRGB,
     P3_COLUMNS,
     SRGB_COLUMNS,
     cmyk_profile,
@@ -95,7 +96,6 @@ class Verdicts:
 
 # PNG -----------------------------------------------------------------------------------------------------
 
-NAMED_SRGB = matrix_profile(*SRGB_COLUMNS, gamma=1.0, name=b"sRGB IEC61966-2.1")
 PROPHOTO = matrix_profile(*PROPHOTO_COLUMNS, gamma=1.8)
 GAMMA_22, SRGB_CHUNK = gamma_chunk(0.45455), (b"sRGB", b"\0")
 LINEAR = Space(power(1))
