@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from PIL import Image, ImageFile, ImagePalette
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
 from batch_nst.data.images.reasons import BadImage
 
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 254, 258, 262, 338, 339
-_COMPRESSION, _PLANAR, _COLOUR_MAP = 259, 284, 320
+_PLANAR, _COLOUR_MAP = 284, 320
+_WEIGHTS, _FEWER_CHROMA, _RANGES = 529, 530, 532
+_FULL: Final = (0, 255, 128, 255, 128, 255)
 _SIGNED: Final = 2
-_YCBCR: Final = 6
 _PLANES: Final = frozenset("RGBACMYK")
 """The planes of bytes that Pillow reads by itself."""
-_NATIVE: Final = "I;16BS", "I;16S", "I;32BS", "I;32S", "F;32BF", "F;32F", "I;16B"
+_BIG: Final = "B" if sys.byteorder == "big" else ""
+_NATIVE: Final = {
+    **dict.fromkeys(("I;16BS", "I;16S"), f"I;16{_BIG}S"),
+    **dict.fromkeys(("I;32BS", "I;32S"), f"I;32{_BIG}S"),
+    **dict.fromkeys(("F;32BF", "F;32F"), f"F;32{_BIG}F"),
+    "I;16B": "I;16N",
+}
 """What libtiff hands over in the byte order of the machine, and Pillow takes to be in that of the file."""
 
 
@@ -37,36 +44,34 @@ def arrange(image: ImageFile.ImageFile) -> None:
     Raises:
         BadImage: it cannot.
     """
-    codec, _, _, args = image.tile[0]
-    raw = args[0] if isinstance(args, tuple) else ""
-    signed = tag(image, SAMPLE_FORMAT, 1) == _SIGNED
-    if image.mode == "L" and signed:
+    if image.mode == "L" and tag(image, SAMPLE_FORMAT, 1) == _SIGNED:
         raise BadImage("unsupported_colours", "TIFF of signed bytes")
     if in_planes(image) and image.mode in ("LA", "La", "PA", "LAB"):
         raise BadImage("unsupported_colours", f"TIFF with planes of {image.mode}")
-    if image.mode == "YCbCr":  # may have fewer pixels of chroma, which only libtiff knows
-        image._mode = "RGB"
-        _by_libtiff(image, "RGBX")
-    elif in_planes(image) and codec != "libtiff" and not _of_bytes(image):
-        _by_libtiff(image, image.mode if tag(image, BITS_PER_SAMPLE, 8) == 8 else f"{image.mode};16N")
-    elif codec == "libtiff" and raw in _NATIVE:
-        kind, bits = raw.split(";")
-        big = "B" if sys.byteorder == "big" else ""
-        _by_libtiff(image, f"{kind};{bits[:2]}{big}{bits[2:].lstrip('B')}")
+    if image.tile[0].codec_name != "libtiff" and not _is_plain(image):
+        _by_libtiff(image)
+    tile = image.tile[0]
+    if tile.codec_name == "libtiff" and isinstance(tile.args, tuple) and tile.args[0] in _NATIVE:
+        image.tile = [tile._replace(args=(_NATIVE[tile.args[0]], *tile.args[1:]))]
     colours = getattr(image, "tag_v2", {}).get(_COLOUR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:  # old files have a map of bytes
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
-def _of_bytes(image: ImageFile.ImageFile) -> bool:
-    """Whether an uncompressed picture in planes is one that Pillow reads right."""
+def _is_plain(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow itself reads the pixels of an uncompressed picture right."""
+    if image.mode == "YCbCr":  # chroma of fewer pixels, of other weights, of another range
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        fewer, ranges = tags.get(_FEWER_CHROMA, (2, 2)), tags.get(_RANGES, _FULL)
+        return tuple(fewer) == (1, 1) and _WEIGHTS not in tags and tuple(ranges) == _FULL
     planes = {tile.args[0] for tile in image.tile if isinstance(tile.args, tuple)}
-    return planes <= _PLANES and tag(image, BITS_PER_SAMPLE, 8) == 8
+    return not in_planes(image) or (planes <= _PLANES and tag(image, BITS_PER_SAMPLE, 8) == 8)
 
 
-def _by_libtiff(image: ImageFile.ImageFile, raw: str) -> None:
-    """Let libtiff read the pixels, which knows every layout, and take them as `raw`."""
-    size = tag(image, 256, 0), tag(image, 257, 0)
-    args = (raw, False, image.tag_v2.offset)  # type: ignore[attr-defined]
-    image.tile = [image.tile[0]._replace(codec_name="libtiff", extents=(0, 0, *size), offset=0, args=args)]
-    image.use_load_libtiff = True  # type: ignore[attr-defined]
+def _by_libtiff(image: ImageFile.ImageFile) -> None:
+    """Let libtiff read the pixels, which knows every layout."""
+    TiffImagePlugin.READ_LIBTIFF = True
+    try:
+        image._setup()  # type: ignore[attr-defined]
+    finally:
+        TiffImagePlugin.READ_LIBTIFF = False
