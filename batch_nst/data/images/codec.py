@@ -14,7 +14,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from io import BytesIO
 from typing import Final, Literal, TypeAlias
@@ -36,6 +36,7 @@ from batch_nst.data.images.tiff import (
     SAMPLE_FORMAT,
     arrange,
     in_planes,
+    layout,
     tag,
 )
 
@@ -239,9 +240,17 @@ def _faults(kind: str, data: bytes) -> Iterator[None]:
             raise MemoryError(f"{kind}: {error}") from error
         # The text of UnidentifiedImageError holds a memory address, which differs each time.
         unknown = isinstance(error, UnidentifiedImageError)
-        detail = "its header cannot be read" if unknown else str(error) or type(error).__name__
+        detail = _unknown(kind, data) if unknown else str(error) or type(error).__name__
         cut = "truncated" in detail.lower() or lacks_end(kind, data)
         raise BadImage("truncated" if cut else "corrupt", f"{kind}: {detail}") from error
+
+
+def _unknown(kind: str, data: bytes) -> str:
+    """Why Pillow does not know a file whose first bytes it knows."""
+    if kind == "TIFF":
+        with suppress(*_FAULTS):
+            return f"its layout cannot be read: {layout(data)}"
+    return "its header cannot be read"
 
 
 _UPRIGHT: Final = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from typing import Final
 
 from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
@@ -36,6 +37,23 @@ def tag(image: Image.Image, number: int, default: int) -> int:
 def in_planes(image: Image.Image) -> bool:
     """Whether each channel lies in a plane of its own."""
     return tag(image, _PLANAR, 1) == 2 and image.mode not in ("1", "L", "P", "F") and image.mode[0] != "I"
+
+
+def layout(data: bytes) -> str:
+    """How the pixels lie in a TIFF that Pillow does not open, for people.
+
+    Raises:
+        Exception: whatever Pillow raises where the tags are damaged.
+    """
+    big = data[2:4] in (b"+\0", b"\0+")
+    tags, file = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if big else 8]), BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    bits, numbers = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))
+    channels = " + ".join(map(str, bits if isinstance(bits, tuple) else (bits,)))
+    kind = {1: "whole", _SIGNED: "signed", 3: "floating-point"}.get(numbers[0], "other")
+    extra = f", ExtraSamples {tags[EXTRA_SAMPLES]}" if EXTRA_SAMPLES in tags else ""
+    return f"{channels} bits of {kind} numbers, PhotometricInterpretation {tags.get(PHOTOMETRIC)}{extra}"
 
 
 def arrange(image: ImageFile.ImageFile) -> None:

@@ -684,6 +684,13 @@ def test_curves_of_profiles_are_those_of_littlecms(name, grey):
     verdicts.check()
 
 
+def test_the_layout_of_a_tiff_that_is_refused_is_told():
+    verdicts = Verdicts()
+    see_tiff(verdicts, "rgb", "f4", "unassalpha")
+    told = "32 + 32 + 32 + 32 bits of floating-point numbers, PhotometricInterpretation 2, ExtraSamples (2,)"
+    assert list(verdicts.refused.values()) == [f"corrupt: TIFF: its layout cannot be read: {told}"]
+
+
 def test_what_16_bits_cannot_have():
     lit = icc(b"GRAY", {b"kTRC": parametric(2, 2.0, 0.9, 0.0, 0.1)})
     for photometric, profile, why in (
