@@ -7,25 +7,29 @@ For other stores, and for globs in a bucket, fsspec lists everything before the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from fsspec.implementations.local import LocalFileSystem
 
 from batch_nst.data.sources.passed import CIRCLE, Passed
+from batch_nst.data.storage.faults import error_code
 from batch_nst.data.storage.fetch import (
+    LIBRARIES,
     MISSING,
     Content,
-    error_code,
     get_range,
     of_stat,
     open_filesystem,
     probably_meant,
+    split_uri,
     with_retries,
 )
 from batch_nst.errors import RecipeError
@@ -236,6 +240,8 @@ def _find(
         first = next(pages)
         if first:
             return folder, chain(first, chain.from_iterable(pages)), None
+    elif split_uri(root)[0] not in LIBRARIES and not glob:
+        return (*_find_on_server(folder, filesystem, path), None)
     found = with_retries(f"list {root}", lambda: filesystem.find(path, detail=True))
     if path in found:  # a single object
         folder, glob = folder.rpartition("/")[0], None
@@ -244,6 +250,31 @@ def _find(
         wide = f"{fixed_part(path)}/{glob.wide}"
         found = with_retries(f"list {root}", lambda: filesystem.glob(wide, detail=True))
     return folder, iter(found.values()), glob
+
+
+def _find_on_server(folder: str, filesystem: Any, path: str) -> tuple[str, Iterator[ObjectInfo]]:
+    """The same on a server whose folders are pages; fsspec's `find` leaves out those that it cannot read.
+
+    An address with a suffix is asked for as an object first: as a folder it would be read as a whole.
+    """
+    if PurePosixPath(path).suffix and not path.endswith("/"):
+        with contextlib.suppress(FileNotFoundError):
+            info = with_retries(f"look at {folder}", lambda: _info(filesystem, path))
+            if info["type"] == "file":
+                return folder.rpartition("/")[0], iter([info])
+    found: dict[str, ObjectInfo] = {}
+    folders = [path]
+    for below in folders:
+        try:
+            infos = with_retries(f"list {below}", partial(filesystem.ls, below, detail=True))
+        except FileNotFoundError:
+            if below == path:
+                raise
+            continue  # a link that leads nowhere, or a folder that has just gone
+        new = {info["name"]: info for info in infos if info["name"] not in found}
+        found |= new
+        folders += [name for name, info in new.items() if info["type"] == "directory"]
+    return folder, iter([found[name] for name in sorted(found)])
 
 
 def _s3_pages(root: str, filesystem: Any, path: str) -> Iterator[list[ObjectInfo]]:

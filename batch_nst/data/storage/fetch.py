@@ -19,11 +19,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.asyn import sync
 
-from batch_nst.errors import OutageError, RecipeError
+from batch_nst.data.storage.faults import (
+    NOTHING,
+    error_code,
+    http_status,
+    lasting_of,
+    one_line,
+    remedy_of,
+    seen_through,
+)
+from batch_nst.errors import OutageError, RecipeError, StorageError
 
 T = TypeVar("T")
 
@@ -46,24 +56,7 @@ MAX_DELAY = 20.0
 """Maximum delay between attempts in seconds."""
 
 _GOOGLE = {"gs", "gcs"}
-
-_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_NOTHING = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
-"""Errors that mean that no such file exists: an impossible name, links in a circle, a socket."""
-_NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
-_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
-# S3 answers these with 403 too, but they concern the caller and not the object: a photo must not be
-# given up because a token expired.
-_CALLER_FAULTS = {
-    "AccountProblem",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidSecurity",
-    "InvalidToken",
-    "NotSignedUp",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-}
+_SERVERS = {"ftp", "http", "https"}
 
 
 class TooLarge(ValueError):  # noqa: N818 - it says what the object is
@@ -188,7 +181,7 @@ def _open_file(path: str) -> io.FileIO:
     try:
         file = io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
-        if error.errno in _NOTHING:
+        if error.errno in NOTHING:
             raise FileNotFoundError(error.errno, error.strerror, path) from error
         raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -214,6 +207,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     protocol, path = split_uri(uri)
     if protocol == "file":
         return fsspec.filesystem("file"), str(Path(path).absolute())
+    uri = f"{protocol}://{path}"  # fsspec knows no S3://
     try:
         kind = fsspec.get_filesystem_class(protocol)
     except ImportError as error:
@@ -231,6 +225,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     elif LIBRARIES.get(protocol) == "adlfs" and (host := re.search(r"@([^./]+)\.(?:dfs|blob)\.", uri)):
         make = partial(make, account_name=host[1])
     elif protocol not in LIBRARIES:
+        _check_address(uri)
         make = partial(make, **kind._get_kwargs_from_urls(uri))  # a host, for ftp:// and others
     try:
         filesystem = make()
@@ -239,6 +234,16 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1
     return filesystem, kind._strip_protocol(uri)
+
+
+def _check_address(uri: str) -> None:
+    """Refuse an address that no request can be sent to."""
+    try:
+        place = urlsplit(uri)
+        if place.path and place.port is None and not place.hostname and place.scheme in _SERVERS:
+            raise ValueError("it names no host")
+    except ValueError as error:
+        raise RecipeError(f"{uri}: is no address: {error}") from error
 
 
 def with_retries(
@@ -258,13 +263,18 @@ def with_retries(
 
     Raises:
         OutageError: the last attempt failed too.
+        StorageError: at once, where the user has to change something first; it says what.
     """
     for attempt in range(1, attempts + 1):
         try:
             return action()
-        except Exception as error:
-            lasting = _lasting(error)
-            if lasting is error:
+        except Exception as raised:
+            error = seen_through(raised)
+            if remedy := remedy_of(error):
+                told = one_line(error).partition(": Bucket name must match")[0]
+                raise StorageError(f"cannot {what}: {told}; {remedy}") from error
+            lasting = lasting_of(error)
+            if lasting is raised:
                 raise
             if lasting is not None:
                 raise lasting from error
@@ -315,7 +325,7 @@ def get_range(filesystem: Any, path: str, start: int, end: int | None) -> tuple[
         return filesystem.cat_file(path, start=start, end=end), ""
     except Exception as error:
         # A range of an empty object, or beyond the end of another, cannot be satisfied.
-        if error_code(error) in ("InvalidRange", "416") or _status(error) == 416:
+        if error_code(error) in ("InvalidRange", "416") or http_status(error) == 416:
             return b"", ""
         raise
 
@@ -358,47 +368,6 @@ def probably_meant(path: str) -> str:
     return ""
 
 
-def _lasting(error: Exception) -> Exception | None:
-    """The error to raise at once because a retry cannot help; None for a fault that may pass."""
-    if isinstance(error, PermissionError) and error_code(error) in _CALLER_FAULTS:
-        return None
-    if isinstance(error, _LASTING):
-        return error
-    if isinstance(error, OSError) and error.errno in _NOTHING:
-        return FileNotFoundError(one_line(error))
-    if isinstance(error, ValueError) and "embedded null" in str(error):
-        return FileNotFoundError(one_line(error))  # no file name has a zero byte
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return error
-    status = _status(error)
-    # gcsfs reports 403 as a plain OSError.
-    if status in (401, 403) or (isinstance(error, OSError) and str(error).startswith("Forbidden: ")):
-        return PermissionError(one_line(error))
-    if status in (404, 410):
-        return FileNotFoundError(one_line(error))
-    of_a_client = type(error).__module__.partition(".")[0] in _CLIENTS
-    return None if of_a_client or isinstance(error, (OSError, EOFError)) else error
-
-
-def error_code(error: Exception) -> str:
-    """S3's own name for an error, which s3fs keeps in the cause; "" for other errors."""
-    response = getattr(error.__cause__, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status in an error of aiohttp, azure or gcsfs."""
-    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
-    return next(
-        (int(status) for status in found if isinstance(status, int | str) and str(status).isdigit()), None
-    )
-
-
-def one_line(error: Exception) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 MISSING = "missing"
 """The version of an object that does not exist or may not be looked at."""
 
@@ -417,7 +386,9 @@ class Content(NamedTuple):
             version: the version that came with the bytes; may be empty.
             data: the bytes.
         """
-        return version != self.version if version else self.size > 0 and not data
+        if version:
+            return version != self.version
+        return self.version == MISSING or (self.size > 0 and not data)
 
 
 def of_stat(stat: os.stat_result) -> str:

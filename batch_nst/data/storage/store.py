@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from batch_nst.credentials import holds_credentials
+from batch_nst.data.storage.faults import error_code, one_line
 from batch_nst.data.storage.fetch import (
     LIBRARIES,
     T,
-    error_code,
     get_range,
-    one_line,
     open_filesystem,
     split_uri,
     with_retries,
