@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from batch_nst.credentials import redacted
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import MODEL_PREFIX, Loss, Recipe
+from batch_nst.uris import meant_by
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -136,9 +138,10 @@ def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _absolute_path(path: str, folder: Path) -> str:
-    if "://" in path or path in ("", "bundled"):
+    whole = os.path.expanduser(path)
+    if "://" in path or path in ("", "bundled") or meant_by(whole):
         return path
-    return os.path.normpath(folder / os.path.expanduser(path))
+    return os.path.normpath(folder / whole)
 
 
 _ALLOWED = {
@@ -169,7 +172,7 @@ def _explain(path: object, fault: ErrorDetails) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key; allowed here: {', '.join(_allowed_keys(fault['loc'][:-1]))}"
     if fault["type"] == "missing":
-        return f"{where}: missing; this key has no default"
+        return f"{where}{_first_required(fault['loc'])}: missing; this key has no default"
     message = fault["msg"].removeprefix("Value error, ")
     if not fault["loc"] and fault["type"] == "value_error":  # it names keys of two sections
         return f"recipe {path}: {message}"
@@ -189,11 +192,22 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def _first_required(location: Sequence[int | str]) -> str:
+    """The first key without a default of a missing section, such as ".input"; "" for a missing key."""
+    needed = [name for name, field in _fields(location).items() if field.is_required()]
+    return f".{needed[0]}" if needed else ""
+
+
 def _allowed_keys(location: Sequence[int | str]) -> list[str]:
+    return list(_fields(location))
+
+
+def _fields(location: Sequence[int | str]) -> dict[str, FieldInfo]:
+    """The keys of a section; none of what is no section."""
     model: Any = Recipe
     for part in location:
         model = model.model_fields[part].annotation
-    return list(model.model_fields)
+    return getattr(model, "model_fields", {})
 
 
 _SECTIONS = ("loss", "style", "vgg")

@@ -19,6 +19,7 @@ import pytest
 
 from batch_nst.cli import main
 from tests.support import browser as chromium
+from tests.support import small_store as small
 from tests.support.calls import Call, Ended
 from tests.support.places import ROOT
 from tests.support.store_proxy import Proxy, serve
@@ -98,6 +99,17 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
             for part in parts:
                 with contextlib.suppress(FileNotFoundError):  # the server's, and it has no option for them
                     Path(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock").unlink()
+
+
+@pytest.fixture
+def small_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[small.SmallStore]:
+    """A store in memory that can lack something; whoever asks for `s3://...` asks there."""
+    with small.serve() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        yield store
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

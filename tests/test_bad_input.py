@@ -85,6 +85,44 @@ def test_the_dataset_of_another_recipe(home: Path, call: Call, command: str) -> 
     assert files(home) == before
 
 
+WRONG_CALLS = {
+    "forget out 12345678": "ID '12345678': no image of ",
+    "forget out xyz": "ID 'xyz': allowed: an image's id in hex",
+    "forget out 12345678 --wait": "ID '12345678': no image of ",
+    "rollback out": "no model to go back to: none was published before; --to ",
+    "rollback out --to 000009-x": "000009-x: cannot be published; allowed: --to ",
+    **dict.fromkeys(
+        [f"{command} recipe.yaml" for command in ("models", "inspect", "rollback")]
+        + ["forget recipe.yaml 12345678"],
+        "recipe.yaml: is a file; allowed: a folder",
+    ),
+    **dict.fromkeys(
+        [f"{command} nowhere" for command in ("models", "inspect", "rollback", "prune")]
+        + ["forget nowhere 12345678"],
+        "nowhere: no dataset here; allowed: ",
+    ),
+    "models s3:/bucket/out": "output s3:/bucket/out: no folder gets such a name; probably meant: s3://bucket/out",
+    "models ftp://host/out": "output ftp://host/out: given ftp://; allowed: a local path, or a bucket (s3://",
+    "models s3://": "output s3://: names no bucket; allowed: s3://BUCKET/NAME",
+    "generate recipe.yaml output=recipe.yaml": "recipe.yaml: is a file; allowed: a folder",
+    "generate recipe.yaml output=photos/0.png/out": "/photos/0.png is a file; allowed: a folder",
+    "generate recipe.yaml output=/proc/out": "output /proc/out: cannot be made: ",
+    "generate recipe.yaml output=file:/out": "output file:/out: no folder gets such a name; probably",
+    "generate recipe.yaml output=$HOME/out": "output $HOME/out: no folder gets such a name; probably meant: ",
+    "generate recipe.yaml output=''": "output: given ''; allowed: text that is not empty",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_CALLS)
+def test_a_wrong_call_is_one_line_and_leaves_nothing_not_even_a_lease(
+    home: Path, call: Call, words: str
+) -> None:
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    ended = call(*words.split(), folder=home)
+    assert_refused(ended, words.split()[0], 1 if "/proc" in words else 2, WRONG_CALLS[words])
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "export"])
 def test_a_dataset_that_is_not_sealed(home: Path, call: Call, command: str) -> None:
     shutil.rmtree(home / "out" / "dataset" / "snapshots")

@@ -175,7 +175,12 @@ def test_a_typo_in_an_override_is_refused_by_every_command(
         ("style.image=nowhere.jpg", "/nowhere.jpg: No such file or directory; allowed: a readable JPEG"),
         ("generate.input=nowhere", "/nowhere: there is no such file or folder"),
         ("vgg.weights=nowhere.safetensors", "/nowhere.safetensors: cannot be read: "),
-        ("output=http://127.0.0.1/x", "output http://127.0.0.1/x: exclusive create is not atomic"),
+        ("output=http://127.0.0.1/x", "output http://127.0.0.1/x: given http://; allowed: a local path, or "),
+        (
+            "output=s3:/bucket/x",
+            "output s3:/bucket/x: no folder gets such a name; probably meant: s3://bucket/x",
+        ),
+        ("output=$HOME/x", "probably meant: the value of $HOME, which is not filled in here"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_is_written(

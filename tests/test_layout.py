@@ -24,6 +24,7 @@ GROUND = {
     "batch_nst.globs",
     "batch_nst.recipe",
     "batch_nst.recipe_file",
+    "batch_nst.uris",
 }
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"

@@ -448,7 +448,9 @@ def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(
         (MINIMAL + "train: {step: 3}\n", "train.step: unknown key; allowed here: steps, batch_size, "),
         (MINIMAL + "1: 2\n", "1: given 1; allowed: a mapping whose keys are text"),
         (MINIMAL + '"a\\nb": 2\n', r"'a\nb': unknown key; allowed here: output, "),
-        ("output: out\ngenerate: {input: a}\n", "style: missing; this key has no default"),
+        ("output: out\ngenerate: {input: a}\n", "style.image: missing; this key has no default"),
+        ("output: out\nstyle: {image: a}\n", "generate.input: missing; this key has no default"),
+        ("style: {image: a}\ngenerate: {input: a}\n", "output: missing; this key has no default"),
         ("output: out\nstyle: {size: 64}\ngenerate: {input: a}\n", "style.image: missing; this key has no"),
     ],
 )

@@ -180,17 +180,21 @@ class Run:
 
 def forget(output: str, ids: Sequence[str], wait: bool = False) -> RunSummary:
     """Permanently remove all pairs of photos, and list the models that saw them."""
+    from batch_nst.pipelines.forget import check_ids
     from batch_nst.pipelines.forget import forget as step
 
-    require_settings(Store(output))  # before a lease is written where there is no dataset
+    check_ids(Store(output), ids)  # what is wrong leaves no run and no lease
     return run_command("forget", output, wait, lambda run: step(run.store, run.lease, ids))
 
 
 def rollback(output: str, to: str | None = None, wait: bool = False) -> RunSummary:
     """Publish the previously published version again, or version `to`."""
     from batch_nst.pipelines.models import rollback as step
+    from batch_nst.pipelines.models import to_publish
 
     require_settings(Store(output))
+    if not wait:  # with --wait, the run that is waited for may make the model
+        to_publish(Store(output), to)
     return run_command("rollback", output, wait, lambda run: step(run.store, run.lease, to))
 
 

@@ -122,7 +122,7 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
         "output",
         partial(_output, store),
         "let these credentials write, read, list and delete there; a store must support If-None-Match (AWS, "
-        "Google and Azure do), a disk must support hard links",
+        "Google and Azure do), a disk hard links or an exclusive rename",
     )
     yield output
     if output.state == "ok":

@@ -103,6 +103,14 @@ def forget(store: Store, lease: Lease, words: Sequence[str]) -> ForgetFigures:
     return figures
 
 
+def check_ids(store: Store, words: Sequence[str]) -> None:
+    """Refuse what `forget` would refuse, before a lease is taken. Raises RecipeError."""
+    require_settings(store)
+    planned = plan_files.read_written(store).rows["id"]
+    for word in words:
+        _image(store, planned, word)
+
+
 def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
     """The planned id that begins with these digits."""
     digits = word.lower()
@@ -114,7 +122,9 @@ def _image(store: Store, planned: pa.ChunkedArray, word: str) -> bytes:
     found: set[int] = {first << 64 | second for first, second in near.tolist()}
     matching = sorted(number for number in found if low <= number <= high)
     if not matching:
-        raise RecipeError(f"ID {word!r}: no image of {store.uri} has this id")
+        raise RecipeError(
+            f"ID {word!r}: no image of {store.uri} has this id; allowed: those in column id of its dataset"
+        )
     if len(matching) > 1:
         some = " and ".join(f"{number:032x}" for number in matching[:2])
         raise RecipeError(f"ID {word!r}: {len(matching)} images have such an id, among them {some}")

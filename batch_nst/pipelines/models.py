@@ -106,29 +106,39 @@ def rollback(store: Store, lease: Lease, to: str | None = None) -> RollbackFigur
         RecipeError: no such model can be published.
         WeightsError: the model is damaged.
     """
-    now = registry.current(store)
-    if now is None:
-        raise RecipeError(f"OUTPUT {store.uri}: no model is published here")
-    before = now["previous"]
-    if to is None and (before is None or before in now.get("withdrawn", ())):
-        why = f"{before}, which was before, is withdrawn" if before else "none was published before"
-        raise RecipeError(f"no model to go back to: {why}; --to publishes any that was not refused")
-    version = to or str(before)
+    now, version = to_publish(store, to)
     if version == now["version"]:
         log(f"{version} is published already")
         return _figures(now)
-    allowed = [model.version for model in _models(store) if model.state in _PUBLISHABLE]
-    if version not in allowed:
-        raise RecipeError(
-            f"{version}: cannot be published; allowed: --to a model that was scored and not refused: "
-            f"{', '.join(allowed) or 'no other model exists'}"
-        )
     card = registry.require_card(store, version)
     registry.check_parts(store, version, card)
     lease.check()
     pointer = registry.point(store, version, card["digests"], lease.token, withdraw=True)
     log(f"published {version}; {now['version']} is withdrawn: only --to publishes it again")
     return _figures(pointer)
+
+
+def to_publish(store: Store, to: str | None) -> tuple[Pointer, str]:
+    """The pointer as it is, and the version that `rollback` would publish.
+
+    Raises:
+        RecipeError: no such model can be published.
+    """
+    now = registry.current(store)
+    if now is None:
+        raise RecipeError(f"OUTPUT {store.uri}: no model is published here; `batch-nst nightly` does it")
+    before = now["previous"]
+    if to is None and (before is None or before in now.get("withdrawn", ())):
+        why = f"{before}, which was before, is withdrawn" if before else "none was published before"
+        raise RecipeError(f"no model to go back to: {why}; --to publishes any that was not refused")
+    version = to or str(before)
+    allowed = [model.version for model in _models(store) if model.state in _PUBLISHABLE]
+    if version not in (*allowed, now["version"]):
+        raise RecipeError(
+            f"{version}: cannot be published; allowed: --to a model that was scored and not refused: "
+            f"{', '.join(allowed) or 'no other model exists'}"
+        )
+    return now, version
 
 
 def _figures(pointer: Pointer) -> RollbackFigures:

@@ -129,7 +129,7 @@ def require_settings(store: Store) -> Manifest:
     """
     settings = read_settings(store)
     if settings is None:
-        raise RecipeError(f"OUTPUT {store.uri}: no dataset here")
+        raise RecipeError(f"OUTPUT {store.uri}: no dataset here; allowed: the output of a recipe's run")
     return settings
 
 

@@ -28,7 +28,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from batch_nst.data.storage.store import Store
-from batch_nst.errors import LeaseError, StorageError
+from batch_nst.errors import LeaseError, RecipeError, StorageError
 
 SECONDS = 60.0
 """Seconds that a lease lasts without renewal."""
@@ -200,6 +200,7 @@ def acquire(store: Store, command: str, wait: bool = False, seconds: float = SEC
 
     Raises:
         LeaseError: another process holds it; the text names that process.
+        RecipeError: the store lets two processes create one object, which is tried each time.
         StorageError: the output cannot be read or written.
     """
     owner = Owner.this_process(command)
@@ -220,7 +221,7 @@ def acquire(store: Store, command: str, wait: bool = False, seconds: float = SEC
             time.sleep(seconds / 12 * random.uniform(0.5, 1))
             continue
         for number in numbers:
-            if number < latest - 1:  # the two latest stay, for people to look at
+            if number < latest:  # it and ours stay, for people to look at
                 store.delete(_name(number))
         taken, now = time.monotonic(), datetime.now(UTC)
         record = Record(
@@ -231,9 +232,23 @@ def acquire(store: Store, command: str, wait: bool = False, seconds: float = SEC
             other = _read(store, token)
             if other is None or other.id != record.id:
                 continue
+        if store.create(_name(token), _encode(record)) and _is_ignored(store, token):
+            raise RecipeError(
+                f"output {store.uri}: its store ignores If-None-Match, so two runs could both write; "
+                "allowed: a store that creates exclusively (those of AWS, Google and Azure do), or a disk"
+            )
         # A slow process may have created a number that others had already taken and deleted.
         if max(_numbers(store), default=0) == token:
             return Lease(store, token, record, seconds, taken)
+
+
+def _is_ignored(store: Store, token: int) -> bool:
+    """Whether it means nothing that an object exists, as ours was made twice; removes it.
+
+    It does not where others took later leases meanwhile and deleted ours before it was made again.
+    """
+    store.delete(_name(token))
+    return max(_numbers(store), default=0) < token
 
 
 def is_latest(store: Store, token: int) -> bool:

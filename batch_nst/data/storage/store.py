@@ -7,6 +7,8 @@ not at all, and exactly one of several writers makes it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import re
 import uuid
@@ -26,8 +28,16 @@ from batch_nst.data.storage.fetch import (
     with_retries,
 )
 from batch_nst.errors import RecipeError, StorageError
+from batch_nst.uris import meant_by
 
+_NO_LINKS = {errno.EINVAL, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+"""What disks say that have no hard links, or no exclusive rename."""
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # of Linux
 _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
+
+
+class NoExclusiveCreateError(RecipeError):
+    """A disk has no way to give a name to one of several writers alone."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +59,21 @@ class Store:
         """Check the protocol and make a local root absolute."""
         if holds_credentials(self.uri):
             raise RecipeError(f"output {self.uri}: allowed: credentials from the environment alone")
+        if not self.uri.strip():
+            raise RecipeError(f"output {self.uri!r}: allowed: a folder, or a prefix of a bucket")
+        if meant := meant_by(self.uri):
+            raise RecipeError(f"output {self.uri}: no folder gets such a name; probably meant: {meant}")
         protocol, path = split_uri(self.uri)
         if protocol == "file":
             uri = str(Path(path).absolute())
         elif protocol in LIBRARIES:
-            uri = self.uri.rstrip("/")
+            uri = f"{protocol}://{path.rstrip('/')}"
             if not path.partition("/")[0]:
                 raise RecipeError(f"output {self.uri}: names no bucket; allowed: {protocol}://BUCKET/NAME")
         else:
+            buckets = ", ".join(f"{name}://" for name in LIBRARIES)
             raise RecipeError(
-                f"output {self.uri}: exclusive create is not atomic on {protocol}://; "
-                f"allowed: a local path or {', '.join(LIBRARIES)}"
+                f"output {self.uri}: given {protocol}://; allowed: a local path, or a bucket ({buckets})"
             )
         object.__setattr__(self, "uri", uri)
 
@@ -96,6 +110,16 @@ class Store:
         not say who made the object; a caller that must know compares the content, see `establish`.
         """
         return self._attempt("create", name, lambda: self._place.create(name, data))
+
+    def add(self, name: str, data: bytes) -> bool:
+        """`create` for what need not be exclusive: a disk without it gets the object in two steps."""
+        try:
+            return self.create(name, data)
+        except NoExclusiveCreateError:
+            if self.exists(name):
+                return False
+            self.replace(name, data)
+            return True
 
     def establish(self, name: str, data: bytes) -> bool:
         """`create`, but an existing object with the same bytes counts: whether it holds these bytes now."""
@@ -136,7 +160,18 @@ class Store:
             # A missing object is an answer; a missing bucket is a fault.
             if isinstance(error, FileNotFoundError) and error_code(error) != "NoSuchBucket":
                 raise
-            raise StorageError(f"cannot {what}: {one_line(error)}") from error
+            if (blocked := self._file_in_place()) is not None:
+                what = "" if blocked == self.local_path else f"{blocked} "
+                raise RecipeError(
+                    f"output {self.uri}: {what}is a file; allowed: a folder, or a prefix of a bucket"
+                ) from error
+            remedy = "; make the bucket first, or name another" if error_code(error) == "NoSuchBucket" else ""
+            raise StorageError(f"cannot {what}: {one_line(error)}{remedy}") from error
+
+    def _file_in_place(self) -> Path | None:
+        """The file where a folder of the root has to be; None if no file is in the way."""
+        path = self.local_path
+        return next((each for each in (path, *path.parents) if each.is_file()), None) if path else None
 
 
 class _Place(Protocol):
@@ -172,6 +207,10 @@ class _Disk:
                 os.link(temporary, self.root / name)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self._rename(temporary, self.root / name)
             return True
 
     def replace(self, name: str, data: bytes) -> None:
@@ -195,9 +234,31 @@ class _Disk:
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
 
+    def _rename(self, temporary: Path, path: Path) -> bool:
+        """Rename unless the name is taken, on disks without hard links: exFAT, SMB and some of FUSE."""
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        here, names = ctypes.c_int(_AT_FDCWD), [os.fsencode(each) for each in (temporary, path)]
+        if rename and not rename(here, names[0], here, names[1], ctypes.c_uint(_RENAME_NOREPLACE)):
+            return True
+        fault = ctypes.get_errno() if rename else errno.ENOSYS
+        if fault == errno.EEXIST:
+            return False
+        if fault in _NO_LINKS:
+            raise NoExclusiveCreateError(
+                f"output {self.root}: its disk has neither hard links nor an exclusive rename (renameat2), "
+                "so two runs could both write; allowed: another disk, or a bucket"
+            )
+        raise OSError(fault, os.strerror(fault), str(path))
+
     @contextlib.contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:
         """A temporary file with `data`, synced to disk; removed at the end unless it was renamed."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as in /proc, which makes no folders
+            raise StorageError(
+                f"output {self.root}: cannot be made: {error.strerror}; allowed: a folder, or a bucket"
+            ) from error
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         temporary = self.root / _TEMPORARY / uuid.uuid4().hex
         temporary.parent.mkdir(exist_ok=True)

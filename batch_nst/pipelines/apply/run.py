@@ -248,7 +248,7 @@ def _stylize_folder(job: _Job, tally: _Tally) -> None:
     workers = _connect(job.target, job.device) if chunks else None
     if job.overwrite:
         job.target.delete(RECORD)  # while pictures of two kinds may be there, no record may vouch for them
-    elif not job.target.establish(RECORD, job.record):
+    elif not job.target.add(RECORD, job.record):
         job.check_record()
     if workers:
         from batch_nst.pipelines.apply.actors import stylize_photos

@@ -171,7 +171,7 @@ def write_picture(record: PictureRecord, target: Store, overwrite: bool) -> Outc
         if overwrite:
             target.replace(record.name, encoded)
         else:
-            target.create(record.name, encoded)  # where another run was first, its picture is the same
+            target.add(record.name, encoded)  # where another run was first, its picture is the same
     except FileNotFoundError as error:  # no disk can have such a name
         return replace(outcome, status="rejected", reason="unusable_name", detail=str(error))
     except OutageError as error:

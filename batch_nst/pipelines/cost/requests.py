@@ -71,8 +71,8 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
     - reads of the output: the previous lease, the settings twice (thrice if they exist), each segment, three
       for each row group with units to be made. Further, the latest snapshot twice, the requests to forget,
       the summaries, and each unit without a gathered summary.
-    - writes: each unit; the lease when it is taken and returned, and every third of its life. Once each:
-      settings, segments, snapshot, summaries, card, and the run's summary.
+    - writes: each unit; the lease when it is taken, tried and returned, and every third of its life. Once
+      each: settings, segments, snapshot, summaries, card, and the run's summary.
     - lists of the input: its pages, and one more that shows whether it is a folder (a glob takes a few more).
     - lists of the output: the lease four times, the plan, the units twice (folder by folder if there are
       many), the snapshots twice, and the requests to forget. One request shows 1000 keys. An empty listing
@@ -90,7 +90,7 @@ def generate_requests(traffic: Traffic, devices: int = 1, seconds: float = 0.0) 
         started = traffic.segments > 0
         reads += (traffic.leases > 0) + 2 + started + traffic.segments + 2 * (traffic.snapshots > 0)
         reads += 3 * traffic.chunks + traffic.reread + traffic.forgotten + 1
-        writes += traffic.units + 7 + traffic.new_segments + int(seconds / (SECONDS / 3))
+        writes += traffic.units + 8 + traffic.new_segments + int(seconds / (SECONDS / 3))
         listings += [traffic.leases, *[traffic.leases + 1] * 3, traffic.segments]
         listings += [*[traffic.snapshots] * 2, traffic.forgotten]
         later = traffic.planned + (traffic.units if traffic.new_segments else 0)

@@ -17,7 +17,8 @@ import pytest
 from batch_nst.data.storage import lease as lease_module
 from batch_nst.data.storage.lease import CLOCK_SKEW, Lease, acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.errors import LeaseError, StorageError
+from batch_nst.errors import LeaseError, RecipeError, StorageError
+from tests.support.small_store import SmallStore
 
 HOLDER = """
 import sys
@@ -93,7 +94,7 @@ def test_tokens_rise_and_old_leases_go(store: Store) -> None:
             lease.check()
             tokens.append(lease.token)
     assert tokens == [1, 2, 3, 4, 5, 6]
-    assert store.list("lease") == [f"lease/{n:06d}.json" for n in (4, 5, 6)]
+    assert store.list("lease") == [f"lease/{n:06d}.json" for n in (5, 6)]
     assert record(store, 6)["released"] is True
 
 
@@ -271,6 +272,21 @@ def test_a_lost_answer_to_the_taking_is_no_lost_lease(store: Store, monkeypatch:
     monkeypatch.setattr(Store, "create", create_and_deny)
     with acquire(store, command="generate") as lease:
         assert lease.token == 1
+
+
+@pytest.mark.parametrize("ignores", [set(), {"if-none-match"}])
+def test_a_store_that_lets_two_create_one_object_is_refused_and_nothing_is_left(
+    small_store: SmallStore, ignores: set[str]
+) -> None:
+    small_store.ignores = ignores
+    if not ignores:
+        with acquire(Store("s3://any/out"), command="generate") as lease:
+            lease.check()
+        return
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"output s3://any/out: its store ignores If-None-Match"):
+            acquire(Store("s3://any/out"), command="generate")
+        assert small_store.objects == {}
 
 
 def test_a_damaged_lease_is_named(store: Store) -> None:

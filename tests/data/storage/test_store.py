@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import platform
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import TooLarge, fetch, is_remote, open_filesystem, with_retries
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, RecipeError, StorageError
+from tests.support import poor_disk
+from tests.support.small_store import SmallStore
 from tests.support.store_proxy import Proxy
 
 ODD_NAMES = ["a b#1.jpg", "100%20.jpg", "é/ü?x=1&y.jpg", "[0]*.jpg", "a+b::c.jpg"]
@@ -145,12 +148,59 @@ def test_local_paths_and_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Store("out") == Store(f"file://{tmp_path}/out/")
     assert Store("s3://bucket/out/").local_path is None
     assert Store("s3://bucket/out/").join("a/b") == "s3://bucket/out/a/b"
+    assert Store("S3://bucket/out") == Store("s3://bucket/out")
 
 
-@pytest.mark.parametrize("uri", ["https://host/out", "memory://out", "ftp://host/out"])
-def test_a_root_without_atomic_create_is_refused(uri: str) -> None:
-    with pytest.raises(RecipeError, match=r"not atomic.*s3"):
+@pytest.mark.parametrize("uri", ["https://host/out", "memory://out", "ftp://host/out", "S4://bucket"])
+def test_a_root_of_another_kind_is_refused(uri: str) -> None:
+    given = uri.partition("/")[0].lower()
+    with pytest.raises(RecipeError, match=rf"^output {uri}: given {given}//; allowed: a local path, .*s3://"):
         Store(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3:/bucket/out", "file:/out", "$HOME/out", "~nobody-here/out", "file://out"]
+)
+def test_a_root_that_only_looks_like_one_is_refused(uri: str) -> None:
+    with pytest.raises(RecipeError, match=r"no folder gets such a name; probably meant: "):
+        Store(uri)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line() -> None:
+    with pytest.raises(StorageError, match=r"output /proc/out: cannot be made: .*; allowed: a folder"):
+        Store("/proc/out").create("a", b"")
+
+
+# --- disks that lack something
+
+RACE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from batch_nst.data.storage.store import Store
+from batch_nst.errors import RecipeError
+store = Store(sys.argv[1])
+try:
+    with ThreadPoolExecutor(8) as pool:
+        print(list(pool.map(lambda i: store.create("raced", b"%d" % i), range(8))).count(True))
+except RecipeError as error:
+    print(error)
+print(store.add("added", b"first"), store.add("added", b"second"), store.read("added"), store.list())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of system calls")
+def test_a_disk_without_hard_links_creates_by_an_exclusive_rename(tmp_path: Path) -> None:
+    ended = poor_disk.python(["link"], RACE, str(tmp_path))
+    assert ended.stdout.splitlines() == ["1", "True False b'first' ['added', 'raced']"], ended.stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of system calls")
+def test_a_disk_without_either_says_so_and_takes_what_need_not_be_exclusive(
+    tmp_path: Path,
+) -> None:
+    told, added = poor_disk.python(["link", "renameat2"], RACE, str(tmp_path)).stdout.splitlines()
+    assert told.startswith(f"output {tmp_path}: its disk has neither hard links nor an exclusive rename")
+    assert added == "True False b'first' ['added']"
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///", "s3:///out", "abfs:////"])
@@ -167,14 +217,21 @@ def test_a_protocol_that_is_not_installed_says_what_to_install(monkeypatch: pyte
         fetch("nonsense://x", 10)
 
 
-def test_an_unwritable_root_is_a_storage_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("below", "told"), [("", "is a file"), ("/a/b", r".*/file is a file")])
+def test_a_file_in_the_place_of_a_root_is_told(tmp_path: Path, below: str, told: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"cannot create .*file/name"):
-        Store(str(tmp_path / "file")).create("name", b"x")
+    store = Store(f"{tmp_path}/file{below}")
+    for call in (
+        lambda: store.create("name", b"x"),
+        lambda: store.read("name"),
+        lambda: store.replace("a", b""),
+    ):
+        with pytest.raises(RecipeError, match=rf"^output {store.uri}: {told}; allowed: a folder"):
+            call()
 
 
 def test_a_missing_bucket_is_a_storage_error_and_no_empty_folder(s3: str) -> None:
-    with pytest.raises(StorageError, match="bucket"):
+    with pytest.raises(StorageError, match="make the bucket first"):
         Store("s3://no-such-bucket/out").list()
 
 
@@ -406,3 +463,59 @@ def test_a_look_that_alone_is_refused_is_an_outage(s3: str, tmp_path: Path, prox
     proxy.before = lambda request: "403" if request.kind == "head" else ""
     with pytest.raises(OutageError, match="HEAD is refused, and GET is not"):
         list_photos([f"{s3}/{tmp_path.name}/photo.jpg"])
+
+
+# --- stores that lack something
+
+
+@pytest.mark.parametrize("header", ["x-amz-sdk-checksum-algorithm", "x-amz-checksum-crc32"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (501, "NotImplemented", "A header you provided implies functionality that is not implemented"),
+        (
+            400,
+            "InvalidArgument",
+            "Unsupported header 'x-amz-sdk-checksum-algorithm'",
+        ),
+        (400, "Other", "x-amz-checksum-crc32 is not known here"),
+    ],
+)
+def test_headers_that_a_store_does_not_know_are_told_with_the_remedy_which_helps(
+    small_store: SmallStore, monkeypatch: pytest.MonkeyPatch, header: str, refusal: tuple[int, str, str]
+) -> None:
+    small_store.refuses[header] = refusal
+    remedy = "set AWS_REQUEST_CHECKSUM_CALCULATION and AWS_RESPONSE_CHECKSUM_VALIDATION to when_required"
+    with pytest.raises(StorageError, match=f"cannot create s3://any/out/a: .*{remedy}"):
+        Store("s3://any/out").create("a", b"a")
+    assert small_store.requests == 1
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    assert Store("s3://any/out").create("a", b"a")
+
+
+def test_another_region_is_told_with_the_remedy(small_store: SmallStore) -> None:
+    small_store.refuses["authorization"] = (400, "AuthorizationHeaderMalformed", "expecting 'eu-west-1'")
+    with pytest.raises(StorageError, match="expecting 'eu-west-1'; set AWS_DEFAULT_REGION"):
+        Store("s3://any/out").create("a", b"a")
+
+
+def test_no_credentials_are_told_with_the_remedy_and_nothing_is_asked(
+    small_store: SmallStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for attempt in (lambda: fetch("s3://any/a", 1), lambda: Store("s3://any").read("a")):
+        with pytest.raises(StorageError, match="Unable to locate credentials; set AWS_ACCESS_KEY_ID and"):
+            attempt()
+    assert small_store.requests == 0
+
+
+def test_a_name_that_no_bucket_has_is_told_without_an_expression(small_store: SmallStore) -> None:
+    with pytest.raises(StorageError, match='Invalid bucket name "a:b"; allowed: s3://BUCKET/NAME') as caught:
+        Store("s3://a:b/out").list()
+    assert "regex" not in str(caught.value)
+    assert small_store.requests == 0
