@@ -81,7 +81,7 @@ def _error(status: int, code: str, message: str) -> tuple[int, bytes]:
 
 
 def _listing(keys: list[str]) -> bytes:
-    when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1</Size>"
+    when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1</Size><ETag>any</ETag>"
     found = "".join(f"<Contents><Key>{escape(key)}</Key>{when}</Contents>" for key in keys)
     return f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
 

@@ -86,7 +86,7 @@ def remedy_of(error: Exception) -> str:
     if code in _REGION:
         return "set AWS_DEFAULT_REGION to the region of the bucket"
     of_headers = code in _HEADERS or re.search("aws-chunked|trailer|x-amz-", text)
-    if code and code != "BadDigest" and of_headers and not isinstance(error, PermissionError):
+    if code and code != "BadDigest" and of_headers and not isinstance(error, _LASTING):
         return (
             "where a store does not know the headers of checksums, set AWS_REQUEST_CHECKSUM_CALCULATION and "
             "AWS_RESPONSE_CHECKSUM_VALIDATION to when_required; for an output it must know If-None-Match"

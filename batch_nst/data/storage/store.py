@@ -253,15 +253,14 @@ class _Disk:
     @contextlib.contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:
         """A temporary file with `data`, synced to disk; removed at the end unless it was renamed."""
+        temporary = self.root / _TEMPORARY / uuid.uuid4().hex
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # as in /proc, which makes no folders
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as in /proc, where no folder can be made
             raise StorageError(
-                f"output {self.root}: cannot be made: {error.strerror}; allowed: a folder, or a bucket"
+                f"output {self.root}: no folder can be made there: {error.strerror}; allowed: a disk"
             ) from error
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.root / _TEMPORARY / uuid.uuid4().hex
-        temporary.parent.mkdir(exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 file.write(data)

@@ -23,7 +23,7 @@ from batch_nst.data.sources.photos import Photo, uri_of
 from batch_nst.data.sources.reader import read_each
 from batch_nst.data.storage.fetch import TooLarge
 from batch_nst.data.storage.store import Store
-from batch_nst.errors import OutageError, StorageError
+from batch_nst.errors import StorageError
 from batch_nst.pipelines.cluster.stop import Stop
 from batch_nst.recipe import Generate
 
@@ -79,7 +79,7 @@ def planned_units(
         return [UnitRecord(unit, outage=outage) for unit in chunk.units]
     try:
         rows = plan_files.read_group(store, chunk.group, chunk.units)
-    except OutageError as error:
+    except StorageError as error:
         return [UnitRecord(unit, outage=str(error)) for unit in chunk.units]
     return units_of(rows, split_of)
 

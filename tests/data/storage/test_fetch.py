@@ -8,7 +8,9 @@ from batch_nst.data.sources.photos import Photo, list_photos
 from batch_nst.data.sources.reader import read_photos
 from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import fetch
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, RecipeError
+from tests.support.small_store import SmallStore
 from tests.support.web_server import Answer, Asked, WebServer, serve
 
 PASSING = [429, 500, 503, 408, 0]
@@ -77,6 +79,13 @@ def test_one_object_of_a_server_is_an_input_and_is_not_pulled_while_it_is_listed
     photos = list_photos(f"{web.url}/{name}")
     assert [photo.source.rpartition("/")[2] for photo in photos] == ["a.jpg" if name == "a.jpg" else "b.jpg"]
     assert ("GET", "/a.jpg") not in web.asked
+
+
+def test_the_protocol_may_be_written_in_capitals(small_store: SmallStore) -> None:
+    Store("s3://any/photos").create("a.jpg", PICTURE)
+    [photo] = photos = list_photos("S3://any/photos")
+    assert (photo.key, read_photos(photos, 10)) == ("a.jpg", [PICTURE])
+    assert list_photos("S3://any/photos/*.jpg") == photos
 
 
 @pytest.mark.parametrize("answer", PASSING)

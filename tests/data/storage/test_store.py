@@ -166,9 +166,12 @@ def test_a_root_that_only_looks_like_one_is_refused(uri: str) -> None:
         Store(uri)
 
 
-def test_a_folder_that_cannot_be_made_is_one_line() -> None:
-    with pytest.raises(StorageError, match=r"output /proc/out: cannot be made: .*; allowed: a folder"):
-        Store("/proc/out").create("a", b"")
+@pytest.mark.parametrize("root", ["/proc", "/proc/out"])
+def test_a_folder_that_cannot_be_made_is_one_line_and_no_fault_of_a_name(root: str) -> None:
+    with pytest.raises(
+        StorageError, match=rf"output {root}: no folder can be made there: .*; allowed: a disk"
+    ):
+        Store(root).create("a", b"")
 
 
 # --- disks that lack something
