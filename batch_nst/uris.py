@@ -23,3 +23,15 @@ def meant_by(name: str) -> str | None:
     if variable := re.search(r"^~[\w.-]*(?=/|$)|(?<![^/])\$\w+(?=/|$)|\$\{\w+\}", name):
         return f"the value of {variable[0]}, which is not filled in here"
     return None
+
+
+def meant_within(path: str) -> str | None:
+    """The same for a path that such a name has become the end of.
+
+    meant_within("/home/me/s3:/bucket/x")  # "s3://bucket/x"
+    """
+    if "://" in path:
+        return None
+    parts = path.split("/")
+    ends = ("/".join(parts[first:]) for first in range(len(parts)))
+    return next(filter(None, map(meant_by, ends)), None)

@@ -105,7 +105,7 @@ WRONG_CALLS = {
     "models ftp://host/out": "output ftp://host/out: given ftp://; allowed: a local path, or a bucket (s3://",
     "models s3://": "output s3://: names no bucket; allowed: s3://BUCKET/NAME",
     "generate recipe.yaml output=recipe.yaml": "recipe.yaml: is a file; allowed: a folder",
-    "generate recipe.yaml output=photos/0.png/out": "/photos/0.png is a file; allowed: a folder",
+    "generate recipe.yaml output=painting.png/out": "/painting.png is a file; allowed: a folder",
     "generate recipe.yaml output=/proc/out": "output /proc/out: no folder can be made there: ",
     "generate recipe.yaml output=file:/out": "output file:/out: no folder gets such a name; probably",
     "generate recipe.yaml output=$HOME/out": "output $HOME/out: no folder gets such a name; probably meant: ",

@@ -28,12 +28,12 @@ from batch_nst.data.storage.fetch import (
     get_range,
     of_stat,
     open_filesystem,
-    probably_meant,
     split_uri,
     with_retries,
 )
 from batch_nst.errors import RecipeError
 from batch_nst.globs import MAGIC, Glob, fixed_part
+from batch_nst.uris import meant_within
 
 _OUT_OF_REACH = {errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EPERM}
 """Errors of looking at a name that was listed; such a file fails as a row."""
@@ -93,10 +93,8 @@ def list_files(root: str, passed: Passed) -> Iterator[File]:
 
 def nothing_at(root: str) -> RecipeError:
     """The error for an input that does not exist; it says what was probably meant."""
-    meant = probably_meant(root)
-    return RecipeError(
-        f"generate.input: {root}: there is no such file or folder{f'; {meant}' if meant else ''}"
-    )
+    meant = f"; probably meant: {slip}" if (slip := meant_within(root)) else ""
+    return RecipeError(f"generate.input: {root}: there is no such file or folder{meant}")
 
 
 def _glob_of(path: str) -> Glob | None:

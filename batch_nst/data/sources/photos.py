@@ -39,9 +39,10 @@ from batch_nst.data.sources.tables import (
     refused,
     uri_columns,
 )
-from batch_nst.data.storage.fetch import MISSING, Content, fetch, probably_meant
+from batch_nst.data.storage.fetch import MISSING, Content, fetch
 from batch_nst.errors import RecipeError
 from batch_nst.globs import Glob
+from batch_nst.uris import meant_within
 
 T = TypeVar("T")
 
@@ -402,7 +403,7 @@ def _listed(uri: str) -> Content:
     except IsADirectoryError as error:
         raise RecipeError(f"generate.input: given {uri} in a list, a folder; {allowed}") from error
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if probably_meant(uri):
+        if meant_within(uri):
             raise nothing_at(uri) from error
         if "*" in uri:
             raise RecipeError(f"generate.input: given {uri} in a list, a glob; {allowed}") from error

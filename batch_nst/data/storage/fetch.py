@@ -350,24 +350,6 @@ def split_uri(uri: str) -> tuple[str, str]:
     return ("file" if protocol == "local" else protocol), uri[match.end() :]
 
 
-def probably_meant(path: str) -> str:
-    """What to write instead of a path that a slip has made of a URI, or a shell's variable; "" for others.
-
-    probably_meant("/home/me/s3:/bucket/x")  # "write s3://bucket/x"
-    """
-    if "://" in path:
-        return ""
-    if found := re.search(r"(?:^|/)([A-Za-z][A-Za-z0-9+.-]+):/(.+)", path):
-        protocol = found[1].lower()
-        if protocol == "file":
-            return f"write /{found[2]}"
-        if protocol in {*LIBRARIES, "http", "https"}:
-            return f"write {protocol}://{found[2]}"
-    if found := re.search(r"(?:^|/)(\$\w+|\$\{\w+\})(?:/|$)", path):
-        return f"{found[1]} is not expanded here; write the whole path"
-    return ""
-
-
 MISSING = "missing"
 """The version of an object that does not exist or may not be looked at."""
 
