@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import batch_nst
 from tests.support.places import ROOT
 
 PACKAGE = ROOT / "batch_nst"
@@ -138,9 +139,11 @@ def test_imports_go_downwards(name: str, may_import: set[str]) -> None:
     assert {module: names for module, names in upwards.items() if names} == {}
 
 
-def test_the_ground_imports_the_ground_and_only_the_package_itself_hands_out_pipelines_on_use() -> None:
+def test_the_ground_imports_the_ground_and_only_the_package_itself_hands_out_others_on_use() -> None:
     upwards = {module: wings_below(module) - {"ground"} for module in GROUND}
-    assert {module: names for module, names in upwards.items() if names} == {"batch_nst": {"pipelines"}}
+    assert {module: names for module, names in upwards.items() if names} == {
+        "batch_nst": {"data", "pipelines"}
+    }
     assert {name for name in eager_imports("batch_nst") if name.startswith("batch_nst")} == set()
 
 
@@ -201,9 +204,23 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_dir_lists_the_public_names_before_they_are_imported() -> None:
     code = """
 import sys, batch_nst
-print({"load_model", "stylize"} <= set(dir(batch_nst)), "batch_nst.pipelines" in sys.modules)
+public = [name for name in dir(batch_nst) if not name.startswith("_")]
+print(public == batch_nst.__all__, "batch_nst.pipelines" in sys.modules, "batch_nst.data" in sys.modules)
 """
-    assert run(code) == "True False"
+    assert run(code) == "True False False"
+
+
+def test_pairs_and_recipes_are_read_without_torch_and_ray() -> None:
+    code = """
+import sys, batch_nst
+batch_nst.Loss, batch_nst.Pair, batch_nst.Recipe, batch_nst.read_pairs
+print({"torch", "ray"} & sys.modules.keys())
+"""
+    assert run(code) == "set()"
+
+
+def test_every_public_name_is_what_it_says() -> None:
+    assert [getattr(batch_nst, name).__name__ for name in batch_nst.__all__] == batch_nst.__all__
 
 
 def test_reading_a_recipe_imports_nothing_heavy() -> None:

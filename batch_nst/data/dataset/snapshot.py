@@ -254,8 +254,8 @@ class StoredPair(TypedDict):
     engine: str
 
 
-def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Iterator[StoredPair]:
-    """The ok rows of a unit on one side of the split that the snapshot does not leave out.
+def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str | None = None) -> Iterator[StoredPair]:
+    """The ok rows of a unit, on one side of the split or on both, that the snapshot does not leave out.
 
     Raises:
         StorageError: the unit is damaged, or differs from the one in the snapshot.
@@ -270,5 +270,6 @@ def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str) -> Itera
             f"says {expected}"
         )
     for row in rows:
-        if row["status"] == "ok" and row["split"] == split and row["id"] not in snapshot.skipped_ids:
+        wanted = row["status"] == "ok" and split in (None, row["split"])
+        if wanted and row["id"] not in snapshot.skipped_ids:
             yield cast(StoredPair, row)

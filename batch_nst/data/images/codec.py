@@ -105,9 +105,28 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
             picture = _of_all_bits(image, meaning, again)
             if picture is None:
                 image.load()
-        orientation = 1 if kind == "TIFF" else _orientation(image)  # Pillow rotates a TIFF by itself
-    if picture is None:
-        picture = _srgb(image, meaning)
+        # Pillow rotates a TIFF by itself.
+        orientation = 1 if kind == "TIFF" else _orientation(image)
+    return _upright(_srgb(image, meaning) if picture is None else picture, orientation)
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """A loaded image of any mode as it should be displayed, by the rules of `decode`.
+
+    Of a PNG that Pillow has opened, gAMA and cHRM count and cICP does not, which Pillow does not keep.
+
+    Returns:
+        uint8 (H, W, 3), sRGB, upright, transparency over white, writable.
+
+    Raises:
+        BadImage: its profile cannot be applied.
+    """
+    kind = getattr(image, "format", None) or ""
+    orientation = 1 if kind == "TIFF" else _orientation(image)
+    return _upright(_srgb(image, _meaning(kind, b"", image)), orientation)
+
+
+def _upright(picture: Image.Image, orientation: object) -> Pixels:
     if orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
     return np.array(picture)
@@ -283,7 +302,7 @@ _KEPT: Final = 1 << 20
 """Bytes of the largest profile that is kept for the next photo."""
 
 
-def _meaning(kind: str, data: bytes, image: ImageFile.ImageFile) -> _Meaning:
+def _meaning(kind: str, data: bytes, image: Image.Image) -> _Meaning:
     """What the colours of an image mean that is not loaded. What is broken or of another space is ignored."""
     if image.mode == "LAB":  # needs no profile, and `convert` cannot convert it
         return _transform(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")

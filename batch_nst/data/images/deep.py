@@ -28,19 +28,20 @@ _PIXELS: Final = 1 << 18
 """Pixels that are worked on at a time."""
 
 
-def rawmode(image: ImageFile.ImageFile) -> str:
-    """Pillow's name for how the pixels of an image that is not loaded lie in its file; "" if it has none."""
-    args = image.tile[0].args if image.tile else None
+def rawmode(image: Image.Image) -> str:
+    """Pillow's name for how the pixels of an image that is not loaded lie in its file; "" for others."""
+    tile = getattr(image, "tile", None)
+    args = tile[0].args if tile else None
     found = args[0] if isinstance(args, tuple) and args else args
     return found if isinstance(found, str) else ""
 
 
-def loses_bits(image: ImageFile.ImageFile) -> bool:
+def loses_bits(image: Image.Image) -> bool:
     """Whether Pillow will cut the colours of an image that is not loaded from 16 bits to 8."""
     return image.mode in ("RGB", "RGBA", "CMYK") and ";16" in rawmode(image)
 
 
-def is_deep(image: ImageFile.ImageFile) -> bool:
+def is_deep(image: Image.Image) -> bool:
     """Whether 8 bits are too few for a profile of an image that is not loaded."""
     return image.mode == "F" or image.mode.startswith("I") or loses_bits(image) or is_associated(image)
 
