@@ -6,11 +6,13 @@ import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from batch_nst.credentials import holds_credentials, redacted
 from batch_nst.data.sources.allowlist import Allowlist, refused, without_credentials
@@ -19,7 +21,7 @@ from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import fetch, is_remote, open_filesystem
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError, StorageError
-from batch_nst.pipelines.apply.tasks import target_name
+from batch_nst.pipelines.apply.tasks import PictureRecord, target_name, write_picture
 from tests.support.mutations import damaged, outcome
 
 PROTOCOLS = ["", "s3://", "S3A://", "https://", "HTTP://", "file://", "local://", "memory://", "x+y.z-0://"]
@@ -71,6 +73,36 @@ def test_a_painted_picture_lies_below_its_folder(key: str) -> None:
     assert Path(os.path.normpath(f"/out/{name}")).is_relative_to("/out")
     assert Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
     assert not {"", ".", ".."} & set(name.split("/"))
+
+
+KEYS = PATHS | TEXTS | st.sampled_from(["a.png", "a.png/b.png", "a/b/c.png", "x" * 300, "é" * 126 + ".png"])
+PAINTED = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+
+
+@given(keys=st.lists(KEYS | st.sampled_from(["p/" * 2000, f"{'d' * 200}/" * 25]), min_size=1, max_size=6))
+def test_a_name_that_no_file_can_have_costs_its_own_picture_and_no_other(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str]
+) -> None:
+    """On the disk at hand, without hard links and without exclusive create."""
+    root = tmp_path_factory.mktemp("painted")
+    (root / "a" / "b").mkdir(parents=True)  # a folder that was there before
+    store = Store(str(root))
+    names = list(dict.fromkeys(target_name(key) for key in [*keys, "good.png"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(os, "link")
+        outcomes = [
+            write_picture(PictureRecord(name, name, "ok", pixels=PAINTED.tobytes(), height=4, width=4), store)
+            for name in names
+        ]
+    assert outcomes[-1].status == "ok"
+    for row in outcomes:
+        assert (row.status, row.reason, row.refused) in (("ok", "", ""), ("rejected", "unusable_name", ""))
+        assert bool(row.detail) == (row.status != "ok")
+    usable = {row.name for row in outcomes if row.status == "ok"}
+    for name in usable:
+        with Image.open(root / name) as picture:
+            assert picture.size == (4, 4)
+    assert set(store.list()) == usable
 
 
 STORES = ["s3://photos", "https://photos:80", "/mnt/photos"]

@@ -8,6 +8,8 @@ import re
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 NOTHING = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 """Errors that mean that no such file exists: an impossible name, links in a circle, a socket."""
+_NO_NAMES = {errno.EINVAL, errno.EILSEQ}
+"""Errors by which a disk refuses the characters of a name. Stores' clients use the first for other faults."""
 _NO_ROOM = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
 _CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "http", "requests", "urllib3"}
 # S3 answers these with 403 too, but they concern the caller and not the object: a photo must not be
@@ -56,7 +58,9 @@ def lasting_of(error: Exception) -> Exception | None:
         return None
     if isinstance(error, _LASTING):
         return error
-    if isinstance(error, OSError) and error.errno in NOTHING:
+    if isinstance(error, OSError) and (
+        error.errno in NOTHING or (error.errno in _NO_NAMES and error.filename is not None)
+    ):
         return FileNotFoundError(one_line(error))
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return FileNotFoundError(one_line(error))  # no file name has a zero byte

@@ -36,10 +36,6 @@ _AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # of Linux
 _TEMPORARY = ".tmp"  # below a local root, so that a temporary file shares the file system of the final one
 
 
-class NoExclusiveCreateError(RecipeError):
-    """A disk has no way to give a name to one of several writers alone."""
-
-
 @dataclass(frozen=True)
 class Store:
     """An output root: a folder on disk, or a prefix in a bucket. It is pickled by its uri.
@@ -110,16 +106,6 @@ class Store:
         not say who made the object; a caller that must know compares the content, see `establish`.
         """
         return self._attempt("create", name, lambda: self._place.create(name, data))
-
-    def add(self, name: str, data: bytes) -> bool:
-        """`create` for what need not be exclusive: a disk without it gets the object in two steps."""
-        try:
-            return self.create(name, data)
-        except NoExclusiveCreateError:
-            if self.exists(name):
-                return False
-            self.replace(name, data)
-            return True
 
     def establish(self, name: str, data: bytes) -> bool:
         """`create`, but an existing object with the same bytes counts: whether it holds these bytes now."""
@@ -244,7 +230,7 @@ class _Disk:
         if fault == errno.EEXIST:
             return False
         if fault in _NO_LINKS:
-            raise NoExclusiveCreateError(
+            raise RecipeError(
                 f"output {self.root}: its disk has neither hard links nor an exclusive rename (renameat2), "
                 "so two runs could both write; allowed: another disk, or a bucket"
             )

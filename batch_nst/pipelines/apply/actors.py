@@ -35,7 +35,6 @@ def stylize_photos(
     blend: Blend,
     precision: Precision,
     workers: Workers,
-    overwrite: bool,
     actor: type[FastModelActor] | None = None,
 ) -> Iterator[Outcome]:
     """Stylize photos into a target; yields the outcome of each, in no order.
@@ -47,7 +46,6 @@ def stylize_photos(
         blend: how photo and stylized image are mixed.
         precision: precision of the convolutions.
         workers: resources of an actor that holds the model.
-        overwrite: whether to replace pictures that exist.
         actor: class of the actors; by default `FastModelActor`.
     """
     attempt = CrashCounter()  # Ray replaces dead workers without limit
@@ -62,7 +60,7 @@ def stylize_photos(
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )
-        .map(write_row, fn_args=(target, overwrite), num_cpus=0.25)
+        .map(write_row, fn_args=(target,), num_cpus=0.25)
         .iter_rows()
     )
     return (Outcome(**row) for row in rows)

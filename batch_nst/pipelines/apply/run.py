@@ -16,9 +16,10 @@ import torch
 
 from batch_nst.console import log, progress_bar
 from batch_nst.data.images.blend import Blend
-from batch_nst.data.sources.kinds import SUFFIXES
+from batch_nst.data.sources.kinds import CONTAINERS, SUFFIXES
 from batch_nst.data.sources.passed import Passed
-from batch_nst.data.sources.photos import Photo, stream_photos
+from batch_nst.data.sources.photos import Photo, is_uri_list, stream_photos
+from batch_nst.data.storage.fetch import is_remote, split_uri
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device, Precision, choose_device
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
@@ -34,7 +35,7 @@ from batch_nst.pipelines.apply.tasks import (
     target_name,
     write_picture,
 )
-from batch_nst.pipelines.generate.decode import DIED
+from batch_nst.pipelines.generate.decode import DIED, VANISHED
 from batch_nst.pipelines.inference import ModelFiles, read_model
 
 if TYPE_CHECKING:
@@ -107,15 +108,18 @@ def apply(
     """
     source, target = os.path.expanduser(source), os.path.expanduser(target)
     single = _is_single(source, target)
-    _check_apart(source, target)
+    _check_apart(source, target, single)
     files, blend, tally = read_model(model), Blend(keep_colors, float(strength)), _Tally()
     if single:
-        fast = files.painter(choose_device(device), precision)
         folder, slash, name = target.rpartition("/")
         place = Store(folder or slash or ".")
-        for record in decode_photos([PictureTask(Photo(name, source, ""), name)]):
-            stylized = stylize_picture(record, lambda: fast, blend)
-            tally.add(write_picture(stylized, place, overwrite=True))
+        (record,) = decode_photos([PictureTask(Photo(name, source, ""), name)])
+        if record.reason == VANISHED:
+            raise RecipeError(
+                f"IN: {source}: there is no such file; for a folder of pictures OUT is a folder"
+            )
+        fast = files.painter(choose_device(device), precision)
+        tally.add(write_picture(stylize_picture(record, lambda: fast, blend), place))
     else:
         files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
         job = _Job(files, source, stores, Store(target), device, blend, precision, overwrite)
@@ -126,18 +130,36 @@ def apply(
 def _is_single(source: str, target: str) -> bool:
     """Whether one picture is stylized into one file.
 
+    OUT says so: photos are known by their bytes, not by the names of their files. Where IN is a folder or
+    holds photos, or OUT names no picture, they may not fit together.
+
     Raises:
-        RecipeError: the target is a folder for one picture, or a file for more.
+        RecipeError: the target is a folder for one picture, or a file for more; or the source is not there.
     """
-    suffix = PurePosixPath(target).suffix.lower()
-    single = PurePosixPath(source).suffix.lower() in SUFFIXES and not MAGIC.search(source)
-    if single and suffix not in ENCODINGS:
+    into_file = PurePosixPath(target).suffix.lower() in ENCODINGS and not _is_folder(target)
+    if is_uri_list(source) or source.lower().endswith((*CONTAINERS, "/")):
+        several = True
+    elif is_remote(source):
+        # A bucket has no folders, and `?` may be part of a URL: what is there shows when it is read.
+        photo = source.lower().endswith(SUFFIXES) and not MAGIC.search(source)
+        several = not (into_file or photo)
+    elif os.path.exists(split_uri(source)[1]):  # noqa: PTH110 - False, and no error, for a name that is too long
+        several = _is_folder(source)
+    elif into_file or MAGIC.search(source):
+        several = bool(MAGIC.search(source))
+    else:
+        raise RecipeError(f"IN: {source}: there is no such file or folder")
+    if several and into_file:
+        raise RecipeError(f"OUT: given {target!r}; allowed for a folder of pictures: a folder")
+    if not several and not into_file:
         raise RecipeError(
             f"OUT: given {target!r}; allowed for one picture: a name that ends in {' '.join(ENCODINGS)}"
         )
-    if not single and suffix in ENCODINGS:
-        raise RecipeError(f"OUT: given {target!r}; allowed for a folder of pictures: a folder")
-    return single
+    return not several
+
+
+def _is_folder(uri: str) -> bool:
+    return not is_remote(uri) and os.path.isdir(split_uri(uri)[1])  # noqa: PTH112 - as above
 
 
 @dataclass
@@ -232,9 +254,22 @@ class _Job:
         made_by = {"model": self.model.name, **asdict(self.blend), "precision": self.precision}
         return (json.dumps(made_by, sort_keys=True) + "\n").encode()
 
+    def establish_record(self) -> None:
+        """Write `RECORD`, or check the one that is there.
+
+        A disk needs no exclusive create for it. A run that does the same at this moment is found at the end.
+        """
+        if self.target.exists(RECORD):
+            self.check_record()
+        else:
+            self.target.replace(RECORD, self.record)
+
     def check_record(self) -> None:
         """Refuse a target whose pictures were made by another model or with other options."""
-        found = self.target.read(RECORD)
+        try:
+            found = self.target.read(RECORD)
+        except FileNotFoundError:
+            found = b"nothing any more"
         if found != self.record:
             raise RecipeError(
                 f"OUT {self.target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, "
@@ -248,17 +283,17 @@ def _stylize_folder(job: _Job, tally: _Tally) -> None:
     workers = _connect(job.target, job.device) if chunks else None
     if job.overwrite:
         job.target.delete(RECORD)  # while pictures of two kinds may be there, no record may vouch for them
-    elif not job.target.add(RECORD, job.record):
-        job.check_record()
+    else:
+        job.establish_record()
     if workers:
         from batch_nst.pipelines.apply.actors import stylize_photos
 
         with progress_bar("apply", sum(map(len, chunks)), "pictures") as progress:
-            for outcome in stylize_photos(
-                job.model, chunks, job.target, job.blend, job.precision, workers, job.overwrite
-            ):
+            for outcome in stylize_photos(job.model, chunks, job.target, job.blend, job.precision, workers):
                 tally.add(outcome)
                 progress.advance()
+        if not job.overwrite:
+            job.check_record()
     if job.overwrite and not tally.counts["pending"]:
         _restore_record(job, tally.written)
 
@@ -323,14 +358,14 @@ def _restore_record(job: _Job, written: set[str]) -> None:
         job.target.replace(RECORD, job.record)
 
 
-def _check_apart(source: str, target: str) -> None:
+def _check_apart(source: str, target: str, single: bool) -> None:
     """Refuse a target inside the source: it would replace photos, or be stylized by the next run."""
-    fixed = MAGIC.split(source, maxsplit=1)[0]
+    fixed = source if single else MAGIC.split(source, maxsplit=1)[0]
     listed = source if fixed == source else fixed.rpartition("/")[0]
     inside, outside = (
         uri.rstrip("/") if "://" in uri else str(Path(uri).resolve()) for uri in (listed, target)
     )
-    whole_tree = fixed == source or "**" in source
+    whole_tree = not single and (fixed == source or "**" in source)
     if outside == inside or (whole_tree and outside.startswith(f"{inside}/")):
         raise RecipeError(f"OUT: given {target!r}, which lies in IN, {source!r}; allowed: outside of it")
 

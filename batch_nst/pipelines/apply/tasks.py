@@ -19,10 +19,12 @@ from batch_nst.data.dataset.records import Refusal
 from batch_nst.data.images import codec
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.images.codec import Pixels
+from batch_nst.data.images.picture import LIMITS
 from batch_nst.data.images.reasons import BadImage
-from batch_nst.data.images.sandbox import Limits, decoder_for
+from batch_nst.data.images.sandbox import decoder_for
 from batch_nst.data.sources.photos import Photo, uri_of
 from batch_nst.data.sources.reader import read_photos
+from batch_nst.data.storage.fetch import split_uri
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
 from batch_nst.pipelines.generate.decode import MOST_DEATHS, Attempt, first_attempt, given_up, refusal
@@ -35,11 +37,14 @@ ENCODINGS: dict[str, Literal["webp", "png", "jpeg"]] = {
 }
 """Encoding by the suffix of the target; a photo of another kind becomes PNG."""
 
-LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
-"""The defaults of a recipe, except for the least side: the fast model needs no more than 16 pixels."""
-
 _MOST_SIDE = {"webp": 16_383, "jpeg": 65_500}
 """Maximum side in pixels that a format, or its library, can write."""
+_MOST_KEY = 1024
+"""Bytes of the longest key in S3's, Google's and Azure's stores."""
+_MOST_FOLDERS = 255
+"""Folders in one another that a picture is written into; Python makes and lists them by recursion."""
+_NAME_TAKEN = (FileExistsError, IsADirectoryError, NotADirectoryError)
+"""A folder has the name of the picture, or a file that of one of its folders."""
 _TOGETHER = 8
 """Photos that are read at once."""
 
@@ -109,9 +114,9 @@ def decode_row(row: dict[str, str], attempt: Attempt) -> Iterator[dict[str, Any]
     return map(asdict, decode_photos(chunk, attempt))
 
 
-def write_row(row: dict[str, Any], target: Store, overwrite: bool) -> dict[str, str]:
+def write_row(row: dict[str, Any], target: Store) -> dict[str, str]:
     """`write_picture` for Ray Data: a row of one `PictureRecord` to a row of its `Outcome`."""
-    return asdict(write_picture(PictureRecord(**row), target, overwrite))
+    return asdict(write_picture(PictureRecord(**row), target))
 
 
 def decode_photos(chunk: Sequence[PictureTask], attempt: Attempt = first_attempt) -> Iterator[PictureRecord]:
@@ -161,24 +166,37 @@ def stylize_picture(
     return record.refused(given_up(deaths, "it"))
 
 
-def write_picture(record: PictureRecord, target: Store, overwrite: bool) -> Outcome:
-    """Encode and write the picture of a record, whole or not at all."""
+def write_picture(record: PictureRecord, target: Store) -> Outcome:
+    """Encode and write the picture of a record, whole or not at all, over any earlier one.
+
+    Of several runs that write it at once any may be the last: all pictures of a target are made alike.
+    """
     outcome = Outcome(record.uri, record.name, record.status, record.reason, record.detail)
     if record.status != "ok":
         return outcome
+    unusable = replace(outcome, status="rejected", reason="unusable_name")
+    if detail := _too_long(record.name, target):
+        return replace(unusable, detail=detail)
     encoded = codec.encode(record.picture, _encoding(record.name))
     try:
-        if overwrite:
-            target.replace(record.name, encoded)
-        else:
-            target.add(record.name, encoded)  # where another run was first, its picture is the same
+        target.replace(record.name, encoded)
     except FileNotFoundError as error:  # no disk can have such a name
-        return replace(outcome, status="rejected", reason="unusable_name", detail=str(error))
+        return replace(unusable, detail=str(error))
     except OutageError as error:
         return replace(outcome, status="pending", detail=str(error))
     except StorageError as error:
+        if isinstance(error.__cause__, _NAME_TAKEN):
+            return replace(unusable, detail=str(error))
         return replace(outcome, status="pending", refused=str(error))
     return outcome
+
+
+def _too_long(name: str, target: Store) -> str:
+    """Why a name is too long to be tried; empty if it is not."""
+    if target.local_path:
+        return f"in more than {_MOST_FOLDERS} folders" if name.count("/") > _MOST_FOLDERS else ""
+    _, _, key = split_uri(target.join(name))[1].partition("/")
+    return f"a key of more than {_MOST_KEY} bytes" if len(key.encode()) > _MOST_KEY else ""
 
 
 def target_name(key: str) -> str:

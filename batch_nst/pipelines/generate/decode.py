@@ -43,6 +43,10 @@ DIED = "worker_died"
 """Reason of the photos of a unit that was given up."""
 
 
+VANISHED = "vanished"
+"""Reason of photos that are not there."""
+
+
 def never() -> None:
     """A `StopCheck` that lets every unit start."""
 
@@ -179,7 +183,7 @@ def refusal(error: Exception) -> Refusal:
     """
     match error:
         case FileNotFoundError():
-            return Refusal("failed", "vanished", "listed, but gone or another one when it was read")
+            return Refusal("failed", VANISHED, "listed, but gone or another one when it was read")
         case PermissionError():
             return Refusal("failed", "forbidden", "no permission to read it")
         case TooLarge():

@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +240,7 @@ def test_a_picture_directly_below_the_root_is_written_there(
 ) -> None:
     places: list[str] = []
 
-    def written(record: PictureRecord, target: Store, overwrite: bool) -> Outcome:
+    def written(record: PictureRecord, target: Store) -> Outcome:
         places.append(target.join(record.name))
         return Outcome(record.uri, record.name, "ok")
 
@@ -266,6 +268,77 @@ def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
     with pytest.raises(IncompleteError) as ended:
         paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
     assert (ended.value.figures["failed"], ended.value.figures["reasons"]) == (1, {"out_of_memory": 1})
+
+
+NAMES = ["photo.jfif", "0a1b2c3d", "photo[1].jpg", "what?.png", "two words"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_picture_is_painted_whatever_it_is_called(model: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(png(noise(0)))
+    for place in ("", "file://"):
+        figures = apply(
+            model, f"{place}{tmp_path}/{name}", f"{tmp_path}/painted.png", "cpu", precision="fp32"
+        )
+        assert figures.made == 1
+        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+    if name.endswith((".jpg", ".png")):
+        with pytest.raises(RecipeError, match=r"^OUT: .*which lies in IN"):
+            paint_one(model, tmp_path / name, tmp_path / name)
+    with pytest.raises(
+        RecipeError, match=r"^OUT: given .*allowed for one picture: a name that ends in \.jpg"
+    ):
+        paint_one(model, tmp_path / name, tmp_path / "out")
+    assert (tmp_path / name).read_bytes() == png(noise(0))
+
+
+class Album(BaseHTTPRequestHandler):
+    """A web server that has one photo, under an address with a query."""
+
+    def do_GET(self) -> None:
+        found = self.path == "/photo?id=7&size=large"
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(png(noise(0))) if found else 0))
+        self.end_headers()
+        if found and self.command == "GET":
+            self.wfile.write(png(noise(0)))
+
+    do_HEAD = do_GET  # noqa: N815 - the names are those of the base
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_url_with_a_query_is_one_picture(model: str, tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Album) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/photo"
+        apply(model, f"{place}?id=7&size=large", f"{tmp_path}/painted.png", "cpu", precision="fp32")
+        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+        with pytest.raises(RecipeError, match=r"^IN: http://.* there is no such file"):
+            apply(model, f"{place}?id=8", f"{tmp_path}/other.png", "cpu")
+        server.shutdown()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["painted.png"]
+
+
+@pytest.mark.parametrize("target", ["painted.png", "painted"])
+@pytest.mark.parametrize("source", ["nope.jpg", "nope", "a.png/nope.jpg", "x" * 300])
+def test_a_misspelt_picture_is_told_as_that(model: str, tmp_path: Path, source: str, target: str) -> None:
+    save(tmp_path / "a.png", noise(0))
+    with pytest.raises(RecipeError, match=r"^IN: .*: there is no such file"):
+        paint_one(model, tmp_path / source, tmp_path / target)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_folders_and_files_of_photos_are_no_one_picture_whatever_they_are_called(
+    model: str, tmp_path: Path
+) -> None:
+    save(tmp_path / "folder.jpg" / "a.png", noise(0))
+    (tmp_path / "a.parquet").touch()
+    (tmp_path / "list.txt").touch()
+    for source in ("folder.jpg", "a.parquet", "list.txt", "folder.jpg/*.png", "nowhere*"):
+        with pytest.raises(RecipeError, match=r"^OUT: .*; allowed for a folder of pictures: a folder$"):
+            paint_one(model, tmp_path / source, tmp_path / "painted.png")
 
 
 def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
@@ -469,10 +542,18 @@ def parquet(home: Path, photos: dict[str, bytes]) -> None:
     pq.write_table(pa.table({"image": [*photos.values()], "id": [*photos]}), home / "a.parquet")
 
 
-def test_photos_in_a_file_are_painted_too(ray_cluster: None, model: str, tmp_path: Path) -> None:
-    parquet(tmp_path, {key: png(noise(seed)) for seed, key in enumerate("xyz")})
-    figures = paint_all(model, tmp_path / "a.parquet", tmp_path / "out")
-    assert (figures["found"], figures["made"]) == (3, 3)
+def test_photos_in_a_file_are_painted_too_and_one_bad_name_costs_one_picture(
+    ray_cluster: None, model: str, tmp_path: Path
+) -> None:
+    unusable = ["x" * 300, "a\0b", "x.png/below a file", "taken"]
+    photos = dict(zip([*"xyz", *unusable], map(noise, range(7)), strict=True))
+    parquet(tmp_path, {key: png(pixels) for key, pixels in photos.items()})
+    (tmp_path / "out" / "a.parquet" / "taken.png").mkdir(parents=True)
+    save(tmp_path / "out" / "a.parquet" / "x.png", noise(0))
+    with pytest.raises(IncompleteError) as ended:
+        paint_all(model, tmp_path / "a.parquet", tmp_path / "out", overwrite=True)
+    figures = ended.value.figures
+    assert (figures["found"], figures["made"], figures["reasons"]) == (7, 3, {"unusable_name": 4})
     loaded = load_model(model, "cpu")
     for seed, key in enumerate("xyz"):
         assert_close(load(tmp_path / "out" / "a.parquet" / f"{key}.png"), loaded(noise(seed)))
