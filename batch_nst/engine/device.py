@@ -23,6 +23,9 @@ _WORTH_IT = 1.2
 def choose_device(device: Device = "auto") -> torch.device:
     """The device to compute on; `auto` is the GPU if torch sees one, else the CPU.
 
+    On a GPU, fp32 is IEEE fp32 from then on. By default cuDNN computes convolutions of fp32 in TF32, with 10
+    bits of mantissa: losses, and so filter and gate, would differ from those of a CPU.
+
     Raises:
         DeviceError: `cuda` is requested, but torch sees no GPU.
     """
@@ -30,6 +33,9 @@ def choose_device(device: Device = "auto") -> torch.device:
         raise DeviceError("device: cuda was requested, but torch sees no GPU here; allowed: auto, cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
     return torch.device(device)
 
 

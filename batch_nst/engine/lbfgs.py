@@ -115,8 +115,7 @@ class Lbfgs:
         return products.view(*blocks.shape[:3], -1).double().sum(1)
 
     def _inverse_hessian_times(self, smooth: Tensor, s_g: Tensor, py_g: Tensor) -> Tensor:
-        m = self._history
-        oldest_first = [slot % m for slot in range(max(0, self._seen - m), self._seen)]
+        oldest_first = self._slots()
         valid = self._valid[:, oldest_first]
         both = valid[:, :, None] & valid[:, None, :]
         s_y, y_py = (
@@ -132,11 +131,16 @@ class Lbfgs:
         q = s_y.diagonal(dim1=1, dim2=2)[..., None] * p + gamma * (y_py @ p - py_g)
         factors = torch.zeros_like(self._sy[:, 0]).repeat(1, 2)
         factors[:, oldest_first] = torch.linalg.solve_triangular(r.mT, q, upper=False)[..., 0]
-        factors[:, [m + slot for slot in oldest_first]] = (-gamma * p)[..., 0]
+        factors[:, self._history + oldest_first] = (-gamma * p)[..., 0]
         blocks = self._memory.shape[1]
         spread = factors.to(smooth)[:, None].expand(-1, blocks, -1).flatten(0, 1)
         weighted = torch.bmm(spread[:, None], self._memory.flatten(0, 1)).view(len(smooth), -1)
         return weighted[:, : smooth.shape[1]] + smooth * gamma[:, 0].to(smooth)
+
+    def _slots(self) -> Tensor:
+        """The slots in use, oldest first. Made on the device: to copy a list there, the host would wait."""
+        slots = torch.arange(min(self._seen, self._history), device=self._sy.device)
+        return (slots + max(0, self._seen - self._history)) % self._history
 
 
 def _blocks(a: Tensor) -> Tensor:

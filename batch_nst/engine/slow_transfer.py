@@ -59,7 +59,7 @@ def optimise(
     """
     check_images("content", content, objective.least_side)
     targets = objective.content_targets(content)
-    step = _lbfgs_step() if optimizer == "lbfgs" else _adam_step()
+    step = new_step(optimizer)
     x = best = content if start is None else start
     least = content.new_full((len(content),), torch.inf)
     curve = []
@@ -87,6 +87,12 @@ def losses_of(objective: PerceptualLoss, image: Tensor, content: Tensor) -> Loss
 
 
 Step = Callable[[Tensor, Tensor], Tensor]
+"""Maps images (B, 3, H, W) and their gradients to the next images, and keeps the optimiser's state."""
+
+
+def new_step(optimizer: Optimizer) -> Step:
+    """The step of a new optimisation of one batch."""
+    return _lbfgs_step() if optimizer == "lbfgs" else _adam_step()
 
 
 def _lbfgs_step() -> Step:

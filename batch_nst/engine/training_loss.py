@@ -19,7 +19,7 @@ from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.transformer_net import TransformerNet
 
 GEOMETRIC = ("objective", "content", "style")
-"""Parts of the training loss that are logged as geometric means."""
+"""Parts of the training loss whose logarithms are averaged, so that the log has geometric means."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def training_loss(
     content: Tensor,
     optimised: Tensor,
     skip_unweighted: bool = False,
-) -> tuple[Tensor, dict[str, float]]:
-    """The mean training loss of a batch of pairs.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean training loss of a batch of pairs. Nothing is copied from the device.
 
     Args:
         net: maps RGB in 0..1 to RGB around 0..1, not clamped.
@@ -56,8 +56,8 @@ def training_loss(
         skip_unweighted: do not compute parts whose weight is 0: it saves time, but the log lacks them.
 
     Returns:
-        The loss to minimise, shape (), and its computed parts for the log. `objective`, `content` and `style`
-        are geometric means over the batch; `feature`, `pixel` and `checkerboard` are arithmetic means.
+        The loss to minimise, and its computed parts for the log, each of shape () and a mean over the batch.
+        `objective`, `content` and `style` are means of logarithms.
     """
     stylized = net(content / 255) * 255
     each = stylized.new_zeros(len(content))
@@ -86,10 +86,8 @@ def training_loss(
     if weights.checkerboard > 0 or not skip_unweighted:
         parts["checkerboard"] = checkerboard(stylized)
         each = each + weights.checkerboard * parts["checkerboard"]
-    means = {name: float(part.detach().mean()) for name, part in {"loss": each, **parts}.items()}
-    for name in means.keys() & set(GEOMETRIC):
-        means[name] = float(torch.tensor(means[name]).exp())
-    return each.mean(), means
+    loss = each.mean()
+    return loss, {"loss": loss.detach()} | {name: part.detach().mean() for name, part in parts.items()}
 
 
 class Average:

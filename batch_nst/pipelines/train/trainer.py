@@ -119,9 +119,10 @@ class Trainer:
             pieces = self._pool.map(weighted, content.chunk(len(content)), optimised.chunk(len(optimised)))
         else:
             pieces = map(weighted, [content], [optimised])
-        gradient, parts = _mean(pieces)
+        gradient, finite, parts = _mean(pieces)
         self.step = step
-        if take_step(self._optimizer, self._parameters, gradient, rate_at(self._settings, step, progress)):
+        if finite:
+            take_step(self._optimizer, self._parameters, gradient, rate_at(self._settings, step, progress))
             self.average.update(self.net, step)
             self._running = 0
             every = max(1, self._settings.steps // _LOGGED)
@@ -166,7 +167,7 @@ class Trainer:
 
     def _piece(
         self, weights: Weights, skip_unweighted: bool, content: Tensor, optimised: Tensor
-    ) -> tuple[Tensor, dict[str, float], int]:
+    ) -> tuple[Tensor, dict[str, Tensor], int]:
         loss, parts = training_loss(
             self._stylize, self._objectives.fast, weights, content, optimised, skip_unweighted
         )
@@ -209,20 +210,15 @@ def take_step(
     parameters: list[torch.nn.Parameter],
     gradient: Tensor,
     rate: float,
-) -> bool:
-    """Take one optimiser step along a gradient, clipped to a norm of at most 10.
+) -> None:
+    """Take one optimiser step along a finite gradient, clipped to a norm of at most 10.
 
     Args:
         optimizer: holds `parameters`.
         parameters: the parameters of the network.
         gradient: the gradients of all parameters, flattened and concatenated.
         rate: learning rate.
-
-    Returns:
-        Whether the step was taken. If the gradient is not finite, nothing changes, on any worker.
     """
-    if not gradient.isfinite().all():
-        return False
     for group in optimizer.param_groups:
         group["lr"] = rate
     sizes = [parameter.numel() for parameter in parameters]
@@ -230,24 +226,31 @@ def take_step(
         parameter.grad = its.view_as(parameter)
     torch.nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
     optimizer.step()
-    return True
 
 
-def _mean(pieces: Iterable[tuple[Tensor, dict[str, float], int]]) -> tuple[Tensor, dict[str, float]]:
-    """Mean gradient and parts of the loss over the global batch, from the pieces of all workers.
+def _mean(pieces: Iterable[tuple[Tensor, dict[str, Tensor], int]]) -> tuple[Tensor, bool, dict[str, float]]:
+    """Mean gradient, whether it is finite, and parts of the loss over the global batch.
 
     The sums are taken in fp64, where sums of fp32 numbers are exact except for a rare last bit beyond fp32.
-    So the mean does not depend on the order of the pieces.
+    So the mean does not depend on the order of the pieces. Once a step the host waits for the device, here:
+    a step whose gradient is not finite is skipped, on all workers.
     """
-    total = torch.zeros((), dtype=torch.float64)
+    total: Tensor | None = None
     for gradient, parts, size in pieces:
-        values = [math.log(value) if name in GEOMETRIC else value for name, value in parts.items()]
-        shown = torch.tensor([*values, 1.0], dtype=torch.float64, device=gradient.device)
-        total = total.to(gradient.device) + size * torch.cat([gradient.double(), shown])
+        piece = size * torch.cat([gradient.double(), *(part.double()[None] for part in parts.values())])
+        piece = torch.cat([piece, piece.new_full((1,), size)])
+        total = piece if total is None else total + piece
+    assert total is not None
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
     mean = total[:-1] / total[-1]
-    means = zip(parts, mean[-len(parts) :].tolist(), strict=True)
-    return mean[: -len(parts)].float(), {
-        name: math.exp(value) if name in GEOMETRIC else value for name, value in means
-    }
+    gradient = mean[: -len(parts)].float()
+    *means, finite = torch.cat([mean[-len(parts) :], gradient.isfinite().all().double()[None]]).tolist()
+    return (
+        gradient,
+        bool(finite),
+        {
+            name: math.exp(value) if name in GEOMETRIC else value
+            for name, value in zip(parts, means, strict=True)
+        },
+    )
