@@ -1,10 +1,14 @@
 """docs/cluster.md and its manifests agree with the commands, with each other and with `cluster.yaml`."""
 
+import copy
+import gzip
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -17,6 +21,40 @@ from tests.support.places import ROOT
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 MANIFESTS = ROOT / "docs" / "kubernetes"
 IMAGE = f"registry.example.com/batch-nst:{__version__}"
+
+
+CRDS = Path(__file__).parent / "kuberay"
+NO_RIGHTS = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+@cache
+def schema_of(kind: str) -> dict[str, Any]:
+    """The schema of `rayjobs` or `raycronjobs`, in which a field that it does not name is an error."""
+    with gzip.open(CRDS / f"ray.io_{kind}.yaml.gz") as file:
+        (version,) = (
+            version
+            for version in yaml.load(file, yaml.CSafeLoader)["spec"]["versions"]
+            if version["name"] == "v1"
+        )
+    return strict(version["schema"]["openAPIV3Schema"], top=True)
+
+
+def strict(schema: Any, top: bool = False) -> Any:
+    """As the API server reads it with strict validation. `metadata` is Kubernetes' own, and free here."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: strict(value) for name, value in schema.items()}
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        found.setdefault("additionalProperties", False)
+    if top:
+        found["properties"]["metadata"] = {"type": "object"}
+    return found
+
+
+def check(kind: str, document: dict[str, Any]) -> None:
+    jsonschema.Draft4Validator(schema_of(kind)).validate(document)
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -99,24 +137,70 @@ def test_the_cluster_is_that_of_cluster_yaml() -> None:
         for variable in ray["env"]:
             assert f"{variable['name']}={variable['value']}" in text
         for amounts in ray["resources"].values():
-            assert set(amounts) <= {"cpu", "memory", "nvidia.com/gpu"}
-    assert pods(cluster)["gpu"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+            assert {"cpu", "memory", "ephemeral-storage"} <= set(amounts)
+    gpu = pods(cluster)["gpu"]
+    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert gpu["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert IMAGE in PAGE
     assert IMAGE in container
 
 
+@pytest.mark.parametrize(("kind", "name"), [("rayjobs", "rayjob.yaml"), ("raycronjobs", "raycronjob.yaml")])
+def test_kuberay_accepts_the_manifests_and_no_misspelt_one(kind: str, name: str) -> None:
+    (document,) = read(name)
+    check(kind, document)
+    job = ["spec", "jobTemplate"] if kind == "raycronjobs" else ["spec"]
+    pod = [*job, "rayClusterSpec", "workerGroupSpecs", 1, "template", "spec"]
+    for path, word in (
+        (["spec"], "suspendd"),
+        (job, "ttlSecondsAfterFinish"),
+        ([*job, "rayClusterSpec", "autoscalerOptions"], "idleTimeout"),
+        (pod, "toleration"),
+        ([*pod, "containers", 0, "resources"], "limit"),
+    ):
+        wrong = place = copy.deepcopy(document)
+        for step in path:
+            place = place[step]
+        place[word] = {}
+        with pytest.raises(jsonschema.ValidationError, match=f"'{word}' was unexpected"):
+            check(kind, wrong)
+
+
 def test_nobody_comes_in_and_nobody_is_root() -> None:
+    """What the Pod Security Standard "restricted" asks for, of every container."""
     (job,) = read("rayjob.yaml")
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+    assert cluster["autoscalerOptions"]["securityContext"] == NO_RIGHTS
     (user,) = re.findall(r"^USER (\d+)$", (MANIFESTS / "Containerfile").read_text(), re.MULTILINE)
-    for pod in pods(cluster).values():
-        assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": int(user)}
+    submitter = job["spec"]["submitterPodTemplate"]["spec"]
+    for pod in (submitter, *pods(cluster).values()):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == int(user)
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert [container["securityContext"] for container in pod["containers"]] == [NO_RIGHTS]
+        assert pod["restartPolicy"] == "Never"  # as the autoscaler's version 2 asks, and a submitter
     for path in MANIFESTS.iterdir():
         assert not re.search(
             r"kind: (Secret|Ingress)|LoadBalancer|NodePort|hostPath|privileged", path.read_text()
         )
+
+
+def test_accounts_are_those_of_the_pods_and_metrics_are_found_there() -> None:
+    accounts = {account["metadata"]["name"] for account in read("accounts.yaml")}
+    (job,), (monitor,) = read("rayjob.yaml"), read("podmonitor.yaml")
+    cluster = job["spec"]["rayClusterSpec"]
+    submitter = job["spec"]["submitterPodTemplate"]["spec"]
+    assert {pod["serviceAccountName"] for pod in (submitter, *pods(cluster).values())} == accounts
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["metadata"]["labels"] == monitor["spec"]["selector"]["matchLabels"]
+        (container,) = group["template"]["spec"]["containers"]
+        # Port 8080 is that of KubeRay's default for `ray start --metrics-export-port`.
+        assert container["ports"] == [{"name": endpoint["port"], "containerPort": 8080}]
+    for group in cluster["workerGroupSpecs"]:  # only the head asks Kubernetes for nodes
+        assert group["template"]["spec"]["automountServiceAccountToken"] is False
 
 
 def test_what_was_not_run_says_so() -> None:
