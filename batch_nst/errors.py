@@ -6,6 +6,7 @@
         DeviceError
       StorageError            1
         OutageError
+      ClusterError            1
       IncompleteError         1
       AuditError              1
       GateError               3
@@ -60,6 +61,10 @@ class StorageError(BatchNSTError):
 
 class OutageError(StorageError):
     """A fault that may pass lasted longer than the retries."""
+
+
+class ClusterError(BatchNSTError):
+    """The Ray cluster has not what the command needs, or cannot be used."""
 
 
 class IncompleteError(BatchNSTError):

@@ -34,6 +34,7 @@ KNOW_RAY = {
         "cluster.connect",
         "cluster.crash_counter",
         "cluster.metrics",
+        "cluster.nodes",
         "cluster.stop_flag",
         "cost.calibrate",
         "evaluate.actors",

@@ -31,7 +31,7 @@ from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.cluster.connect import Node
+    from batch_nst.pipelines.cluster.nodes import Node
 
 _PHOTOS = 3
 """Number of photos to try; one of them must be readable, as some may be bad."""
@@ -171,7 +171,7 @@ def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
 
 
 def _nodes() -> list[_Node]:
-    from batch_nst.pipelines.cluster import connect
+    from batch_nst.pipelines.cluster.nodes import living_nodes
 
     return [
         _Node(
@@ -179,7 +179,7 @@ def _nodes() -> list[_Node]:
             gpus=node["Resources"].get("GPU", 0),
             handle=node,
         )
-        for node in connect.living_nodes()
+        for node in living_nodes()
     ]
 
 
@@ -266,10 +266,11 @@ def _join() -> str:
             raise ConnectionError(f"RAY_ADDRESS {address}: {error}") from error
 
     from batch_nst.pipelines.cluster import connect
+    from batch_nst.pipelines.cluster.nodes import living_nodes
 
     _warn_of_newer_ray(version("ray"), connect.NEWEST_RAY_SEEN)
     connect.connect()
-    nodes = connect.living_nodes()
+    nodes = living_nodes()
     total = {name: sum(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     place = f"RAY_ADDRESS {address}" if address else "no RAY_ADDRESS"
     return f"{place}: {len(nodes)} nodes up, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"

@@ -84,7 +84,7 @@ class FastModelActor:
     @cached_property
     def _model(self) -> FastModel:
         # In the first call, not in the constructor: for the reason, see `Stylizer`.
-        torch.set_num_threads(self._workers.threads)
+        torch.set_num_threads(self._workers.threads_here())
         keep_freed_memory()
         return self._files.painter(choose_device(self._workers.device), self._precision)
 

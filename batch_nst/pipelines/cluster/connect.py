@@ -10,16 +10,19 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants, services  # each use below says why, and what breaks without it
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage.store import Store
+from batch_nst.engine.device import Device
 from batch_nst.errors import RecipeError
+from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_node
 from batch_nst.recipe import Train
 
 NEWEST_RAY_SEEN = "2.60.0"
@@ -32,15 +35,6 @@ Their names are private to Ray; if they change, the warnings appear and nothing 
 """
 
 
-class Node(TypedDict):
-    """What `ray.nodes()` says of a node, as far as it is used."""
-
-    NodeID: str
-    NodeManagerAddress: str
-    Alive: bool
-    Resources: dict[str, float]
-
-
 @dataclass(frozen=True)
 class Workers:
     """Resources of an actor that holds VGG-16, and the maximum number of such actors in this cluster."""
@@ -50,21 +44,29 @@ class Workers:
     num_gpus: float
     threads: int
     most: int
+    """How many such actors the nodes that are up hold."""
 
     def pool(self, actors: list[int], tasks: int, calls: int = 1) -> ray.data.ActorPoolStrategy:
-        """A pool within the recipe's [fewest, most], bounded by the cluster's size and the number of tasks.
+        """A pool within the recipe's [fewest, most], bounded by the number of tasks.
 
-        All actors are requested at once, because Ray Data would add one every half minute. It releases those
-        that have no work. `calls` is the maximum number of concurrent calls per actor.
+        As many actors as the nodes hold are requested at once, because Ray Data would add one every half
+        minute; more as further nodes come. It releases those that have no work. `calls` is the maximum number
+        of concurrent calls per actor.
         """
-        most = max(1, min(self.at_once(actors), tasks))
+        most = max(1, min(actors[1], tasks))
+        now = min(self.at_once(actors), most)
         return ray.data.ActorPoolStrategy(
             min_size=min(actors[0], most),
             max_size=most,
-            initial_size=most,
+            initial_size=max(now, min(actors[0], most)),
             max_concurrent_calls_per_actor=calls,
             enable_true_multi_threading=True,
         )
+
+    def threads_here(self) -> int:
+        """CPU threads of such an actor on the node where it runs, which may have more cores than others."""
+        on_node = self.device == "cpu" and ray.is_initialized() and ray.get_runtime_context().get_actor_id()
+        return cores_here(self.num_cpus) if on_node else self.threads
 
     def at_once(self, actors: list[int]) -> int:
         """How many actors can work at the same time, given the recipe's [fewest, most]."""
@@ -123,37 +125,54 @@ def _stay_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
 
 
-def choose_workers(device: str) -> Workers:
-    """One actor per GPU if the cluster has GPUs or can start nodes with GPUs; else one per node.
+def a_task_per_row() -> AbstractContextManager[None]:
+    """Datasets of Ray Data that are made in this context hand each row to a task of its own.
+
+    By default a task takes a block of rows. `repartition` would part them, but it is one more task for each
+    row, and reserves a whole CPU: on a node of one core, where an actor holds some of it, none ever starts.
+    """
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = 1  # bytes: a block ends after each row
+    chosen: AbstractContextManager[None] = ray.data.DataContext.current(context)
+    return chosen
+
+
+def choose_workers(device: Device) -> Workers:
+    """One actor per GPU, or one per node; waits until there is a node for one.
 
     Raises:
-        RecipeError: `cuda` is requested and no node type has a GPU.
+        ClusterError: no such node has come.
     """
-    shapes = _node_shapes()
-    gpus = int(sum(shape.get("GPU", 0) * count for shape, count in shapes))
-    if device == "cuda" and not gpus:
-        raise RecipeError(
-            "device: given 'cuda', but no node type of this cluster has a GPU; allowed: auto, cpu"
-        )
-    if device != "cpu" and gpus:
+    settled = settle_device(device)
+    wait_for_node(settled)
+    return workers_on([node["Resources"] for node in living_nodes()], settled)
+
+
+def workers_on(nodes: Sequence[Mapping[str, float]], device: Literal["cpu", "cuda"]) -> Workers:
+    """The actors for nodes with these resources, at least one of which has what the device needs."""
+    if device == "cuda":
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        cpus = sum(node.get("CPU", 0) for node in nodes if node.get("GPU"))
         # Less than one CPU for an actor that works on the GPU; the rest is for reading and writing.
-        cpus = sum(shape.get("CPU", 0) * count for shape, count in shapes)
         return Workers("cuda", num_cpus=min(0.5, cpus / gpus / 2), num_gpus=1, threads=2, most=gpus)
-    cores = [int(shape["CPU"]) for shape, _ in shapes if shape.get("CPU", 0) >= 1]
-    threads = min(cores, default=1)
-    nodes = sum(count for shape, count in shapes if shape.get("CPU", 0) >= 1)
-    # One actor computes on all cores of a node; one core is not reserved, so that other stages can run.
-    reserved = threads - 1 if threads > 1 else 0.5
-    return Workers("cpu", num_cpus=reserved, num_gpus=0, threads=threads, most=max(1, nodes))
+    cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    threads = min(cores)
+    # One actor computes on all cores of a node. It reserves more than half of them, so that a second one does
+    # not fit, and leaves some for other stages.
+    return Workers("cpu", max(0.6 * threads, threads - 1), num_gpus=0, threads=threads, most=len(cores))
 
 
 def choose_trainers(train: Train) -> Workers:
     """Resources of each training worker: a GPU, or its share of a node's cores.
 
     Raises:
-        RecipeError: `cuda` is requested and no node type has a GPU.
+        ClusterError: no node for one has come.
     """
-    one = choose_workers(train.device)
+    return trainers_of(choose_workers(train.device), train)
+
+
+def trainers_of(one: Workers, train: Train) -> Workers:
+    """The training workers where `one` is the actor of a node or GPU."""
     if one.device == "cuda":
         return one
     # As many workers as there are nodes get a node each; more workers share its cores. For elastic training
@@ -204,11 +223,6 @@ def check_output_is_shared(store: Store) -> None:
         store.delete(marker)
 
 
-def living_nodes() -> list[Node]:
-    """The cluster's nodes that are up."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def ask(nodes: Sequence[Node], question: Callable[..., object], *arguments: object) -> list[Any]:
     """Run a function on each of these nodes, without reserving resources; references to the results."""
     task = ray.remote(num_cpus=0)(question)
@@ -233,20 +247,3 @@ def _exists(uri: str, name: str) -> bool:
 
 def _this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _node_shapes() -> list[tuple[dict[str, float], int]]:
-    """Resources and number of the cluster's nodes that are up, and of those that its autoscaler may start."""
-    shapes = [(node["Resources"], 1) for node in living_nodes()]
-    # Private, as no public call names node types scaled to zero (Ray 2.60). Ray Data asks the same way.
-    # Without it, a cluster that starts nodes on demand looks as small as the nodes that are up.
-    config = ray._private.state.state.get_cluster_config()
-    for group in config.node_group_configs if config else ():
-        up = sum(
-            1
-            for shape, _ in shapes
-            if all(shape.get(name) == amount for name, amount in group.resources.items())
-        )
-        if group.max_count > up:
-            shapes.append((dict(group.resources), group.max_count - up))
-    return shapes

@@ -84,7 +84,8 @@ class Scorer:
 
     @cached_property
     def _objectives(self) -> Objectives:
-        return Objectives.of_recipe(self._recipe, self._style, self._workers.device, self._workers.threads)
+        workers = self._workers
+        return Objectives.of_recipe(self._recipe, self._style, workers.device, workers.threads_here())
 
     @cached_property
     def _net(self) -> TransformerNet:

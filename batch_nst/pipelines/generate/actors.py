@@ -27,12 +27,13 @@ from batch_nst.data.images.style import StyleImage
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import choose_batch, run_in_batches
 from batch_nst.engine.slow_transfer import ENGINE
-from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.cluster.connect import Workers, a_task_per_row
 from batch_nst.pipelines.generate.decode import (
     MOST_DEATHS,
     Attempt,
     SplitOf,
     StopCheck,
+    chunk_row,
     decode_row,
     first_attempt,
     given_up,
@@ -81,33 +82,25 @@ def stylize_units(
     for some in executions(chunks, most):
         if stop_reason():
             return
-        rows = (
-            ray.data.from_items([{"group": chunk.group._asdict(), "units": chunk.units} for chunk in some])
-            # One operator with the repartition: Ray fuses it only with batches of a fixed size. Each operator
-            # costs one task per unit, and a record of the task.
-            .map_batches(
-                plan_rows,
-                fn_args=(store, split_of, stop_reason),
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=0.25,
+        with a_task_per_row():
+            rows = (
+                ray.data.from_items([chunk_row(chunk) for chunk in some])
+                .flat_map(plan_rows, fn_args=(store, split_of, stop_reason), num_cpus=0.25)
+                .map(decode_row, fn_args=(limits, stop_reason, attempt), num_cpus=0.25)
+                .map(
+                    UnitActor,
+                    fn_constructor_args=(
+                        stylizer or Stylizer,
+                        (style, recipe, workers, model, stop_reason, attempt),
+                        store,
+                        limits,
+                    ),
+                    compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in some), calls=2),
+                    num_cpus=workers.num_cpus,
+                    num_gpus=workers.num_gpus or None,
+                )
+                .iter_rows()
             )
-            .repartition(target_num_rows_per_block=1)
-            .map(decode_row, fn_args=(limits, stop_reason, attempt), num_cpus=0.25)
-            .map(
-                UnitActor,
-                fn_constructor_args=(
-                    stylizer or Stylizer,
-                    (style, recipe, workers, model, stop_reason, attempt),
-                    store,
-                    limits,
-                ),
-                compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in some), calls=2),
-                num_cpus=workers.num_cpus,
-                num_gpus=workers.num_gpus or None,
-            )
-            .iter_rows()
-        )
         yield from map(outcome_from_row, rows)
 
 
@@ -226,7 +219,8 @@ class Stylizer:
     @cached_property
     def _objectives(self) -> Objectives:
         # Made in the first call, not in the constructor, which another thread runs: see `UnitActor`.
-        return Objectives.of_recipe(self._recipe, self._style, self._workers.device, self._workers.threads)
+        workers = self._workers
+        return Objectives.of_recipe(self._recipe, self._style, workers.device, workers.threads_here())
 
     @cached_property
     def _fast(self) -> FastModel:

@@ -6,6 +6,7 @@ device is next (`actors`), then `write_unit` (`write`).
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ import pyarrow as pa
 from batch_nst.data.dataset import plan_files
 from batch_nst.data.dataset.manifest import SETTINGS
 from batch_nst.data.dataset.plan import Chunk
-from batch_nst.data.dataset.records import ROW_SCHEMA, PhotoRecord, Refusal, UnitRecord, from_row, to_row
+from batch_nst.data.dataset.records import PhotoRecord, Refusal, UnitRecord, from_row, to_row
 from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.images.sandbox import Limits, decoder_for
 from batch_nst.data.sources.photos import Photo, uri_of
@@ -56,11 +57,18 @@ def first_attempt(_: str) -> AbstractContextManager[int]:
     return nullcontext(0)
 
 
-def plan_rows(chunk: pa.Table, store: Store, split_of: SplitOf, stop_reason: StopCheck) -> pa.Table:
-    """`planned_units` for Ray Data: a batch that is one chunk becomes one row per unit."""
-    [row] = chunk.to_pylist()
-    found = planned_units(Chunk(plan_files.Group(**row["group"]), row["units"]), store, split_of, stop_reason)
-    return pa.Table.from_pylist([to_row(unit) for unit in found], schema=ROW_SCHEMA)
+def chunk_row(chunk: Chunk) -> dict[str, str]:
+    """A chunk as a row of Ray Data."""
+    return {"chunk": json.dumps([chunk.group, chunk.units])}
+
+
+def plan_rows(
+    row: dict[str, str], store: Store, split_of: SplitOf, stop_reason: StopCheck
+) -> list[dict[str, bytes]]:
+    """`planned_units` for Ray Data: a row of `chunk_row` becomes one row per unit."""
+    group, names = json.loads(row["chunk"])
+    chunk = Chunk(plan_files.Group(*group), names)
+    return [to_row(unit) for unit in planned_units(chunk, store, split_of, stop_reason)]
 
 
 def decode_row(

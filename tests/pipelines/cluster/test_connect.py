@@ -4,72 +4,66 @@ import os
 import signal
 import threading
 import time
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 import ray
 
 from batch_nst.errors import Stopped
-from batch_nst.pipelines.cluster import connect
-from batch_nst.pipelines.cluster.connect import Workers, result_of
+from batch_nst.pipelines.cluster.connect import Workers, result_of, trainers_of, workers_on
 from batch_nst.recipe import Train
 
 
 @pytest.mark.parametrize(
     ("actors", "most", "tasks", "expected"),
     [
-        ([1, 64], 16, 1000, (1, 16)),  # what the cluster can hold
-        ([1, 8], 16, 1000, (1, 8)),  # what the recipe allows
-        ([4, 8], 16, 3, (3, 3)),  # what there is to do
-        ([4, 8], 2, 1000, (2, 2)),
-        ([1, 64], 16, 0, (1, 1)),
+        ([1, 64], 16, 1000, (1, 16, 64)),  # what the nodes hold that are up, and more when more have come
+        ([1, 8], 16, 1000, (1, 8, 8)),  # what the recipe allows
+        ([4, 8], 16, 3, (3, 3, 3)),  # what there is to do
+        ([4, 8], 2, 1000, (4, 4, 8)),
+        ([1, 64], 16, 0, (1, 1, 1)),
     ],
 )
-def test_all_actors_that_have_work_are_asked_for_at_once(
-    actors: list[int], most: int, tasks: int, expected: tuple[int, int]
+def test_all_actors_that_have_a_node_and_work_are_asked_for_at_once(
+    actors: list[int], most: int, tasks: int, expected: tuple[int, int, int]
 ) -> None:
     pool = Workers("cpu", num_cpus=1, num_gpus=0, threads=1, most=most).pool(actors, tasks)
-    assert (pool.min_size, pool.max_size) == expected
-    assert pool.initial_size == pool.max_size
+    assert (pool.min_size, pool.initial_size, pool.max_size) == expected
 
 
 @pytest.mark.parametrize(
-    ("shapes", "asked", "threads"),
+    ("nodes", "asked", "threads"),
     [
-        ([({"CPU": 8.0}, 2)], 2, 8),  # a node each
-        ([({"CPU": 8.0}, 2)], 1, 8),
-        ([({"CPU": 8.0}, 2)], 4, 4),
-        ([({"CPU": 8.0}, 2)], [1, 3], 8),  # on nodes that may come
-        ([({"CPU": 8.0}, 2)], [3, 4], 4),
-        ([({"CPU": 1.0}, 1)], [1, 2], 1),
+        ([{"CPU": 8.0}] * 2, 2, 8),  # a node each
+        ([{"CPU": 8.0}] * 2, 1, 8),
+        ([{"CPU": 8.0}] * 2, 4, 4),
+        ([{"CPU": 8.0}] * 2, [1, 3], 8),  # on nodes that may come
+        ([{"CPU": 8.0}] * 2, [3, 4], 4),
+        ([{"CPU": 1.0}], [1, 2], 1),
     ],
 )
 def test_a_training_worker_reserves_what_it_computes_on_and_no_node_holds_more_than_its_share(
-    monkeypatch: pytest.MonkeyPatch,
-    shapes: list[tuple[dict[str, float], int]],
-    asked: int | list[int],
-    threads: int,
+    nodes: list[dict[str, float]], asked: int | list[int], threads: int
 ) -> None:
-    monkeypatch.setattr(connect, "_node_shapes", lambda: shapes)
-    workers = connect.choose_trainers(Train(workers=asked))
+    workers = trainers_of(workers_on(nodes, "cpu"), Train(workers=asked))
     assert (workers.num_cpus, workers.threads) == (threads, threads)
 
 
 @pytest.mark.parametrize(
-    ("shapes", "num_cpus", "most"),
+    ("nodes", "device", "num_cpus", "most"),
     [
-        ([({"CPU": 8.0}, 2)], 7, 2),
-        ([({"CPU": 1.0}, 3)], 0.5, 3),  # a whole one would be all that there is
-        ([({"CPU": 16.0, "GPU": 1.0}, 2)], 0.5, 2),
-        ([({"CPU": 4.0, "GPU": 8.0}, 1)], 0.25, 8),
-        ([({"CPU": 0.0}, 1), ({"CPU": 2.0}, 4)], 1, 4),
+        ([{"CPU": 8.0}] * 2, "cpu", 7, 2),
+        ([{"CPU": 1.0}] * 3, "cpu", 0.6, 3),  # a whole one would be all that there is
+        ([{"CPU": 0.0}, *[{"CPU": 2.0}] * 4], "cpu", 1.2, 4),
+        ([{"CPU": 1.0}, {"CPU": 2.0}], "cpu", 0.6, 2),
+        ([{"CPU": 16.0, "GPU": 1.0}] * 2, "cuda", 0.5, 2),
+        ([{"CPU": 4.0, "GPU": 8.0}], "cuda", 0.25, 8),
     ],
 )
 def test_actors_leave_processors_for_the_stages_beside_them(
-    monkeypatch: pytest.MonkeyPatch, shapes: list[tuple[dict[str, float], int]], num_cpus: float, most: int
+    nodes: list[dict[str, float]], device: Literal["cpu", "cuda"], num_cpus: float, most: int
 ) -> None:
-    monkeypatch.setattr(connect, "_node_shapes", lambda: shapes)
-    workers = connect.choose_workers("auto")
+    workers = workers_on(nodes, device)
     assert (workers.num_cpus, workers.most) == (num_cpus, most)
 
 

@@ -1,0 +1,150 @@
+"""Nodes that are up and nodes that can come: which device `auto` means, and waiting for the first node.
+
+A cluster may have no node yet on which anything can run. Ray's autoscaler starts nodes for what is asked for,
+and names its node types to nobody. So whether a GPU can come is found out by asking for one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypedDict
+
+import ray
+from ray._private import ray_constants  # see `look`
+from ray.autoscaler.sdk import request_resources
+from ray.experimental.internal_kv import _internal_kv_get  # see `look`
+
+from batch_nst.console import log
+from batch_nst.engine.device import Device
+from batch_nst.errors import ClusterError
+
+WAIT_MINUTES = 30.0
+"""How long a command waits for the first node that it can use."""
+
+_LOG_SECONDS = 60.0
+_LOOKS = 3
+"""Updates of the autoscaler after which what was asked for is on its way, if it can come."""
+_LOOK_SECONDS = 30.0
+"""The longest wait for these updates. Where no autoscaler is at work, there are none."""
+_NO_TYPE = "node_"
+"""How Ray begins the type of a node that nobody but `ray start` has started."""
+
+
+class Node(TypedDict):
+    """What `ray.nodes()` says of a node, as far as it is used."""
+
+    NodeID: str
+    NodeManagerAddress: str
+    Alive: bool
+    Resources: dict[str, float]
+
+
+def living_nodes() -> list[Node]:
+    """The cluster's nodes that are up."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def up(resource: str) -> int:
+    """How many nodes are up that have at least one of a resource, `CPU` or `GPU`."""
+    return sum(node["Resources"].get(resource, 0) >= 1 for node in living_nodes())
+
+
+def settle_device(device: Device) -> Literal["cpu", "cuda"]:
+    """What `auto` means on this cluster: the GPU if one is up or can come, else the CPU."""
+    if device == "auto":
+        return "cuda" if up("GPU") or _can_come({"GPU": 1}) else "cpu"
+    return device
+
+
+def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES) -> None:
+    """Ask for a node with a CPU or a GPU, and wait until it is up; returns at once if one is.
+
+    Raises:
+        ClusterError: none came in time. Then nothing is asked for any more.
+    """
+    resource = "GPU" if device == "cuda" else "CPU"
+    if up(resource):
+        return
+    start = told = time.monotonic()
+    try:
+        while not up(resource):
+            request_resources(bundles=[{resource: 1}])
+            now = time.monotonic()
+            if now - start >= 60 * minutes:
+                raise ClusterError(
+                    f"no node with a {resource} came within {minutes:g} minutes; start one, or see what "
+                    "`ray status` says of the cluster's node types and quota"
+                )
+            if now == start or now - told >= _LOG_SECONDS:
+                log(f"no node with a {resource} yet; asked for 1; {(now - start) / 60:.0f} minutes")
+                told = now
+            time.sleep(1)
+    finally:
+        request_resources(bundles=[])
+
+
+def _can_come(bundle: dict[str, int]) -> bool:
+    """Whether the autoscaler starts a node for this; it is asked to, and asked no more when this returns."""
+    if _started_here():
+        return False
+    seen, until = {look().time}, time.monotonic() + _LOOK_SECONDS
+    request_resources(bundles=[bundle])
+    try:
+        while len(seen) <= _LOOKS and time.monotonic() < until:
+            update = look()
+            seen.add(update.time)
+            if any(up(name) or update.coming.get(name) for name in bundle):
+                return True
+            if update.types and all(name.startswith(_NO_TYPE) for name in update.types):
+                return False  # nobody starts nodes here
+            time.sleep(0.5)
+        return False
+    finally:
+        request_resources(bundles=[])
+
+
+def _started_here() -> bool:
+    """Whether this process has started its Ray, which has this machine and nothing else."""
+    # Private, as no public call says it (Ray 2.60). Without it, a command looks for an autoscaler first.
+    node = ray._private.worker._global_node
+    return node is not None and node.is_head()
+
+
+def cores_here(reserved: float) -> int:
+    """CPU cores for an actor on this node that reserves so many CPUs, where as many as fit share the node."""
+    me = ray.get_runtime_context().get_node_id()
+    cores = next(node["Resources"].get("CPU", 1) for node in living_nodes() if node["NodeID"] == me)
+    return max(1, int(cores / max(1, int(cores / reserved))))
+
+
+class Update(NamedTuple):
+    """What the autoscaler has said of the cluster."""
+
+    time: float = 0.0
+    """Seconds since 1970; 0: it has said nothing."""
+    types: tuple[str, ...] = ()
+    """Types of the nodes that are up."""
+    coming: Mapping[str, float] = MappingProxyType({})
+    """Resources of the nodes that are about to start."""
+    asked: int = 0
+    """How many resources `request_resources` asks for."""
+
+
+def look() -> Update:
+    """The autoscaler's latest update."""
+    # Private, as no public call says what the autoscaler is about to start (Ray 2.60); `ray status` reads the
+    # same. Without it, `auto` finds no GPU on a cluster whose GPU nodes are all to come.
+    text = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+    if not text:
+        return Update()
+    said = json.loads(text)
+    report = said.get("autoscaler_report", {})
+    return Update(
+        said["time"],
+        tuple((report.get("node_type_mapping") or {}).values()),
+        report.get("pending_resources", {}),
+        len(said["load_metrics_report"]["request_demand"]),
+    )

@@ -1,0 +1,100 @@
+"""Laws of a cluster whose nodes do not run yet, with Ray's real autoscaler."""
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.autoscaling import from_zero
+from tests.support.sessions import finish, start
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+output: out
+style: {image: style.png, size: 32}
+loss: {content_layers: {relu1_2: 1.0}, style_layers: {relu1_1: 1.0, relu2_1: 1.0}}
+generate: {input: photos, image_size: 64, crops: 3, iterations: 10, unit_images: 1, precision: fp32}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A recipe for twelve units."""
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        Image.effect_noise((70, 70), 64).convert("RGB").save(tmp_path / "photos" / f"{number}.png")
+    Image.effect_noise((40, 32), 64).convert("RGB").save(tmp_path / "style.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@pytest.fixture
+def port(free_ports: Callable[[int], list[int]]) -> int:
+    return free_ports(1)[0]
+
+
+def ask(address: str, question: str) -> subprocess.CompletedProcess[str]:
+    """What a process on the cluster answers: one of its own, since Ray reads a token once in its life."""
+    return subprocess.run(
+        [sys.executable, "-c", _JOINED + question],
+        env=os.environ | {"RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+    )
+
+
+_JOINED = """
+import time
+from batch_nst.pipelines.cluster.connect import connect
+from batch_nst.pipelines.cluster.nodes import look, settle_device, up, wait_for_node
+connect()
+
+def wait_until_nothing_is_asked_for():
+    while look().asked:
+        time.sleep(0.2)
+
+"""
+
+
+@pytest.mark.timeout(1200)
+def test_a_node_of_one_core_comes_for_a_dataset(home: Path, port: int) -> None:
+    with from_zero(port, cpu={"CPU": 1}) as address:
+        figures = finish(start(home, "generate", address=address))
+    assert (figures["made"], figures["pending"], figures["device"]) == (12, 0, "cpu")
+
+
+def test_a_gpu_that_can_come_is_what_auto_asks_for(port: int) -> None:
+    with from_zero(port, cpu={"CPU": 1}, gpu={"CPU": 1, "GPU": 1}) as address:
+        answered = ask(
+            address,
+            "print(up('CPU'), up('GPU'), settle_device('auto'))\n"
+            "wait_for_node('cuda'); print(up('GPU')); wait_until_nothing_is_asked_for()",
+        )
+    assert answered.stdout == "0 0 cuda\n1\n", answered.stderr
+
+
+def test_a_gpu_that_cannot_come_is_no_choice_of_auto_and_waited_for_until_a_limit(port: int) -> None:
+    with from_zero(port, cpu={"CPU": 1}) as address:
+        answered = ask(
+            address,
+            "print(settle_device('auto'))\n"
+            "try: wait_for_node('cuda', minutes=0.05)\n"
+            "except Exception as error: print(error)\n"
+            "wait_until_nothing_is_asked_for(); print(up('GPU'))",
+        )
+    auto, error, gpus = answered.stdout.splitlines()
+    assert (auto, gpus) == ("cpu", "0")
+    assert error.startswith("no node with a GPU came within 0.05 minutes; start one, or see")
+    assert "no node with a GPU yet; asked for 1; 0 minutes" in answered.stderr

@@ -1,0 +1,109 @@
+"""A cluster with Ray's real autoscaler on one machine: its provider starts nodes that are processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from tests.support.ray_nodes import STORE, shipped_settings
+
+IDLE_MINUTES = 0.2
+
+
+def config(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> dict[str, Any]:
+    """What `ray start --autoscaling-config` reads: a head without CPUs, and types of nodes."""
+    nodes = {
+        name: {
+            "resources": {**resources, "object_store_memory": STORE},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": most,
+        }
+        for name, resources in types.items()
+    }
+    return {
+        "cluster_name": "from-zero",
+        "max_workers": most * len(types),
+        "upscaling_speed": 20.0,
+        "idle_timeout_minutes": IDLE_MINUTES,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{port}",
+            "disable_node_updaters": True,
+            "launch_multiple": True,
+        },
+        "auth": {"ssh_user": "nobody"},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **nodes,
+        },
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
+
+
+@contextlib.contextmanager
+def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterator[str]:
+    """The address of a head whose node types have these resources, up to `most` nodes each."""
+    # Not pytest's folder: Ray's sockets lie in it, and their paths are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "autoscaling.yaml"
+        path.write_text(yaml.safe_dump(config(port, types, most)))
+        log = Path(folder) / "head.log"
+        with log.open("w") as output:
+            head = subprocess.Popen(
+                [
+                    *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
+                    *(f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0"),
+                    *(f"--autoscaling-config={path}", f"--temp-dir={folder}/t", "--include-dashboard=false"),
+                    f"--object-store-memory={STORE}",
+                ],
+                env={
+                    **os.environ,
+                    **shipped_settings(),
+                    "RAY_FAKE_CLUSTER": "1",
+                    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            while "Ray runtime started" not in log.read_text():
+                assert head.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            end(head)
+
+
+def end(head: subprocess.Popen[bytes]) -> None:
+    """Kill the head and all that it or its autoscaler has started; `ray stop` would kill others' too."""
+    family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(family)
+    head.wait()
