@@ -64,7 +64,7 @@ class OutageError(StorageError):
 
 
 class ClusterError(BatchNSTError):
-    """The Ray cluster has not what the command needs, or cannot be used."""
+    """Ray cannot be started, joined or used, or the cluster has no node for the command. Says what to do."""
 
 
 class IncompleteError(BatchNSTError):

@@ -35,6 +35,7 @@ KNOW_RAY = {
         "cluster.crash_counter",
         "cluster.metrics",
         "cluster.nodes",
+        "cluster.session",
         "cluster.stop_flag",
         "cost.calibrate",
         "evaluate.actors",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +14,41 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
+from ray import exceptions
 from ray._private import ray_constants, services  # each use below says why, and what breaks without it
+from ray._private.utils import get_num_cpus  # what Ray itself would count
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device
-from batch_nst.errors import RecipeError
+from batch_nst.errors import ClusterError, RecipeError
+from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_node
 from batch_nst.recipe import Train
 
 NEWEST_RAY_SEEN = "2.60.0"
 """Newest Ray that the tests have run with. A later one may have moved the private parts used here."""
 
-_TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
-"""Loggers that warn of intended settings: tokens are on, and this project shows progress itself.
+_TALKATIVE = (
+    "ray._private.authentication.authentication_token_setup",
+    "ray.data._internal.progress",
+    "ray._private.worker",
+)
+"""Loggers that warn of intended settings: tokens are on, progress and SIGTERM are this project's.
 
 Their names are private to Ray; if they change, the warnings appear and nothing else breaks.
 """
+
+
+LOSSES: tuple[type[Exception], ...] = (
+    exceptions.RayActorError,
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.ObjectLostError,
+    exceptions.RaySystemError,
+    exceptions.RpcError,
+)
+"""Errors of a driver whose Ray has gone: of processes, not of what ran in them."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +101,7 @@ def connect() -> None:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        # Private, as no public call says whether `ray start` has left a cluster on this machine. Not "auto":
-        # that also joins a Ray that another command has started inside itself, and dies with it. Without
-        # this function, a cluster of `ray start` is only found through RAY_ADDRESS.
-        address = services.get_ray_address_from_environment(None, None) or "local"
-        if address == "local":
-            _stay_on_loopback()
-        try:
-            _init(address)
-        except ConnectionError:  # the cluster that `ray start` left on this machine is gone
-            if os.environ.get("RAY_ADDRESS"):
-                raise
-            _stay_on_loopback()
-            _init("local")
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
+        _start_or_join()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -111,8 +112,29 @@ def connect() -> None:
     context.max_consecutive_actor_init_deaths = 3
 
 
-def _init(address: str) -> None:
-    ray.init(address, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+def _start_or_join() -> None:
+    # Private, as no public call says whether `ray start` has left a cluster on this machine. Not "auto":
+    # that also joins a Ray that another command has started inside itself, and dies with it. Without
+    # this function, a cluster of `ray start` is only found through RAY_ADDRESS.
+    address = services.get_ray_address_from_environment(None, None) or "local"
+    try:
+        if address not in ("local", "auto"):
+            session.check_address(address)
+        if address != "local":
+            session.start(address)
+            return
+    except (ClusterError, ConnectionError) as error:
+        if given := os.environ.get("RAY_ADDRESS"):
+            if isinstance(error, ClusterError):
+                raise
+            raise ClusterError(
+                f"RAY_ADDRESS={given}: no Ray runs there; start its head (ray start --head), or unset it"
+            ) from error
+        # else the cluster that `ray start` left on this machine is gone
+    _stay_on_loopback()
+    session.check_folders(dict(os.environ))
+    # Ray would count none where a container has half a processor, and nothing would ever be scheduled.
+    session.start("local", max(1, int(get_num_cpus(override_docker_cpu_warning=True))))
 
 
 def _stay_on_loopback() -> None:

@@ -65,7 +65,7 @@ SECONDS = 20.0
 
 
 @contextmanager
-def defer_sigterm(stop: Callable[[Stop], None]) -> Iterator[None]:
+def defer_sigterm(stop: Callable[[Stop], None], losses: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Defer SIGTERM: the previous handler is called when the body ends, or after `SECONDS`.
 
     A second SIGTERM is not deferred. Outside the main thread, or without a handler, nothing changes.
@@ -73,6 +73,7 @@ def defer_sigterm(stop: Callable[[Stop], None]) -> Iterator[None]:
     Args:
         stop: called at the first SIGTERM, in another thread, because the main thread may be in the middle of
             the same call (to Ray, for example).
+        losses: errors of a body whose other processes were ended by the same hand; they are not told.
     """
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -89,7 +90,14 @@ def defer_sigterm(stop: Callable[[Stop], None]) -> Iterator[None]:
         received.wait()
         if over.is_set():
             return
-        stop(Stop(StopReason.SIGTERM))
+        # Beside this thread: a Ray that dies at the same moment may never answer.
+        threading.Thread(target=expire, name="expire", daemon=True).start()
+        try:
+            stop(Stop(StopReason.SIGTERM))
+        except Exception:  # nobody can be told any more, so there is nothing to wait for
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def expire() -> None:
         if not over.wait(SECONDS):
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -97,7 +105,12 @@ def defer_sigterm(stop: Callable[[Stop], None]) -> Iterator[None]:
     signal.signal(signal.SIGTERM, defer)
     drainer.start()
     try:
-        yield
+        try:
+            yield
+        except losses:
+            if received.is_set():  # others of its processes were ended too, and what came of it is no bug
+                before(signal.SIGTERM, None)
+            raise
         if received.is_set():
             before(signal.SIGTERM, None)
     finally:

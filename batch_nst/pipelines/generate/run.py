@@ -247,7 +247,7 @@ def _make(
         flag,
         CrashCounter(),
     )
-    with defer_sigterm(flag.set), progress_bar("generate", plan.to_do, "images") as progress:
+    with defer_sigterm(flag.set, connect.LOSSES), progress_bar("generate", plan.to_do, "images") as progress:
         for outcome in outcomes:
             if outcome.refused:
                 raise StorageError(outcome.refused)  # further work would be lost

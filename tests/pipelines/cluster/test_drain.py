@@ -90,3 +90,30 @@ def test_in_another_thread_signals_stay_what_they_are(handler: object) -> None:
     thread.start()
     thread.join()
     assert seen == [handler]
+
+
+def test_a_body_that_fails_after_it_was_stopped_is_no_bug() -> None:
+    def lose_ray() -> None:
+        terminate()
+        raise RuntimeError("the raylet has died")
+
+    with pytest.raises(Stopped), defer_sigterm(lambda _: None, (RuntimeError,)):
+        lose_ray()
+
+
+def test_a_failure_before_it_stays_one() -> None:
+    with pytest.raises(ZeroDivisionError), defer_sigterm(lambda _: None, (ZeroDivisionError,)):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("answer", ["never", "error"])
+def test_who_cannot_be_told_to_close_holds_nothing_up(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr(cluster_stop, "SECONDS", 0.05)
+
+    def close(_: Stop) -> None:
+        if answer == "error":
+            raise RuntimeError("the actor has died")
+        threading.Event().wait()
+
+    with pytest.raises(Stopped):
+        drained(lambda: threading.Event().wait(60), close)

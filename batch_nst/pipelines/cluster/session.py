@@ -1,0 +1,155 @@
+"""Start or join a Ray: what it needs is looked at first, and it has a minute."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from pathlib import Path
+
+import ray
+
+from batch_nst.errors import ClusterError
+
+_SECONDS = 50.0
+"""Time for Ray to start or be joined, with a second attempt; a command that waits longer never works."""
+
+_SOCKET_BYTES = 107
+"""Maximum length of a Unix socket's path on Linux; elsewhere it is 103."""
+
+_SESSION = "/ray/session_2027-01-31_06-00-00_000000_4194304/sockets/plasma_store"
+"""What Ray adds to its temporary folder."""
+
+_MOST_BYTES = _SOCKET_BYTES - len(_SESSION)
+"""Maximum length of the path of Ray's temporary folder."""
+
+_ROOM = 1 << 20
+"""Bytes that the temporary folder must have room for. Ray writes its logs there."""
+
+
+def check_address(address: str, seconds: float = 10.0) -> None:
+    """Look whether something listens at the address of a cluster's head.
+
+    Raises:
+        ClusterError: it is not HOST:PORT, or nothing answers.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal() or int(port) > 0xFFFF:
+        raise ClusterError(
+            f"RAY_ADDRESS: given {address!r}; allowed: HOST:PORT of the cluster's head (6379 unless told "
+            "otherwise), auto or local; from outside a cluster use batch-nst submit"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray answers at {address} ({error.strerror or error}): start its head, correct RAY_ADDRESS, "
+            "or unset it to work on this machine alone"
+        ) from error
+
+
+def check_folders(environment: dict[str, str]) -> None:
+    """Look whether Ray can write what it writes on this machine: sockets, logs and its token.
+
+    Raises:
+        ClusterError: names the folder, and the variable that chooses another.
+    """
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in environment else "TMPDIR"
+    folder = environment.get(variable, "/tmp")
+    if len(os.fsencode(folder.rstrip("/") + _SESSION)) > _SOCKET_BYTES:
+        raise ClusterError(
+            f"{variable}={folder}: too long for the sockets of Ray, {len(os.fsencode(folder))} bytes; "
+            f"allowed: {_MOST_BYTES}; set RAY_TMPDIR to a shorter one, such as /tmp"
+        )
+    _check_writable(Path(folder) / "ray", _ROOM, f"set RAY_TMPDIR to a folder of at most {_MOST_BYTES} bytes")
+    if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_MODE") == "disabled":
+        return
+    token = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not os.access(token, os.R_OK):
+        _check_writable(token.parent, 1, "Ray keeps its token there: set HOME to a folder for it")
+
+
+def _check_writable(folder: Path, size: int, remedy: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size))
+            file.flush()
+    except OSError as error:
+        raise ClusterError(f"Ray cannot write to {folder} ({error.strerror or error}): {remedy}") from error
+
+
+def start(address: str, cpus: int | None = None, seconds: float = _SECONDS) -> None:
+    """Start or join a Ray. What fails is tried a second time while there is time.
+
+    Raises:
+        ConnectionError: `address` is `auto`, and no Ray lives on this machine.
+        ClusterError: it takes too long, or fails otherwise.
+    """
+    until = time.monotonic() + seconds
+    try:
+        try:
+            _in_thread(lambda: _init(address, cpus), seconds)
+        except (RuntimeError, ValueError):  # such as Ray's own limit of 30 seconds, on a busy machine
+            ray.shutdown()
+            _in_thread(lambda: _init(address, cpus), max(1.0, until - time.monotonic()))
+    except ConnectionError:
+        raise
+    except TimeoutError as error:
+        raise ClusterError(
+            f"Ray ({address}) did not answer within {seconds:.0f} s; is this machine too busy, "
+            "or the head of the cluster? Start again when it is not"
+        ) from error
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ClusterError(
+            f"Ray ({address}) cannot be started or joined: {type(error).__name__}: {first}; look at "
+            "free memory, at ulimit -u and -n, and at Ray's logs in its temporary folder"
+        ) from error
+
+
+def _init(address: str, cpus: int | None) -> None:
+    ray.init(
+        address,
+        num_cpus=cpus,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )
+
+
+def _in_thread(action: Callable[[], None], seconds: float) -> None:
+    """Run it beside the main thread, which meanwhile hears SIGTERM and has its handler left alone.
+
+    The thread stays: Linux ends the processes that Ray has started when the thread that started them ends.
+    """
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+            threading.Event().wait()
+
+    threading.Thread(target=run, name="ray", daemon=True).start()
+    if threading.current_thread() is not threading.main_thread():
+        ended.result(seconds)
+        return
+    # Parts of Ray in C++ put a handler of their own beside Python's, which would end the process.
+    on_sigterm, until = signal.getsignal(signal.SIGTERM), time.monotonic() + seconds
+    while not ended.done() and time.monotonic() < until:
+        if on_sigterm is not None:
+            signal.signal(signal.SIGTERM, on_sigterm)
+        wait([ended], timeout=0.02)
+    if on_sigterm is not None:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    ended.result(0)

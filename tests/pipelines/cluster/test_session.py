@@ -1,0 +1,84 @@
+"""Laws of a Ray that cannot be started or joined, each with what is really wrong."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from batch_nst.errors import ClusterError
+from batch_nst.pipelines.cluster import session
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ray://127.0.0.1:10001", "10.0.0.1", "head:", ":6379", "head:six", "http://head:8265", "h:70000"],
+)
+def test_an_address_of_another_form_is_refused_with_those_that_are_allowed(address: str) -> None:
+    with pytest.raises(ClusterError, match=r"HOST:PORT") as refused:
+        session.check_address(address)
+    assert repr(address) in str(refused.value)
+
+
+def test_an_address_is_looked_at_before_ray_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        session.check_address(address)
+    with pytest.raises(ClusterError, match=f"no Ray answers at {address} .*unset it"):
+        session.check_address(address)
+
+
+def test_a_temporary_folder_may_be_as_long_as_sockets_allow(tmp_path: Path) -> None:
+    home = {"RAY_AUTH_TOKEN": "secret"}
+    longest = "/tmp/" + "x" * (session._MOST_BYTES - 5)
+    try:
+        session.check_folders(home | {"TMPDIR": longest})
+    finally:
+        Path(longest, "ray").rmdir()
+        Path(longest).rmdir()
+    with pytest.raises(ClusterError, match=f"allowed: {session._MOST_BYTES}; set RAY_TMPDIR"):
+        session.check_folders(home | {"TMPDIR": longest + "x"})
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/dev/null"])
+def test_a_folder_that_ray_cannot_write_to_is_named(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    with pytest.raises(ClusterError, match=f"cannot write to {folder}/ray .*RAY_TMPDIR"):
+        session.check_folders({"RAY_TMPDIR": folder})
+    monkeypatch.setenv("HOME", folder)
+    with pytest.raises(ClusterError, match=f"cannot write to {folder}/.ray .*HOME"):
+        session.check_folders({})
+    session.check_folders({"RAY_AUTH_TOKEN": "secret"})
+
+
+SLEEPS = """
+import time, sys
+from batch_nst import cli
+from batch_nst.pipelines.cluster import connect
+def run(options):
+    print("begins", file=sys.stderr, flush=True)
+    connect.connect()
+    print("joined", file=sys.stderr, flush=True)
+    time.sleep(60)
+cli._plan = run
+cli.main(["plan", "recipe.yaml"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.1, 1.5, 3.0, 6.0])
+def test_sigterm_while_ray_starts_is_143(seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    assert process.stderr.readline() == "begins\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1] == "batch-nst plan: stopped by SIGTERM"
+    assert json.loads(output)["exit_code"] == 143
