@@ -157,7 +157,7 @@ class Generate(Section):
     encoding: Literal["webp", "png", "jpeg"] = "webp"
     """Encoding of stored images; webp and png are lossless."""
     max_rejected: Fraction = 0.05
-    """Fraction of rejected images above which the command ends with exit code 1."""
+    """Fraction of rejected and failed images above which the command ends with exit code 1."""
     min_side: Count = 64
     """Photos with a shorter short side are rejected as too_small."""
     max_bytes: Count = 64 << 20

@@ -19,6 +19,7 @@ from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, re
 from batch_nst.figures import inlined, omitted
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.pipelines.commands import Run, RunSummary, run_command, write_report
+from batch_nst.pipelines.generate.run import too_few
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -197,8 +198,8 @@ def find_finished(
     The model is checked first: that takes few requests, and listing the input may take many.
 
     Returns:
-        The figures are None if images are to be made or sealed, or if more are rejected than
-        `generate.max_rejected` allows. They are also None if the model of this recipe and the latest snapshot
+        The figures are None if images are to be made or sealed, or if too few are good
+        (`too_few`). They are also None if the model of this recipe and the latest snapshot
         is unfinished, damaged, or not judged by the gate.
 
     Raises:
@@ -217,8 +218,8 @@ def find_finished(
     if published and published["version"] != version:  # which no run repairs
         registry.check_parts(store, published["version"], registry.require_card(store, published["version"]))
     plan = survey(recipe, store, retry)
-    too_many = snapshot.counts["rejected"] / max(1, plan.found) > recipe.generate.max_rejected
-    if plan.to_do or too_many or not is_sealed(store, snapshot, plan.in_input, recipe.quality):
+    fault = too_few(snapshot.counts, plan.found, recipe.generate.max_rejected)
+    if plan.to_do or fault or not is_sealed(store, snapshot, plan.in_input, recipe.quality):
         return None, plan
     outcome = decision.refused["why"] if isinstance(decision, Refused) else f"published {version}"
     log(f"nothing new: {plan.found:,} images, all in snapshot {snapshot.number}; {outcome}")

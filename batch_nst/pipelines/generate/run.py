@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -108,7 +108,7 @@ def generate(
 
     Raises:
         IncompleteError: images are pending after an outage, because workers crash at unit after unit, or
-            because the run was stopped with less than `min_done` done; or too many photos were rejected.
+            because the run was stopped with less than `min_done` done; or too few are good (`too_few`).
         StorageError: a disk is full, or units may not be written.
     """
     start = time.monotonic()
@@ -327,9 +327,8 @@ def _judge(
     """
     if figures.filtered:
         log(describe_filter(snapshot.quality))
-    rejected = figures.rejected / max(1, figures.found)
-    too_many = rejected > recipe.generate.max_rejected
-    if too_many:
+    fault = too_few(snapshot.counts, figures.found, recipe.generate.max_rejected)
+    if fault:
         _log_bad(bad_photos(store, snapshot), figures.rejected + figures.failed)
     else:
         _log_bad(made.bad, made.reasons.total())
@@ -341,12 +340,24 @@ def _judge(
             message += f"; {snapshot.done:.1%} are done, train.min_done asks for {min_done:.1%}"
             raise IncompleteError(f"{message}; run the same command again", as_json(figures))
         log(f"{message}; continuing with what is done; the next start makes the rest")
-    if too_many:
-        raise IncompleteError(
-            f"{figures.rejected} of {figures.found} images were rejected ({rejected:.1%}); "
-            f"generate.max_rejected allows {recipe.generate.max_rejected:.1%}",
-            as_json(figures),
-        )
+    if fault:
+        raise IncompleteError(fault, as_json(figures))
+
+
+def too_few(counts: Mapping[str, int], found: int, max_rejected: float) -> str:
+    """Why a snapshot with these counts, of so many images, is no success; "" if it is one."""
+    rejected, failed = counts["rejected"], counts["failed"]
+    bad = rejected + failed
+    happened = {(True, False): "were rejected", (False, True): "failed"}.get(
+        (rejected > 0, failed > 0), "were rejected or failed"
+    )
+    told = f"{bad} of {found} images {happened} ({bad / max(1, found):.1%})"
+    more = "; --retry tries failed images once more" if failed else ""
+    if bad > max_rejected * found:
+        return f"{told}; generate.max_rejected allows {max_rejected:.1%}{more}"
+    if bad and not counts["ok"] + counts["held_out"] + counts["pending"]:
+        return f"{told}; there is no pair{more}"
+    return ""
 
 
 def _log_bad(photos: Iterable[BadPhoto], count: int) -> None:

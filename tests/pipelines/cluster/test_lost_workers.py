@@ -63,7 +63,7 @@ def deadly(names: tuple[str, ...]) -> type:
 
 
 def run(folder: Path, photos: tuple[str, ...], retry: bool = False, **changes: Any) -> dict[str, Any]:
-    document = Bucket(str(folder), 0).recipe("out", **changes)
+    document = Bucket(str(folder), 0).recipe("out", max_rejected=1.0, **changes)
     given = Recipe.model_validate({**document, "loss": {"content_layers": {"relu1_1": 1.0}}})
     store = Store(given.output)
     with pytest.MonkeyPatch.context() as patch, acquire(store, "generate") as lease:

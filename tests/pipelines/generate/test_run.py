@@ -1,0 +1,27 @@
+"""Laws of what a run may call a success."""
+
+import pytest
+
+from batch_nst.pipelines.generate.run import too_few
+
+
+@pytest.mark.parametrize(
+    ("ok", "rejected", "failed", "limit", "told"),
+    [
+        (19, 1, 0, 0.05, ""),
+        (18, 1, 1, 0.05, "2 of 20 images were rejected or failed (10.0%); generate.max_rejected allows 5.0%"),
+        (18, 2, 0, 0.05, "2 of 20 images were rejected (10.0%); generate.max_rejected allows 5.0%"),
+        (18, 0, 2, 0.05, "2 of 20 images failed (10.0%); generate.max_rejected allows 5.0%"),
+        (1, 10, 9, 1.0, ""),
+        (0, 0, 20, 1.0, "20 of 20 images failed (100.0%); there is no pair"),
+        (0, 20, 0, 1.0, "20 of 20 images were rejected (100.0%); there is no pair"),
+        (0, 0, 0, 0.0, ""),
+    ],
+)
+def test_rejected_and_failed_images_count_alike_and_nothing_made_is_no_success(
+    ok: int, rejected: int, failed: int, limit: float, told: str
+) -> None:
+    counts = {"ok": ok, "held_out": 0, "rejected": rejected, "failed": failed, "pending": 0}
+    more = "; --retry tries failed images once more" if failed and told else ""
+    assert too_few(counts, 20, limit) == told + more
+    assert too_few({**counts, "ok": 0, "held_out": ok}, 20, limit) == told + more
