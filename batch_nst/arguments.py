@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from batch_nst.errors import RecipeError
+from batch_nst.suggestions import did_you_mean
 
 Run: TypeAlias = Callable[[argparse.Namespace], object]
 
@@ -21,7 +22,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse when the arguments are wrong."""
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            message += did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
         raise RecipeError(f"{message}; see `{self.prog} --help`")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Refuse words that nothing of this command takes."""
+        mine = sorted(set(re.findall(r"--[a-z-]+", self.format_help())))
+        self.error(f"unknown: {' '.join(words)}{did_you_mean(words[0].partition('=')[0], mine)}")
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -51,10 +59,10 @@ def takes_recipe(
     command: argparse.ArgumentParser,
     more: str = "",
     values: str = "section.key=value",
-    what: str = "keys to override",
+    what: str = "set a key of the recipe for this call, such as train.steps=8000",
 ) -> None:
     """Add the arguments for a recipe and for values of its keys."""
-    command.add_argument("recipe", metavar="RECIPE", help=f"a YAML file{more}")
+    command.add_argument("recipe", metavar="RECIPE", help=f"a recipe: a YAML file{more}")
     command.add_argument("overrides", nargs="*", default=[], metavar=values, help=what)
 
 
@@ -64,37 +72,41 @@ def takes_recipe_and_lease(command: argparse.ArgumentParser) -> None:
     takes_wait(command)
 
 
-def takes_wait(command: argparse.ArgumentParser, what: str = "wait") -> None:
+def takes_wait(
+    command: argparse.ArgumentParser, what: str = "if another run is at work on the output, wait"
+) -> None:
     """Add `--wait`."""
-    command.add_argument("--wait", action="store_true", help=f"{what} for another run's lease")
+    command.add_argument("--wait", action="store_true", help=f"{what} until it ends")
 
 
 def takes_budget(command: argparse.ArgumentParser) -> None:
     """Add the options that bound the making of pairs."""
-    command.add_argument("--retry", action="store_true", help="try failed images once more")
+    command.add_argument("--retry", action="store_true", help="try again the photos that failed")
     command.add_argument(
         "--max-device-hours",
         type=amount,
         default=math.inf,
         metavar="H",
-        help="start no further unit after this many device-hours",
+        help="begin no more photos after so many hours of work, summed over devices",
     )
     command.add_argument(
         "--deadline",
         type=deadline,
         metavar="HH:MM",
-        help="start no further unit after this time (local, or ISO with a zone); nightly then trains",
+        help="begin no more photos after this time (local; or a date with a zone); nightly then trains",
     )
 
 
 def takes_device(command: argparse.ArgumentParser) -> None:
     """Add `--device`."""
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)"
+    )
 
 
 def takes_output(command: argparse.ArgumentParser, more: str = "") -> None:
     """Add the argument for an output."""
-    command.add_argument("output", metavar="OUTPUT", help=f"a recipe's output{more}")
+    command.add_argument("output", metavar="OUTPUT", help=f"the output of a recipe: a folder or bucket{more}")
 
 
 # --- values

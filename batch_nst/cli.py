@@ -22,17 +22,20 @@ from batch_nst.arguments import (
     count,
     takes_budget,
     takes_device,
-    takes_output,
     takes_recipe,
     takes_recipe_and_lease,
     takes_wait,
     webhook,
 )
+from batch_nst.console import log
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
 from batch_nst.figures import as_json
 from batch_nst.pipelines import notify
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
+from batch_nst.streams import keep_streams, tell
+from batch_nst.summary import summary
+from batch_nst.upkeep import add_forget, add_inspect, add_models, add_prune, add_rollback
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
 """Commands that always continue where they were stopped. `apply` sometimes does; the others start again."""
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     standard error. Exit codes: 0 done; 1 failed, or not everything is done; 2 the call or the recipe is
     wrong; 3 the gate refused to publish; 4 another run holds the lease; 130 Ctrl-C; 143 SIGTERM.
     """
+    keep_streams()
     output = sys.stdout
     command: str | None = None
     url: str | None = None
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     def end(code: int, figures: object) -> None:
         line = json.dumps({"command": command, "exit_code": code} | as_json(figures))
-        print(line, file=output, flush=True)
+        tell(line, output)
         notify.deliver(url, line)
 
     signal.signal(signal.SIGTERM, stop)
@@ -84,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         end(1, {"error": reason_of(bug)})
         raise
     end(code, figures)
+    if command and not code and sys.stderr.isatty():
+        log("\n".join(summary(command, options, argparse.Namespace(**figures))))
     sys.exit(code)
 
 
@@ -101,11 +107,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse a call; `run` of the result runs its command. Raises RecipeError where an argument is wrong."""
     parser = Parser(
         prog="batch-nst",
-        description="A style image and photos in, a published fast style-transfer model out.",
+        description="From a painting and your photos, make a fast model that paints any photo in that style.",
         epilog="Example: batch-nst nightly jobs/recipes/demo.yaml",
     )
     parser.add_argument("--version", action="version", version=f"batch-nst {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
     options, rest = parser.parse_known_args(arguments)
@@ -113,7 +119,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if "overrides" in options and not any(word.startswith("-") for word in rest):
         options.overrides = [*options.overrides, *rest]
     elif rest:
-        parser.error(f"unknown: {' '.join(rest)}")
+        commands.choices.get(options.command, parser).refuse(rest)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
     return options
 
 
@@ -125,18 +134,13 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _add_plan(commands: Commands) -> None:
-    text = "show what generate would do, and what that would cost; writes nothing"
+    text = "show how much there is to do and what it will cost; writes nothing"
     command = add_command(commands, _plan, "plan", text, "jobs/recipes/demo.yaml --calibrate")
     takes_recipe(command)
-    command.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="measure a few photos on the device that generate would choose (starts Ray, for about a "
-        "minute); without it, costs are those of the last run and no device is chosen",
-    )
-    command.add_argument(
-        "--price-per-device-hour", type=amount, metavar="P", help="show a price (any currency)"
-    )
+    text = "measure a few photos here first, for about a minute; without it, costs are the last run's"
+    command.add_argument("--calibrate", action="store_true", help=text)
+    text = "what a device costs an hour, in any currency: shows the price too"
+    command.add_argument("--price-per-device-hour", type=amount, metavar="P", help=text)
 
 
 def _plan(options: argparse.Namespace) -> object:
@@ -146,7 +150,7 @@ def _plan(options: argparse.Namespace) -> object:
 
 
 def _add_generate(commands: Commands) -> None:
-    text = "make or continue the dataset of pairs"
+    text = "paint the photos slowly and well: the pairs that a model learns from"
     command = add_command(commands, _generate, "generate", text, "jobs/recipes/demo.yaml generate.crops=2")
     takes_recipe_and_lease(command)
     takes_budget(command)
@@ -159,7 +163,7 @@ def _generate(options: argparse.Namespace) -> object:
 
 
 def _add_train(commands: Commands) -> None:
-    text = "train the fast model on the pairs, or resume its training"
+    text = "train the fast model on the pairs, or go on with its training"
     command = add_command(commands, _train, "train", text, "jobs/recipes/demo.yaml train.steps=200")
     takes_recipe_and_lease(command)
 
@@ -171,7 +175,7 @@ def _train(options: argparse.Namespace) -> object:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    text = "score the model on held-out photos against the optimisation"
+    text = "measure how good the model is, on photos that it has never seen"
     command = add_command(commands, _evaluate, "evaluate", text, "jobs/recipes/demo.yaml")
     takes_recipe_and_lease(command)
 
@@ -183,7 +187,7 @@ def _evaluate(options: argparse.Namespace) -> object:
 
 
 def _add_export(commands: Commands) -> None:
-    text = "write the ONNX graph beside the weights"
+    text = "write the model as ONNX too, for other programs"
     command = add_command(commands, _export, "export", text, "jobs/recipes/demo.yaml")
     takes_recipe_and_lease(command)
 
@@ -195,7 +199,7 @@ def _export(options: argparse.Namespace) -> object:
 
 
 def _add_nightly(commands: Commands) -> None:
-    text = "generate, train, evaluate, export, and publish the model if it is better"
+    text = "all four steps above; then publish the model if it is better"
     command = add_command(commands, _nightly, "nightly", text, "jobs/recipes/demo.yaml output=/tmp/demo")
     takes_recipe_and_lease(command)
     takes_budget(command)
@@ -204,7 +208,7 @@ def _add_nightly(commands: Commands) -> None:
         type=webhook,
         default=os.environ.get(notify.VARIABLE) or None,
         metavar="URL",
-        help=f"post the figures there when the run ends; or set {notify.VARIABLE}",
+        help=f"post the figures to this address when the run ends (or set {notify.VARIABLE})",
     )
 
 
@@ -215,7 +219,7 @@ def _nightly(options: argparse.Namespace) -> object:
 
 
 def _add_doctor(commands: Commands) -> None:
-    text = "check stores, weights, clocks and the cluster; suggest remedies"
+    text = "check that everything a run needs is there and works; say what to do"
     takes_recipe(add_command(commands, _doctor, "doctor", text, "jobs/recipes/demo.yaml"))
 
 
@@ -228,27 +232,33 @@ def _doctor(options: argparse.Namespace) -> object:
 
 
 def _add_submit(commands: Commands) -> None:
-    text = "run a command as a job on a Ray cluster, and wait for it"
+    text = "run nightly, or another command, on a Ray cluster and wait for it"
     command = add_command(commands, _submit, "submit", text, "auvers.yaml --address http://127.0.0.1:8265")
-    takes_recipe(command, "; it is sent, with a style image on this machine")
+    takes_recipe(command, "; it is sent along, with its style image if that is on this machine")
     command.add_argument(
         "--address",
         metavar="URL",
         default=os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"),
-        help="the job server (RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)",
+        help="the cluster's job server (RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)",
     )
-    takes_wait(command, "the job waits")
+    takes_wait(command, "if another run is at work on the output, the job waits")
     takes_budget(command)
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--nightly", dest="job", action="store_const", const="nightly", help="the default")
-    which.add_argument("--command", dest="job", choices=_JOBS, metavar="NAME", help=f"or {', '.join(_JOBS)}")
+    which.add_argument(
+        "--nightly", dest="job", action="store_const", const="nightly", help="run nightly (the default)"
+    )
+    which.add_argument(
+        "--command", dest="job", choices=_JOBS, metavar="NAME", help=f"run another: {', '.join(_JOBS[1:])}"
+    )
     command.set_defaults(job="nightly")
-    command.add_argument("--shared", action="store_true", help="local paths are the same files on all nodes")
+    command.add_argument(
+        "--shared", action="store_true", help="all nodes see this machine's files under the same paths"
+    )
     then = command.add_mutually_exclusive_group()
     for word, text in (
-        ("detach", "do not wait"),
-        ("stop", "stop the output's job, and wait until it has ended"),
-        ("status", "show the status of the output's latest job"),
+        ("detach", "start the job and do not wait for it"),
+        ("stop", "stop the job of this recipe's output, and wait until it has ended"),
+        ("status", "show how the latest job of this recipe's output is doing"),
     ):
         then.add_argument(f"--{word}", dest="then", action="store_const", const=word, help=text)
 
@@ -281,15 +291,17 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def _add_try(commands: Commands) -> None:
-    text = "optimise a few photos with several values, side by side on one page"
+    text = "paint a few photos with several settings, side by side on one page"
     command = add_command(commands, _try, "try", text, "jobs/recipes/demo.yaml loss.style_weight=10,100,1000")
     takes_recipe(
         command,
         values="section.key=V1,V2,V3",
-        what="several values of one key or two of loss, style, vgg or generate; and keys to override",
+        what="settings to compare: several values of one key or two; other keys are set as given",
     )
-    command.add_argument("--photos", type=count, default=4, metavar="N", help="number of photos (4)")
-    command.add_argument("--out", metavar="FILE", default="try.html", help="the page (try.html)")
+    command.add_argument("--photos", type=count, default=4, metavar="N", help="how many photos (4)")
+    command.add_argument(
+        "--out", metavar="FILE", default="try.html", help="where to write the page (try.html)"
+    )
 
 
 def _try(options: argparse.Namespace) -> object:
@@ -303,25 +315,40 @@ def _try(options: argparse.Namespace) -> object:
 
 
 def _add_apply(commands: Commands) -> None:
-    text = "stylize a file, or all photos of a folder, bucket or dataset"
+    text = "paint a photo, or all photos of a folder or bucket, with a model"
     command = add_command(commands, _apply, "apply", text, "out/demo photo.jpg painted.png")
     add = command.add_argument
-    add("model", metavar="MODEL", help="an output (its published model), or a folder models/VERSION")
-    add("source", metavar="IN", help="an image, or what generate.input may be")
-    add("target", metavar="OUT", help="an image, else a folder or a prefix in a bucket")
+    add(
+        "model",
+        metavar="MODEL",
+        help="the output of a recipe (its published model is used), or one of its models/VERSION",
+    )
+    add("source", metavar="IN", help="a photo; or a folder, bucket, list, tar or table of photos")
+    add(
+        "target",
+        metavar="OUT",
+        help="the picture to write; for more than one photo a folder, here or in a bucket",
+    )
     add("--keep-colors", action="store_true", help="keep the photo's colours; stylize only its luminance")
     fraction = partial(amount, most=1.0)
-    add("--strength", type=fraction, default=1.0, metavar="S", help="0 is the photo, 1 fully stylized (1)")
-    add("--overwrite", action="store_true", help="stylize again what is there already")
+    add(
+        "--strength",
+        type=fraction,
+        default=1.0,
+        metavar="S",
+        help="how much of the style: 0 is the photo, 1 the full style (1)",
+    )
+    add("--overwrite", action="store_true", help="paint again what is in OUT already")
     add(
         "--store",
         dest="stores",
         action="append",
         default=[],
         metavar="URI",
-        help="a further bucket, host or folder where a table or list may name photos; repeatable",
+        help="a bucket, host or folder outside IN from which a list or table may take photos; repeatable",
     )
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    text = "fp32 is exact, bf16 faster on some devices (auto)"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=text)
     takes_device(command)
 
 
@@ -339,81 +366,6 @@ def _apply(options: argparse.Namespace) -> object:
         overwrite=options.overwrite,
         stores=options.stores,
     )
-
-
-def _add_inspect(commands: Commands) -> None:
-    text = "show a dataset: counts, losses, speed, its best and worst pairs"
-    command = add_command(commands, _inspect, "inspect", text, "out/demo")
-    takes_output(command)
-    command.add_argument("--out", metavar="FILE", default="inspect.html", help="the page (inspect.html)")
-
-
-def _inspect(options: argparse.Namespace) -> object:
-    from batch_nst.pipelines.reports.dataset import inspect
-
-    return inspect(options.output, options.out)
-
-
-def _add_forget(commands: Commands) -> None:
-    text = "permanently remove all pairs of some photos, and list models that saw them"
-    command = add_command(commands, _forget, "forget", text, "out/demo 3f2a9c01")
-    takes_output(command)
-    command.add_argument(
-        "ids",
-        metavar="ID",
-        nargs="+",
-        help="id of an image (column id, in hex), or its first 8 digits or more; all crops of its photo go",
-    )
-    takes_wait(command)
-
-
-def _forget(options: argparse.Namespace) -> object:
-    from batch_nst.pipelines.commands import forget
-
-    return forget(options.output, options.ids, options.wait)
-
-
-def _add_models(commands: Commands) -> None:
-    text = "list the models of an output: figures, which one is published or refused"
-    takes_output(add_command(commands, _models, "models", text, "out/demo"))
-
-
-def _models(options: argparse.Namespace) -> object:
-    from batch_nst.pipelines.models import list_models
-
-    return list_models(options.output)
-
-
-def _add_rollback(commands: Commands) -> None:
-    text = "publish an earlier model again, and withdraw the published one"
-    command = add_command(commands, _rollback, "rollback", text, "out/demo")
-    command.add_argument("--to", metavar="VERSION", help="the model; by default the one published before")
-    takes_output(command)
-    takes_wait(command)
-
-
-def _rollback(options: argparse.Namespace) -> object:
-    from batch_nst.pipelines.commands import rollback
-
-    return rollback(options.output, options.to, options.wait)
-
-
-def _add_prune(commands: Commands) -> None:
-    text = "delete old models; without --yes, only list them"
-    command = add_command(commands, _prune, "prune", text, "out/demo --keep 5 --yes")
-    command.add_argument(
-        "--keep", type=count, metavar="N", help="newest models to keep (publish.keep, or 10)"
-    )
-    command.add_argument("--yes", action="store_true", help="delete them")
-    takes_output(command, ", or the recipe")
-    takes_wait(command)
-
-
-def _prune(options: argparse.Namespace) -> object:
-    from batch_nst.pipelines.commands import prune
-    from batch_nst.pipelines.models import retention
-
-    return prune(*retention(options.output, options.keep), options.yes, options.wait)
 
 
 def _add_benchmark(commands: Commands) -> None:
@@ -444,6 +396,6 @@ def _benchmark(options: argparse.Namespace) -> object:
 _ON_RECIPES = (_add_plan, _add_generate, _add_train, _add_evaluate, _add_export, _add_nightly)
 _ON_CLUSTERS = (_add_doctor, _add_submit)
 _ON_PHOTOS = (_add_try, _add_apply)
-_ON_OUTPUTS = (_add_inspect, _add_forget, _add_models, _add_rollback, _add_prune)
+_ON_OUTPUTS = (add_inspect, add_forget, add_models, add_rollback, add_prune)
 _COMMANDS = (*_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, _add_benchmark)
 """Functions that add the commands, in the order of `--help`."""

@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from batch_nst.credentials import redacted
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import MODEL_PREFIX, Loss, Recipe
+from batch_nst.suggestions import did_you_mean
 from batch_nst.uris import meant_by
 
 
@@ -170,7 +171,9 @@ def _explain(path: object, fault: ErrorDetails) -> str:
     keys = ".".join(str(part) for part in fault["loc"])
     where = f"recipe {path}: {(keys if keys.isprintable() else repr(keys)) or 'recipe'}"
     if fault["type"] == "extra_forbidden":
-        return f"{where}: unknown key; allowed here: {', '.join(_allowed_keys(fault['loc'][:-1]))}"
+        allowed = _allowed_keys(fault["loc"][:-1])
+        meant = _meant(str(fault["loc"][-1]), allowed)
+        return f"{where}: unknown key; allowed here: {', '.join(allowed)}{meant}"
     if fault["type"] == "missing":
         return f"{where}{_first_required(fault['loc'])}: missing; this key has no default"
     message = fault["msg"].removeprefix("Value error, ")
@@ -178,6 +181,8 @@ def _explain(path: object, fault: ErrorDetails) -> str:
         return f"recipe {path}: {message}"
     if fault["type"] in _ALLOWED:
         message = "allowed: " + _ALLOWED[fault["type"]].format(**fault.get("ctx", {}))
+    if fault["type"] == "literal_error":
+        message += did_you_mean(str(fault["input"]), re.findall(r"'(.*?)'", message))
     return f"{where}: given {_short(fault['input'])}; {message}"
 
 
@@ -208,6 +213,15 @@ def _fields(location: Sequence[int | str]) -> dict[str, FieldInfo]:
     for part in location:
         model = model.model_fields[part].annotation
     return getattr(model, "model_fields", {})
+
+
+def _meant(key: str, allowed: Sequence[str]) -> str:
+    """The question for an unknown key: one much like it, or the one of that name in another section."""
+    sections = {
+        name: getattr(field.annotation, "model_fields", {}) for name, field in Recipe.model_fields.items()
+    }
+    elsewhere = [f"{name}.{key}" for name, keys in sections.items() if key in keys]
+    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else did_you_mean(key, allowed)
 
 
 _SECTIONS = ("loss", "style", "vgg")

@@ -116,8 +116,12 @@ def assert_refused(ended: Ended, command: str | None, *told: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "COMMAND"),
         (["plot"], "'plot'"),
+        (["trian", "recipe.yaml"], "; did you mean train?"),
+        (["--versoin"], "unknown: --versoin; did you mean --version?"),
+        (["apply", "model", "in", "out", "--keep-colours"], "; did you mean --keep-colors?"),
+        (["apply", "model", "in", "out", "--device", "cudda"], "; did you mean cuda?"),
+        (["apply", "model", "in", "out", "--device", "gpu"], "'gpu' (choose from"),
         (["plan"], "RECIPE"),
         (["apply", "model"], "IN, OUT"),
         (["inspect"], "OUTPUT"),
@@ -149,6 +153,10 @@ def test_a_wrong_call_is_refused(call: Call, words: list[str], told: str) -> Non
     assert_refused(call(*words), None, told, "--help`")
 
 
+def test_no_command_is_help_and_exit_code_2(call: Call) -> None:
+    assert call() == (2, "", call("--help").stdout)
+
+
 def test_a_missing_recipe_is_refused(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     assert_refused(call("generate", path), "generate", f"recipe {path}: cannot be read: No such file")
@@ -169,6 +177,13 @@ def test_a_typo_in_an_override_is_refused_by_every_command(
     ("override", "told"),
     [
         ("generate.iterations", "override 'generate.iterations': allowed: key=value or section.key=value"),
+        ("generate.iteration=5", "; did you mean iterations?"),
+        ("generate.steps=5", "; did you mean train.steps?"),
+        ("steps=5", "; did you mean train.steps?"),
+        ("trian.steps=5", "; did you mean train?"),
+        ("generate.zzz=5", "license\n"),
+        ("generate.encoding=wepb", "'png' or 'jpeg'; did you mean webp?"),
+        ("generate.device=gpu", "'cpu' or 'cuda'\n"),
         ("generate.iterations=many", "generate.iterations: given 'many'; allowed: a whole number"),
         ("generate.iterations=0", "generate.iterations: given 0; allowed: 1 or more"),
         ("loss.style_layers={relu9_9: 1.0}", "loss.style_layers: given {'relu9_9': 1.0}; no layer 'relu9_9'"),

@@ -467,7 +467,7 @@ def test_a_glob_without_quotes_is_refused_with_the_remedy(write: Write) -> None:
 
 def test_unknown_keys_are_answered_with_every_key_of_their_section(write: Write) -> None:
     told = fault(write(MINIMAL + "publish: {margins: 1}\n"))
-    assert told.endswith("allowed here: margin, max_objective, keep, license")
+    assert told.endswith("allowed here: margin, max_objective, keep, license; did you mean margin?")
 
 
 def test_every_fault_has_its_line(write: Write) -> None:

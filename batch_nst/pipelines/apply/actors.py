@@ -24,6 +24,7 @@ from batch_nst.pipelines.apply.tasks import (
 )
 from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
+from batch_nst.pipelines.cluster.rows import a_task_per_row, rows_at_once
 from batch_nst.pipelines.generate.decode import Attempt, first_attempt
 from batch_nst.pipelines.inference import FastModel, ModelFiles
 
@@ -49,21 +50,20 @@ def stylize_photos(
         actor: class of the actors; by default `FastModelActor`.
     """
     attempt = CrashCounter()  # Ray replaces dead workers without limit
-    rows = (
-        ray.data.from_items([chunk_row(chunk) for chunk in chunks])
-        .repartition(target_num_rows_per_block=1)
-        .flat_map(decode_row, fn_args=(attempt,), num_cpus=0.25)
-        .map(
-            actor or FastModelActor,
-            fn_constructor_args=(model, blend, precision, workers, attempt),
-            compute=workers.pool([1, workers.most], len(chunks)),
-            num_cpus=workers.num_cpus,
-            num_gpus=workers.num_gpus or None,
+    with a_task_per_row():
+        dataset = (
+            ray.data.from_items([chunk_row(chunk) for chunk in chunks], override_num_blocks=len(chunks))
+            .flat_map(decode_row, fn_args=(attempt,), num_cpus=0.25)
+            .map(
+                actor or FastModelActor,
+                fn_constructor_args=(model, blend, precision, workers, attempt),
+                compute=workers.pool([1, workers.most], len(chunks)),
+                num_cpus=workers.num_cpus,
+                num_gpus=workers.num_gpus or None,
+            )
+            .map(write_row, fn_args=(target,), num_cpus=0.25)
         )
-        .map(write_row, fn_args=(target,), num_cpus=0.25)
-        .iter_rows()
-    )
-    return (Outcome(**row) for row in rows)
+    return (Outcome(**row) for row in rows_at_once(dataset))
 
 
 class FastModelActor:

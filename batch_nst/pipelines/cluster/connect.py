@@ -9,7 +9,6 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -145,18 +144,6 @@ def _stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
-
-
-def a_task_per_row() -> AbstractContextManager[None]:
-    """Datasets of Ray Data that are made in this context hand each row to a task of its own.
-
-    By default a task takes a block of rows. `repartition` would part them, but it is one more task for each
-    row, and reserves a whole CPU: on a node of one core, where an actor holds some of it, none ever starts.
-    """
-    context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = 1  # bytes: a block ends after each row
-    chosen: AbstractContextManager[None] = ray.data.DataContext.current(context)
-    return chosen
 
 
 def choose_workers(device: Device) -> Workers:

@@ -23,6 +23,7 @@ from batch_nst.engine.slow_transfer import optimise
 from batch_nst.engine.timing import wait_for
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster.connect import Workers, result_of
+from batch_nst.pipelines.cluster.rows import rows_at_once
 from batch_nst.pipelines.evaluate.scores import LeftOut, Score, from_row, to_row
 from batch_nst.pipelines.evaluate.speed import measure_speed
 from batch_nst.pipelines.inference import ModelFiles
@@ -55,9 +56,8 @@ def score_photos(
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus or None,
         )
-        .iter_rows()
     )
-    return map(from_row, scored)
+    return map(from_row, rows_at_once(scored))
 
 
 def time_sizes(

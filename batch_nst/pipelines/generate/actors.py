@@ -27,7 +27,8 @@ from batch_nst.data.images.style import StyleImage
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import choose_batch, run_in_batches
 from batch_nst.engine.slow_transfer import ENGINE
-from batch_nst.pipelines.cluster.connect import Workers, a_task_per_row
+from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.cluster.rows import a_task_per_row, rows_at_once
 from batch_nst.pipelines.generate.decode import (
     MOST_DEATHS,
     Attempt,
@@ -83,7 +84,7 @@ def stylize_units(
         if stop_reason():
             return
         with a_task_per_row():
-            rows = (
+            dataset = (
                 ray.data.from_items([chunk_row(chunk) for chunk in some])
                 .flat_map(plan_rows, fn_args=(store, split_of, stop_reason), num_cpus=0.25)
                 .map(decode_row, fn_args=(limits, stop_reason, attempt), num_cpus=0.25)
@@ -99,9 +100,8 @@ def stylize_units(
                     num_cpus=workers.num_cpus,
                     num_gpus=workers.num_gpus or None,
                 )
-                .iter_rows()
             )
-        yield from map(outcome_from_row, rows)
+        yield from map(outcome_from_row, rows_at_once(dataset))
 
 
 def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
