@@ -163,7 +163,7 @@ def _generate(options: argparse.Namespace) -> object:
 
 
 def _add_train(commands: Commands) -> None:
-    text = "train the fast model on the pairs, or go on with its training"
+    text = "train the fast model on the pairs, or continue its training"
     command = add_command(commands, _train, "train", text, "jobs/recipes/demo.yaml train.steps=200")
     takes_recipe_and_lease(command)
 

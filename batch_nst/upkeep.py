@@ -25,7 +25,7 @@ def _inspect(options: argparse.Namespace) -> object:
 
 def add_forget(commands: Commands) -> None:
     """Add `forget`."""
-    text = "delete some photos from the pairs for good; list the models that saw them"
+    text = "permanently delete the pairs of some photos; list models that saw them"
     command = add_command(commands, _forget, "forget", text, "out/demo 3f2a9c01")
     takes_output(command)
     command.add_argument(
