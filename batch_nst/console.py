@@ -56,8 +56,8 @@ class ProgressBar:
             self._live.update(self._task, completed=self._done, note=text)
         elif now - self._shown >= _LOG_SECONDS or self._done >= self._total:
             self._shown = now
-            left = (self._total - self._done) / rate
-            log(f"{self._what}: {self._done} of {self._total} {self._unit}, {text}, {left:.0f} s left")
+            left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
+            log(f"{self._what}: {self._done} of {self._total} {self._unit}, {text}{left}")
 
 
 @contextmanager

@@ -33,6 +33,16 @@ def test_rates_and_the_time_left_are_those_of_this_start(
     ]
 
 
+def test_a_unit_of_which_nothing_is_left_ends_no_work(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    meter = ProgressBar("generate", 8, "images", None)
+    clock[0] = 20.0
+    meter.advance(0, "no image was good")
+    told = "generate: 0 of 8 images, 0.00 images/s  no image was good\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_clock_tells_shares_of_the_time_that_was_spent(clock: list[float]) -> None:
     spent = StepTimer("busy", "waiting", "writing")
     for thing, seconds in (("busy", 3.0), ("waiting", 0.5), ("busy", 4.5)):
