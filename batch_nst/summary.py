@@ -137,10 +137,10 @@ def _forget(options: Namespace, figures: Namespace) -> _Told:
 
 
 def _models(options: Namespace, figures: Namespace) -> _Told:
-    published = figures.published
+    published, paint = figures.published, _call("apply", figures.output, "photo.jpg", "painted.png")
     return [
         ("made", f"nothing; {_counted(len(figures.models), 'model')}, published: {published or 'none'}"),
-        ("next", _call("apply", figures.output, "photo.jpg", "painted.png") if published else ""),
+        ("next", paint if published else _call("inspect", figures.output)),
     ]
 
 
@@ -151,7 +151,13 @@ def _rollback(options: Namespace, figures: Namespace) -> _Told:
 def _prune(options: Namespace, figures: Namespace) -> _Told:
     gone, would = len(figures.deleted), len(figures.to_delete)
     keep = ["--keep", options.keep] if options.keep else []
-    told = f"nothing; {_counted(would, 'model')} would go" if would else f"{_counted(gone, 'model')} deleted"
+    told = (
+        f"nothing; {_counted(would, 'model')} would go"
+        if would
+        else f"{_counted(gone, 'model')} deleted"
+        if gone
+        else "nothing; all models stay"
+    )
     again = _call("prune", options.output, *keep, "--yes")
     return [("made", told), ("next", again if would else _call("models", options.output))]
 

@@ -166,6 +166,20 @@ CASES: list[Case] = [
         ["made  nothing; 1 model, published: v1", f"next  {PAINT}"],
     ),
     (
+        "models",
+        [ModelsFigures],
+        {},
+        {"models": [], "published": None, "output": "out"},
+        ["made  nothing; 0 models, published: none", "next  batch-nst inspect out"],
+    ),
+    (
+        "prune",
+        [PruneFigures],
+        {"output": "out", "keep": None},
+        {"deleted": [], "to_delete": []},
+        ["made  nothing; all models stay", "next  batch-nst models out"],
+    ),
+    (
         "rollback",
         [RollbackFigures],
         {"output": "out"},
