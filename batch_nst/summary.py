@@ -44,7 +44,7 @@ def _plan(options: Namespace, figures: Namespace) -> _Told:
 
 
 def _generate(options: Namespace, figures: Namespace) -> _Told:
-    good = figures.ok + figures.held_out
+    good = figures.ok + figures.held_out + figures.filtered
     bad = figures.rejected + figures.failed
     left = "".join(f", {n:,} {what}" for n, what in ((bad, "bad"), (figures.pending, "pending")) if n)
     return [

@@ -53,7 +53,16 @@ CASES: list[Case] = [
         "generate",
         [GenerateFigures, RunSummary],
         RECIPE,
-        {"made": 1, "ok": 3, "held_out": 1, "rejected": 1, "failed": 1, "pending": 2, "output": "out"},
+        {
+            "made": 1,
+            "ok": 2,
+            "held_out": 1,
+            "filtered": 1,
+            "rejected": 1,
+            "failed": 1,
+            "pending": 2,
+            "output": "out",
+        },
         [
             "made  1 pair; the dataset has 4 now, 2 bad, 2 pending",
             "look  out/dataset",

@@ -355,7 +355,7 @@ def too_few(counts: Mapping[str, int], found: int, max_rejected: float) -> str:
     more = "; --retry tries failed images once more" if failed else ""
     if bad > max_rejected * found:
         return f"{told}; generate.max_rejected allows {max_rejected:.1%}{more}"
-    if bad and not counts["ok"] + counts["held_out"] + counts["pending"]:
+    if bad and not any(counts[each] for each in ("ok", "held_out", "filtered", "forgotten", "pending")):
         return f"{told}; there is no pair{more}"
     return ""
 

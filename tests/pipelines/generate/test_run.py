@@ -2,6 +2,7 @@
 
 import pytest
 
+from batch_nst.data.dataset.audit import COUNTED
 from batch_nst.pipelines.generate.run import too_few
 
 
@@ -21,7 +22,8 @@ from batch_nst.pipelines.generate.run import too_few
 def test_rejected_and_failed_images_count_alike_and_nothing_made_is_no_success(
     ok: int, rejected: int, failed: int, limit: float, told: str
 ) -> None:
-    counts = {"ok": ok, "held_out": 0, "rejected": rejected, "failed": failed, "pending": 0}
+    bad = {"rejected": rejected, "failed": failed}
     more = "; --retry tries failed images once more" if failed and told else ""
-    assert too_few(counts, 20, limit) == told + more
-    assert too_few({**counts, "ok": 0, "held_out": ok}, 20, limit) == told + more
+    for outcome in ("ok", "held_out", "filtered", "forgotten"):  # each of them was made
+        counts = {**dict.fromkeys(COUNTED, 0), "pending": 0, **bad, outcome: ok}
+        assert too_few(counts, 20, limit) == told + more
