@@ -47,9 +47,8 @@ def score_photos(
         The score of each photo, in no order; or the reason why a photo was left out.
     """
     scored = (
-        ray.data.from_items([asdict(photo) for photo in photos])
-        .repartition(target_num_rows_per_block=1)
-        .map(
+        # A block for each photo, and so a task; `repartition` would need a whole CPU beside the actor.
+        ray.data.from_items([asdict(photo) for photo in photos], override_num_blocks=len(photos)).map(
             Scorer,
             fn_constructor_args=(model, style, recipe, workers),
             compute=workers.pool(recipe.generate.actors, len(photos)),
