@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import ipaddress
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -38,6 +41,8 @@ _FOLLOW_SECONDS = 300.0
 """Interval to reconnect to a log: a dead connection looks like a quiet one."""
 _SILENT_SECONDS = 120.0
 """How long the job server may be unreachable before the command gives up; the job itself continues."""
+_OF_RAY = ("Missing authentication token", "Invalid authentication token")
+"""What Ray's own answers 401 and 403 say; others come from something in between, such as a proxy."""
 
 
 class PrintedFigures(TypedDict, total=False):
@@ -225,7 +230,24 @@ def _client(address: str) -> JobSubmissionClient:
         )
     # Ray prefers this variable to its argument.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
+    _bypass_proxies(urlsplit(address).hostname or "")
     return JobSubmissionClient(address)
+
+
+def _bypass_proxies(host: str) -> None:
+    """Let nobody but a loopback host see its requests: each carries the cluster's token.
+
+    Ray's client takes proxies from the environment, which usually does not exempt this machine.
+    """
+    if _is_loopback(host):
+        exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_proxy"] = f"{exempt},{host}" if exempt else host
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def _begin(
@@ -350,9 +372,23 @@ def _short_errors(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise BatchNSTError(
-            f"--address {address}: requires the cluster's token: set RAY_AUTH_MODE=token, and put the "
-            "token into ~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names"
-        ) from error
+        raise BatchNSTError(f"--address {address}: {_refusal(address, error.message)}") from error
     except (OSError, RuntimeError) as error:
         raise BatchNSTError(f"--address {address}: {' '.join(str(error).split())[:1000]}") from error
+
+
+def _refusal(address: str, message: str) -> str:
+    """What an answer 401 or 403 means, and the remedy; `message` quotes it."""
+    if any(words in message for words in _OF_RAY):
+        return (
+            "requires the cluster's token: set RAY_AUTH_MODE=token, and put the token into ~/.ray/auth_token "
+            "or the file that RAY_AUTH_TOKEN_PATH names"
+        )
+    parts = urlsplit(address)
+    code = 401 if message.startswith("Authentication required") else 403
+    text = " ".join(re.sub("<[^>]*>", " ", message.partition(":")[2].rpartition("\n\n")[0]).split())[:200]
+    proxy = getproxies().get(parts.scheme)
+    asked = proxy is not None and not proxy_bypass(parts.netloc)
+    whose = f"the proxy {proxy}, or what lies behind it," if asked else "something between here and Ray"
+    remedy = f"set no_proxy={parts.hostname}, or let the proxy pass it" if asked else "ask who runs it"
+    return f"{whose} answered {code}, and not Ray: {text or 'no text'}; {remedy}"

@@ -32,6 +32,7 @@ from batch_nst.pipelines import submit
 from batch_nst.pipelines.submit import exit_code_of, last_figures, pack, series
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
+from tests.support.http_proxy import HttpProxy, serve_proxy
 from tests.support.places import ROOT
 from tests.support.ray_nodes import Machines, machines
 from tests.support.sessions import CTRL_C_COUNTS, kill
@@ -163,28 +164,98 @@ def test_a_job_server_out_of_reach_is_named(free_ports: Callable[[int], list[int
         assert raised.value.exit_code == 1
 
 
-class _Unauthorized(BaseHTTPRequestHandler):
-    """A job server whose token one does not have."""
+_TOKEN = secrets.token_hex(32)
+
+
+class _JobServer(BaseHTTPRequestHandler):
+    """Answers as Ray's: a version, no jobs, and 401 to who brings no token."""
 
     def do_GET(self) -> None:
-        self.send_response(401)
+        known = self.headers["Authorization"] == f"Bearer {_TOKEN}"
+        body = b'{"ray_version": "99.0"}' if self.path == "/api/version" else b"[]"
+        self.send_response(200 if known else 401)
         self.end_headers()
-        self.wfile.write(b"Unauthorized: Missing authentication token")
+        self.wfile.write(body if known else b"Unauthorized: Missing authentication token")
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-@pytest.mark.usefixtures("_settings")
-def test_a_job_server_that_asks_for_a_token_is_told() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Unauthorized) as server:
+@pytest.fixture
+def job_server() -> Iterator[int]:
+    """The port of a job server that asks for a token."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _JobServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(
-            BatchNSTError, match=f"^--address {address}: requires the cluster's token: set RAY_AUTH_MODE"
-        ):
-            submit.status(recipe_of("s3://b/out"), address)
+        yield server.server_port
         server.shutdown()
+
+
+@pytest.mark.usefixtures("_settings")
+def test_a_job_server_that_asks_for_a_token_is_told(job_server: int) -> None:
+    address = f"http://127.0.0.1:{job_server}"
+    with pytest.raises(
+        BatchNSTError, match=f"^--address {address}: requires the cluster's token: set RAY_AUTH_MODE"
+    ):
+        submit.status(recipe_of("s3://b/out"), address)
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpProxy]:
+    """Named by `http_proxy`, and nothing is exempt."""
+    with serve_proxy() as found:
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.setenv("no_proxy", "")  # what the command sets is put back
+        monkeypatch.setenv("http_proxy", found.url)
+        yield found
+
+
+def test_the_token_of_a_cluster_on_this_machine_goes_to_no_proxy(
+    job_server: int, proxy: HttpProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(_TOKEN)
+    (tmp_path / "recipe.yaml").write_text(pack(recipe_of("s3://b/out"))["recipe.yaml"].decode())
+    words = ("submit", "recipe.yaml", "--status", "--address", f"http://127.0.0.1:{job_server}")
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "batch_nst", *words],
+        cwd=tmp_path,
+        env={**os.environ, **secret},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr  # the server knew the token
+    assert proxy.seen == []
+
+
+@pytest.mark.usefixtures("_settings")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.8.8", "[::1]"])
+@pytest.mark.parametrize("exempt", ["", "example.org"])
+def test_no_request_to_this_machine_goes_through_a_proxy(
+    host: str, exempt: str, job_server: int, proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", exempt)
+    with pytest.raises(BatchNSTError, match=r"requires the cluster's token|Failed to connect"):
+        submit.status(recipe_of("s3://b/out"), f"http://{host}:{job_server}")
+    assert proxy.seen == []
+    assert os.environ["no_proxy"] == ",".join(filter(None, (exempt, host.strip("[]"))))
+
+
+@pytest.mark.usefixtures("_settings")
+def test_an_address_elsewhere_is_reached_as_no_proxy_says(
+    proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.refuses = True
+    with pytest.raises(BatchNSTError) as refused:
+        submit.status(recipe_of("s3://b/out"), "http://ray.invalid:8265")
+    assert str(refused.value) == (
+        f"--address http://ray.invalid:8265: the proxy {proxy.url}, or what lies behind it, answered 403, "
+        "and not Ray: Blocked by policy; set no_proxy=ray.invalid, or let the proxy pass it"
+    )
+    proxy.seen.clear()
+    monkeypatch.setenv("no_proxy", "ray.invalid")
+    with pytest.raises(BatchNSTError, match="Failed to connect"):
+        submit.status(recipe_of("s3://b/out"), "http://ray.invalid:8265")
+    assert proxy.seen == []
 
 
 @pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001", "127.0.0.1:8265"])
