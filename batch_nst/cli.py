@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from batch_nst import __version__
@@ -35,6 +35,7 @@ from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from batch_nst.streams import keep_streams, tell
 from batch_nst.summary import summary
+from batch_nst.trials import SAMPLES, add_benchmark
 from batch_nst.upkeep import add_forget, add_inspect, add_models, add_prune, add_rollback
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
@@ -292,9 +293,10 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 def _add_try(commands: Commands) -> None:
     text = "paint a few photos with several settings, side by side on one page"
-    command = add_command(commands, _try, "try", text, "jobs/recipes/demo.yaml loss.style_weight=10,100,1000")
+    command = add_command(commands, _try, "try", text, "auvers.yaml loss.style_weight=10,100,1000")
     takes_recipe(
         command,
+        "; without it, the shipped photos and painting are taken",
         values="section.key=V1,V2,V3",
         what="settings to compare: several values of one key or two; other keys are set as given",
     )
@@ -307,7 +309,10 @@ def _add_try(commands: Commands) -> None:
 def _try(options: argparse.Namespace) -> object:
     from batch_nst.recipe_file import read_variants
 
-    variants = read_variants(options.recipe, options.overrides)  # reports errors before torch is imported
+    given = [options.recipe, *options.overrides]
+    if "=" in options.recipe and not Path(options.recipe).exists():
+        given.insert(0, str(SAMPLES / "try.yaml"))
+    variants = read_variants(given[0], given[1:])  # reports errors before torch is imported
 
     from batch_nst.pipelines.try_ import try_variants
 
@@ -368,34 +373,11 @@ def _apply(options: argparse.Namespace) -> object:
     )
 
 
-def _add_benchmark(commands: Commands) -> None:
-    text = "measure the engine on this machine, next to the baseline"
-    command = add_command(commands, _benchmark, "benchmark", text, "--quick")
-    add = command.add_argument
-    add("--images", metavar="GLOB", default="jobs/samples/content", help="photos")
-    add("--styles", metavar="GLOB", default="jobs/samples/styles", help="style images")
-    add("--quick", action="store_true", help="2 photos and 1 style image at 128 px; takes minutes")
-    add("--model", default="", help="a trained model: how much sooner when starting from its images")
-    add("--results", metavar="FILE", default="", help="append measurements here; do not repeat those in it")
-    takes_device(command)
-
-
-def _benchmark(options: argparse.Namespace) -> object:
-    from batch_nst.pipelines.benchmark.engine import benchmark
-
-    return benchmark(
-        options.images,
-        options.styles,
-        device=options.device,
-        quick=options.quick,
-        model=options.model,
-        results=options.results,
-    )
 
 
 _ON_RECIPES = (_add_plan, _add_generate, _add_train, _add_evaluate, _add_export, _add_nightly)
 _ON_CLUSTERS = (_add_doctor, _add_submit)
 _ON_PHOTOS = (_add_try, _add_apply)
 _ON_OUTPUTS = (add_inspect, add_forget, add_models, add_rollback, add_prune)
-_COMMANDS = (*_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, _add_benchmark)
+_COMMANDS = (*_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, add_benchmark)
 """Functions that add the commands, in the order of `--help`."""

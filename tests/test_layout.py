@@ -30,6 +30,7 @@ GROUND = {
     "batch_nst.suggestions",
     "batch_nst.summary",
 }
+COMMAND = {"batch_nst.cli", "batch_nst.trials"}
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"
     for name in (

@@ -303,7 +303,7 @@ def _working_dir(files: Mapping[str, bytes]) -> Iterator[str]:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         if (package.parent / "pyproject.toml").is_file():
-            ignore = shutil.ignore_patterns("__pycache__")
+            ignore = shutil.ignore_patterns("__pycache__", "samples")
             shutil.copytree(package, Path(folder) / package.name, ignore=ignore)
         yield folder
 

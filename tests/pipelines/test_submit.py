@@ -439,7 +439,7 @@ def installed(tmp_path: Path) -> Path:
     """Where the programs are of an environment with the wheel of this checkout, which sees no checkout."""
     source, environment = tmp_path / "source", tmp_path / "environment"
     shutil.copytree(ROOT / "batch_nst", source / "batch_nst", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "jobs/samples/LICENSES.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     venv.create(environment, symlinks=True)
@@ -513,6 +513,15 @@ def test_an_installed_wheel_sends_no_code_and_runs_where_it_is_installed(
             kill(head)
     assert (ended["exit_code"], ended["status"], ended["job"]["made"]) == (0, "SUCCEEDED", 12)
     assert kinds == [".png", ".yaml"]  # painting and recipe
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_has_photos_and_a_painting_to_try(installed: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    small = ("generate.iterations=1", "generate.image_size=32", "style.size=32", "--photos", "1")
+    words = ("-m", "batch_nst", "try", "loss.style_weight=1,2", *small)
+    subprocess.run([installed / "python", *words], cwd=tmp_path, env=environment, check=True)
+    assert "chelsea" in (tmp_path / "try.html").read_text()
 
 
 def wait_for(request: urllib.request.Request, server: subprocess.Popen[str]) -> None:

@@ -1,0 +1,37 @@
+"""Commands for what is not known before a first run, with their options: `benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from batch_nst.arguments import Commands, add_command, takes_device
+
+SAMPLES = Path(__file__).parent / "samples"
+"""Photos and style images that are shipped, for commands that are given none."""
+
+
+def add_benchmark(commands: Commands) -> None:
+    """Add `benchmark`."""
+    text = "measure the engine on this machine, next to the baseline"
+    command = add_command(commands, _benchmark, "benchmark", text, "--quick")
+    add = command.add_argument
+    add("--images", metavar="GLOB", default=str(SAMPLES / "content"), help="photos (those that are shipped)")
+    add("--styles", metavar="GLOB", default=str(SAMPLES / "styles"), help="style images (the shipped ones)")
+    add("--quick", action="store_true", help="2 photos and 1 style image at 128 px; takes minutes")
+    add("--model", default="", help="a trained model: how much sooner when starting from its images")
+    add("--results", metavar="FILE", default="", help="append measurements here; do not repeat those in it")
+    takes_device(command)
+
+
+def _benchmark(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.benchmark.engine import benchmark
+
+    return benchmark(
+        options.images,
+        options.styles,
+        device=options.device,
+        quick=options.quick,
+        model=options.model,
+        results=options.results,
+    )
