@@ -264,7 +264,7 @@ def test_a_recipe_that_unfolds_beyond_memory_is_refused(call: Call, project: Pro
 
 
 def test_a_plan_ends_with_its_counts(call: Call, project: Project) -> None:
-    ended = call("plan", project.recipe)
+    ended = call("plan", project.recipe, "train.batch_size=1")
     counts = {"photos": 2, "found": 2, "done": 0, "rejected": 0, "to_do": 2, "gone": 0}
     unknown = (
         "device",
@@ -284,9 +284,24 @@ def test_a_plan_ends_with_its_counts(call: Call, project: Project) -> None:
         "passed_over": {},
         "store_requests": {"reads": 0, "writes": 0, "lists": 0},
         **dict.fromkeys(unknown),
+        "steps": {
+            **dict.fromkeys(
+                ("pairs", "training", "scoring", "export", "in_all"),
+                dict.fromkeys(("device_hours", "hours", "price")),
+            ),
+            "rates_from": None,
+        },
+        "refused": [],
     }
     assert "device-hours not known before the first images are made; --calibrate tries a few" in ended.stderr
     assert not project.output.exists()
+
+
+def test_a_plan_that_train_would_refuse_ends_with_1_and_its_counts(call: Call, project: Project) -> None:
+    ended = call("plan", project.recipe)
+    (told,) = ended.figures["refused"]
+    assert (ended.code, ended.figures["error"], ended.figures["to_do"]) == (1, told, 2)
+    assert ended.stderr.endswith(f"batch-nst plan: {told}\n")
 
 
 @pytest.mark.parametrize("price", ["-1", "much", "nan", "inf", ""])

@@ -15,7 +15,7 @@ from batch_nst.console import log
 from batch_nst.data.dataset.manifest import as_started, check_recipe, require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.errors import BatchNSTError, Stopped, reason_of
+from batch_nst.errors import BatchNSTError, IncompleteError, Stopped, reason_of
 from batch_nst.figures import JsonObject, as_json, inlined
 from batch_nst.pipelines.cluster.stop import Budget
 from batch_nst.recipe import Recipe
@@ -23,6 +23,7 @@ from batch_nst.recipe import Recipe
 if TYPE_CHECKING:
     from batch_nst.data.dataset.plan import Plan, PlanCounts
     from batch_nst.pipelines.cost.estimate import Estimate
+    from batch_nst.pipelines.cost.steps import StepCosts, StepRates, Work
     from batch_nst.pipelines.cost.unit_costs import UnitCosts
     from batch_nst.pipelines.reports.night import Night, ScoredModel
 
@@ -42,45 +43,70 @@ class RunSummary(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PlanFigures:
-    """What `generate` would do, and what that would cost."""
+    """What `nightly` would do, and what that would cost."""
 
+    steps: StepCosts
+    """What each step costs."""
+    refused: list[str]
+    """What `train` or `nightly` would refuse."""
     counts: PlanCounts = inlined()
     costs: Estimate = inlined()
+    """What the pairs cost."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """Files below the input that are no photos, by suffix or reason."""
 
 
 def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float | None = None) -> PlanFigures:
-    """Estimate what `generate` would do, and what that would cost. Writes nothing.
+    """Estimate what `nightly` would do, and what that would cost. Writes nothing.
 
     Args:
         recipe: the recipe.
         calibrate: measure costs on the real device with a few photos, instead of using those of the last run.
         price_per_device_hour: in any currency; adds a price.
+
+    Raises:
+        IncompleteError: `train` or `nightly` would refuse what this run makes.
     """
     from batch_nst.data.dataset.plan import survey
-    from batch_nst.pipelines.cost.estimate import estimate, estimate_lines
-    from batch_nst.pipelines.cost.workload import workload_of
+    from batch_nst.pipelines.cost.estimate import UNKNOWN, estimate, estimate_lines
+    from batch_nst.pipelines.cost.steps import StepCost, step_costs, step_lines
+    from batch_nst.pipelines.cost.workload import refusals, remaining_split, remaining_steps, workload_of
 
     store = Store(recipe.output)
     recipe = as_started(recipe, store)
     planned = survey(recipe, store)
-    work = workload_of(planned, store, recipe)
-    costs = estimate(work, _rates(planned, recipe, store, calibrate), price_per_device_hour)
-    counts = planned.counts()
-    for line in estimate_lines(asdict(counts), costs):
+    split = remaining_split(planned, store, recipe)
+    steps = remaining_steps(planned, store, recipe, split)
+    rates, step_rates = _rates(planned, steps, recipe, store, calibrate)
+    costs = estimate(workload_of(planned, store, recipe), rates, price_per_device_hour)
+    each = step_costs(
+        steps,
+        step_rates,
+        StepCost(costs.device_hours, costs.hours, costs.price),
+        scorers=costs.devices or 1,
+        trainers=recipe.train.worker_range[1],
+        price=price_per_device_hour,
+    )
+    passed_over = dict(planned.passed_over)
+    figures = PlanFigures(each, refusals(recipe, split), planned.counts(), costs, passed_over)
+    for line in [*estimate_lines(asdict(figures.counts), costs), *step_lines(each, UNKNOWN)]:
         log(line)
-    return PlanFigures(counts, costs, dict(planned.passed_over))
+    if figures.refused:
+        raise IncompleteError("; ".join(figures.refused), figures)
+    return figures
 
 
-def _rates(plan: Plan, recipe: Recipe, store: Store, calibrate: bool) -> UnitCosts | None:
-    """Costs from a trial if requested, else from the last run. An empty plan needs neither torch nor Ray."""
+def _rates(
+    plan: Plan, steps: Work, recipe: Recipe, store: Store, calibrate: bool
+) -> tuple[UnitCosts | None, StepRates | None]:
+    """Costs from a trial if requested, else from the last runs. With nothing to do, neither torch nor Ray."""
+    from batch_nst.pipelines.cost.steps import last_step_rates
     from batch_nst.pipelines.cost.unit_costs import last_unit_costs
 
-    if not plan.to_do:
-        return None
     if not calibrate:
-        return last_unit_costs(store)
+        return last_unit_costs(store) if plan.to_do else None, last_step_rates(store)
+    if not plan.to_do and not any(asdict(steps).values()):
+        return None, None
     from batch_nst.pipelines.cost.calibrate import calibrate as measure
     from batch_nst.pipelines.generate.run import check_weights
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +19,13 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster import connect
 from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.cost.step_trial import graph_seconds, step_rates
+from batch_nst.pipelines.cost.steps import StepRates
 from batch_nst.pipelines.cost.unit_costs import UnitCosts
 from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.decode import decode_unit, units_of
 from batch_nst.pipelines.generate.write import encode_picture, encode_unit
+from batch_nst.pipelines.objective import Objectives
 from batch_nst.recipe import Generate, Recipe
 
 _FEWEST, _MOST = 16, 64
@@ -39,31 +43,48 @@ class Timing(NamedTuple):
     seconds: float
 
 
-def calibrate(plan: Plan, store: Store, recipe: Recipe) -> UnitCosts:
-    """Try a few pending photos on the worker that `generate` would choose. Writes nothing; takes a minute.
+def calibrate(plan: Plan, store: Store, recipe: Recipe) -> tuple[UnitCosts | None, StepRates]:
+    """Try what `nightly` would do on the workers that it would choose. Writes nothing; takes a minute or two.
 
-    Args:
-        plan: must have something to do.
-        store: the output.
-        recipe: the recipe.
+    Returns:
+        Costs of an image, from a few pending photos, None if none is pending; and those of the later steps.
 
     Raises:
         IncompleteError: no photo could be tried.
     """
     connect.connect()
-    workers = connect.choose_workers(recipe.generate.device)
+    workers, trainers = connect.choose_workers(recipe.generate.device), connect.choose_trainers(recipe.train)
+    style = read_style(recipe.style)
+    costs = _try_photos(plan, store, recipe, style, workers) if plan.to_do else None
+    log(f"calibrating training on {trainers.device}, and scoring")
+    gpus = max(workers.num_gpus, trainers.num_gpus) or None
+    trial = ray.remote(_try_steps).options(num_cpus=workers.num_cpus, num_gpus=gpus, max_calls=1)
+    rates: StepRates = connect.result_of(trial.remote(style, recipe, workers, trainers))
+    return costs, rates
+
+
+def _try_photos(plan: Plan, store: Store, recipe: Recipe, style: StyleImage, workers: Workers) -> UnitCosts:
     photos = min(plan.to_do, max(_FEWEST, min(_MOST, recipe.generate.unit_images)))
     log(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
     some = _spread(plan.pending(store), plan.to_do, photos)
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
     (unit,) = units_of(some, plan.split_of)
     trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
-    outcome: UnitCosts | str = connect.result_of(
-        trial.remote(unit, read_style(recipe.style), recipe, workers)
-    )
+    outcome: UnitCosts | str = connect.result_of(trial.remote(unit, style, recipe, workers))
     if isinstance(outcome, str):
         raise IncompleteError(f"calibration: {outcome}")
     return outcome
+
+
+def _try_steps(style: StyleImage, recipe: Recipe, workers: Workers, trainers: Workers) -> StepRates:
+    """Runs in a worker: the rates of training, scoring and export."""
+    scoring = training = Objectives.of_recipe(recipe, style, workers.device, workers.threads)
+    if (trainers.device, recipe.train.precision) != (workers.device, recipe.generate.precision):
+        training = Objectives.on(
+            style, recipe.loss, recipe.vgg, trainers.device, recipe.train.precision, trainers.threads
+        )
+    rates = step_rates(recipe, scoring, training, trainers.threads)
+    return replace(rates, graph=graph_seconds(recipe.train))
 
 
 def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:

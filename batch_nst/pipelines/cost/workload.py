@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_nst.data.dataset import summaries
 from batch_nst.data.dataset.forgotten import FORGOTTEN
 from batch_nst.data.dataset.plan import Plan
-from batch_nst.data.dataset.plan_files import segments_for
-from batch_nst.data.dataset.snapshot import SNAPSHOTS
+from batch_nst.data.dataset.plan_files import read_group, segments_for
+from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot
+from batch_nst.data.models import registry
 from batch_nst.data.sources.photos import is_tar, is_uri_list, lacks_versions, list_containers
 from batch_nst.data.storage.fetch import is_remote
 from batch_nst.data.storage.store import Store
 from batch_nst.pipelines.cost.requests import Traffic
+from batch_nst.pipelines.cost.steps import Work, work_of
 from batch_nst.recipe import Recipe
 
 
@@ -41,6 +47,78 @@ def workload_of(plan: Plan, store: Store, recipe: Recipe) -> Workload:
     of_input = _of_input(plan, recipe, remote_reads, reads)
     traffic = of_input if store.local_path else _of_output(plan, store, of_input, units)
     return Workload(plan.to_do, units, reads, traffic)
+
+
+class Split(NamedTuple):
+    """Numbers of images by their side of the split."""
+
+    train: int
+    held_out: int
+
+
+def remaining_split(plan: Plan, store: Store, recipe: Recipe) -> Split:
+    """Images of the next snapshot on each side, at most, or as many as anybody asks for."""
+    snapshot = latest_snapshot(store)
+    if snapshot and not plan.to_do:
+        return Split(snapshot.counts["ok"], snapshot.counts["held_out"])
+    enough = max(recipe.train.batch_size, recipe.evaluate.photos)
+    train = held_out = 0
+    for keys in _keys(plan, store):
+        held_out += (here := sum(plan.split_of(key) == "held_out" for key in keys))
+        train += len(keys) - here
+        if min(train, held_out) >= enough:
+            break
+    return Split(train, held_out)
+
+
+def _keys(plan: Plan, store: Store) -> Iterator[list[str]]:
+    """The key of each image in the input, planned or new, some at a time."""
+    first = 0
+    for group in plan.written.groups:
+        rows = read_group(store, group, columns=["key", "attempt"])
+        present = pa.array(plan.present[first : first + group.rows])
+        first += group.rows
+        yield rows.filter(pc.and_(present, pc.equal(rows["attempt"], 0)))["key"].to_pylist()
+    for table in plan.new:
+        yield table["key"].to_pylist()
+
+
+def remaining_steps(plan: Plan, store: Store, recipe: Recipe, split: Split) -> Work:
+    """The work of the steps after the pairs that no run has done yet; `pairs` is 0."""
+    whole = work_of(recipe, 0, min(recipe.evaluate.photos, split.held_out))
+    snapshot = latest_snapshot(store)
+    if plan.to_do or not snapshot:
+        return whole
+    card = registry.read_card(store, registry.training_version(recipe, snapshot))
+    if card is None:
+        return whole
+    scored, exported = "evaluation" in card, registry.GRAPH in card["digests"]
+    return replace(
+        whole,
+        training=0.0,
+        scoring=0.0 if scored else whole.scoring,
+        baseline=0.0 if scored else whole.baseline,
+        graphs=0 if exported else 1,
+    )
+
+
+def refusals(recipe: Recipe, split: Split) -> list[str]:
+    """What `train` or `nightly` would refuse after the pairs are made, one line each."""
+    found = []
+    if split.train < recipe.train.batch_size:
+        allowed = "that many or fewer, or more photos" if split.train else "more photos"
+        found.append(
+            f"train.batch_size: given {recipe.train.batch_size}; the input has at most {split.train} pairs "
+            f"to train on; allowed: {allowed}"
+        )
+    if not split.held_out:
+        found.append("evaluate.holdout: no held-out photo to score a model on; needed: 1; add photos")
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        found.append(
+            f"{' and '.join(missing)}: not installed; `nightly` needs: pip install 'batch_nst[onnx]'"
+        )
+    return found
 
 
 def _of_input(plan: Plan, recipe: Recipe, remote_reads: int, reads: int) -> Traffic:

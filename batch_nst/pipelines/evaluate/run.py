@@ -20,6 +20,7 @@ from batch_nst.data.storage.fetch import fetch
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
 from batch_nst.figures import as_json
+from batch_nst.pipelines.cost.steps import LARGER_DIVISOR
 from batch_nst.pipelines.evaluate.enlarged import EnlargedPhotos, cut_enlarged
 from batch_nst.pipelines.evaluate.scores import (
     EvaluateFigures,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 _PREVIEWED = 8
 """Photos on a model's contact sheet."""
-_SHORTER = 3
-"""Divisor of the iterations at twice the size, where an iteration costs four times as much."""
 
 
 def evaluate(recipe: Recipe, store: Store) -> ScoredModel:
@@ -139,7 +138,7 @@ def _enlarged(
     photos: Sequence[HeldOutPhoto], larger: EnlargedPhotos, settings: Evaluate
 ) -> list[HeldOutPhoto]:
     """The photos at twice the size, which have no optimised image in the dataset."""
-    iterations = max(1, settings.iterations // _SHORTER)
+    iterations = max(1, settings.iterations // LARGER_DIVISOR)
     return [
         replace(photo, content=larger.pictures[photo.id], stylized=b"", iterations=iterations, baseline=False)
         for photo in photos

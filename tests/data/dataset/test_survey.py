@@ -1,6 +1,5 @@
 """Laws of `batch_nst.data.dataset.plan`: what is found, done, to do, held out, and refused."""
 
-import sys
 import tarfile
 from dataclasses import asdict
 from itertools import count
@@ -88,12 +87,10 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def test_where_nothing_is_to_do_nothing_costs_and_nothing_is_tried(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_pair_is_to_be_made_pairs_cost_nothing(project: Project) -> None:
     project.make(project.write_down(), 3)
-    monkeypatch.setitem(sys.modules, "batch_nst.pipelines.cost.calibrate", None)  # which would import Ray
-    figures = as_json(commands.plan(project.recipe(), calibrate=True, price_per_device_hour=2.5))
+    recipe = project.recipe(train={"batch_size": 2})
+    figures = as_json(commands.plan(recipe, price_per_device_hour=2.5))
     costs = ("device_hours", "hours", "bytes_read", "bytes_written", "price")
     assert {name: figures[name] for name in ("to_do", *costs)} == dict.fromkeys(("to_do", *costs), 0)
     assert set(figures["store_requests"].values()) == {0}
