@@ -35,7 +35,7 @@ from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from batch_nst.streams import keep_streams, tell
 from batch_nst.summary import summary
-from batch_nst.trials import SAMPLES, add_benchmark
+from batch_nst.trials import SAMPLES, add_benchmark, add_init
 from batch_nst.upkeep import add_forget, add_inspect, add_models, add_prune, add_rollback
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
@@ -379,5 +379,5 @@ _ON_RECIPES = (_add_plan, _add_generate, _add_train, _add_evaluate, _add_export,
 _ON_CLUSTERS = (_add_doctor, _add_submit)
 _ON_PHOTOS = (_add_try, _add_apply)
 _ON_OUTPUTS = (add_inspect, add_forget, add_models, add_rollback, add_prune)
-_COMMANDS = (*_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, add_benchmark)
+_COMMANDS = (add_init, *_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, add_benchmark)
 """Functions that add the commands, in the order of `--help`."""

@@ -1,14 +1,37 @@
-"""Commands for what is not known before a first run, with their options: `benchmark`."""
+"""Commands for what is not known before a first run, with their options: `init` and `benchmark`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from batch_nst.arguments import Commands, add_command, takes_device
+from batch_nst.arguments import Commands, add_command, amount, takes_device
 
 SAMPLES = Path(__file__).parent / "samples"
 """Photos and style images that are shipped, for commands that are given none."""
+
+
+def add_init(commands: Commands) -> None:
+    """Add `init`."""
+    text = "write a recipe whose first run fits this machine into a given time"
+    command = add_command(
+        commands, _init, "init", text, "--photos holiday/ --style starry_night.jpg --hours 2"
+    )
+    add = command.add_argument
+    add("folder", metavar="FOLDER", nargs="?", default=".", help="look here for photos and painting (.)")
+    add("--photos", metavar="IN", help="a folder of photos, or what else generate.input may be")
+    add("--style", metavar="IMAGE", help="the painting")
+    add("--hours", type=amount, metavar="H", help="time for the first run (asked; else 1 for 100 photos)")
+    add("--out", metavar="FILE", help="the recipe (recipe.yaml in FOLDER); it must not exist")
+    takes_device(command)
+
+
+def _init(options: argparse.Namespace) -> object:
+    from batch_nst.pipelines.init import init
+
+    return init(
+        options.folder, options.photos, options.style, options.hours, options.out, device=options.device
+    )
 
 
 def add_benchmark(commands: Commands) -> None:

@@ -22,7 +22,7 @@ from tests.support.places import ROOT
 
 PROMISED = {
     *("plan", "generate", "train", "evaluate", "export", "nightly", "apply", "inspect", "forget", "try"),
-    *("models", "rollback", "prune"),
+    *("models", "rollback", "prune", "init"),
     *("doctor", "submit"),
 }
 

@@ -1,0 +1,138 @@
+"""Laws of `init`: a recipe that can be run, with measured numbers; nothing is overwritten or guessed."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from batch_nst.pipelines import init as command
+from batch_nst.pipelines.cost.scale import Machine
+from batch_nst.pipelines.cost.steps import StepRates
+from batch_nst.recipe_file import load_recipe
+from tests.support.calls import Call
+from tests.support.places import PAINTING
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((70, 70), 64).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with a painting, and with photos in another one."""
+    for number in range(5):
+        picture(tmp_path / "photos" / "a" / f"{number}.png")
+    shutil.copy(PAINTING, tmp_path / "wave, great: #1.jpg")
+    return tmp_path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a quick machine was measured at, for laws that are not about measuring."""
+    rates = StepRates("", training=1e-6, scoring=1e-7, baseline=1e-6)
+    monkeypatch.setattr(command, "_measure", lambda *_: Machine("cpu", 2, 1e-7, rates))
+
+
+def test_it_measures_this_machine_and_the_next_command_takes_the_recipe(call: Call, home: Path) -> None:
+    ended = call("init", "--hours", "1000", folder=home)
+    assert ended.code == 0, ended.stderr
+    figures = ended.figures
+    assert figures["next"] == "batch-nst nightly recipe.yaml"
+    taken = sum(figures[f"{step}_hours"] for step in ("pairs", "training", "scoring", "start"))
+    assert 0 < taken <= 1000
+    for step in ("pairs", "training", "scoring"):
+        assert figures[f"{step}_hours"] > 0
+        assert f"{step} " in ended.stderr
+    planned = call("plan", "recipe.yaml", folder=home)
+    assert (planned.code, planned.figures["photos"], planned.figures["refused"]) == (0, 5, [])
+    recipe = load_recipe(home / "recipe.yaml")
+    assert recipe.style.image == str(home / "wave, great: #1.jpg")
+    assert recipe.output == str(home / "out" / "wave_great_1")
+    written = (home / "recipe.yaml").read_text()
+    assert all(
+        f"{key}: " in written for key in ("image_size", "iterations", "steps", "batch_size", "holdout")
+    )
+
+
+@pytest.mark.usefixtures("measured")
+def test_it_never_overwrites_a_recipe(call: Call, home: Path) -> None:
+    (home / "recipe.yaml").write_text("mine")
+    ended = call("init", home)
+    assert ended.code == 2
+    assert f"{home / 'recipe.yaml'}: exists, and is not overwritten" in ended.stderr
+    assert (home / "recipe.yaml").read_text() == "mine"
+    assert call("init", home, "--out", home / "other.yaml", "--hours", "1").code == 0
+
+
+@pytest.mark.usefixtures("measured")
+def test_an_hour_is_the_default_for_100_photos(call: Call, home: Path) -> None:
+    assert call("init", home).figures["hours"] == 1
+    for number in range(200):
+        shutil.copy(home / "photos" / "a" / "0.png", home / "photos" / f"{number}.png")
+    assert call("init", home, "--out", home / "b.yaml").figures["hours"] == 3
+
+
+@pytest.mark.usefixtures("measured")
+def test_what_is_named_is_taken_and_an_output_never_lies_among_the_photos(call: Call, home: Path) -> None:
+    photos = home / "photos"
+    ended = call("init", "--photos", ".", "--style", "../wave, great: #1.jpg", folder=photos)
+    assert ended.code == 0, ended.stderr
+    recipe = load_recipe(photos / "recipe.yaml")
+    assert recipe.generate.input == str(photos)
+    assert recipe.output == str(home / "photos_out" / "wave_great_1")
+
+
+def one_photo(home: Path) -> None:
+    shutil.rmtree(home / "photos")
+    picture(home / "photos" / "1.png")
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda home: picture(home / "more" / "1.png"),
+            "--photos: not given, and in .* 2 could be meant: more, photos",
+        ),
+        (lambda home: picture(home / "b.png"), "--style: not given, and in .* 2 could be meant: b.png, wave"),
+        (lambda home: shutil.rmtree(home / "photos"), "lies among the photos|--style: not given"),
+        (lambda home: (home / "wave, great: #1.jpg").unlink(), "--style: not given, and in .* none is here"),
+        (lambda home: (home / "wave, great: #1.jpg").write_text("no picture"), "style.image: "),
+        (one_photo, "has 1 photo; needed: 2 or more"),
+    ],
+)
+def test_what_could_be_meant_twice_or_not_at_all_is_refused(
+    call: Call, home: Path, change: Callable[[Path], object], told: str
+) -> None:
+    change(home)
+    ended = call("init", home)
+    (line,) = ended.stderr.splitlines()
+    assert ended.code == 2
+    assert re.search(told, line), line
+    assert not (home / "recipe.yaml").exists()
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(
+    "names", [["painting.jpg"], ["style.jpg"], ["Styles/a.jpg"], ["paintings/a.jpg", "b.png"]]
+)
+def test_a_painting_is_known_by_its_name_or_folder(call: Call, home: Path, names: list[str]) -> None:
+    (home / "wave, great: #1.jpg").unlink()
+    for name in names:
+        picture(home / name)
+    assert call("init", home).code == 0
+    assert load_recipe(home / "recipe.yaml").style.image == str(home / names[0])
+
+
+@pytest.mark.usefixtures("measured")
+def test_too_little_time_is_refused_and_nothing_is_written(call: Call, home: Path) -> None:
+    ended = call("init", home, "--hours", "0.001")
+    assert ended.code == 2
+    assert "--hours: given 0.001; 5 photos take " in ended.stderr
+    assert not (home / "recipe.yaml").exists()
