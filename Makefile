@@ -1,5 +1,7 @@
 # Everything runs in .venv, which the first command makes: `make demo`, `make test`.
-PYTHON ?= python3.11
+# The first Python on the path that is new enough; `make PYTHON=python3.12` names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
@@ -41,6 +43,8 @@ fuzz: .venv/test.stamp  ## the property tests with 2,000 new inputs each; EXAMPL
 install: .venv/demo.stamp
 
 .venv/demo.stamp: pyproject.toml
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'make: needs Python 3.11 or newer; name one: make PYTHON=/path/to/python' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[onnx]'
 	touch $@

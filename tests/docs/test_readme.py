@@ -42,6 +42,19 @@ def shipped() -> list[list[str]]:
     return [command for command in words if {"jobs/recipes/demo.yaml", "out/demo"} & {*command}]
 
 
+def lines(text: str) -> list[list[str]]:
+    """The words of each line of the shell blocks."""
+    found = [line for block in blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in found if (words := shlex.split(line, comments=True))]
+
+
+def test_what_the_installation_calls_is_on_the_path_by_then() -> None:
+    (block,) = blocks(README[README.index("## Install") : README.index("## How it works")], "sh")
+    programs = [words[0] for words in lines(f"```sh\n{block}```")]
+    assert programs[:2] == ["make", "."]
+    assert {*programs[2:]} == {"batch-nst", "make"}
+
+
 @pytest.mark.parametrize(
     ("text", "output"), [(README, "s3://models/auvers"), (START, "{}/out/auvers")], ids=["README", "start"]
 )
@@ -81,7 +94,6 @@ def test_it_ends_in_a_check_that_it_works() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.timeout(1800)
 def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path: Path) -> None:
     """All steps one by one on the shipped photographs, small; then the check, on what they have made."""
     commands = shipped()
@@ -98,5 +110,8 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, (command, done.stderr)
+    (tried,) = [words for words in lines(README) if words[:2] == ["batch-nst", "try"]]
+    words = [*tried[1:], *TINY[:4]]
+    subprocess.run([sys.executable, "-m", "batch_nst", *words], cwd=tmp_path, check=True)
     _, check = blocks(README, "python")
     subprocess.run([sys.executable, "-c", check], cwd=tmp_path, check=True)
