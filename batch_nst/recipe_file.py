@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from batch_nst.contradictions import contradictions
 from batch_nst.credentials import redacted
 from batch_nst.errors import RecipeError
 from batch_nst.recipe import MODEL_PREFIX, Loss, Recipe
@@ -58,22 +59,58 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         change = _absolute(_replaced({}, keys, value), Path.cwd())
         document = _replaced(_with_default_layers(document), keys, reduce(getitem, keys, change))
     try:
-        return Recipe.model_validate(document)
+        recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from error
+    if ignored := contradictions(recipe):
+        raise RecipeError("\n".join(f"recipe {path}: {line}" for line in ignored))
+    return recipe
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML where 1e-3 is a number, as in YAML 1.2; PyYAML reads it as text and accepts only 1.0e-3."""
+    """Safe YAML with the numbers of YAML 1.2: 1e-3 is one, and neither 0100 is 64 nor 1:30 is 90."""
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(_INT, re.compile(r"[-+]?(0|[1-9]\d*)$"), list("+-0123456789"))
 _Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+    _FLOAT,
+    re.compile(
+        r"[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+    list("+-.0123456789"),
 )
+
+
+def _check_repeated(node: yaml.Node | None, source: str) -> None:
+    """Refuse a key that stands twice in a mapping: YAML would take the last one without a word."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [value for _, value in node.value]
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            first: dict[str, int] = {}
+            for key in keys:
+                line = key.start_mark.line + 1
+                if key.value in first:
+                    lines = f"lines {first[key.value]} and {line}"
+                    raise RecipeError(f"{source}: {_short(key.value)} stands in {lines}; allowed: once")
+                first[key.value] = line
 
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
+        _check_repeated(yaml.compose(text, _Yaml), source)
         return yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         remedy = "; a text that begins with * stands in quotes" if "alias" in str(error) else ""

@@ -19,6 +19,7 @@ GROUND = {
     "batch_nst",
     "batch_nst.arguments",
     "batch_nst.console",
+    "batch_nst.contradictions",
     "batch_nst.credentials",
     "batch_nst.errors",
     "batch_nst.figures",

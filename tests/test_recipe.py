@@ -442,6 +442,84 @@ def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(
 
 
 @pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            ["evaluate={photos: 4, baseline_photos: 5}"],
+            "evaluate.baseline_photos: given 5; evaluate.photos is 4; allowed: that many or fewer",
+        ),
+        (
+            ["evaluate={photos: 4, larger_photos: 5}"],
+            "evaluate.larger_photos: given 5; evaluate.photos is 4; allowed: that many or fewer",
+        ),
+        (
+            ["evaluate.holdout_photos=[a.jpg, b.jpg, a.jpg]"],
+            "evaluate.holdout_photos: given ['a.jpg', 'b.jpg', 'a.jpg']; allowed: each once",
+        ),
+        (["evaluate.sizes=[64, 64]"], "evaluate.sizes: given [64, 64]; allowed: each once"),
+        (
+            ["loss={style_layers: {relu1_2: 0}, style_weight: 7}"],
+            "loss.style_weight: given 7; no layer of loss.style_layers has a weight; allowed: 0, or a layer "
+            "above 0",
+        ),
+        (
+            ["loss={content_layers: {}, content_weight: 7}"],
+            "loss.content_weight: given 7; no layer of loss.content_layers has a weight; allowed: 0, or a "
+            "layer above 0",
+        ),
+        (
+            ["generate.min_side=20000"],
+            "generate.max_pixels: given 100000000; generate.min_side is 20000, so that no photo is taken; "
+            "allowed: 400000000 or more",
+        ),
+    ],
+)
+def test_what_would_be_ignored_beside_other_keys_is_refused(
+    write: Write, given: list[str], line: str
+) -> None:
+    assert fault(write(MINIMAL), *given) == f"recipe R: {line}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["evaluate.photos=1"],  # the defaults of the others are larger
+        ["generate.image_size=32", "train.crop_size=32"],
+        ["loss.style_layers.relu1_2=0"],
+        ["loss={style_weight: 0, style_layers: {relu1_2: 0}}"],
+        ["loss.content_layers={}"],
+    ],
+)
+def test_what_has_an_effect_or_was_not_asked_for_is_not_refused(write: Write, given: list[str]) -> None:
+    load_recipe(write(MINIMAL), given)
+
+
+def test_a_key_that_stands_twice_is_refused(write: Write) -> None:
+    text = MINIMAL + "train: {steps: 3}\npublish:\n  keep: 3\ntrain: {width: 8}\n"
+    assert fault(write(text)) == "recipe R: 'train' stands in lines 4 and 7; allowed: once"
+    nested = MINIMAL + "train:\n  steps: 3\n  width: 8\n  steps: 4\n"
+    assert fault(write(nested)) == "recipe R: 'steps' stands in lines 5 and 7; allowed: once"
+    given = "loss.style_layers={relu1_2: 1, relu1_2: 2}"
+    assert "'relu1_2' stands in lines 1 and 1; allowed: once" in fault(write(MINIMAL), given)
+
+
+@pytest.mark.parametrize("value", ["0100", "1:30", "1_000", "0x10", "0b11"])
+def test_a_number_is_what_it_looks_like_or_none(write: Write, value: str) -> None:
+    """YAML 1.1 takes them for 64, 90, 1000, 16 and 3."""
+    assert fault(write(MINIMAL), f"train.steps={value}") == (
+        f"recipe R: train.steps: given {value!r}; allowed: a whole number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("1", 1.0), ("1.", 1.0), (".5", 0.5), ("-0.0", 0.0), ("1e-3", 0.001), ("2.5E+0", 2.5)],
+)
+def test_numbers_are_those_of_yaml_1_2(write: Write, value: str, number: float) -> None:
+    assert load_recipe(write(MINIMAL), [f"train.pixel_weight={value}"]).train.pixel_weight == number
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         (MINIMAL + "trian: {}\n", "trian: unknown key; allowed here: output, style, loss, "),

@@ -124,6 +124,9 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitt
         f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
         f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )
+    crop, side = recipe.train.crop_size, recipe.generate.image_size
+    if crop and crop > side:  # not refused: models that exist are named by it
+        log(f"warning: train.crop_size: given {crop}; pictures have {side} px, and are taken whole")
     page = registry.model_object(version, PAGE)
 
     def show(history: History, step: int) -> None:
