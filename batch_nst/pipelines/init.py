@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from batch_nst.console import log
 from batch_nst.data.images.style import read_style
-from batch_nst.data.sources.photos import SUFFIXES, stream_photos
+from batch_nst.data.sources.kinds import SUFFIXES
+from batch_nst.data.sources.photos import stream_photos
 from batch_nst.data.storage.fetch import is_remote
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.cost.scale import START_SECONDS, Machine, Seconds, fit, seconds_of
@@ -86,9 +89,7 @@ def init(
             f"{source}: has 1 photo; needed: 2 or more, since one is held out to score the model"
         )
     hours = hours if hours is not None else _ask_hours(count)
-    base = Recipe(
-        output=_output(target, source, image), style=Style(image=image), generate=Generate(input=source)
-    )
+    base = _base(_output(target, source, image), image, source)
     machine = _measure(base, painting, device)
     recipe = fit(base, count, hours, machine)
     took = seconds_of(recipe, count, machine)
@@ -99,6 +100,14 @@ def init(
     log(f"wrote {target}; next: {command}")
     pairs, training, scoring, start = (round(seconds / 3600, 4) for seconds in (*took, START_SECONDS))
     return InitFigures(str(target), count, hours, pairs, training, scoring, start, command)
+
+
+def _base(output: str, image: str, source: str) -> Recipe:
+    try:
+        return Recipe(output=output, style=Style(image=image), generate=Generate(input=source))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"--photos {source}: {reason}") from error
 
 
 def _check_target(home: Path, target: Path) -> None:

@@ -87,6 +87,14 @@ def test_what_is_named_is_taken_and_an_output_never_lies_among_the_photos(call: 
     assert recipe.output == str(home / "photos_out" / "wave_great_1")
 
 
+@pytest.mark.usefixtures("measured")
+def test_a_glob_that_reaches_into_the_output_is_refused(call: Call, home: Path) -> None:
+    ended = call("init", home, "--photos", home / "**" / "*.png", "--style", home / "wave, great: #1.jpg")
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert "so that a later start may take its own pictures" in ended.stderr
+    assert not (home / "recipe.yaml").exists()
+
+
 def one_photo(home: Path) -> None:
     shutil.rmtree(home / "photos")
     picture(home / "photos" / "1.png")

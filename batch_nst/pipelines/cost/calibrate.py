@@ -58,7 +58,7 @@ def calibrate(plan: Plan, store: Store, recipe: Recipe) -> tuple[UnitCosts | Non
     costs = _try_photos(plan, store, recipe, style, workers) if plan.to_do else None
     log(f"calibrating training on {trainers.device}, and scoring")
     gpus = max(workers.num_gpus, trainers.num_gpus) or None
-    trial = ray.remote(_try_steps).options(num_cpus=workers.num_cpus, num_gpus=gpus, max_calls=1)
+    trial = ray.remote(_try_steps).options(num_cpus=workers.num_cpus, num_gpus=gpus)
     rates: StepRates = connect.result_of(trial.remote(style, recipe, workers, trainers))
     return costs, rates
 

@@ -279,7 +279,7 @@ def test_what_a_listing_skips_is_counted_and_said(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.add("labels.csv", "x.jp2", "y.jp2", ".z.jpg")
-    figures = as_json(commands.plan(project.recipe()))
+    figures = as_json(commands.plan(project.recipe(train={"batch_size": 1})))
     assert figures["passed_over"] == {"hidden": 1, ".jp2": 2, ".csv": 1}
     assert "passed over: 2 .jp2, 1 .csv, 1 hidden\n" in capsys.readouterr().err
 

@@ -47,8 +47,8 @@ def recipe_of(output: Path, photos: Path, **sections: Any) -> Recipe:
 
 def test_the_work_of_a_recipe_by_hand(tmp_path: Path) -> None:
     recipe = recipe_of(
-        tmp_path,
-        tmp_path,
+        tmp_path / "out",
+        tmp_path / "photos",
         generate={"image_size": 64},
         train={"steps": 5, "batch_size": 2, "crop_size": 32},
         evaluate={"iterations": 29, "baseline_photos": 2, "larger_photos": 8, "sizes": [32, 128]},
@@ -63,7 +63,7 @@ def test_the_work_of_a_recipe_by_hand(tmp_path: Path) -> None:
 
 
 def test_whole_pictures_count_where_crops_would_be_larger(tmp_path: Path) -> None:
-    whole = recipe_of(tmp_path, tmp_path)
+    whole = recipe_of(tmp_path / "out", tmp_path / "photos")
     assert work_of(whole, 0, 0).training == 4000 * 8 * 32**2
 
 
@@ -152,7 +152,9 @@ def test_without_a_run_there_are_no_rates(tmp_path: Path) -> None:
 
 
 def test_a_trial_measures_every_step_here(tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, tmp_path, train={"width": 4, "batch_size": 2}, evaluate={"sizes": []})
+    recipe = recipe_of(
+        tmp_path / "out", tmp_path / "photos", train={"width": 4, "batch_size": 2}, evaluate={"sizes": []}
+    )
     objectives = Objectives.of_recipe(recipe, read_style(recipe.style), "cpu", 1)
     rates = step_rates(recipe, objectives, objectives, 1)
     assert min(rates.training or 0, rates.scoring or 0, rates.baseline or 0) > 0
