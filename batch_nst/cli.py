@@ -373,8 +373,6 @@ def _apply(options: argparse.Namespace) -> object:
     )
 
 
-
-
 _ON_RECIPES = (_add_plan, _add_generate, _add_train, _add_evaluate, _add_export, _add_nightly)
 _ON_CLUSTERS = (_add_doctor, _add_submit)
 _ON_PHOTOS = (_add_try, _add_apply)
