@@ -43,6 +43,10 @@ def _plan(options: Namespace, figures: Namespace) -> _Told:
     ]
 
 
+def _init(_: Namespace, figures: Namespace) -> _Told:
+    return [("made", figures.recipe), ("next", figures.next)]
+
+
 def _generate(options: Namespace, figures: Namespace) -> _Told:
     good = figures.ok + figures.held_out + figures.filtered
     bad = figures.rejected + figures.failed
@@ -171,6 +175,7 @@ def _benchmark(options: Namespace, figures: Namespace) -> _Told:
 
 
 _COMMANDS = {
+    "init": _init,
     "plan": _plan,
     "generate": _generate,
     "train": _train,

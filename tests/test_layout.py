@@ -31,7 +31,6 @@ GROUND = {
     "batch_nst.suggestions",
     "batch_nst.summary",
 }
-COMMAND = {"batch_nst.cli", "batch_nst.trials"}
 KNOW_RAY = {
     f"batch_nst.pipelines.{name}"
     for name in (
@@ -65,7 +64,7 @@ ROOMS = {
     ],
 }
 """Folders of files; those of `data` in their order: each imports only those before it."""
-COMMAND = {"batch_nst.cli", "batch_nst.upkeep"}
+COMMAND = {"batch_nst.cli", "batch_nst.trials", "batch_nst.upkeep"}
 MOST_FILES, MOST_LINES = 18, 450
 
 

@@ -1,4 +1,4 @@
-"""Rows of Ray Data: each is a task, and told as soon as it is there."""
+"""Rows of Ray Data: each is a task, and shown as soon as it is there."""
 
 from __future__ import annotations
 

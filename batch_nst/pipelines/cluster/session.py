@@ -42,8 +42,8 @@ def check_address(address: str, seconds: float = 10.0) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal() or int(port) > 0xFFFF:
         raise ClusterError(
-            f"RAY_ADDRESS: given {address!r}; allowed: HOST:PORT of the cluster's head (6379 unless told "
-            "otherwise), auto or local; from outside a cluster use batch-nst submit"
+            f"RAY_ADDRESS: given {address!r}; allowed: HOST:PORT of the cluster's head (6379 by default), "
+            "auto or local; from outside a cluster use batch-nst submit"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), seconds).close()

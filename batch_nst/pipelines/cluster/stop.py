@@ -73,7 +73,7 @@ def defer_sigterm(stop: Callable[[Stop], None], losses: tuple[type[Exception], .
     Args:
         stop: called at the first SIGTERM, in another thread, because the main thread may be in the middle of
             the same call (to Ray, for example).
-        losses: errors of a body whose other processes were ended by the same hand; they are not told.
+        losses: errors of a body whose other processes were ended by the same hand; they are not reported.
     """
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
@@ -94,7 +94,7 @@ def defer_sigterm(stop: Callable[[Stop], None], losses: tuple[type[Exception], .
         threading.Thread(target=expire, name="expire", daemon=True).start()
         try:
             stop(Stop(StopReason.SIGTERM))
-        except Exception:  # nobody can be told any more, so there is nothing to wait for
+        except Exception:  # nobody hears of it any more, so there is nothing to wait for
             os.kill(os.getpid(), signal.SIGTERM)
 
     def expire() -> None:
