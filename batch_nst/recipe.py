@@ -167,7 +167,7 @@ class Generate(Section):
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Seconds of processor time for decoding a photo; photos that take longer, twice, are rejected."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes `cuda` where the cluster has GPUs or can start some."""
+    """`auto` takes `cuda` where the cluster has a GPU, or starts a node with one when asked."""
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]
     """Minimum and maximum number of actors that hold VGG-16."""
     license: License = "unknown"
