@@ -72,6 +72,7 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
         ("safetensors.torch.load", frozenset()),
         ("load", frozenset()),  # safetensors', in engine/model_io.py
         ("image.load", frozenset()),
+        ("tags.load", frozenset()),  # of a TIFF, by Pillow
         ("objectives.load", frozenset()),
         ("self._objectives.load", frozenset()),
         ("self.load", frozenset()),  # of VGG-16, in generate/actors.py
@@ -120,6 +121,7 @@ def test_the_process_of_a_command_decodes_no_stored_picture() -> None:
     workers = {
         *("data/images/codec", "data/dataset/sampler"),
         *("pipelines/evaluate/actors", "pipelines/train/log"),
+        "data/dataset/pairs",  # `read_pairs`, in the process of who calls it from Python; no command does
     }
     found = {path for path, _, _ in calls_of("decode_stored")}
     assert found == {f"batch_nst/{name}.py" for name in workers}

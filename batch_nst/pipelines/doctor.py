@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _PHOTOS = 3
 """Number of photos to try; one of them must be readable, as some may be bad."""
 _CONNECT_SECONDS = 10.0
+_WAIT_MINUTES = 2.0
+"""How long to wait for a node that the device needs."""
 _ANSWER_SECONDS = 120.0
 """Limit for all nodes to answer, including the start of their workers."""
 _TOLD = 400
@@ -358,7 +360,10 @@ def _now() -> float:
 def _device(recipe: Recipe, nodes: Sequence[_Node]) -> str:
     from batch_nst.pipelines.cluster import connect
 
-    chosen = [connect.choose_workers(recipe.generate.device), connect.choose_trainers(recipe.train)]
+    chosen = [
+        connect.choose_workers(recipe.generate.device, _WAIT_MINUTES),
+        connect.choose_trainers(recipe.train, _WAIT_MINUTES),
+    ]
     expected = [node for node in nodes if node.gpus]
     seen = _ask(expected, _gpus)
     if any(workers.device == "cuda" for workers in chosen):

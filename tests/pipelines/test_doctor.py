@@ -247,4 +247,4 @@ def test_all_is_well_and_nothing_is_left(recipe: Recipe, capsys: pytest.CaptureF
 def test_a_device_that_no_node_has_is_found(recipe: Recipe) -> None:
     failed = failures(changed(recipe, "generate", device="cuda"))
     assert list(failed) == ["device"]
-    assert "no node type of this cluster has a GPU" in failed["device"]["told"]
+    assert "device: given 'cuda', but this machine has no GPU" in failed["device"]["told"]

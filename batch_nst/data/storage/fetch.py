@@ -14,6 +14,7 @@ import os
 import random
 import re
 import stat
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -271,6 +272,7 @@ def with_retries(
         except Exception as raised:
             error = seen_through(raised)
             if remedy := remedy_of(error):
+                _forget_clients()
                 told = one_line(error).partition(": Bucket name must match")[0]
                 raise StorageError(f"cannot {what}: {told}; {remedy}") from error
             lasting = lasting_of(error)
@@ -282,6 +284,12 @@ def with_retries(
                 raise OutageError(f"cannot {what}: {attempts} attempts, last: {one_line(error)}") from error
         time.sleep(min(MAX_DELAY, first_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1))
     raise ValueError(f"attempts is {attempts}; allowed: 1 or more")
+
+
+def _forget_clients() -> None:
+    """A client of S3 keeps what it found at first, such as no credentials; the next call makes another."""
+    if s3fs := sys.modules.get("s3fs"):
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 class _Object(io.RawIOBase):

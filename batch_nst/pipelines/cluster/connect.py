@@ -22,7 +22,14 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device
 from batch_nst.errors import ClusterError, RecipeError
 from batch_nst.pipelines.cluster import session
-from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_node
+from batch_nst.pipelines.cluster.nodes import (
+    WAIT_MINUTES,
+    Node,
+    cores_here,
+    living_nodes,
+    settle_device,
+    wait_for_node,
+)
 from batch_nst.recipe import Train
 
 NEWEST_RAY_SEEN = "2.60.0"
@@ -146,14 +153,14 @@ def _stay_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
 
 
-def choose_workers(device: Device) -> Workers:
-    """One actor per GPU, or one per node; waits until there is a node for one.
+def choose_workers(device: Device, minutes: float = WAIT_MINUTES) -> Workers:
+    """One actor per GPU, or one per node; waits up to so many minutes until there is a node for one.
 
     Raises:
-        ClusterError: no such node has come.
+        RecipeError, ClusterError: no such node can come, or has come; see `wait_for_node`.
     """
     settled = settle_device(device)
-    wait_for_node(settled)
+    wait_for_node(settled, minutes)
     return workers_on([node["Resources"] for node in living_nodes()], settled)
 
 
@@ -171,13 +178,9 @@ def workers_on(nodes: Sequence[Mapping[str, float]], device: Literal["cpu", "cud
     return Workers("cpu", max(0.6 * threads, threads - 1), num_gpus=0, threads=threads, most=len(cores))
 
 
-def choose_trainers(train: Train) -> Workers:
-    """Resources of each training worker: a GPU, or its share of a node's cores.
-
-    Raises:
-        ClusterError: no node for one has come.
-    """
-    return trainers_of(choose_workers(train.device), train)
+def choose_trainers(train: Train, minutes: float = WAIT_MINUTES) -> Workers:
+    """Resources of each training worker: a GPU, or its share of a node's cores; as `choose_workers`."""
+    return trainers_of(choose_workers(train.device, minutes), train)
 
 
 def trainers_of(one: Workers, train: Train) -> Workers:

@@ -19,7 +19,7 @@ from ray.experimental.internal_kv import _internal_kv_get  # see `look`
 
 from batch_nst.console import log
 from batch_nst.engine.device import Device
-from batch_nst.errors import ClusterError
+from batch_nst.errors import ClusterError, RecipeError
 
 WAIT_MINUTES = 30.0
 """How long a command waits for the first node that it can use."""
@@ -63,11 +63,14 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
     """Ask for a node with a CPU or a GPU, and wait until it is up; returns at once if one is.
 
     Raises:
+        RecipeError: this process has started its Ray, so none can come.
         ClusterError: none came in time. Then nothing is asked for any more.
     """
     resource = "GPU" if device == "cuda" else "CPU"
     if up(resource):
         return
+    if _started_here():
+        raise RecipeError("device: given 'cuda', but this machine has no GPU; allowed: auto, cpu")
     start = told = time.monotonic()
     try:
         while not up(resource):

@@ -516,6 +516,12 @@ def test_no_credentials_are_told_with_the_remedy_and_nothing_is_asked(
         with pytest.raises(StorageError, match="Unable to locate credentials; set AWS_ACCESS_KEY_ID and"):
             attempt()
     assert small_store.requests == 0
+    for (
+        name,
+        value,
+    ) in small_store.environment.items():  # they are there again, and the same process finds them
+        monkeypatch.setenv(name, value)
+    assert Store("s3://any/out").create("a", b"a")
 
 
 def test_a_name_that_no_bucket_has_is_told_without_an_expression(small_store: SmallStore) -> None:

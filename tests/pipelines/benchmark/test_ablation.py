@@ -314,7 +314,13 @@ def test_a_wrong_call_is_refused(home: Home, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no pixel; allowed: peers, perceptual, pixels"):
         home.ablate(Ticks(), arms=["pixel"])
     with pytest.raises(RecipeError, match=r"^--photos: .*nowhere"):
-        ablate(f"{tmp_path}/nowhere", [str(home.root / "wave.png")], SCALE, results="", output=str(tmp_path))
+        ablate(
+            f"{tmp_path}/nowhere",
+            [str(home.root / "wave.png")],
+            SCALE,
+            results="",
+            output=str(tmp_path / "out"),
+        )
     (tmp_path / "photos").mkdir()
     lowest = min(NAMES, key=key_hash)
     (tmp_path / "photos" / lowest).write_bytes((home.root / "photos" / lowest).read_bytes())
