@@ -1,4 +1,4 @@
-"""Start or join a Ray: what it needs is looked at first, and it has a minute."""
+"""Start or join a Ray: what it needs is looked at first, and its time is limited."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import ray
 
 from batch_nst.errors import ClusterError
 
-_SECONDS = 50.0
-"""Time for Ray to start or be joined, with a second attempt; a command that waits longer never works."""
+_JOIN_SECONDS, _START_SECONDS = 120.0, 300.0
+"""Time to join a Ray that listens, and to start one: more than a busy machine takes."""
 
 _SOCKET_BYTES = 107
 """Maximum length of a Unix socket's path on Linux; elsewhere it is 103."""
@@ -85,13 +85,14 @@ def _check_writable(folder: Path, size: int, remedy: str) -> None:
         raise ClusterError(f"Ray cannot write to {folder} ({error.strerror or error}): {remedy}") from error
 
 
-def start(address: str, cpus: int | None = None, seconds: float = _SECONDS) -> None:
+def start(address: str, cpus: int | None = None) -> None:
     """Start or join a Ray. What fails is tried a second time while there is time.
 
     Raises:
         ConnectionError: `address` is `auto`, and no Ray lives on this machine.
         ClusterError: it takes too long, or fails otherwise.
     """
+    seconds = _START_SECONDS if address == "local" else _JOIN_SECONDS
     until = time.monotonic() + seconds
     try:
         try:
