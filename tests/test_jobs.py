@@ -137,7 +137,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in names.split("\0"):
         if name and (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     for name in (".git/objects/pack", ".venv/lib/torch.so", "out/demo/dataset/dataset.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("much")

@@ -97,7 +97,9 @@ def start(address: str, cpus: int | None = None) -> None:
     try:
         try:
             _in_thread(lambda: _init(address, cpus), seconds)
-        except (RuntimeError, ValueError):  # such as Ray's own limit of 30 seconds, on a busy machine
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception:  # such as Ray's own limit of 30 seconds on a busy machine, a bare Exception
             ray.shutdown()
             _in_thread(lambda: _init(address, cpus), max(1.0, until - time.monotonic()))
     except ConnectionError:
