@@ -1,21 +1,39 @@
-"""Keys of a recipe that would be ignored beside other keys: refused, since a recipe means what it says.
+"""Keys of a recipe that go badly together, or of which one would be ignored: a recipe means what it says.
 
 Only where a recipe is read: what an output says of its own recipe is taken as it is.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+from batch_nst.globs import MAGIC, Glob
 from batch_nst.recipe import Evaluate, Generate, Loss, Recipe
 
 
 def contradictions(recipe: Recipe) -> list[str]:
-    """One line for each key that has no effect: the key, what was given, why, and what is allowed.
+    """One line for each such key: the key, what was given, why, and what is allowed.
 
     Defaults are let pass: a recipe that says only `evaluate.photos: 1` did not ask for two baselines.
     """
-    return [*_of_loss(recipe.loss), *_of_generate(recipe.generate), *_of_evaluate(recipe.evaluate)]
+    return [
+        *_of_output(recipe),
+        *_of_loss(recipe.loss),
+        *_of_generate(recipe.generate),
+        *_of_evaluate(recipe.evaluate),
+    ]
+
+
+def _of_output(recipe: Recipe) -> Iterator[str]:
+    inputs = recipe.generate.input if isinstance(recipe.generate.input, list) else [recipe.generate.input]
+    for each in inputs:
+        if relation := _overlap(each, recipe.output):
+            yield (
+                f"output: given {recipe.output}, which {relation} generate.input {each}, so that a later "
+                "start may take its own pictures; allowed: two folders, neither inside the other"
+            )
+            return
 
 
 def _of_loss(loss: Loss) -> Iterator[str]:
@@ -50,3 +68,24 @@ def _of_evaluate(evaluate: Evaluate) -> Iterator[str]:
     for key, values in (("holdout_photos", evaluate.holdout_photos), ("sizes", evaluate.sizes)):
         if len(set(values)) < len(values):
             yield f"evaluate.{key}: given {values}; allowed: each once"
+
+
+def _overlap(source: str, output: str) -> str:
+    """How an output lies to an input that may hold its files, or that lies in it; "" where they are apart.
+
+    _overlap("s3://b/photos/**/*.jpg", "s3://b/photos/out")  # "lies in"
+    """
+    inside, outside = _place(source), _place(output)
+    if f"{inside}/".startswith(f"{outside}/"):
+        return "holds"
+    below = f"{outside}/".startswith(f"{inside}/")
+    return "lies in" if below or (MAGIC.search(inside) and Glob(inside).reaches_into(outside)) else ""
+
+
+def _place(uri: str) -> str:
+    """One text for all ways to write a place: links on the disk followed, protocols by their first name."""
+    protocol, separator, rest = uri.partition("://")
+    if not separator or protocol.lower() in ("file", "local"):
+        return os.path.realpath(rest if separator else uri)
+    protocol = {"s3a": "s3", "gcs": "gs"}.get(protocol.lower(), protocol.lower())
+    return f"{protocol}://{rest.rstrip('/')}"

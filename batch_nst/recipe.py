@@ -5,7 +5,6 @@ Imports neither torch nor Ray nor pyarrow, so that a typo fails in milliseconds.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from typing import Annotated, Any, Literal, get_args
@@ -21,7 +20,7 @@ from pydantic import (
 )
 
 from batch_nst.credentials import holds_credentials
-from batch_nst.globs import MAGIC, Glob
+from batch_nst.globs import Glob
 
 VGG_LAYERS = tuple(
     f"relu{block}_{conv}" for block, convs in enumerate((2, 2, 3, 3, 3), 1) for conv in range(1, convs + 1)
@@ -404,35 +403,3 @@ class Recipe(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     publish: Publish = Publish()
-
-    @model_validator(mode="after")
-    def _output_apart(self) -> Recipe:
-        inputs = self.generate.input if isinstance(self.generate.input, list) else [self.generate.input]
-        for each in inputs:
-            if relation := _overlap(each, self.output):
-                raise ValueError(
-                    f"output: given {self.output}, which {relation} generate.input {each}, so that a later "
-                    "start may take its own pictures; allowed: two folders, neither inside the other"
-                )
-        return self
-
-
-def _overlap(source: str, output: str) -> str:
-    """How an output lies to an input that may hold its files, or that lies in it; "" where they are apart.
-
-    _overlap("s3://b/photos/**/*.jpg", "s3://b/photos/out")  # "lies in"
-    """
-    inside, outside = _place(source), _place(output)
-    if f"{inside}/".startswith(f"{outside}/"):
-        return "holds"
-    below = f"{outside}/".startswith(f"{inside}/")
-    return "lies in" if below or (MAGIC.search(inside) and Glob(inside).reaches_into(outside)) else ""
-
-
-def _place(uri: str) -> str:
-    """One text for all ways to write a place: links on the disk followed, protocols by their first name."""
-    protocol, separator, rest = uri.partition("://")
-    if not separator or protocol.lower() in ("file", "local"):
-        return os.path.realpath(rest if separator else uri)
-    protocol = {"s3a": "s3", "gcs": "gs"}.get(protocol.lower(), protocol.lower())
-    return f"{protocol}://{rest.rstrip('/')}"

@@ -214,8 +214,6 @@ def _explain(path: object, fault: ErrorDetails) -> str:
     if fault["type"] == "missing":
         return f"{where}{_first_required(fault['loc'])}: missing; this key has no default"
     message = fault["msg"].removeprefix("Value error, ")
-    if not fault["loc"] and fault["type"] == "value_error":  # it names keys of two sections
-        return f"recipe {path}: {message}"
     if fault["type"] in _ALLOWED:
         message = "allowed: " + _ALLOWED[fault["type"]].format(**fault.get("ctx", {}))
     if fault["type"] == "literal_error":

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from batch_nst.console import log
+from batch_nst.contradictions import contradictions
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.kinds import SUFFIXES
 from batch_nst.data.sources.photos import stream_photos
@@ -103,11 +102,10 @@ def init(
 
 
 def _base(output: str, image: str, source: str) -> Recipe:
-    try:
-        return Recipe(output=output, style=Style(image=image), generate=Generate(input=source))
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"--photos {source}: {reason}") from error
+    recipe = Recipe(output=output, style=Style(image=image), generate=Generate(input=source))
+    if reasons := contradictions(recipe):
+        raise RecipeError(f"--photos {source}: {reasons[0]}")
+    return recipe
 
 
 def _check_target(home: Path, target: Path) -> None:
