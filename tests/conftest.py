@@ -19,10 +19,11 @@ import pytest
 
 from batch_nst.cli import main
 from tests.support import browser as chromium
-from tests.support import small_store as small
 from tests.support.calls import Call, Ended
 from tests.support.places import ROOT
-from tests.support.store_proxy import Proxy, serve
+from tests.support.served import served
+from tests.support.small_store import SmallStore
+from tests.support.store_proxy import Proxy
 
 
 def pytest_configure() -> None:
@@ -102,9 +103,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], lis
 
 
 @pytest.fixture
-def small_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[small.SmallStore]:
+def small_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallStore]:
     """A store in memory that can lack something; whoever asks for `s3://...` asks there."""
-    with small.serve() as store:
+    with served(SmallStore()) as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         fsspec.get_filesystem_class("s3").clear_instance_cache()
@@ -125,7 +126,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
 @pytest.fixture(scope="session")
 def shared_proxy(s3: str) -> Iterator[Proxy]:
     """In front of the object store, for those who are sent there by `AWS_ENDPOINT_URL`."""
-    with serve(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+    with served(Proxy(os.environ["AWS_ENDPOINT_URL"])) as proxy:
         yield proxy
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 import urllib.request
 import venv
@@ -32,9 +31,10 @@ from batch_nst.pipelines import submit
 from batch_nst.pipelines.submit import exit_code_of, last_figures, pack, series
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
-from tests.support.http_proxy import HttpProxy, serve_proxy
+from tests.support.http_proxy import HttpProxy
 from tests.support.places import ROOT
 from tests.support.ray_nodes import Machines, machines
+from tests.support.served import served
 from tests.support.sessions import CTRL_C_COUNTS, kill
 
 
@@ -184,10 +184,8 @@ class _JobServer(BaseHTTPRequestHandler):
 @pytest.fixture
 def job_server() -> Iterator[int]:
     """The port of a job server that asks for a token."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _JobServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), _JobServer)) as server:
         yield server.server_port
-        server.shutdown()
 
 
 @pytest.mark.usefixtures("_settings")
@@ -202,7 +200,7 @@ def test_a_job_server_that_asks_for_a_token_is_told(job_server: int) -> None:
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpProxy]:
     """Named by `http_proxy`, and nothing is exempt."""
-    with serve_proxy() as found:
+    with served(HttpProxy()) as found:
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.setenv("no_proxy", "")  # what the command sets is put back
         monkeypatch.setenv("http_proxy", found.url)

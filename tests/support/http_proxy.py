@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -53,12 +51,3 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-@contextlib.contextmanager
-def serve_proxy() -> Iterator[HttpProxy]:
-    """A proxy that runs."""
-    with HttpProxy() as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield proxy
-        proxy.shutdown()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -84,12 +82,3 @@ def _listing(keys: list[str]) -> bytes:
     when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1</Size><ETag>any</ETag>"
     found = "".join(f"<Contents><Key>{escape(key)}</Key>{when}</Contents>" for key in keys)
     return f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
-
-
-@contextlib.contextmanager
-def serve() -> Iterator[SmallStore]:
-    """A store that runs in a thread."""
-    with SmallStore() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield server
-        server.shutdown()

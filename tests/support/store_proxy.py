@@ -5,7 +5,6 @@ Whoever is to go through it is told so by `AWS_ENDPOINT_URL`.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import random
 import socket
@@ -14,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -175,12 +174,3 @@ def at_random(share: float, seed: int, faults: Sequence[str] = FAULTS) -> Callab
         return dice.choice(faults) if dice.random() < share else ""
 
     return draw
-
-
-@contextlib.contextmanager
-def serve(upstream: str) -> Iterator[Proxy]:
-    """A proxy that runs in a thread."""
-    with Proxy(upstream) as proxy:
-        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield proxy
-        proxy.shutdown()

@@ -1,7 +1,6 @@
 """Laws of `sources.allowlist`: a table or list names photos where the recipe says, and nowhere else."""
 
 import socketserver
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -13,6 +12,7 @@ from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.sources.allowlist import Allowlist, refused
 from batch_nst.data.sources.photos import list_photos
 from batch_nst.data.sources.reader import read_photos
+from tests.support.served import served
 
 OUTSIDE, SECRET = "outside_stores", "holds_credentials"
 
@@ -137,10 +137,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as started:
-        threading.Thread(target=started.serve_forever, daemon=True).start()
+    with served(Server()) as started:
         yield started
-        started.shutdown()
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt"])

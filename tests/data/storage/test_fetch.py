@@ -10,8 +10,9 @@ from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import fetch
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, RecipeError
+from tests.support.served import served
 from tests.support.small_store import SmallStore
-from tests.support.web_server import Answer, Asked, WebServer, serve
+from tests.support.web_server import Answer, Asked, WebServer
 
 PASSING = [429, 500, 503, 408, 0]
 """Answers that say nothing of the object; 0 is none at all."""
@@ -22,7 +23,7 @@ PICTURE = b"picture"
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
     monkeypatch.setattr(storage_fetch, "MAX_DELAY", 0.01)
-    with serve() as server:
+    with served(WebServer()) as server:
         yield server
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,6 +48,7 @@ from batch_nst.pipelines.inference import load_model, read_model
 from batch_nst.recipe import NETWORKS, Network
 from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
 from tests.support.places import ROOT
+from tests.support.served import served
 
 SIZE = (44, 60)
 
@@ -176,6 +176,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from batch_nst.pipelines.apply.run import apply
+from tests.support.served import served
 apply(*sys.argv[1:], device="cpu")
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
@@ -310,14 +311,12 @@ class Album(BaseHTTPRequestHandler):
 
 
 def test_a_url_with_a_query_is_one_picture(model: str, tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Album) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Album)) as server:
         place = f"http://127.0.0.1:{server.server_port}/photo"
         apply(model, f"{place}?id=7&size=large", f"{tmp_path}/painted.png", "cpu", precision="fp32")
         assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
         with pytest.raises(RecipeError, match=r"^IN: http://.* there is no such file"):
             apply(model, f"{place}?id=8", f"{tmp_path}/other.png", "cpu")
-        server.shutdown()
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["painted.png"]
 
 
