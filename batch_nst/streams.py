@@ -6,11 +6,12 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, TextIO
 
 from batch_nst.console import log
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 def keep_streams() -> None:

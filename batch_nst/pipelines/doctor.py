@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import re
-import socket
 import time
 import uuid
 from collections import Counter
@@ -27,6 +26,7 @@ from batch_nst.data.storage.lease import CLOCK_SKEW
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
+from batch_nst.pipelines.cluster.address import check_address
 from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _PHOTOS = 3
 """Number of photos to try; one of them must be readable, as some may be bad."""
-_CONNECT_SECONDS = 10.0
 _WAIT_MINUTES = 2.0
 """How long to wait for a node that the device needs."""
 _ANSWER_SECONDS = 120.0
@@ -260,12 +259,8 @@ def _probe(store: Store) -> Iterator[str]:
 
 def _join() -> str:
     address = os.environ.get("RAY_ADDRESS", "")
-    # Ray itself would retry for minutes.
-    if found := re.fullmatch(r"\[?([^/\[\]]+)\]?:(\d+)", address):
-        try:
-            socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
-        except OSError as error:
-            raise ConnectionError(f"RAY_ADDRESS {address}: {error}") from error
+    if address not in ("", "auto", "local"):
+        check_address(address)
 
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.cluster.nodes import living_nodes

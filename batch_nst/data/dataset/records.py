@@ -193,9 +193,6 @@ PHOTO_SCHEMA = pa.schema(
 )
 """Columns of `PhotoRecord` in the Arrow stream of a unit."""
 
-ROW_SCHEMA = pa.schema([("unit", pa.binary())])
-"""The column of a `UnitRecord` as a row of Ray Data."""
-
 _METADATA = b"unit"
 
 

@@ -22,6 +22,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Device
 from batch_nst.errors import ClusterError, RecipeError
 from batch_nst.pipelines.cluster import session
+from batch_nst.pipelines.cluster.address import check_address
 from batch_nst.pipelines.cluster.nodes import (
     WAIT_MINUTES,
     Node,
@@ -35,12 +36,8 @@ from batch_nst.recipe import Train
 NEWEST_RAY_SEEN = "2.60.0"
 """Newest Ray that the tests have run with. A later one may have moved the private parts used here."""
 
-_TALKATIVE = (
-    "ray._private.authentication.authentication_token_setup",
-    "ray.data._internal.progress",
-    "ray._private.worker",
-)
-"""Loggers that warn of intended settings: tokens are on, progress and SIGTERM are this project's.
+_TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+"""Loggers that warn of intended settings: tokens are on, and this project shows progress itself.
 
 Their names are private to Ray; if they change, the warnings appear and nothing else breaks.
 """
@@ -125,7 +122,7 @@ def _start_or_join() -> None:
     address = services.get_ray_address_from_environment(None, None) or "local"
     try:
         if address not in ("local", "auto"):
-            session.check_address(address)
+            check_address(address)
         if address != "local":
             session.start(address)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypedDict
 
@@ -55,7 +56,8 @@ def up(resource: str) -> int:
 def settle_device(device: Device) -> Literal["cpu", "cuda"]:
     """What `auto` means on this cluster: the GPU if one is up or can come, else the CPU."""
     if device == "auto":
-        return "cuda" if up("GPU") or _can_come({"GPU": 1}) else "cpu"
+        head = ray.get_runtime_context().gcs_address
+        return "cuda" if up("GPU") or (not _started_here() and _gpu_can_come(head)) else "cpu"
     return device
 
 
@@ -73,8 +75,8 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
         raise RecipeError("device: given 'cuda', but this machine has no GPU; allowed: auto, cpu")
     start = told = time.monotonic()
     try:
+        request_resources(bundles=[{resource: 1}])
         while not up(resource):
-            request_resources(bundles=[{resource: 1}])
             now = time.monotonic()
             if now - start >= 60 * minutes:
                 raise ClusterError(
@@ -89,17 +91,19 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
         request_resources(bundles=[])
 
 
-def _can_come(bundle: dict[str, int]) -> bool:
-    """Whether the autoscaler starts a node for this; it is asked to, and asked no more when this returns."""
-    if _started_here():
-        return False
+@cache
+def _gpu_can_come(_head: str) -> bool:
+    """Whether the autoscaler of this head starts a node for a GPU, which it is asked once in a process.
+
+    It is asked to no more when this returns.
+    """
     seen, until = {look().time}, time.monotonic() + _LOOK_SECONDS
-    request_resources(bundles=[bundle])
+    request_resources(bundles=[{"GPU": 1}])
     try:
         while len(seen) <= _LOOKS and time.monotonic() < until:
             update = look()
             seen.add(update.time)
-            if any(up(name) or update.coming.get(name) for name in bundle):
+            if up("GPU") or update.coming.get("GPU"):
                 return True
             if update.types and all(name.startswith(_NO_TYPE) for name in update.types):
                 return False  # nobody starts nodes here

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -31,27 +30,6 @@ _MOST_BYTES = _SOCKET_BYTES - len(_SESSION)
 
 _ROOM = 1 << 20
 """Bytes that the temporary folder must have room for. Ray writes its logs there."""
-
-
-def check_address(address: str, seconds: float = 10.0) -> None:
-    """Look whether something listens at the address of a cluster's head.
-
-    Raises:
-        ClusterError: it is not HOST:PORT, or nothing answers.
-    """
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal() or int(port) > 0xFFFF:
-        raise ClusterError(
-            f"RAY_ADDRESS: given {address!r}; allowed: HOST:PORT of the cluster's head (6379 by default), "
-            "auto or local; from outside a cluster use batch-nst submit"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
-    except OSError as error:
-        raise ClusterError(
-            f"no Ray answers at {address} ({error.strerror or error}): start its head, correct RAY_ADDRESS, "
-            "or unset it to work on this machine alone"
-        ) from error
 
 
 def check_folders(environment: dict[str, str]) -> None:
@@ -94,30 +72,31 @@ def start(address: str, cpus: int | None = None) -> None:
     """
     seconds = _START_SECONDS if address == "local" else _JOIN_SECONDS
     until = time.monotonic() + seconds
-    try:
+    for last in (False, True):
         try:
-            _in_thread(lambda: _init(address, cpus), seconds)
-        except (ConnectionError, TimeoutError):
-            raise
-        except Exception:  # such as Ray's own limit of 30 seconds on a busy machine, a bare Exception
-            ray.shutdown()
             _in_thread(lambda: _init(address, cpus), max(1.0, until - time.monotonic()))
-    except ConnectionError:
-        raise
-    except TimeoutError as error:
-        raise ClusterError(
-            f"Ray ({address}) did not answer within {seconds:.0f} s; is this machine too busy, "
-            "or the head of the cluster? Start again when it is not"
-        ) from error
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ClusterError(
-            f"Ray ({address}) cannot be started or joined: {type(error).__name__}: {first}; look at "
-            "free memory, at ulimit -u and -n, and at Ray's logs in its temporary folder"
-        ) from error
+            return
+        except ConnectionError:
+            raise
+        except TimeoutError as error:
+            raise ClusterError(
+                f"Ray ({address}) did not answer within {seconds:.0f} s; is this machine too busy, "
+                "or the head of the cluster? Start again when it is not"
+            ) from error
+        except (
+            Exception
+        ) as error:  # such as Ray's own limit of 30 seconds on a busy machine, a bare Exception
+            if last:
+                first = (str(error).strip().splitlines() or [""])[0]
+                raise ClusterError(
+                    f"Ray ({address}) cannot be started or joined: {type(error).__name__}: {first}; look at "
+                    "free memory, at ulimit -u and -n, and at Ray's logs in its temporary folder"
+                ) from error
+            ray.shutdown()
 
 
 def _init(address: str, cpus: int | None) -> None:
+    logging.getLogger("ray._private.worker").addFilter(_is_no_news)
     ray.init(
         address,
         num_cpus=cpus,
@@ -125,6 +104,11 @@ def _init(address: str, cpus: int | None) -> None:
         logging_level=logging.WARNING,
         log_to_driver=False,
     )
+
+
+def _is_no_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Ray's is to be shown: all but that SIGTERM is not its own beside the main thread."""
+    return "SIGTERM" not in record.getMessage()
 
 
 def _in_thread(action: Callable[[], None], seconds: float) -> None:

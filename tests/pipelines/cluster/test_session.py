@@ -12,6 +12,7 @@ import pytest
 
 from batch_nst.errors import ClusterError
 from batch_nst.pipelines.cluster import session
+from batch_nst.pipelines.cluster.address import check_address
 
 
 @pytest.mark.parametrize(
@@ -20,16 +21,16 @@ from batch_nst.pipelines.cluster import session
 )
 def test_an_address_of_another_form_is_refused_with_those_that_are_allowed(address: str) -> None:
     with pytest.raises(ClusterError, match=r"HOST:PORT") as refused:
-        session.check_address(address)
+        check_address(address)
     assert repr(address) in str(refused.value)
 
 
 def test_an_address_is_looked_at_before_ray_is() -> None:
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
-        session.check_address(address)
+        check_address(address)
     with pytest.raises(ClusterError, match=f"no Ray answers at {address} .*unset it"):
-        session.check_address(address)
+        check_address(address)
 
 
 def test_a_temporary_folder_may_be_as_long_as_sockets_allow(tmp_path: Path) -> None:
