@@ -32,6 +32,9 @@ def pytest_configure() -> None:
         "PYTHONPATH": str(ROOT),
         "RAY_ADDRESS": "local",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # As a command sets them for a Ray of its own; see `connect`.
+        "RAY_worker_niceness": "0",
+        "RAY_idle_worker_killing_time_threshold_ms": "600000",
         # By default threads spin while they wait. With more of them than cores, all come to a crawl.
         "OMP_WAIT_POLICY": "PASSIVE",
     }

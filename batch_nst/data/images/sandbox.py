@@ -142,9 +142,12 @@ class Decoder:
         return BadImage("decoder_died", f"the decoder ended with {how}")
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)
 def decoder_for(limits: Limits) -> Decoder:
-    """The decoder of this process, kept from unit to unit and replaced when limits change."""
+    """This process's decoder for these limits, kept from unit to unit.
+
+    A command has three at most: for the style image, for photos and for the pictures of an output.
+    """
     return Decoder(limits)
 
 

@@ -52,6 +52,8 @@ _MAX_FAILURES = 10
 _WAIT_FOR_WORKERS = "10"
 """Seconds that Ray waits for workers to start. Ray polls the nodes three times a minute, so elastic training
 may wait once or twice for a node that was just lost before it continues without it."""
+_LOOK_AT_WORKERS = "0.5"
+"""Seconds between Ray Train's looks at its workers (by default 2). A checkpoint stops training until the next."""
 _LOOK_FOR_MORE = 300.0
 """Seconds between checks for new nodes. Elastic training adds them by restarting from its last checkpoint."""
 _READERS = 2
@@ -132,6 +134,7 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     """
     settings, workers = task.recipe.train, task.workers
     fewest, most = settings.worker_range
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _LOOK_AT_WORKERS)
     if fewest < most:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _WAIT_FOR_WORKERS)
     storage_path, storage_filesystem = _storage(task.store)

@@ -187,7 +187,8 @@ def test_it_ends_when_it_is_closed_forgotten_or_replaced() -> None:
     assert decoder_for(STRICT) is decoder_for(Limits(**LIMITS, max_seconds=MAX_SECONDS))
     decoder_for(STRICT).crops(PNG, SIZE, CROPS)
     replaced = decoder_for(STRICT).pid
-    decoder_for(PATIENT)
+    for other in range(3):
+        decoder_for(Limits(**LIMITS, max_seconds=MAX_SECONDS + 1 + other))
     gc.collect()
     assert None not in (closed, forgotten, replaced)
     assert not any(psutil.pid_exists(pid) for pid in (closed, forgotten, replaced))

@@ -34,7 +34,8 @@ pytestmark = pytest.mark.slow
 
 STEPS = 60
 FEW = f"train.checkpoint_steps={STEPS}"
-"""Ray Train takes one checkpoint in two seconds: more than these steps."""
+SLOWLY = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}
+"""A checkpoint holds the training up for two seconds, on any machine: time for something to happen to it."""
 
 RECIPE = f"""
 output: out
@@ -91,7 +92,6 @@ def trained(home: Path, version: str) -> tuple[str, list[dict[str, float]], byte
 
 
 def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:
-    # Ray Train takes one checkpoint in two seconds and holds the training up for it, on any machine.
     before = resumed_from(home)
     while resumed_from(home) in (None, before):
         assert process.poll() is None, process.communicate()[1]
@@ -114,7 +114,7 @@ def test_a_training_that_is_stopped_and_loses_its_worker_ends_with_the_weights_o
 ):
     recipe, store = load_recipe(home / "recipe.yaml"), Store(str(home / "out"))
     name = training_version(recipe, latest_snapshot(store))
-    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS))
+    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS), **SLOWLY)
     wait_for_another_checkpoint(home, stopped)
     stopped.send_signal(signal.SIGINT)
     out, said = stopped.communicate()
@@ -128,7 +128,7 @@ def test_a_training_that_is_stopped_and_loses_its_worker_ends_with_the_weights_o
     history[0]["mark"] = "of the stopped run"
     curve.write_text(json.dumps(history))
 
-    struck = start(home, "train")
+    struck = start(home, "train", **SLOWLY)
     wait_for_another_checkpoint(home, struck)
     (worker,) = training_workers(struck)
     worker.kill()
@@ -149,10 +149,11 @@ main()
 
 
 def test_nodes_that_go_and_come_change_no_weight(home, uninterrupted):
-    # Few steps to a checkpoint, each of which takes two seconds: time for the node to come.
-    words = ("train.workers=[1, 2]", "train.checkpoint_steps=2")
+    # Few steps to a checkpoint: time for the node to come.
+    words = ("train.workers=[1, 2]", "train.checkpoint_steps=3")
     with machines(2) as nodes:
-        running = start(home, "train", *words, address=nodes.cluster.address, program=("-c", IMPATIENT))
+        address = nodes.cluster.address
+        running = start(home, "train", *words, address=address, program=("-c", IMPATIENT), **SLOWLY)
         wait_for_another_checkpoint(home, running)
         nodes.crash(nodes.nodes[1])
         wait_for_another_checkpoint(home, running)
