@@ -218,6 +218,20 @@ print(public == batch_nst.__all__, "batch_nst.pipelines" in sys.modules, "batch_
     assert run(code) == "True False False"
 
 
+def test_who_reads_decodes_counts_and_writes_imports_no_torch() -> None:
+    """Two seconds and 300 MB of each process of a worker node."""
+    code = """
+import sys
+from batch_nst.data.dataset import sampler
+from batch_nst.pipelines.apply import tasks
+from batch_nst.pipelines.cluster import crash_counter, stop_flag
+from batch_nst.pipelines.generate import decode, write
+from batch_nst.pipelines.train import progress
+print("torch" in sys.modules)
+"""
+    assert run(code) == "False"
+
+
 def test_pairs_and_recipes_are_read_without_torch_and_ray() -> None:
     code = """
 import sys, batch_nst

@@ -6,6 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -42,19 +43,24 @@ def choose_device(device: Device = "auto") -> torch.device:
 
 
 def choose_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """The type for convolutions; `auto` measures on a CPU (about 0.1 s) whether fp32 or bf16 is faster."""
+    """The type for convolutions; on a CPU, `auto` measures once a process (about 0.1 s) which is faster."""
     if precision != "auto":
         return torch.float32 if precision == "fp32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    faster = _convolution_seconds(device, torch.float32) / _convolution_seconds(device, torch.bfloat16)
+    return _faster_on_cpu()
+
+
+@cache
+def _faster_on_cpu() -> torch.dtype:
+    faster = _convolution_seconds(torch.float32) / _convolution_seconds(torch.bfloat16)
     return torch.bfloat16 if faster > _WORTH_IT else torch.float32
 
 
-def _convolution_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest of five runs of a layer like VGG-16's conv2_2, in seconds."""
-    image = torch.ones(1, 128, 64, 64, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    kernel = torch.ones(128, 128, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+def _convolution_seconds(dtype: torch.dtype) -> float:
+    """The fastest of five runs of a layer like VGG-16's conv2_2 on the CPU, in seconds."""
+    image = torch.ones(1, 128, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.ones(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
     seconds = []
     for _ in range(6):  # the first one chooses kernels
         start = time.perf_counter()

@@ -22,7 +22,7 @@ from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.sources.photos import Photo, key_hash, photo_id, stream_photos
 from batch_nst.data.sources.reader import read_photos
-from batch_nst.engine.device import Precision, choose_batch, choose_device, choose_dtype, run_in_batches
+from batch_nst.engine.device import choose_batch, choose_device, run_in_batches
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.timing import wait_for
 from batch_nst.errors import IncompleteError, RecipeError
@@ -87,8 +87,6 @@ def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.
     target, recipe = _target(file), variants[0].recipe
     styles = _read_inputs(variants)
     device = choose_device(recipe.generate.device)
-    # Measured once, so that all recipes have the same precision.
-    faster: Precision = "bf16" if choose_dtype(device) == torch.bfloat16 else "fp32"
     sides = sorted({variant.recipe.generate.image_size for variant in variants})
     chosen = _choose(recipe, sides, photos)
     if recipe.generate.init_model:
@@ -100,7 +98,7 @@ def try_variants(variants: Sequence[Variant], photos: int = 4, file: str = "try.
         clock = _Clock(progress, sum(len(chosen) * _cost(variant.recipe.generate) for variant in variants))
         for variant in variants:
             settings = variant.recipe.generate
-            objectives = _objectives(variant.recipe, styles[variant.recipe.style], device, faster)
+            objectives = _objectives(variant.recipe, styles[variant.recipe.style], device)
             squares = [photo.squares[settings.image_size] for photo in chosen]
             columns.append(_optimise(objectives, squares, settings, clock.watch(settings, str(variant))))
             _write(target, file, render_page(variants, columns, chosen, styles))
@@ -127,11 +125,8 @@ def _read_inputs(variants: Sequence[Variant]) -> dict[Style, StyleImage]:
     return styles
 
 
-def _objectives(recipe: Recipe, style: StyleImage, device: torch.device, faster: Precision) -> Objectives:
-    """The loaded objectives of a recipe; `faster` is the precision that `auto` means."""
-    precision = faster if recipe.generate.precision == "auto" else recipe.generate.precision
-    threads = torch.get_num_threads()
-    objectives = Objectives.on(style, recipe.loss, recipe.vgg, device.type, precision, threads)
+def _objectives(recipe: Recipe, style: StyleImage, device: torch.device) -> Objectives:
+    objectives = Objectives.of_recipe(recipe, style, device.type, torch.get_num_threads())
     objectives.load()
     return objectives
 

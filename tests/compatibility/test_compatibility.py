@@ -23,7 +23,6 @@ import pytest
 from PIL import Image
 
 from batch_nst.cli import main
-from tests.support.sessions import finish, start
 
 MADE = Path(__file__).parent / "made_by_580efb4"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
@@ -170,8 +169,8 @@ def test_a_photo_is_forgotten_and_who_has_seen_it_is_told(home: Path, without_ra
 
 
 @pytest.mark.slow
-def test_pairs_that_are_made_today_are_those_that_were_made_then(home: Path) -> None:
-    figures = finish(start(home, "generate", f"output={home / 'anew'}", *ON_CPU))
+def test_pairs_that_are_made_today_are_those_that_were_made_then(home: Path, ray_cluster: None) -> None:
+    figures = call("generate", home / "recipe.yaml", f"output={home / 'anew'}", *ON_CPU)
     assert (figures["made"], figures["ok"] + figures["held_out"]) == (10, 10)
     old, new = pairs(home / "output"), pairs(home / "anew")
     assert new.keys() == old.keys()
@@ -244,16 +243,14 @@ def test_the_published_model_paints_what_it_painted(home: Path, without_ray: Non
 
 
 @pytest.mark.slow
-def test_the_next_night_takes_up_where_the_last_one_ended(home: Path) -> None:
+def test_the_next_night_takes_up_where_the_last_one_ended(home: Path, ray_cluster: None) -> None:
     """A photo more: one unit is made, and what is fitted to it all meets the gate beside the old model."""
     with Image.open(home / "photos" / "perch.jpg") as photo:
         photo.transpose(Image.Transpose.ROTATE_180).save(home / "photos" / "turned.png")
     quick = ("evaluate.iterations=2", "evaluate.sizes=[]", "evaluate.baseline_photos=0")
     fast = (*quick, "evaluate.larger_photos=0", "train.steps=1")
-    process = start(home, "nightly", *ON_CPU, *fast)
-    out, err = process.communicate()
-    assert process.returncode == 3, err  # a training of one step is worse
-    figures = json.loads(out.splitlines()[-1])
+    # A training of one step is worse.
+    figures = call("nightly", home / "recipe.yaml", *ON_CPU, *fast, code=3)
     assert (figures["dataset"]["made"], figures["dataset"]["snapshot"]) == (1, 3)
     assert (figures["dataset"]["ok"], figures["dataset"]["held_out"]) == (9, 2)
     objectives = card(home / "output", PUBLISHED)["evaluation"]["objectives"]

@@ -22,11 +22,8 @@ from tests.compatibility.test_compatibility import (
     without_ray,
 )
 from tests.support.later_defaults import LATER, default_of, later_defaults
-from tests.support.places import ROOT
-from tests.support.sessions import finish, start
 
 __all__ = ["home", "without_ray"]
-PROGRAM = str(ROOT / "tests" / "support" / "later_defaults.py")
 
 
 def test_each_of_these_is_another_default() -> None:
@@ -60,14 +57,15 @@ def test_models_are_inspected_painted_with_and_rolled_back_to(home: Path, withou
 
 
 @pytest.mark.slow
-def test_the_training_that_was_cut_off_is_resumed(home: Path) -> None:
+def test_the_training_that_was_cut_off_is_resumed(home: Path, ray_cluster: None) -> None:
     output = home / "output"
     (curve,) = (output / "checkpoints" / CUT_OFF).glob("*/history.json")
     history = json.loads(curve.read_text())
     history[0]["loss"] = 12345.0  # what only the checkpoint tells
     curve.write_text(json.dumps(history))
     overrides = ("train.device=cpu", *EXPECTED["overrides_of_cut_off"])
-    figures = finish(start(home, "train", *overrides, program=(PROGRAM,)))
+    with later_defaults():
+        figures = call("train", home / "recipe.yaml", *overrides)
     assert (figures["version"], figures["steps"]) == (CUT_OFF, 12)
     model = card(output, CUT_OFF)
     assert model["architecture"] == {"name": "small", "width": 4}

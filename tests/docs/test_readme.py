@@ -11,6 +11,7 @@ import yaml
 
 from batch_nst import __version__
 from batch_nst.recipe_file import load_recipe
+from tests.support.calls import Call
 from tests.support.places import ROOT
 
 README, START, COMMANDS = (
@@ -94,7 +95,7 @@ def test_it_ends_in_a_check_that_it_works() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path: Path) -> None:
+def test_the_shipped_recipe_and_the_python_snippet_run(ray_cluster: None, call: Call, tmp_path: Path) -> None:
     """All steps one by one on the shipped photographs, small; then the check, on what they have made."""
     commands = shipped()
     assert [command[1] for command in commands] == [
@@ -103,15 +104,9 @@ def test_the_shipped_recipe_and_the_python_snippet_run(tmp_path: Path) -> None:
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     for command in commands:
         more = [*TINY, "output=out/demo"] if "jobs/recipes/demo.yaml" in command else []
-        done = subprocess.run(
-            [sys.executable, "-m", "batch_nst", *command[1:], *more],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, (command, done.stderr)
+        ended = call(*command[1:], *more, folder=tmp_path)
+        assert ended.code == 0, (command, ended.stderr)
     (tried,) = [words for words in lines(README) if words[:2] == ["batch-nst", "try"]]
-    words = [*tried[1:], *TINY[:4]]
-    subprocess.run([sys.executable, "-m", "batch_nst", *words], cwd=tmp_path, check=True)
+    assert call(*tried[1:], *TINY[:4], folder=tmp_path).code == 0
     _, check = blocks(README, "python")
     subprocess.run([sys.executable, "-c", check], cwd=tmp_path, check=True)

@@ -1,15 +1,10 @@
-"""Other defaults of a recipe, as a later version may have them; as a program, `batch-nst` with some of them.
-
-python tests/support/later_defaults.py nightly recipe.yaml
-"""
+"""Other defaults of a recipe, as a later version may have them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from batch_nst.cli import main
 from batch_nst.data.dataset.defaults import section_types
 from batch_nst.recipe import Recipe
 
@@ -51,8 +46,3 @@ def set_defaults(values: Mapping[str, object]) -> None:
         if not Recipe.model_fields[section].is_required():
             Recipe.model_fields[section].default = kind()  # what a recipe without this section has
     Recipe.model_rebuild(force=True)
-
-
-if __name__ == "__main__":
-    set_defaults(LATER)
-    main(sys.argv[1:])

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 from ray import exceptions
@@ -19,7 +19,6 @@ from ray._private.utils import get_num_cpus  # what Ray itself would count
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.device import Device
 from batch_nst.errors import ClusterError, RecipeError
 from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.address import check_address
@@ -32,6 +31,9 @@ from batch_nst.pipelines.cluster.nodes import (
     wait_for_node,
 )
 from batch_nst.recipe import Train
+
+if TYPE_CHECKING:  # whoever counts crashes or looks for a stop in a worker needs no torch
+    from batch_nst.engine.device import Device
 
 NEWEST_RAY_SEEN = "2.60.0"
 """Newest Ray that the tests have run with. A later one may have moved the private parts used here."""

@@ -7,11 +7,12 @@ and names its node types to nobody. So whether a GPU can come is found out by as
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import ray
 from ray._private import ray_constants  # see `look`
@@ -19,8 +20,10 @@ from ray.autoscaler.sdk import request_resources
 from ray.experimental.internal_kv import _internal_kv_get  # see `look`
 
 from batch_nst.console import log
-from batch_nst.engine.device import Device
 from batch_nst.errors import ClusterError, RecipeError
+
+if TYPE_CHECKING:  # whoever counts crashes or looks for a stop in a worker needs no torch
+    from batch_nst.engine.device import Device
 
 WAIT_MINUTES = 30.0
 """How long a command waits for the first node that it can use."""
@@ -73,7 +76,7 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
         return
     if _started_here():
         raise RecipeError("device: given 'cuda', but this machine has no GPU; allowed: auto, cpu")
-    start = told = time.monotonic()
+    start, told = time.monotonic(), -math.inf
     try:
         request_resources(bundles=[{resource: 1}])
         while not up(resource):
@@ -83,7 +86,7 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
                     f"no node with a {resource} came within {minutes:g} minutes; start one, or see what "
                     "`ray status` says of the cluster's node types and quota"
                 )
-            if now == start or now - told >= _LOG_SECONDS:
+            if now - told >= _LOG_SECONDS:
                 log(f"no node with a {resource} yet; asked for 1; {(now - start) / 60:.0f} minutes")
                 told = now
             time.sleep(1)

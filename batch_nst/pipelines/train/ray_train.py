@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, cast
 
@@ -39,6 +39,7 @@ from batch_nst.pipelines.cluster.connect import Workers, beside_driver
 from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
+from batch_nst.pipelines.train.progress import Progress, ProgressActor
 from batch_nst.pipelines.train.trainer import Trainer, TrainerState, rate_at
 from batch_nst.recipe import Recipe, Train
 
@@ -53,7 +54,7 @@ _WAIT_FOR_WORKERS = "10"
 """Seconds that Ray waits for workers to start. Ray polls the nodes three times a minute, so elastic training
 may wait once or twice for a node that was just lost before it continues without it."""
 _LOOK_AT_WORKERS = "0.5"
-"""Seconds between Ray Train's looks at its workers (by default 2). A checkpoint stops training until the next."""
+"""Seconds between Ray Train's looks at its workers, 2 by default. A checkpoint waits for the next one."""
 _LOOK_FOR_MORE = 300.0
 """Seconds between checks for new nodes. Elastic training adds them by restarting from its last checkpoint."""
 _READERS = 2
@@ -118,7 +119,7 @@ class Task:
     """The model whose weights training starts from; None: random weights."""
     workers: Workers
     progress: Any = None
-    """Handle of the `_ProgressActor`; `run_training` sets it."""
+    """Handle of the `ProgressActor`; `run_training` sets it."""
 
 
 def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
@@ -138,7 +139,7 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     if fewest < most:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _WAIT_FOR_WORKERS)
     storage_path, storage_filesystem = _storage(task.store)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_ProgressActor).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(ProgressActor).remote()
     trainer = TorchTrainer(
         _training_worker,
         train_loop_config={"task": replace(task, progress=actor)},
@@ -160,7 +161,7 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     with progress_bar("train", settings.steps, "steps", (settings.batch_size, "images")) as bar:
         _watch(actor, fitting, bar, show)
     result = fitting.result()
-    progress: _Progress = ray.get(actor.read.remote())
+    progress: Progress = ray.get(actor.read.remote())
     if progress.failure:
         failed = registry.model_object(task.version, registry.FAILED)
         task.store.replace(failed, f"{progress.failure}\n".encode())
@@ -370,47 +371,6 @@ def _storage(store: Store) -> tuple[str, pyarrow.fs.FileSystem | None]:
     return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
 
 
-@dataclass
-class _Progress:
-    """How far a training is, as its first worker reports it."""
-
-    starts: int = 0
-    """Times that it started or resumed."""
-    first: int = 0
-    """Step from which the last start continued."""
-    workers: int = 0
-    step: int = 0
-    parts: dict[str, float] = field(default_factory=dict)
-    """Losses of `step`."""
-    history: History = field(default_factory=list)
-    """The curve up to the last picture of the panel."""
-    failure: str = ""
-    """Why it diverged; empty: it did not."""
-
-
-class _ProgressActor:
-    """Holds the progress of a training: its first worker writes it, the driver reads it."""
-
-    def __init__(self) -> None:
-        self._progress = _Progress()
-
-    def start(self, step: int, workers: int) -> None:
-        now = self._progress
-        now.starts, now.first, now.workers, now.step = now.starts + 1, step, workers, step
-
-    def set_step(self, step: int, parts: dict[str, float]) -> None:
-        self._progress.step, self._progress.parts = step, parts
-
-    def set_history(self, history: History) -> None:
-        self._progress.history = history
-
-    def fail(self, why: str) -> None:
-        self._progress.failure = why
-
-    def read(self) -> _Progress:
-        return self._progress
-
-
 def _start(trainer: TorchTrainer) -> Future[Result]:
     """Run the trainer in another thread, so that signals end this command as they end others.
 
@@ -436,7 +396,7 @@ def _watch(
     starts = seen = shown = 0
     while not fitting.done():
         wait([fitting], timeout=1.0)
-        now: _Progress = ray.get(actor.read.remote())
+        now: Progress = ray.get(actor.read.remote())
         if now.starts != starts:
             starts, seen = now.starts, now.first
             bar.resume(seen)

@@ -70,7 +70,7 @@ cli.main(["plan", "recipe.yaml"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.1, 1.5, 3.0, 6.0])
+@pytest.mark.parametrize("seconds", [0.1, 2.0, 5.0])
 def test_sigterm_while_ray_starts_is_143(seconds: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

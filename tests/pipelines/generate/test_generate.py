@@ -1,5 +1,6 @@
 """Laws of `batch-nst generate`, end to end on a small Ray: each photo once, and the same whatever happens."""
 
+import json
 import os
 import re
 import shutil
@@ -378,7 +379,7 @@ def parted() -> Iterator[list[int]]:
     from_items = ray.data.from_items
 
     def counted(items: list[Row]) -> ray.data.Dataset:
-        begun.append(sum(len(item["units"]) for item in items))
+        begun.append(sum(len(json.loads(item["chunk"])[1]) for item in items))
         return from_items(items)
 
     with pytest.MonkeyPatch.context() as patch:
