@@ -30,12 +30,11 @@ def start(
     *overrides: str,
     address: str = "local",
     program: Sequence[str] = ("-m", "batch_nst"),
-    **environment: str,
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *program, command, str(home / "recipe.yaml"), *overrides],
         cwd=home,
-        env={**os.environ, "RAY_ADDRESS": address, **environment},
+        env={**os.environ, "RAY_ADDRESS": address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

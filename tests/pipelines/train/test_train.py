@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 60
 FEW = f"train.checkpoint_steps={STEPS}"
-SLOWLY = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}
+SLOWLY = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
 """A checkpoint holds the training up for two seconds, on any machine: time for something to happen to it."""
 
 RECIPE = f"""
@@ -91,17 +92,24 @@ def trained(home: Path, version: str) -> tuple[str, list[dict[str, float]], byte
     return version, history, store.read(registry.model_object(version, registry.WEIGHTS))
 
 
-def wait_for_another_checkpoint(home: Path, process: subprocess.Popen) -> None:
+def wait_for_another_checkpoint(home: Path, process: subprocess.Popen | None = None) -> None:
     before = resumed_from(home)
     while resumed_from(home) in (None, before):
-        assert process.poll() is None, process.communicate()[1]
+        assert process is None or process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 
-def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
-    """Those of Ray Train that the command has started."""
+def kill_the_worker(home: Path) -> None:
+    """After one more checkpoint of a training in this process."""
+    wait_for_another_checkpoint(home)
+    (worker,) = training_workers()
+    worker.kill()
+
+
+def training_workers() -> set[psutil.Process]:
+    """Those of Ray Train in the Ray of this process."""
     found = set()
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if "RayTrainWorker" in " ".join(child.cmdline()):
                 found.add(child)
@@ -110,11 +118,12 @@ def training_workers(process: subprocess.Popen) -> set[psutil.Process]:
 
 @pytest.mark.timeout(1800)
 def test_a_training_that_is_stopped_and_loses_its_worker_ends_with_the_weights_of_another(
-    home, uninterrupted
+    home, uninterrupted, monkeypatch
 ):
+    monkeypatch.setenv(*SLOWLY)
     recipe, store = load_recipe(home / "recipe.yaml"), Store(str(home / "out"))
     name = training_version(recipe, latest_snapshot(store))
-    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS), **SLOWLY)
+    stopped = start(home, "train", program=("-c", CTRL_C_COUNTS))
     wait_for_another_checkpoint(home, stopped)
     stopped.send_signal(signal.SIGINT)
     out, said = stopped.communicate()
@@ -128,11 +137,10 @@ def test_a_training_that_is_stopped_and_loses_its_worker_ends_with_the_weights_o
     history[0]["mark"] = "of the stopped run"
     curve.write_text(json.dumps(history))
 
-    struck = start(home, "train", **SLOWLY)
-    wait_for_another_checkpoint(home, struck)
-    (worker,) = training_workers(struck)
-    worker.kill()
-    assert finish(struck)["steps"] == STEPS
+    with ThreadPoolExecutor() as threads:
+        struck = threads.submit(kill_the_worker, home)
+        assert train(home)["steps"] == STEPS
+        struck.result()
     version, history, weights = trained(home, name)
     assert history[0].pop("mark") == "of the stopped run"
     assert [point["step"] for point in history] == list(range(1, STEPS + 1))
@@ -148,12 +156,13 @@ main()
 """
 
 
-def test_nodes_that_go_and_come_change_no_weight(home, uninterrupted):
+def test_nodes_that_go_and_come_change_no_weight(home, uninterrupted, monkeypatch):
+    monkeypatch.setenv(*SLOWLY)
     # Few steps to a checkpoint: time for the node to come.
     words = ("train.workers=[1, 2]", "train.checkpoint_steps=3")
     with machines(2) as nodes:
         address = nodes.cluster.address
-        running = start(home, "train", *words, address=address, program=("-c", IMPATIENT), **SLOWLY)
+        running = start(home, "train", *words, address=address, program=("-c", IMPATIENT))
         wait_for_another_checkpoint(home, running)
         nodes.crash(nodes.nodes[1])
         wait_for_another_checkpoint(home, running)
