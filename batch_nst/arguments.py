@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
+from batch_nst.console import Shown
 from batch_nst.errors import RecipeError
 from batch_nst.suggestions import did_you_mean
 
@@ -52,7 +53,18 @@ def add_command(commands: Commands, run: Run, name: str, text: str, example: str
         epilog=f"Example: batch-nst {name} {example}",
     )
     command.set_defaults(run=run)
+    how_much = command.add_mutually_exclusive_group()
+    how_much.add_argument(
+        "-q", "--quiet", action="count", default=0, help="show warnings and errors only; -qq: errors only"
+    )
+    text = "show what Ray writes itself too, as it comes; else it goes to a file that a failure names"
+    how_much.add_argument("-v", "--verbose", action="store_true", help=text)
     return command
+
+
+def shown(options: argparse.Namespace) -> Shown:
+    """What is shown by `--quiet` and `--verbose`."""
+    return Shown.LIBRARIES if options.verbose else Shown(max(Shown.NEWS - options.quiet, Shown.ERRORS))
 
 
 def takes_recipe(

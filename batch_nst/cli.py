@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from batch_nst.arguments import (
     add_command,
     amount,
     count,
+    shown,
     takes_budget,
     takes_device,
     takes_recipe,
@@ -27,13 +29,13 @@ from batch_nst.arguments import (
     takes_wait,
     webhook,
 )
-from batch_nst.console import log
+from batch_nst.console import Shown, log, show, shows
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
 from batch_nst.figures import as_json
 from batch_nst.pipelines import notify
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
-from batch_nst.streams import keep_streams, tell
+from batch_nst.streams import end_aside, keep_streams, tell
 from batch_nst.summary import summary
 from batch_nst.trials import SAMPLES, add_benchmark, add_init
 from batch_nst.upkeep import add_forget, add_inspect, add_models, add_prune, add_rollback
@@ -49,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit.
 
     The last line on standard output is one JSON object with the run's figures. Everything else goes to
-    standard error. Exit codes: 0 done; 1 failed, or not everything is done; 2 the call or the recipe is
-    wrong; 3 the gate refused to publish; 4 another run holds the lease; 130 Ctrl-C; 143 SIGTERM.
+    standard error, but for the lines of Ray: these go to a log file, which is named if the run fails.
+
+    Exit codes: 0 done; 1 failed, or not everything is done; 2 the call or the recipe is wrong; 3 the gate
+    refused to publish; 4 another run holds the lease; 130 Ctrl-C; 143 SIGTERM.
     """
     keep_streams()
     output = sys.stdout
@@ -62,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def stop(_signal: int, _frame: object) -> NoReturn:
         more = "; start it again and it continues" if continues else ""
         raise Stopped(f"stopped by SIGTERM{more}")
+
+    def name_log(code: int) -> None:
+        if path := end_aside(keep=code not in (0, Stopped.exit_code)):
+            where = f"{path} on {platform.node()}"
+            print(f"what Ray wrote is in {where}; -v shows it as it comes", file=sys.stderr)
 
     def end(code: int, figures: object) -> None:
         line = json.dumps({"command": command, "exit_code": code} | as_json(figures))
@@ -75,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         signal.signal(signal.SIGINT, lambda _signal, _frame: None)
     try:
         options = parse(arguments)
+        show(shown(options))
         sys.stdout = sys.stderr  # libraries print too; Ray does so until the process exits
         command, continues = options.command, _continues(options)
         url = notify.hide_url(getattr(options, "notify", None))
@@ -82,14 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (BatchNSTError, Stopped) as error:
         code = error.exit_code
         figures = as_json({"error": str(error)}) | as_json(error.figures or {})
+        name_log(code)
         print(f"batch-nst{f' {command}' if command else ''}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code, figures = 130, {"error": "interrupted"}
+        name_log(code)
     except Exception as bug:  # its traceback is shown here, and sent nowhere
+        name_log(1)
         end(1, {"error": reason_of(bug)})
         raise
+    name_log(code)
     end(code, figures)
-    if command and not code and sys.stderr.isatty():
+    if command and not code and sys.stderr.isatty() and shows(Shown.NEWS):
         log("\n".join(summary(command, options, argparse.Namespace(**figures))))
     sys.exit(code)
 
@@ -284,6 +298,7 @@ def _words(options: argparse.Namespace) -> list[str]:
         words += ["--max-device-hours", repr(options.max_device_hours)]
     if options.deadline:  # with date and zone: clocks of the cluster may show another time of day
         words += ["--deadline", options.deadline.isoformat()]
+    words += ["-v"] if options.verbose else ["-q"] * options.quiet
     try:
         parse([options.job, "RECIPE", *words])
     except RecipeError as error:

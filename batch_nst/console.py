@@ -1,7 +1,8 @@
-"""Progress on standard error: a live line on a terminal, a line every ten seconds in a log."""
+"""Lines on standard error: warnings, news, and progress, live on a terminal, each ten seconds in a log."""
 
 from __future__ import annotations
 
+import enum
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from batch_nst.credentials import redacted
 
 _LOG_SECONDS = 10.0
+
+
+class Shown(enum.IntEnum):
+    """What is shown on standard error: lines of this level and of those below it."""
+
+    ERRORS = 0
+    """Why a command ended."""
+    WARNINGS = 1
+    """What is wrong and ends nothing, bad photos among them."""
+    NEWS = 2
+    """Progress, tables and summaries."""
+    LIBRARIES = 3
+    """What Ray writes itself, as it comes."""
+
+
+_shown = Shown.NEWS
+
+
+def show(level: Shown) -> None:
+    """Choose what is shown from now on."""
+    global _shown
+    _shown = level
+
+
+def shows(level: Shown) -> bool:
+    """Whether lines of a level are shown."""
+    return level <= _shown
 
 
 class ProgressBar:
@@ -64,13 +92,13 @@ class ProgressBar:
 def progress_bar(
     what: str, total: int, unit: str, more: tuple[int, str] | None = None
 ) -> Iterator[ProgressBar]:
-    """A `ProgressBar`, live where standard error is a terminal.
+    """A `ProgressBar`, live where standard error is a terminal and shows news.
 
     with progress_bar("generate", 100, "images") as progress:
         progress.advance(16, "loss 12,345")
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and shows(Shown.NEWS)):
         yield ProgressBar(what, total, unit, None, more)
         return
     columns = (
@@ -80,7 +108,8 @@ def progress_bar(
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as live:
+    # What is printed to a file stays there.
+    with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as live:
         yield ProgressBar(what, total, unit, live, more)
 
 
@@ -111,5 +140,15 @@ class StepTimer:
 
 
 def log(line: str) -> None:
-    """One line for people, without credentials."""
-    print(redacted(line), file=sys.stderr, flush=True)
+    """One line of news for people, without credentials."""
+    _print(line, Shown.NEWS)
+
+
+def warn(line: str) -> None:
+    """One line about what is wrong and ends nothing, without credentials."""
+    _print(line, Shown.WARNINGS)
+
+
+def _print(line: str, level: Shown) -> None:
+    if shows(level):
+        print(redacted(line), file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Required, TypedDict, cast
 
-from batch_nst.console import log
+from batch_nst.console import log, warn
 from batch_nst.data.dataset.manifest import as_started, check_recipe, require_settings
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
@@ -241,7 +241,7 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], obj
     """
     store = Store(output)
     if _JOB_COPY in store.uri:
-        log(
+        warn(
             f"warning: output {store.uri} lies in this job's own copy of the working directory, which Ray "
             "deletes; pass output= as a URI or an absolute path"
         )

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from batch_nst import __version__
-from batch_nst.console import log
+from batch_nst.console import log, warn
 from batch_nst.credentials import redacted
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.photos import Photo, stream_photos, uri_of
@@ -91,9 +91,10 @@ def doctor(recipe: Recipe) -> DoctorFigures:
     """
     checks: list[Check] = []
     for check in _examine(recipe, Store(recipe.output)):
-        log(f"{check.state:<9}{check.name:<10}{check.told}")
+        tell = warn if check.state == "failed" else log
+        tell(f"{check.state:<9}{check.name:<10}{check.told}")
         if check.remedy:
-            log(f"{'':<19}remedy: {check.remedy}")
+            tell(f"{'':<19}remedy: {check.remedy}")
         checks.append(check)
     counts = Counter(check.state for check in checks)
     figures = DoctorFigures(counts["ok"], counts["failed"], counts["skipped"], checks)
@@ -276,7 +277,7 @@ def _join() -> str:
 def _warn_of_newer_ray(installed: str, seen: str) -> None:
     """Warn before Ray starts: a newer one may fail in ways that no test has seen."""
     if _numbers(installed) > _numbers(seen):
-        log(
+        warn(
             f"warning: ray {installed} is newer than {seen}, the newest that batch_nst is tested with; if "
             f"something fails, try ray=={seen}"
         )

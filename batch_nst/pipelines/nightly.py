@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from batch_nst.console import log
+from batch_nst.console import log, warn
 from batch_nst.data.dataset.manifest import as_started
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.snapshot import is_sealed, latest_snapshot
@@ -187,7 +187,7 @@ def _report_failure(recipe: Recipe, run: Run, error: Exception) -> None:
         page = failure_page(recipe, run.store, reason_of(error), dataset, run.step_seconds, run.about)
         run.figures = replace(figures, report=run.write("report.html", page.encode()))
     except BatchNSTError as trouble:
-        log(f"warning: no report was written of this failure: {trouble}")
+        warn(f"warning: no report was written of this failure: {trouble}")
 
 
 def find_finished(
@@ -239,6 +239,6 @@ def _is_whole(store: Store, version: str) -> bool:
     try:
         registry.check_parts(store, version, registry.require_card(store, version))
     except WeightsError as error:
-        log(f"not finished: {error}")
+        warn(f"not finished: {error}")
         return False
     return True

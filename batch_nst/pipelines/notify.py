@@ -51,7 +51,7 @@ def post(url: str, figures: str) -> None:
     """
     import asyncio
 
-    from batch_nst.console import log
+    from batch_nst.console import warn
 
     try:
         status = asyncio.run(_post(url, figures))
@@ -62,7 +62,7 @@ def post(url: str, figures: str) -> None:
             return
         why = f"answered {status}"
     parts = urlsplit(url)
-    log(f"warning: --notify {parts.scheme}://{parts.hostname}: the figures were not delivered: {why}")
+    warn(f"warning: --notify {parts.scheme}://{parts.hostname}: the figures were not delivered: {why}")
 
 
 async def _post(url: str, figures: str) -> int:

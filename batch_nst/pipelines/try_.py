@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batch_nst.console import ProgressBar, log, progress_bar
+from batch_nst.console import ProgressBar, log, progress_bar, warn
 from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import StyleImage, read_style
@@ -155,7 +155,7 @@ def _choose(recipe: Recipe, sides: Sequence[int], count: int) -> list[Content]:
         found = _read(photo, recipe.generate, sides)
         if isinstance(found, str):
             bad.append(found)
-            log(found)
+            warn(found)
         else:
             chosen.append(Content(photo.key, found))
     if not chosen:

@@ -13,7 +13,6 @@ it are not one step; exclusive create of what is written closes that gap.
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import random
 import socket
@@ -27,6 +26,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from batch_nst.console import warn
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import LeaseError, RecipeError, StorageError
 
@@ -40,8 +40,6 @@ The holder itself uses its own monotonic clock and stops at the expiry, without 
 difference two commands may run at the same time for a while; the fencing token still lets only the later one
 publish.
 """
-
-logger = logging.getLogger(__name__)
 
 
 class Owner(BaseModel):
@@ -216,7 +214,7 @@ def acquire(store: Store, command: str, wait: bool = False, seconds: float = SEC
             if not wait:
                 raise LeaseError(f"{store.uri} is held by {held.owner} until {until}; --wait waits for it")
             if held.id != logged:
-                logger.warning("waiting for %s, held by %s", store.uri, held.owner)
+                warn(f"waiting for {store.uri}, held by {held.owner}")
                 logged = held.id
             time.sleep(seconds / 12 * random.uniform(0.5, 1))
             continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from batch_nst.console import log, progress_bar
+from batch_nst.console import log, progress_bar, warn
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.sources.kinds import CONTAINERS, SUFFIXES
 from batch_nst.data.sources.passed import Passed
@@ -221,9 +221,9 @@ class _Tally:
         found = counts["ok"] + bad + counts["pending"]
         figures = self._counted(found)
         for outcome in self.bad:
-            log(f"{outcome.status}: {outcome.uri}: {outcome.reason}: {outcome.detail}")
+            warn(f"{outcome.status}: {outcome.uri}: {outcome.reason}: {outcome.detail}")
         if bad > len(self.bad):
-            log(f"... and {bad - len(self.bad):,} more")
+            warn(f"... and {bad - len(self.bad):,} more")
         if counts["pending"]:
             raise IncompleteError(
                 f"{counts['pending']} of {found} pictures are pending: {self.outage}; "
@@ -350,7 +350,7 @@ def _restore_record(job: _Job, written: set[str]) -> None:
     pictures = (name for name in job.target.list() if PurePosixPath(name).suffix.lower() in ENCODINGS)
     others = sorted(set(pictures) - written)
     if others:
-        log(
+        warn(
             f"OUT {job.target.uri}: {len(others):,} pictures there were not stylized now, the first is "
             f"{others[0]}; they may be of another model, so no {RECORD} is written and none counts as done"
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,7 @@ from batch_nst.pipelines.cluster.nodes import (
     wait_for_node,
 )
 from batch_nst.recipe import Train
+from batch_nst.streams import set_aside
 
 if TYPE_CHECKING:  # whoever counts crashes or looks for a stop in a worker needs no torch
     from batch_nst.engine.device import Device
@@ -105,6 +108,7 @@ def connect() -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    _set_aside_lines_of_ray()
     if not ray.is_initialized():
         _start_or_join()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -115,6 +119,17 @@ def connect() -> None:
     context.execution_no_progress_timeout_s = -1
     # One node with a broken driver must not end the job.
     context.max_consecutive_actor_init_deaths = 3
+
+
+def _set_aside_lines_of_ray() -> None:
+    """Let what Ray's parts in C++ and Python write go to the log file of a command."""
+    importlib.import_module("ray.data")  # makes its loggers
+    stream = set_aside()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if stream and name.partition(".")[0] == "ray" and isinstance(logger, logging.Logger):
+            for handler in logger.handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
+                    handler.setStream(stream)
 
 
 def _start_or_join() -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batch_nst.console import log, progress_bar
+from batch_nst.console import log, progress_bar, warn
 from batch_nst.data.dataset.card import write_card
 from batch_nst.data.dataset.manifest import split_of
 from batch_nst.data.dataset.plan import Plan, survey
@@ -339,7 +339,7 @@ def _judge(
         if snapshot.done < min_done:
             message += f"; {snapshot.done:.1%} are done, train.min_done asks for {min_done:.1%}"
             raise IncompleteError(f"{message}; run the same command again", as_json(figures))
-        log(f"{message}; continuing with what is done; the next start makes the rest")
+        warn(f"{message}; continuing with what is done; the next start makes the rest")
     if fault:
         raise IncompleteError(fault, as_json(figures))
 
@@ -363,6 +363,6 @@ def too_few(counts: Mapping[str, int], found: int, max_rejected: float) -> str:
 def _log_bad(photos: Iterable[BadPhoto], count: int) -> None:
     """List the first of `count` photos that have no pair."""
     for photo in islice(photos, _SHOWN):
-        log(f"{photo.status}: {photo.uri}: {photo.reason}: {photo.detail} (unit {photo.unit})")
+        warn(f"{photo.status}: {photo.uri}: {photo.reason}: {photo.detail} (unit {photo.unit})")
     if count > _SHOWN:
-        log(f"... and {count - _SHOWN:,} more; `batch-nst inspect` lists them")
+        warn(f"... and {count - _SHOWN:,} more; `batch-nst inspect` lists them")

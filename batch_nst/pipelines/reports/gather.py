@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from batch_nst import __version__
-from batch_nst.console import log
+from batch_nst.console import warn
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.records import BadPhoto
 from batch_nst.data.dataset.snapshot import Snapshot, require_snapshot, unit_pairs
@@ -200,7 +200,7 @@ def beside_published(triples: Sequence[Triple], store: Store, version: str) -> l
     try:
         net = load_net(registry.read_weights(store, version), card)
     except WeightsError as error:
-        log(f"published {version}: {error}; the report shows none of its pictures")
+        warn(f"published {version}: {error}; the report shows none of its pictures")
         return list(triples)
     objectives = card["evaluation"]["objectives"]
     return [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from batch_nst import __version__
-from batch_nst.console import log
+from batch_nst.console import log, warn
 from batch_nst.data.dataset.manifest import check_recipe
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot, require_snapshot
 from batch_nst.data.images.style import read_style
@@ -126,14 +126,14 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitt
     )
     crop, side = recipe.train.crop_size, recipe.generate.image_size
     if crop and crop > side:  # not refused: models that exist are named by it
-        log(f"warning: train.crop_size: given {crop}; pictures have {side} px, and are taken whole")
+        warn(f"warning: train.crop_size: given {crop}; pictures have {side} px, and are taken whole")
     page = registry.model_object(version, PAGE)
 
     def show(history: History, step: int) -> None:
         try:
             store.replace(page, training_page(recipe, store, version, history, step).encode())
         except StorageError as error:  # training can continue without it
-            log(f"{error}; the page of the training is not up to date")
+            warn(f"{error}; the page of the training is not up to date")
 
     show([], 0)
     log(f"progress of the training: {store.join(page)}")
@@ -141,7 +141,7 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitt
     fitted = run_training(task, show)
     show(fitted.history, recipe.train.steps)
     if fitted.skipped:
-        log(f"{fitted.skipped} steps were skipped: their gradients were NaN or infinite")
+        warn(f"{fitted.skipped} steps were skipped: their gradients were NaN or infinite")
     if pace := fitted.pace:
         log(
             f"{pace.steps_per_second:.2f} steps/s, {pace.images_per_second:.1f} images/s after "

@@ -1,6 +1,7 @@
 """Laws of a Ray that cannot be started or joined, each with what is really wrong."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -53,6 +54,42 @@ def test_a_folder_that_ray_cannot_write_to_is_named(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ClusterError, match=f"cannot write to {folder}/.ray .*HOME"):
         session.check_folders({})
     session.check_folders({"RAY_AUTH_TOKEN": "secret"})
+
+
+NOISY = """
+import logging, sys, numpy, ray
+from batch_nst import cli
+from batch_nst.errors import ClusterError
+from batch_nst.pipelines.cluster import connect
+class Actor:
+    def __init__(self, array): pass
+    def ready(self): return True
+def run(options):
+    connect.connect()
+    actor = ray.remote(max_restarts=1)(Actor).remote(ray.put(numpy.zeros(1 << 20)))
+    assert ray.get(actor.ready.remote())
+    for name in ("ray", "ray.data", "ray.train", "ray._private.worker"):
+        logging.getLogger(name).warning("by %s", name)
+    raise ClusterError("it failed")
+cli._plan = run
+cli.main(["plan", "recipe.yaml"])
+"""
+
+
+@pytest.mark.slow
+def test_lines_of_ray_go_to_a_file_that_a_failure_names(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", NOISY],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"},
+    )
+    (log,) = tmp_path.glob("batch-nst-*.log")
+    named, error = ran.stderr.splitlines()
+    assert named.startswith(f"what Ray wrote is in {log} on ")
+    assert (ran.returncode, error) == (1, "batch-nst plan: it failed")
+    for line in ("has constructor arguments in the object store", "by ray", "by ray.data", "by ray.train"):
+        assert line in log.read_text()
 
 
 SLEEPS = """
