@@ -109,6 +109,15 @@ WRONG_CALLS = {
     "generate recipe.yaml output=/proc/out": "output /proc/out: no folder can be made there: ",
     "generate recipe.yaml output=file:/out": "output file:/out: no folder gets such a name; probably",
     "generate recipe.yaml output=$HOME/out": "output $HOME/out: no folder gets such a name; probably meant: ",
+    **{
+        f"{command} recipe.yaml {given}": told
+        for command in ("generate", "nightly", "train --wait")
+        for given, told in {
+            "style.image=gone.png": "/gone.png: No such file or directory; allowed: a readable JPEG",
+            "style.image=recipe.yaml": "/recipe.yaml: not_an_image: begins with ",
+            "vgg.weights=gone.safetensors": "/gone.safetensors: cannot be read: ",
+        }.items()
+    },
     "generate recipe.yaml output=''": "output: given ''; allowed: text that is not empty",
 }
 

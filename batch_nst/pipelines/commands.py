@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 from batch_nst.console import log, warn
 from batch_nst.data.dataset.manifest import as_started, check_recipe, require_settings
+from batch_nst.data.images.style import read_style
+from batch_nst.data.storage.fetch import is_remote
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
+from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, Stopped, reason_of
 from batch_nst.figures import JsonObject, as_json, inlined
 from batch_nst.pipelines.cluster.stop import Budget
@@ -125,12 +128,24 @@ def generate(
     from batch_nst.pipelines.generate.run import generate as step
 
     budget = Budget(max_device_hours, deadline)
+    check_files(recipe)
     return run_command(
         "generate",
         recipe.output,
         wait,
         lambda run: step(as_started(recipe, run.store), run.store, run.lease, retry, budget),
     )
+
+
+def check_files(recipe: Recipe) -> None:
+    """Refuse a recipe whose files are none, before a lease is taken; weights elsewhere are read later.
+
+    Raises:
+        RecipeError: the style image or the weights cannot be read, or are something else.
+    """
+    read_style(recipe.style)
+    if not is_remote(recipe.vgg.weights):
+        weights_digest(recipe.vgg)
 
 
 def train(recipe: Recipe, wait: bool = False) -> RunSummary:
@@ -164,7 +179,9 @@ def _run_on_dataset(
     command: str, recipe: Recipe, wait: bool, step: Callable[[Recipe, Run], object]
 ) -> RunSummary:
     """Run a step that needs a dataset of this recipe; an output without one is refused before the lease."""
-    if not wait:  # with --wait, the run that is waited for may make it
+    if wait:  # the run that is waited for may make it
+        check_files(recipe)
+    else:
         store = Store(recipe.output)
         recipe = as_started(recipe, store)
         check_recipe(recipe, store)

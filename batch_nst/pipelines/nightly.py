@@ -18,7 +18,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
 from batch_nst.figures import inlined, omitted
 from batch_nst.pipelines.cluster.stop import Budget
-from batch_nst.pipelines.commands import Run, RunSummary, run_command, write_report
+from batch_nst.pipelines.commands import Run, RunSummary, check_files, run_command, write_report
 from batch_nst.pipelines.generate.run import too_few
 from batch_nst.recipe import Recipe
 
@@ -85,6 +85,7 @@ def nightly(
     deadline leaves images pending, the other steps still run as soon as `train.min_done` of them are done.
     """
     budget = Budget(max_device_hours, deadline)
+    check_files(recipe)
 
     def night(recipe: Recipe, run: Run) -> object:
         finished, plan = find_finished(recipe, run.store, retry)

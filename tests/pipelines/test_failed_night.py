@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
@@ -73,11 +74,11 @@ def text_of(summary: dict[str, object]) -> str:
 # --- the reason
 
 
-def test_a_painting_that_is_gone(file: Path) -> None:
+def test_photos_that_are_gone(file: Path) -> None:
     finish(file, {"0": 1.0})
-    (file.parent / "painting.png").unlink()
+    shutil.rmtree(file.parent / "photos")
     told = fail(load_recipe(file), RecipeError)["error"]
-    assert "painting.png" in str(told)
+    assert "generate.input: " in str(told)
 
 
 def test_settings_that_are_damaged(file: Path) -> None:
@@ -149,7 +150,7 @@ def test_a_bug_is_told_by_its_kind_and_the_published_model_stays(
 def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (file.parent / "painting.png").unlink()
+    shutil.rmtree(file.parent / "photos")
     replace = Store.replace
 
     def full(store: Store, name: str, data: bytes) -> None:
@@ -158,14 +159,14 @@ def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
         replace(store, name, data)
 
     monkeypatch.setattr(Store, "replace", full)
-    with pytest.raises(RecipeError, match=r"painting\.png") as error:
+    with pytest.raises(RecipeError, match=r"generate\.input: ") as error:
         nightly.nightly(load_recipe(file))
     assert "report" not in error.value.figures
     assert "warning: no report was written of this failure: output is full\n" in capsys.readouterr().err
 
 
 def test_a_browser_shows_the_page_of_a_failed_night(file: Path, browser: Browser) -> None:
-    (file.parent / "painting.png").unlink()
+    shutil.rmtree(file.parent / "photos")
     recipe = load_recipe(file)
     fail(recipe, RecipeError)
     with pytest.raises(RecipeError) as error:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from batch_nst.console import log
 from batch_nst.data.dataset.defaults import deciding, frozen_defaults, section_types
-from batch_nst.data.images.style import read_style
+from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.sources.photos import is_held_out
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
@@ -208,17 +208,18 @@ def check_recipe(recipe: Recipe, store: Store) -> Manifest:
         IncompleteError: the output has no dataset yet.
         RecipeError: the dataset was started with other settings.
     """
-    settings = check_settings(store, settings_of(recipe), ignore=("holdout.at_least",))
+    given = settings_of(recipe, read_style(recipe.style))
+    settings = check_settings(store, given, ignore=("holdout.at_least",))
     if settings is None:
         raise IncompleteError(f"{store.uri}: no dataset here; run `batch-nst generate` first")
     return settings
 
 
-def settings_of(recipe: Recipe) -> Manifest:
-    """The settings of a recipe that decide pixels and the split."""
+def settings_of(recipe: Recipe, style: StyleImage) -> Manifest:
+    """The settings of a recipe, with its style image, that decide pixels and the split."""
     generate = recipe.generate
     return {
-        "style": {"sha256": read_style(recipe.style).digest, "size": recipe.style.size},
+        "style": {"sha256": style.digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
         "loss": cast(LossSettings, deciding(recipe, "loss")),
         "generate": {

@@ -31,6 +31,7 @@ from batch_nst.data.dataset.manifest import (
 )
 from batch_nst.data.dataset.plan_files import Group, Written
 from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.sources.passed import TWICE, Passed
 from batch_nst.data.sources.photos import LISTED, photo_ids, stream_photos
 from batch_nst.data.storage.store import Store
@@ -72,6 +73,8 @@ class Plan:
 
     settings: Manifest
     """The content of `dataset.json`, or what would be written there."""
+    style: StyleImage
+    """The style image whose digest the settings hold."""
     written: Written
     present: Mask
     """For each planned row whether the input holds its photo now."""
@@ -216,7 +219,8 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
     Raises:
         RecipeError: no photos, an unreadable style image, or settings that differ from the dataset's.
     """
-    settings = settings_of(recipe)
+    style = read_style(recipe.style)
+    settings = settings_of(recipe, style)
     begun = check_settings(store, settings, ignore=("holdout.at_least",))
     if begun:
         settings["holdout"]["at_least"] = begun["holdout"]["at_least"]
@@ -244,6 +248,7 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
     snapshot = latest_snapshot(store)
     plan = Plan(
         settings=settings,
+        style=style,
         written=written,
         present=present,
         done=frozenset(units.done_units(store, len(_units(written.rows)))),

@@ -18,7 +18,6 @@ from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.quality import describe_filter, filter_counts
 from batch_nst.data.dataset.records import BadPhoto, UnitOutcome
 from batch_nst.data.dataset.snapshot import Snapshot, bad_photos, seal
-from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.passed import Passed
 from batch_nst.data.storage.lease import Lease
 from batch_nst.data.storage.store import Store
@@ -232,7 +231,7 @@ def _make(
     connect.check_output_is_shared(store)
     workers = connect.choose_workers(recipe.generate.device)
     made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
-    style, flag = read_style(recipe.style), StopFlag(budget)
+    style, flag = plan.style, StopFlag(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     log(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
     metrics = Metrics(plan.to_do, recipe.generate.iterations, made.devices)

@@ -12,6 +12,7 @@ from batch_nst.data.dataset.defaults import changed_defaults, deciding, frozen_d
 from batch_nst.data.dataset.manifest import SETTINGS, as_started, check_settings, settings_of
 from batch_nst.data.dataset.plan import survey
 from batch_nst.data.dataset.snapshot import Snapshot
+from batch_nst.data.images.style import read_style
 from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError, StorageError
@@ -124,7 +125,7 @@ def test_a_key_that_is_written_and_differs_is_refused(folder: Path) -> None:
     now = as_started(written, store)
     assert now.generate.iterations == 7
     with pytest.raises(RecipeError, match=r"generate\.iterations: .* started with 300, the recipe says 7"):
-        check_settings(store, settings_of(now))
+        check_settings(store, settings_of(now, read_style(now.style)))
 
 
 def test_what_a_dataset_took_from_its_recipe_is_kept_when_the_key_goes(folder: Path) -> None:
