@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from batch_nst.globs import MAGIC, Glob
-from batch_nst.recipe import Evaluate, Generate, Loss, Recipe
+from batch_nst.recipe import Evaluate, Generate, Loss, Recipe, Style
 
 
 def contradictions(recipe: Recipe) -> list[str]:
@@ -19,8 +19,10 @@ def contradictions(recipe: Recipe) -> list[str]:
     """
     return [
         *_of_output(recipe),
+        *_of_style(recipe),
         *_of_loss(recipe.loss),
         *_of_generate(recipe.generate),
+        *_of_train(recipe),
         *_of_evaluate(recipe.evaluate),
     ]
 
@@ -36,10 +38,25 @@ def _of_output(recipe: Recipe) -> Iterator[str]:
             return
 
 
+def _of_style(recipe: Recipe) -> Iterator[str]:
+    loss, size = recipe.loss, recipe.style.size
+    counts = loss.style_weight * sum(loss.style_layers.values())
+    if not counts and size != Style.model_fields["size"].default:
+        yield (
+            f"style.size: given {size}; the style image has no weight in the loss; allowed: a "
+            "loss.style_weight and a layer of loss.style_layers above 0, or no style.size"
+        )
+
+
 def _of_loss(loss: Loss) -> Iterator[str]:
     default = Loss()
     for part in ("content", "style"):
         weight, layers = getattr(loss, f"{part}_weight"), getattr(loss, f"{part}_layers")
+        if not weight and any(layers.values()) and layers != getattr(default, f"{part}_layers"):
+            yield (
+                f"loss.{part}_layers: given {layers}; loss.{part}_weight is 0; allowed: a weight above 0, or "
+                f"no loss.{part}_layers"
+            )
         if weight and not any(layers.values()) and weight != getattr(default, f"{part}_weight"):
             yield (
                 f"loss.{part}_weight: given {weight:g}; no layer of loss.{part}_layers has a weight; "
@@ -54,6 +71,22 @@ def _of_generate(generate: Generate) -> Iterator[str]:
             f"generate.max_pixels: given {generate.max_pixels}; generate.min_side is {generate.min_side}, so "
             f"that no photo is taken; allowed: {least} or more"
         )
+
+
+def _of_train(recipe: Recipe) -> Iterator[str]:
+    if fault := crop_fault(recipe):
+        yield fault
+
+
+def crop_fault(recipe: Recipe) -> str:
+    """Why the crops of a training cannot be taken; "" if they can."""
+    crop, side = recipe.train.crop_size, recipe.generate.image_size
+    if crop is None or crop <= side:
+        return ""
+    return (
+        f"train.crop_size: given {crop}; generate.image_size is {side}; allowed: {side} or less, or none for "
+        "whole pictures"
+    )
 
 
 def _of_evaluate(evaluate: Evaluate) -> Iterator[str]:

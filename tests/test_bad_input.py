@@ -162,6 +162,14 @@ def _change_card(text: bytes, **changes: object) -> bytes:
     return json.dumps({**json.loads(text), **changes}).encode()
 
 
+def test_crops_larger_than_the_pictures_of_the_dataset(home: Path, call: Call) -> None:
+    """The recipe does not say how large these are."""
+    (home / "recipe.yaml").write_text(RECIPE.replace("image_size: 32, ", ""))
+    ended = call("train", home / "recipe.yaml", "train.batch_size=2", "train.crop_size=33")
+    assert ended.code == 2
+    assert "train.crop_size: given 33; generate.image_size is 32; allowed: 32 or less" in ended.stderr
+
+
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "cut off": (registry.WEIGHTS, lambda data: data[:-100], "model.safetensors: sha256 is "),
     "a flipped bit": (

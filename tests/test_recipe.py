@@ -468,6 +468,26 @@ def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(
             "layer above 0",
         ),
         (
+            ["train.crop_size=257"],
+            "train.crop_size: given 257; generate.image_size is 256; allowed: 256 or less, or none for whole "
+            "pictures",
+        ),
+        (
+            ["loss.style_weight=0", "style.size=384"],
+            "style.size: given 384; the style image has no weight in the loss; allowed: a loss.style_weight "
+            "and a layer of loss.style_layers above 0, or no style.size",
+        ),
+        (
+            ["loss={style_weight: 0, style_layers: {relu1_2: 1}}"],
+            "loss.style_layers: given {'relu1_2': 1.0}; loss.style_weight is 0; allowed: a weight above 0, "
+            "or no loss.style_layers",
+        ),
+        (
+            ["loss={content_weight: 0, content_layers: {relu1_2: 1}}"],
+            "loss.content_layers: given {'relu1_2': 1.0}; loss.content_weight is 0; allowed: a weight above "
+            "0, or no loss.content_layers",
+        ),
+        (
             ["generate.min_side=20000"],
             "generate.max_pixels: given 100000000; generate.min_side is 20000, so that no photo is taken; "
             "allowed: 400000000 or more",
@@ -488,6 +508,8 @@ def test_what_would_be_ignored_beside_other_keys_is_refused(
         ["loss.style_layers.relu1_2=0"],
         ["loss={style_weight: 0, style_layers: {relu1_2: 0}}"],
         ["loss.content_layers={}"],
+        ["loss.style_weight=0"],
+        ["loss.content_weight=0", "style.size=384"],
     ],
 )
 def test_what_has_an_effect_or_was_not_asked_for_is_not_refused(write: Write, given: list[str]) -> None:

@@ -241,6 +241,7 @@ def _stream(
     if is_uri_list(source):
         _refuse_pattern(source, glob)
         if not isinstance(source, str):
+            _refuse_stores("a list in the recipe may name any photo", stores)
             return _batches(_look_at(source))
         return _batches(_look_at(_read_text(source), Allowlist(source, stores)))
     source = str(source)
@@ -249,11 +250,13 @@ def _stream(
     if first is None:
         return iter(())
     if kind_of(first.key, glob) == PHOTO:
+        _refuse_stores(f"{source} names no photos", stores)
         return _batches(
             Photo(file.key, file.uri, file.version, length=file.size) for file in chain([first], files)
         )
     containers = [first, *files]
     if is_tar(first):
+        _refuse_stores(f"{source} names no photos", stores)
         return _list_tars(containers, glob, passed)
     _refuse_pattern(source, glob)
     return _list_tables(containers, Allowlist(source, stores))
@@ -264,6 +267,14 @@ def _refuse_pattern(source: str | list[str], glob: Glob | None) -> None:
         raise RecipeError(
             f"generate.pattern: given {glob.text}, but {source} names its photos; allowed: with folders and "
             "tars"
+        )
+
+
+def _refuse_stores(why: str, stores: Collection[str]) -> None:
+    if stores:
+        raise RecipeError(
+            f"generate.stores (apply: --store): given {', '.join(stores)}, but {why}; allowed: with "
+            "tables, text files and Parquet files"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -108,11 +107,12 @@ def connect() -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    contexts = ray.data.DataContext  # Ray imports its parts when they are named; this one makes loggers
     _set_aside_lines_of_ray()
     if not ray.is_initialized():
         _start_or_join()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current()
+    context = contexts.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
     # A unit may take longer than Ray's half hour without progress, on a slow node.
@@ -123,7 +123,6 @@ def connect() -> None:
 
 def _set_aside_lines_of_ray() -> None:
     """Let what Ray's parts in C++ and Python write go to the log file of a command."""
-    importlib.import_module("ray.data")  # makes its loggers
     stream = set_aside()
     for name, logger in logging.root.manager.loggerDict.items():
         if stream and name.partition(".")[0] == "ray" and isinstance(logger, logging.Logger):

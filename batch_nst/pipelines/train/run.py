@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from batch_nst import __version__
 from batch_nst.console import log, warn
+from batch_nst.contradictions import crop_fault
 from batch_nst.data.dataset.manifest import check_recipe
 from batch_nst.data.dataset.snapshot import Snapshot, latest_snapshot, require_snapshot
 from batch_nst.data.images.style import read_style
@@ -87,8 +88,10 @@ def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
     Raises:
         IncompleteError: no snapshot is sealed, too little of it is done, or one side of the split has no
             pairs.
-        RecipeError: it has fewer pairs than a batch.
+        RecipeError: it has fewer pairs than a batch; or its pictures are smaller than the crops.
     """
+    if fault := crop_fault(recipe):  # where a recipe does not say how large pictures are, the dataset does
+        raise RecipeError(fault)
     snapshot = require_snapshot(store, recipe.train.min_done)
     if not snapshot.counts["ok"]:
         raise IncompleteError(f"{store.uri}: snapshot {snapshot.number} has no pair to train on")
@@ -124,9 +127,6 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitt
         f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
         f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )
-    crop, side = recipe.train.crop_size, recipe.generate.image_size
-    if crop and crop > side:  # not refused: models that exist are named by it
-        warn(f"warning: train.crop_size: given {crop}; pictures have {side} px, and are taken whole")
     page = registry.model_object(version, PAGE)
 
     def show(history: History, step: int) -> None:

@@ -279,6 +279,15 @@ def test_a_pattern_for_an_input_that_names_its_photos_is_refused(place: Place) -
             list_photos(source, pattern="**")
 
 
+def test_stores_for_an_input_that_names_no_photos_elsewhere_are_refused(place: Place) -> None:
+    place.put("a.jpg", data=b"photo")
+    for source in (place.uri, f"{place.uri}/*.jpg", f"{place.uri}/a.jpg", [f"{place.uri}/a.jpg"]):
+        with pytest.raises(RecipeError, match=r"^generate\.stores \(apply: --store\): given s3://more, but"):
+            list_photos(source, ["s3://more"])
+    place.put("list.txt", data=b"a.jpg\n")
+    assert len(list_photos(f"{place.uri}/list.txt", ["s3://more"])) == 1
+
+
 # --- what is not there
 
 

@@ -95,7 +95,8 @@ def test_requests_to_list_an_input_are_counted(
             "style": {"image": str(PAINTING), "size": 32},
             "generate": {
                 "input": put(home, tmp_path),
-                "stores": [home.uri.removesuffix(f"/{tmp_path.name}")],  # of photos that tables name
+                # of photos that tables name
+                "stores": [] if listed else [home.uri.removesuffix(f"/{tmp_path.name}")],
                 "image_size": 32,
                 "unit_images": 2,
             },
