@@ -65,7 +65,10 @@ def config(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> di
 
 @contextlib.contextmanager
 def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterator[str]:
-    """The address of a head whose node types have these resources, up to `most` nodes each."""
+    """The address of a head whose node types have these resources, up to `most` nodes each.
+
+    Without types nothing starts nodes.
+    """
     # Not pytest's folder: Ray's sockets lie in it, and their paths are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "autoscaling.yaml"
@@ -76,7 +79,8 @@ def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterato
                 [
                     *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
                     *(f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0"),
-                    *(f"--autoscaling-config={path}", f"--temp-dir={folder}/t", "--include-dashboard=false"),
+                    *([f"--autoscaling-config={path}"] if types else []),
+                    *(f"--temp-dir={folder}/t", "--include-dashboard=false"),
                     f"--object-store-memory={STORE}",
                 ],
                 env={

@@ -152,8 +152,15 @@ def _start_or_join() -> None:
         # else the cluster that `ray start` left on this machine is gone
     _stay_on_loopback()
     session.check_folders(dict(os.environ))
-    # Ray would count none where a container has half a processor, and nothing would ever be scheduled.
-    session.start("local", max(1, int(get_num_cpus(override_docker_cpu_warning=True))))
+    session.start("local", cpus_here())
+
+
+def cpus_here() -> int:
+    """The processors of this machine, 1 or more, for a Ray that is started here.
+
+    Ray would count none where a container has half a processor, and nothing would ever be scheduled.
+    """
+    return max(1, int(get_num_cpus(override_docker_cpu_warning=True)))
 
 
 def _stay_on_loopback() -> None:

@@ -29,6 +29,8 @@ WAIT_MINUTES = 30.0
 """How long a command waits for the first node that it can use."""
 
 _LOG_SECONDS = 60.0
+_ALONE_SECONDS = 50.0
+"""How long it waits where nobody starts nodes but people."""
 _LOOKS = 3
 """Updates of the autoscaler after which what was asked for is on its way, if it can come."""
 _LOOK_SECONDS = 30.0
@@ -68,13 +70,13 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
     """Ask for a node with a CPU or a GPU, and wait until it is up; returns at once if one is.
 
     Raises:
-        RecipeError: this process has started its Ray, so none can come.
+        RecipeError: this process has started its Ray, so no GPU can come.
         ClusterError: none came in time. Then nothing is asked for any more.
     """
     resource = "GPU" if device == "cuda" else "CPU"
     if up(resource):
         return
-    if _started_here():
+    if _started_here() and device == "cuda":
         raise RecipeError("device: given 'cuda', but this machine has no GPU; allowed: auto, cpu")
     start, told = time.monotonic(), -math.inf
     try:
@@ -85,6 +87,11 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
                 raise ClusterError(
                     f"no node with a {resource} came within {minutes:g} minutes; start one, or see what "
                     "`ray status` says of the cluster's node types and quota"
+                )
+            if now - start >= _ALONE_SECONDS and _nobody_starts_nodes(look()):
+                raise ClusterError(
+                    f"no node of this Ray has a whole {resource}, and no autoscaler starts one: start one "
+                    f"(ray start --num-{resource.lower()}s=1; a container with half a {resource} needs it too)"
                 )
             if now - told >= _LOG_SECONDS:
                 log(f"no node with a {resource} yet; asked for 1; {(now - start) / 60:.0f} minutes")
@@ -108,8 +115,8 @@ def _gpu_can_come(_head: str) -> bool:
             seen.add(update.time)
             if up("GPU") or update.coming.get("GPU"):
                 return True
-            if update.types and all(name.startswith(_NO_TYPE) for name in update.types):
-                return False  # nobody starts nodes here
+            if _nobody_starts_nodes(update):
+                return False
             time.sleep(0.5)
         return False
     finally:
@@ -141,6 +148,10 @@ class Update(NamedTuple):
     """Resources of the nodes that are about to start."""
     asked: int = 0
     """How many resources `request_resources` asks for."""
+
+
+def _nobody_starts_nodes(update: Update) -> bool:
+    return bool(update.types) and all(name.startswith(_NO_TYPE) for name in update.types)
 
 
 def look() -> Update:

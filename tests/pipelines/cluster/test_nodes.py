@@ -1,5 +1,6 @@
 """Laws of a cluster whose nodes do not run yet, with Ray's real autoscaler."""
 
+import json
 import os
 import secrets
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from batch_nst.data.storage.lease import acquire
+from batch_nst.data.storage.store import Store
 from tests.support.autoscaling import from_zero
 from tests.support.sessions import finish, start
 
@@ -73,6 +76,25 @@ def test_a_node_of_one_core_comes_for_a_dataset(home: Path, port: int) -> None:
     with from_zero(port, cpu={"CPU": 1}) as address:
         figures = finish(start(home, "generate", address=address))
     assert (figures["made"], figures["pending"], figures["device"]) == (12, 0, "cpu")
+
+
+IMPATIENT = """
+from batch_nst.cli import main
+from batch_nst.pipelines.cluster import nodes
+nodes._ALONE_SECONDS = 1.0
+main()
+"""
+
+
+def test_a_ray_without_a_whole_processor_ends_a_command_with_a_remedy(home: Path, port: int) -> None:
+    with from_zero(port) as address:
+        process = start(home, "generate", address=address, program=("-c", IMPATIENT))
+        output, errors = process.communicate()
+    error = "no node of this Ray has a whole CPU, and no autoscaler starts one: start one (ray start --num-"
+    assert (process.returncode, json.loads(output)["exit_code"]) == (1, 1)
+    assert errors.splitlines()[-1].startswith(f"batch-nst generate: {error}")
+    with acquire(Store(str(home / "out")), "plan"):  # nobody holds the lease
+        pass
 
 
 def test_a_gpu_that_can_come_is_what_auto_asks_for(port: int) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from batch_nst.errors import ClusterError
 from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.address import check_address
+from tests.support.namespaces import unshared
 
 
 @pytest.mark.parametrize(
@@ -26,12 +28,48 @@ def test_an_address_of_another_form_is_refused_with_those_that_are_allowed(addre
     assert repr(address) in str(refused.value)
 
 
-def test_an_address_is_looked_at_before_ray_is() -> None:
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", "timed out"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there is no Ray, and answers b'HTTP/1.1 '"),
+        (None, "refused"),
+    ],
+)
+def test_an_address_is_looked_at_before_ray_is(answer: bytes | None, told: str) -> None:
+    """What listens says nothing, or something else; or nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
-        check_address(address)
-    with pytest.raises(ClusterError, match=f"no Ray answers at {address} .*unset it"):
-        check_address(address)
+
+        def speak() -> None:
+            connection, _ = head.accept()
+            with connection:
+                connection.sendall(answer or b"")
+                connection.recv(100)
+                connection.recv(100)
+
+        if answer is None:
+            head.close()
+        else:
+            threading.Thread(target=speak).start()
+        with pytest.raises(ClusterError, match=f"{told}.*; no Ray answers at {address} .*unset it"):
+            check_address(address, seconds=0.5)
+
+
+@pytest.mark.parametrize("cpus", ["0.5", "1.0", "1.5"])
+def test_a_container_with_half_a_processor_counts_as_one(cpus: str) -> None:
+    """Ray reads the limit, of either version of cgroups, where Linux shows it."""
+    quota = int(float(cpus) * 100_000)
+    v1 = f"mkdir $0/cpu; echo {quota} > $0/cpu/cpu.cfs_quota_us; echo 100000 > $0/cpu/cpu.cfs_period_us"
+    script = {"0.5": f'echo "{quota} 100000" > $0/cpu.max', "1.5": v1, "1.0": v1}[cpus]
+    question = "from batch_nst.pipelines.cluster.connect import cpus_here; print(cpus_here())"
+    limited = unshared(
+        "--mount",
+        'mount -t tmpfs none /sys/fs/cgroup; sh -ec "$1" /sys/fs/cgroup; exec "$2" -c "$3"',
+        *(script, sys.executable, question),
+    )
+    ran = subprocess.run(limited, capture_output=True, text=True)
+    assert ran.stdout == "1\n", ran.stderr
 
 
 def test_a_temporary_folder_may_be_as_long_as_sockets_allow(tmp_path: Path) -> None:
