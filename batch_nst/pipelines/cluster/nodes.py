@@ -91,7 +91,7 @@ def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES)
             if now - start >= _ALONE_SECONDS and _nobody_starts_nodes(look()):
                 raise ClusterError(
                     f"no node of this Ray has a whole {resource}, and no autoscaler starts one: start one "
-                    f"(ray start --num-{resource.lower()}s=1; a container with half a {resource} needs it too)"
+                    f"(ray start --num-{resource.lower()}s=1; a container of half a {resource} needs it too)"
                 )
             if now - told >= _LOG_SECONDS:
                 log(f"no node with a {resource} yet; asked for 1; {(now - start) / 60:.0f} minutes")
