@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     end(code, figures)
     if command and not code and sys.stderr.isatty() and shows(Shown.NEWS):
         log("\n".join(summary(command, options, argparse.Namespace(**figures))))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is said; what ends Ray now is not to be cut off
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -384,6 +385,32 @@ def test_sigterm_ends_with_143_and_the_next_start_continues(tmp_path: Path) -> N
     assert finished.figures["made"] == 12 - len(before)
     assert finished.figures["ok"] + finished.figures["held_out"] == 12
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", ["raylet/raylet ", "ray::", ""])
+def test_sigterm_ends_with_143_though_others_of_its_processes_die_too(tmp_path: Path, others: str) -> None:
+    """The raylet, workers and agents, or all of them."""
+    project = Project(tmp_path, photos=12, iterations=100)
+    process = start("generate", project.recipe)
+    while not list((project.output / DATA).rglob("*.parquet")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    dying = [child for child in children if others in " ".join(child.cmdline())]
+    assert dying
+    for child in dying:
+        child.kill()
+    process.send_signal(signal.SIGTERM)
+    stopped = end(process)
+    message = "stopped by SIGTERM; start it again and it continues"
+    assert stopped.code == 143, stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == f"batch-nst generate: {message}"
+    assert "Traceback" not in stopped.stderr
+    assert (stopped.figures["exit_code"], stopped.figures["error"]) == (143, message)
+    assert stopped.stdout.count("\n") == 1
+    [lease] = (project.output / "lease").iterdir()
+    assert json.loads(lease.read_text())["released"] is True
 
 
 @pytest.mark.parametrize("command", ["plan", "generate", "train", "evaluate", "export", "nightly", "doctor"])

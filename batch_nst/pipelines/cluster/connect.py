@@ -215,6 +215,21 @@ def trainers_of(one: Workers, train: Train) -> Workers:
     return replace(one, threads=threads, num_cpus=threads)
 
 
+def is_alive() -> bool:
+    """Whether the part of Ray on this machine takes connections. Without it, Ray ends this process too."""
+    # Private, as no public call answers once it is gone (Ray 2.60). Ray then ends its driver, with exit code
+    # 1 and without a word, some 15 seconds later. Without this function, that is how SIGTERM may end.
+    node = ray._private.worker._global_node
+    if node is None:
+        return True
+    with socket.socket(socket.AF_UNIX) as local:
+        try:
+            local.connect(node.raylet_socket_name)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
+
+
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """The driver's node, for an actor that a command depends on: the loss of another node does not end it."""
     return on_node(_this_node())

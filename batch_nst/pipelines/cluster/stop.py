@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,8 +65,16 @@ SECONDS = 20.0
 """Time that units under way have after SIGTERM. The command ends a few seconds later; schedulers wait 30."""
 
 
+_LOOK_SECONDS = 0.5
+"""Time between two looks whether what is under way can still end."""
+
+
 @contextmanager
-def defer_sigterm(stop: Callable[[Stop], None], losses: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def defer_sigterm(
+    stop: Callable[[Stop], None],
+    losses: tuple[type[Exception], ...] = (),
+    alive: Callable[[], bool] = lambda: True,
+) -> Iterator[None]:
     """Defer SIGTERM: the previous handler is called when the body ends, or after `SECONDS`.
 
     A second SIGTERM is not deferred. Outside the main thread, or without a handler, nothing changes.
@@ -74,12 +83,13 @@ def defer_sigterm(stop: Callable[[Stop], None], losses: tuple[type[Exception], .
         stop: called at the first SIGTERM, in another thread, because the main thread may be in the middle of
             the same call (to Ray, for example).
         losses: errors of a body whose other processes were ended by the same hand; they are not reported.
+        alive: whether these processes live; once they do not, nothing is waited for.
     """
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    received, over = threading.Event(), threading.Event()
+    received, over, first = threading.Event(), threading.Event(), threading.Lock()
 
     def defer(number: int, frame: FrameType | None) -> None:
         if received.is_set():
@@ -95,10 +105,17 @@ def defer_sigterm(stop: Callable[[Stop], None], losses: tuple[type[Exception], .
         try:
             stop(Stop(StopReason.SIGTERM))
         except Exception:  # nobody hears of it any more, so there is nothing to wait for
-            os.kill(os.getpid(), signal.SIGTERM)
+            hurry()
 
     def expire() -> None:
-        if not over.wait(SECONDS):
+        until = time.monotonic() + SECONDS
+        while alive() and (left := until - time.monotonic()) > 0:
+            if over.wait(min(left, _LOOK_SECONDS)):
+                return
+        hurry()
+
+    def hurry() -> None:
+        if first.acquire(blocking=False) and not over.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
     drainer = threading.Thread(target=drain, name="drain", daemon=True)

@@ -246,7 +246,8 @@ def _make(
         flag,
         CrashCounter(),
     )
-    with defer_sigterm(flag.set, connect.LOSSES), progress_bar("generate", plan.to_do, "images") as progress:
+    deferred = defer_sigterm(flag.set, connect.LOSSES, connect.is_alive)
+    with deferred, progress_bar("generate", plan.to_do, "images") as progress:
         for outcome in outcomes:
             if outcome.refused:
                 raise StorageError(outcome.refused)  # further work would be lost

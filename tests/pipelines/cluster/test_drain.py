@@ -56,6 +56,19 @@ def test_a_body_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
     assert ended == []
 
 
+def test_a_body_whose_other_processes_are_gone_is_not_waited_for() -> None:
+    looks = iter([True, True, False])
+
+    def work() -> None:
+        with defer_sigterm(lambda _: None, alive=lambda: next(looks)):
+            terminate()
+            threading.Event().wait(60)
+
+    with pytest.raises(Stopped):
+        work()
+    assert list(looks) == []
+
+
 def test_a_second_one_is_not_put_off() -> None:
     steps = []
     with pytest.raises(Stopped):
