@@ -72,6 +72,29 @@ class PhotoRecord:
 
 
 @dataclass(frozen=True)
+class StageSeconds:
+    """Seconds of a unit in each stage; together they are its time from the first fetch to the commit."""
+
+    fetch: float = 0.0
+    """Until the bytes of its photos were there, without what was read while others were decoded."""
+    decode: float = 0.0
+    wait: float = 0.0
+    """Between two stages: in queues, on the wire, and until the device and the writer were free."""
+    device: float = 0.0
+    encode: float = 0.0
+    put: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds in all stages."""
+        return self.fetch + self.decode + self.wait + self.device + self.encode + self.put
+
+    def plus(self, other: StageSeconds) -> StageSeconds:
+        """The sum, stage by stage."""
+        return StageSeconds(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True)
 class UnitRecord:
     """A unit of work between the stages."""
 
@@ -85,6 +108,12 @@ class UnitRecord:
     photos_read: int = 0
     """Number of photos read for the unit; crops of one photo share a read."""
     bytes_read: int = 0
+    taken: float = 0.0
+    """When the first photo was asked for, in seconds since the epoch."""
+    fetch_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    """Time that the device had no work before this unit."""
     began: float = 0.0
     """Start of the optimisation with the network loaded, in seconds since the epoch."""
     seconds: float = 0.0
@@ -128,8 +157,9 @@ class UnitOutcome:
     losses: tuple[float, ...] = ()
     """Total losses of its pairs."""
     bad: tuple[BadPhoto, ...] = ()
-    seconds: float = 0.0
-    """Time that a device spent on the unit."""
+    stages: StageSeconds = StageSeconds()
+    idle_seconds: float = 0.0
+    """Time that the device had no work before this unit."""
     began: float = 0.0
     """Start of the optimisation, in seconds since the epoch."""
     ended: float = 0.0
@@ -225,4 +255,5 @@ def outcome_from_row(row: dict[str, str]) -> UnitOutcome:
     document = json.loads(row["outcome"])
     document["losses"] = tuple(document["losses"])
     document["bad"] = tuple(BadPhoto(**each) for each in document["bad"])
+    document["stages"] = StageSeconds(**document["stages"])
     return UnitOutcome(**document)

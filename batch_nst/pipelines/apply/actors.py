@@ -63,7 +63,7 @@ def stylize_photos(
             )
             .map(write_row, fn_args=(target,), num_cpus=0.25)
         )
-    return (Outcome(**row) for row in rows_at_once(dataset))
+    return (Outcome(**row) for row in rows_at_once(dataset, "apply"))
 
 
 class FastModelActor:

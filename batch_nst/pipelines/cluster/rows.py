@@ -22,7 +22,11 @@ def a_task_per_row() -> AbstractContextManager[None]:
     return chosen
 
 
-def rows_at_once(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Run a pipeline; yields its rows. Ray's `iter_rows` holds one back until the next is made."""
+def rows_at_once(dataset: Dataset, command: str) -> Iterator[dict[str, Any]]:
+    """Run a pipeline; yields its rows. Ray's `iter_rows` holds one back until the next is made.
+
+    Ray's metrics and dashboard show the execution as `batch_nst_COMMAND`, with a number.
+    """
+    dataset.set_name(f"batch_nst_{command}")
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from block.to_pylist()

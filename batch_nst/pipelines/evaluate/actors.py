@@ -56,7 +56,7 @@ def score_photos(
             num_gpus=workers.num_gpus or None,
         )
     )
-    return map(from_row, rows_at_once(scored))
+    return map(from_row, rows_at_once(scored, "evaluate"))
 
 
 def time_sizes(

@@ -49,6 +49,12 @@ from batch_nst.recipe import Generate, Recipe
 _UNITS, _UNITS_PER_ACTOR = 2048, 512
 """Maximum number of units in one execution of Ray Data; the greater of the two counts."""
 
+_CALLS = 3
+"""Units that an actor holds at the same time."""
+
+_ENCODERS = {"cpu": 1, "cuda": 2}
+"""Threads that encode pictures beside a device. A CPU's own threads are at work on the next unit."""
+
 
 def stylize_units(
     chunks: Sequence[Chunk],
@@ -95,13 +101,16 @@ def stylize_units(
                         (style, recipe, workers, model, stop_reason, attempt),
                         store,
                         limits,
+                        _ENCODERS[workers.device],
                     ),
-                    compute=workers.pool(limits.actors, sum(len(chunk.units) for chunk in some), calls=2),
+                    compute=workers.pool(
+                        limits.actors, sum(len(chunk.units) for chunk in some), calls=_CALLS
+                    ),
                     num_cpus=workers.num_cpus,
                     num_gpus=workers.num_gpus or None,
                 )
             )
-        yield from map(outcome_from_row, rows_at_once(dataset))
+        yield from map(outcome_from_row, rows_at_once(dataset, "generate"))
 
 
 def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
@@ -117,10 +126,11 @@ def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
 
 
 class UnitActor:
-    """An actor that writes a unit while it stylizes the next one.
+    """An actor that encodes and writes a unit while the next one is on its device.
 
     Writing has no stage of its own: finished units would pile up wherever stores or CPUs are slower than
-    devices, and be lost with the driver. Here at most one unit per actor waits.
+    devices, and be lost with the driver. Here one unit is on the device, one is written, and at most one
+    waits for either.
     """
 
     def __init__(
@@ -129,18 +139,32 @@ class UnitActor:
         arguments: tuple[object, ...],
         store: Store,
         settings: Generate,
+        encoders: int = 1,
     ) -> None:
-        """`arguments` are passed to `stylizer`, and `settings` to `write_unit`."""
+        """`arguments` are passed to `stylizer`, `settings` and the number of `encoders` to `write_unit`."""
         self._stylizer = stylizer(*arguments)
-        self._store, self._settings = store, settings
-        # Ray calls from two threads. Each would get its own OpenMP team, and with more threads than cores
+        self._store, self._settings, self._encoders = store, settings, encoders
+        # Ray calls from several threads. Each would get its own OpenMP team, and with more threads than cores
         # OpenMP puts idle threads to sleep at every loop. So one thread does all computation.
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._device = ThreadPoolExecutor(max_workers=1)
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._free_since = time.perf_counter()
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, str]:
-        """Stylize and write the unit of a row; the row of its outcome. Two calls may run at the same time."""
-        made = self._thread.submit(self._stylizer, from_row(row)).result()
-        return outcome_to_row(write_unit(made, self._store, self._settings))
+        """Stylize and write the unit of a row; the row of its outcome. `_CALLS` may run at the same time."""
+        made = self._device.submit(self._stylized, from_row(row)).result()
+        return self._writer.submit(self._written, made).result()
+
+    def _stylized(self, unit: UnitRecord) -> UnitRecord:
+        idle = time.perf_counter() - self._free_since
+        made = self._stylizer(unit)
+        if made.pending:
+            return made
+        self._free_since = time.perf_counter()
+        return replace(made, idle_seconds=idle)
+
+    def _written(self, unit: UnitRecord) -> dict[str, str]:
+        return outcome_to_row(write_unit(unit, self._store, self._settings, self._encoders))
 
 
 class Stylizer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -126,13 +127,14 @@ def decode_unit(
 ) -> UnitRecord:
     """Fetch and decode the photos of a unit and cut their crops; a bad photo becomes a refused record.
 
-    Sets `photos_read` and `bytes_read`, or the `outage` for which the unit stays pending. Memory holds no
-    more of the photos' bytes than `read_each` says.
+    Sets `photos_read`, `bytes_read` and the seconds that it took, or the `outage` for which the unit stays
+    pending. Memory holds no more of the photos' bytes than `read_each` says.
     """
     if unit.pending:
         return unit
     if stop_reason():
         return replace(unit, stopped=True)
+    unit = replace(unit, taken=time.time())
     with attempt(f"decode {unit.unit}") as deaths:
         if deaths < MOST_DEATHS:
             return _decode(unit, limits)
@@ -149,14 +151,22 @@ def _decode(unit: UnitRecord, limits: Generate) -> UnitRecord:
         crops.setdefault((photo.source, photo.offset or 0, photo.version), []).append(photo)
     places = {_source_of(crops[place][0]): place for place in sorted(crops)}
     decoded: dict[_Place, list[PhotoRecord]] = {}
-    bytes_read = 0
+    bytes_read, decode_seconds, start = 0, 0.0, time.perf_counter()
     for source, data in read_each(list(places), limits.max_bytes):
         if isinstance(data, StorageError):
             return replace(unit, outage=str(data))
         bytes_read += len(data) if isinstance(data, bytes) else 0
+        read = time.perf_counter()
         decoded[places[source]] = photo_records(data, crops[places[source]], limits)
-    photos = tuple(photo for place in sorted(crops) for photo in decoded[place])
-    return replace(unit, photos=photos, photos_read=len(places), bytes_read=bytes_read)
+        decode_seconds += time.perf_counter() - read
+    return replace(
+        unit,
+        photos=tuple(photo for place in sorted(crops) for photo in decoded[place]),
+        photos_read=len(places),
+        bytes_read=bytes_read,
+        fetch_seconds=time.perf_counter() - start - decode_seconds,
+        decode_seconds=decode_seconds,
+    )
 
 
 def _source_of(photo: PhotoRecord) -> Photo:

@@ -16,7 +16,7 @@ from batch_nst.data.dataset.card import write_card
 from batch_nst.data.dataset.manifest import split_of
 from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.quality import describe_filter, filter_counts
-from batch_nst.data.dataset.records import BadPhoto, UnitOutcome
+from batch_nst.data.dataset.records import BadPhoto, StageSeconds, UnitOutcome
 from batch_nst.data.dataset.snapshot import Snapshot, bad_photos, seal
 from batch_nst.data.sources.passed import Passed
 from batch_nst.data.storage.lease import Lease
@@ -72,6 +72,10 @@ class GenerateFigures:
     span_seconds: float
     """From the first unit's start to the last one's end."""
     device_seconds: float
+    stage_seconds: StageSeconds
+    """Seconds of all units in each stage; `device` is `device_seconds`."""
+    idle_seconds: float
+    """Time that devices had no work before a unit, summed; without that after their last one."""
     reasons: dict[str, int]
     """Bad photos of this run by reason."""
     snapshot: int
@@ -171,7 +175,8 @@ class _Made:
     photos_read: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
-    device_seconds: float = 0.0
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    idle_seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     """Number of bad photos by reason."""
     given_up: int = 0
@@ -187,6 +192,11 @@ class _Made:
     def tried(self) -> int:
         """Images that are done, good or bad."""
         return self.pairs + self.reasons.total()
+
+    @property
+    def device_seconds(self) -> float:
+        """Time that devices spent on units."""
+        return self.stages.device
 
     @property
     def span(self) -> float:
@@ -205,7 +215,8 @@ class _Made:
         self.photos_read += outcome.photos_read
         self.bytes_read += outcome.bytes_read
         self.bytes_written += outcome.bytes_written
-        self.device_seconds += outcome.seconds
+        self.stages = self.stages.plus(outcome.stages)
+        self.idle_seconds += outcome.idle_seconds
         self.reasons.update(photo.reason for photo in outcome.bad)
         self.given_up += any(photo.reason == DIED for photo in outcome.bad)
         self.bad += outcome.bad[: max(0, _SHOWN - len(self.bad))]
@@ -234,7 +245,7 @@ def _make(
     style, flag = plan.style, StopFlag(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
     log(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
-    metrics = Metrics(plan.to_do, recipe.generate.iterations, made.devices)
+    metrics = Metrics(store.uri, plan.to_do, recipe.generate.iterations, made.devices)
     outcomes = stylize_units(
         plan.chunks(),
         partial(split_of, holdout=plan.settings["holdout"]),
@@ -253,10 +264,11 @@ def _make(
                 raise StorageError(outcome.refused)  # further work would be lost
             if outcome.outage:
                 made.fail(outcome.outage)
+            if not outcome.pending:
+                made.add(outcome)
+            metrics.add(outcome, made.device_seconds, made.span)
             if outcome.pending:
                 continue
-            made.add(outcome)
-            metrics.add(outcome, made.device_seconds, made.span)
             losses = outcome.losses
             note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
             progress.advance(len(losses) + len(outcome.bad), note)
@@ -303,6 +315,8 @@ def _figures(
         warm_start=made.warm_start,
         span_seconds=round(made.span, 3),
         device_seconds=round(made.device_seconds, 3),
+        stage_seconds=StageSeconds(**{name: round(value, 3) for name, value in asdict(made.stages).items()}),
+        idle_seconds=round(made.idle_seconds, 3),
         reasons=dict(made.reasons),
         snapshot=snapshot.number,
         digest=snapshot.digest,

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.quality import change
-from batch_nst.data.dataset.records import BadPhoto, PhotoRecord, UnitOutcome, UnitRecord, UnitRow
+from batch_nst.data.dataset.records import (
+    BadPhoto,
+    PhotoRecord,
+    StageSeconds,
+    UnitOutcome,
+    UnitRecord,
+    UnitRow,
+)
 from batch_nst.data.images import codec
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
@@ -18,41 +28,58 @@ from batch_nst.pipelines.generate.decode import unseen_output
 from batch_nst.recipe import Generate
 
 
-def write_unit(unit: UnitRecord, store: Store, settings: Generate) -> UnitOutcome:
-    """Encode a unit's pictures and commit it, unless another worker has; an outage leaves it pending.
+def write_unit(unit: UnitRecord, store: Store, settings: Generate, threads: int = 1) -> UnitOutcome:
+    """Encode a unit's pictures on so many threads and commit it, unless another worker has.
 
-    `refused` says why no unit can be written at all: no room, or no permission.
+    An outage leaves it pending. `refused` says why no unit can be written at all: no room, or no permission.
     """
     if unit.pending:
         return UnitOutcome(unit.unit, outage=unit.outage, stopped=unit.stopped)
     if outage := unseen_output(store):
         return UnitOutcome(unit.unit, outage=outage, refused=outage)
-    encoded = encode_unit(unit.unit, unit.photos, settings)
+    start = time.perf_counter()
+    encoded = encode_unit(unit.unit, unit.photos, settings, threads)
+    ready = time.perf_counter()
     try:
         summary = units.commit_encoded(store, encoded)
     except StorageError as error:
         refused = "" if isinstance(error, OutageError) else str(error)
         return UnitOutcome(unit.unit, outage=str(error), refused=refused)
+    put, ended = time.perf_counter() - ready, time.time()
     return UnitOutcome(
         unit.unit,
         summary=json.dumps(summary),
         losses=tuple(photo.total_loss or 0.0 for photo in unit.photos if photo.ok),
         bad=tuple(_bad(photo, unit.unit) for photo in unit.photos if not photo.ok),
-        seconds=unit.seconds,
+        stages=_stages(unit, ready - start, put, ended),
+        idle_seconds=unit.idle_seconds,
         began=unit.began,
-        ended=time.time(),
+        ended=ended,
         photos_read=unit.photos_read,
         bytes_read=unit.bytes_read,
         bytes_written=len(encoded.data),
     )
 
 
+def _stages(unit: UnitRecord, encode: float, put: float, ended: float) -> StageSeconds:
+    worked = StageSeconds(
+        unit.fetch_seconds, unit.decode_seconds, device=unit.seconds, encode=encode, put=put
+    )
+    # The rest, and not less than none: clocks of two nodes may differ.
+    return replace(worked, wait=max(0.0, ended - unit.taken - worked.total))
+
+
 def _bad(photo: PhotoRecord, unit: str) -> BadPhoto:
     return BadPhoto(photo.uri, photo.status, photo.reason or "", photo.detail or "", unit)
 
 
-def encode_unit(unit: str, photos: Sequence[PhotoRecord], settings: Generate) -> units.EncodedUnit:
-    """The Parquet object of a unit whose photos are decoded and optimised, or refused."""
+def encode_unit(
+    unit: str, photos: Sequence[PhotoRecord], settings: Generate, threads: int = 1
+) -> units.EncodedUnit:
+    """The Parquet object of a unit whose photos are decoded and optimised, or refused.
+
+    The object is the same whatever the number of threads.
+    """
     digest = units.row_digest(
         (
             photo.id,
@@ -62,7 +89,9 @@ def encode_unit(unit: str, photos: Sequence[PhotoRecord], settings: Generate) ->
         )
         for photo in photos
     )
-    return units.encode_unit(unit, [_stored(photo, settings) for photo in photos], digest)
+    with ThreadPoolExecutor(threads) as pool:
+        rows = list(pool.map(partial(_stored, settings=settings), photos))
+    return units.encode_unit(unit, rows, digest)
 
 
 def _stored(photo: PhotoRecord, settings: Generate) -> UnitRow:

@@ -7,6 +7,7 @@ from batch_nst.data.dataset.records import (
     BadPhoto,
     PhotoRecord,
     Refusal,
+    StageSeconds,
     UnitOutcome,
     UnitRecord,
     from_row,
@@ -39,7 +40,7 @@ def test_a_unit_comes_back_from_a_row_of_ray_data_as_it_was() -> None:
         UnitRecord("u"),
         UnitRecord("u", outage="cannot read s3://b/1.jpg"),
         UnitRecord("u", (PLANNED, MADE, bad), stopped=True),
-        UnitRecord("u", (MADE,), photos_read=1, bytes_read=12, began=1.5, seconds=0.25),
+        UnitRecord("u", (MADE,), photos_read=1, bytes_read=12, taken=0.5, began=1.5, seconds=0.25),
     ):
         row = to_row(unit)
         assert from_row(row) == unit
@@ -56,7 +57,14 @@ def test_an_outcome_comes_back_as_it_was() -> None:
     for outcome in (
         UnitOutcome("u", stopped=True),
         UnitOutcome("u", outage="no room", refused="no room"),
-        UnitOutcome("u", summary='{"unit": "u"}', losses=(0.1, 1e30), bad=bad, seconds=0.1, bytes_written=7),
+        UnitOutcome(
+            "u",
+            summary='{"unit": "u"}',
+            losses=(0.1, 1e30),
+            bad=bad,
+            stages=StageSeconds(1, device=2),
+            bytes_written=7,
+        ),
     ):
         assert outcome_from_row(outcome_to_row(outcome)) == outcome
 

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray.data
 
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.plan import survey
@@ -11,6 +12,7 @@ from batch_nst.data.dataset.records import UnitRecord
 from batch_nst.data.images.style import read_style
 from batch_nst.data.storage.store import Store
 from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.pipelines.cluster.rows import rows_at_once
 from batch_nst.pipelines.generate.actors import stylize_units
 from batch_nst.pipelines.generate.decode import never
 from batch_nst.recipe import Recipe
@@ -57,3 +59,10 @@ def test_the_driver_hears_of_a_unit_before_the_next_is_made(tmp_path: Path) -> N
     heard.touch()
     assert list(done) == [first.unit]
     assert len([first, *outcomes]) == 3
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_shows_an_execution_by_its_command() -> None:
+    dataset = ray.data.from_items([{"number": 1}])
+    assert list(rows_at_once(dataset, "generate")) == [{"number": 1}]
+    assert dataset.name == "batch_nst_generate"

@@ -23,6 +23,7 @@ from PIL import Image
 
 from batch_nst.data.dataset import plan_files, units
 from batch_nst.data.dataset.plan import survey
+from batch_nst.data.dataset.records import StageSeconds, UnitOutcome
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.dataset.summaries import changes_of
 from batch_nst.data.images import codec
@@ -33,6 +34,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.engine.slow_transfer import ENGINE, losses_of
 from batch_nst.errors import IncompleteError
 from batch_nst.figures import as_json
+from batch_nst.pipelines.cluster import metrics
 from batch_nst.pipelines.cluster.stop import Budget, Stop, StopReason
 from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
@@ -51,6 +53,7 @@ METRICS = {
     for name in (
         *("images_total", "units_total", "iterations_total"),
         *("queue_depth", "seconds_per_image", "device_busy_ratio"),
+        *metrics.METRICS,
     )
 }
 
@@ -450,20 +453,35 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run_whatever_the_ex
     assert sum(parted) == len(units.done_units(Store(given.output))) - done
 
 
+def test_figures_have_the_seconds_of_each_stage(made: Made) -> None:
+    figures, stages = made.figures, made.figures["stage_seconds"]
+    assert set(stages) == {"fetch", "decode", "wait", "device", "encode", "put"}
+    assert stages["device"] == figures["device_seconds"] > 0
+    assert min(stages.values()) >= 0
+    assert figures["idle_seconds"] > 0  # an actor waits for its first unit
+
+
 def test_prometheus_sees_what_became_of_images(made: Made) -> None:
     (node,) = ray.nodes()
     page = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    # Ray forgets a gauge whose run has ended; its counters stay.
+    shown = metrics.Metrics("s3://bucket/out", 0, 1, 1)
+    shown.add(UnitOutcome("u", losses=(1.0,), stages=StageSeconds(device=1.0)), 1.0, 1.0)
     told = METRICS | {"ok", "rejected", "failed"}
     deadline = time.monotonic() + 120
     while True:  # Ray tells of them every few seconds, and not of all at once
         with urllib.request.urlopen(page, timeout=30) as answer:
             lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_")]
         names = {line.split("{")[0] for line in lines if "{" in line}
-        statuses = re.findall(r'^ray_images_total{.*status="(\w+)"', "\n".join(lines), re.MULTILINE)
+        text = "\n".join(lines)
+        statuses = re.findall(r'^ray_images_total{.*status="(\w+)"', text, re.MULTILINE)
         if told <= names.union(statuses):
             break
         assert time.monotonic() < deadline, told - names.union(statuses)
         time.sleep(1)
+    assert f'output="{made.recipe.output}"' in text
+    for stage in made.figures["stage_seconds"]:
+        assert re.search(rf'^ray_batch_nst_stage_seconds_total{{.*stage="{stage}"', text, re.MULTILINE)
     assert {*statuses} == {"ok", "rejected", "failed"}
 
 
