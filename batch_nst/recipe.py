@@ -152,7 +152,8 @@ class Generate(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of VGG's convolutions; `auto` measures both at start. Gram matrices and losses are fp32."""
     unit_images: Count = 16
-    """Images in a unit: one task, one Parquet object."""
+    """Images in a unit: one task, one Parquet object. Where a recipe omits it, a dataset that begins on
+    `cuda` takes 256, and keeps that."""
     encoding: Literal["webp", "png", "jpeg"] = "webp"
     """Encoding of stored images; webp and png are lossless."""
     max_rejected: Fraction = 0.05

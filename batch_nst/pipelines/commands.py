@@ -81,6 +81,8 @@ def plan(recipe: Recipe, calibrate: bool = False, price_per_device_hour: float |
     split = remaining_split(planned, store, recipe)
     steps = remaining_steps(planned, store, recipe, split)
     rates, step_rates = _rates(planned, steps, recipe, store, calibrate)
+    if rates:
+        planned = planned.beginning_on(rates.device)
     costs = estimate(workload_of(planned, store, recipe), rates, price_per_device_hour)
     each = step_costs(
         steps,

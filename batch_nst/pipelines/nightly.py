@@ -122,11 +122,12 @@ def _make_pairs(
     """Make pairs; returns their figures, and what decides the number of requests."""
     from batch_nst.pipelines.cost.requests import Traffic
     from batch_nst.pipelines.cost.workload import workload_of
-    from batch_nst.pipelines.generate.run import generate
+    from batch_nst.pipelines.generate.run import generate, settle_units
     from batch_nst.pipelines.train.run import find_cut_off
 
     # If every run sealed new pairs, a training that deadlines cut off would never finish.
     cut_off = find_cut_off(recipe, run.store) if budget.deadline and plan.to_do else None
+    plan = plan if cut_off else settle_units(plan, recipe)
     traffic = Traffic() if cut_off else workload_of(plan, run.store, recipe).traffic
     least = recipe.train.min_done
     made = generate(recipe, run.store, run.lease, retry, budget, plan, least, cut_off)

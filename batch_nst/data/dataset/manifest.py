@@ -261,6 +261,8 @@ def as_started(recipe: Recipe, store: Store) -> Recipe:
         today = {key: getattr(section, key) for key in sorted(omitted & values.keys())}
         changed = {key: values[key] for key, value in today.items() if value != values[key]}
         for key, value in changed.items():
+            if (name, key) == ("generate", "unit_images"):
+                continue  # it has no default of today, see `Plan.beginning_on`
             log(f"{name}.{key}: {value}, as the dataset was started with; the default is {today[key]} now")
         if changed:
             with intact(store, SETTINGS):

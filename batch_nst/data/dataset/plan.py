@@ -37,6 +37,9 @@ from batch_nst.data.sources.photos import LISTED, photo_ids, stream_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
 
+CUDA_UNIT_IMAGES = 256
+"""Images in a unit of a dataset that begins on CUDA. 16 take a GPU a second or two, then it waits."""
+
 
 class Chunk(NamedTuple):
     """Units to be made whose rows are in one row group."""
@@ -90,6 +93,8 @@ class Plan:
     """Done images that were rejected, by the latest snapshot."""
     crops: int
     unit_images: int
+    settled: bool
+    """Whether `unit_images` is the recipe's own, or that of a dataset that was started."""
     listing: str
     """Digest of the input as it was found, or empty, see `plan_files.Written`."""
     passed_over: Passed
@@ -182,6 +187,18 @@ class Plan:
         for table in self._unwritten():
             yield table.select(columns)
 
+    def beginning_on(self, device: str) -> Plan:
+        """The plan whose units fit the device on which its dataset begins, unless that is settled.
+
+        The number is recorded with the dataset's settings, and stays whatever device continues it.
+        """
+        if self.settled or device != "cuda":
+            return self
+        defaults = dict(self.settings.get("defaults", {}))
+        defaults["generate"] = {**defaults.get("generate", {}), "unit_images": CUDA_UNIT_IMAGES}
+        settings: Manifest = {**self.settings, "defaults": defaults}
+        return replace(self, settings=settings, unit_images=CUDA_UNIT_IMAGES, settled=True)
+
     def write_down(self, store: Store) -> Plan:
         """Write the plan: settings first, then segments for what is new. Needs the lease."""
         write_settings(store, self.settings)
@@ -258,9 +275,12 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
         rejected=snapshot.counts["rejected"] if snapshot else 0,
         crops=generate.crops,
         unit_images=generate.unit_images,
+        settled=begun is not None or "unit_images" in generate.model_fields_set,
         listing=listing,
         passed_over=passed,
     )
+    if begun is None and generate.device == "cuda":
+        plan = plan.beginning_on("cuda")
     return replace(plan, again=_again(plan, store)) if retry else plan
 
 

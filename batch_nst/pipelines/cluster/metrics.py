@@ -88,7 +88,7 @@ class Metrics:
         self._count("batch_nst_device_idle_seconds_total", outcome.idle_seconds)
         self._to_do -= made + len(outcome.bad)
         self._set("batch_nst_images_left", self._to_do)
-        self._set("batch_nst_devices", self._devices)  # every time: Ray forgets old values
+        self._set("batch_nst_devices", self._devices)  # Ray forgets what is not refreshed
         busy = min(1.0, device_seconds / max(1e-9, span_seconds * self._devices))
         self._set("batch_nst_device_busy_ratio", busy)
         self._old.add(outcome, busy)

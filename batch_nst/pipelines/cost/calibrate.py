@@ -64,7 +64,11 @@ def calibrate(plan: Plan, store: Store, recipe: Recipe) -> tuple[UnitCosts | Non
 
 
 def _try_photos(plan: Plan, store: Store, recipe: Recipe, style: StyleImage, workers: Workers) -> UnitCosts:
-    photos = min(plan.to_do, max(_FEWEST, min(_MOST, recipe.generate.unit_images)))
+    unit_images = plan.beginning_on(workers.device).unit_images
+    recipe = recipe.model_copy(
+        update={"generate": recipe.generate.model_copy(update={"unit_images": unit_images})}
+    )
+    photos = min(plan.to_do, max(_FEWEST, min(_MOST, unit_images)))
     log(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
     some = _spread(plan.pending(store), plan.to_do, photos)
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate, takewhile
 
 import numpy as np
 import ray.data
@@ -46,8 +47,11 @@ from batch_nst.pipelines.inference import FastModel, ModelFiles
 from batch_nst.pipelines.objective import Objectives, optimise_photos, to_tensor
 from batch_nst.recipe import Generate, Recipe
 
-_UNITS, _UNITS_PER_ACTOR = 2048, 512
-"""Maximum number of units in one execution of Ray Data; the greater of the two counts."""
+_SHORTEST = 20 * 60.0
+"""Seconds that an execution of Ray Data takes at least, if there is so much to do."""
+
+_FASTEST = 20
+"""Units that a driver hands out in a second, until more are seen; `make overhead` measures some 16."""
 
 _CALLS = 3
 """Units that an actor holds at the same time."""
@@ -83,12 +87,10 @@ def stylize_units(
         stylizer: class of the actors, `Stylizer` or a substitute with the same arguments.
     """
     limits = recipe.generate
-    # Ray Data keeps about 4 kB per unit in the driver until an execution ends; several executions bound that.
-    # Actors restart between two executions, which costs less than 1 % of the time of 2048 units of 10 s.
-    most = max(_UNITS, _UNITS_PER_ACTOR * workers.at_once(limits.actors))
-    for some in executions(chunks, most):
-        if stop_reason():
-            return
+    rest, most = list(chunks), units_of_execution()
+    while rest and not stop_reason():
+        some = first_chunks(rest, most)
+        rest, made, start = rest[len(some) :], 0, time.monotonic()
         with a_task_per_row():
             dataset = (
                 ray.data.from_items([chunk_row(chunk) for chunk in some])
@@ -110,19 +112,25 @@ def stylize_units(
                     num_gpus=workers.num_gpus or None,
                 )
             )
-        yield from map(outcome_from_row, rows_at_once(dataset, "generate"))
+        for outcome in map(outcome_from_row, rows_at_once(dataset, "generate")):
+            made += not outcome.pending
+            yield outcome
+        most = units_of_execution(made, time.monotonic() - start)
 
 
-def executions(chunks: Iterable[Chunk], most: int) -> Iterator[list[Chunk]]:
-    """Groups of consecutive chunks with at most `most` units together, or one chunk that has more."""
-    some: list[Chunk] = []
-    for chunk in chunks:
-        if some and sum(len(each.units) for each in [*some, chunk]) > most:
-            yield some
-            some = []
-        some.append(chunk)
-    if some:
-        yield some
+def units_of_execution(made: int = 0, seconds: float = 1.0) -> int:
+    """Maximum number of units in an execution, after one that made this many in `seconds`.
+
+    Ray Data keeps about 4 kB per unit in the driver until an execution ends; several executions bound that.
+    Between two of them actors restart. So one has as many units as a driver can hand out in `_SHORTEST`.
+    """
+    return int(max(_FASTEST, made / seconds) * _SHORTEST)
+
+
+def first_chunks(chunks: Sequence[Chunk], most: int) -> list[Chunk]:
+    """The first chunks, with at most `most` units together, or one chunk that has more."""
+    ends = accumulate(len(chunk.units) for chunk in chunks)
+    return list(chunks[: max(1, sum(1 for _ in takewhile(lambda end: end <= most, ends)))])
 
 
 class UnitActor:

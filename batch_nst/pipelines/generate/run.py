@@ -150,8 +150,22 @@ def _prepare(plan: Plan, store: Store, recipe: Recipe, lease: Lease) -> tuple[Pl
 
         check_weights(recipe)
         model = find_start(recipe, plan.settings, store)
+    plan = settle_units(plan, recipe)
     lease.check()
     return plan.write_down(store), model
+
+
+def settle_units(plan: Plan, recipe: Recipe) -> Plan:
+    """The plan with units that fit the device; of a dataset that begins, `auto` asks the cluster for it."""
+    if plan.settled or not plan.to_do:
+        return plan
+    device = recipe.generate.device
+    if device == "auto":
+        from batch_nst.pipelines.cluster import connect, nodes
+
+        connect.connect()
+        device = nodes.settle_device(device)
+    return plan.beginning_on(device)
 
 
 def check_weights(recipe: Recipe) -> None:

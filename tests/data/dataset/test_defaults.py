@@ -181,3 +181,54 @@ def test_settings_that_no_recipe_could_have_are_damage(folder: Path) -> None:
     store.replace(SETTINGS, json.dumps(settings).encode())
     with pytest.raises(StorageError, match=r"dataset\.json: is damaged: .*iterations"):
         as_started(recipe_of(folder), store)
+
+
+# --- units fit the device on which a dataset begins
+
+
+def test_a_dataset_that_begins_on_cuda_has_large_units_and_keeps_them(folder: Path) -> None:
+    store = start(recipe_of(folder, generate={"device": "cuda"}))
+    recorded = json.loads(store.read(SETTINGS))["defaults"]
+    assert recorded == {"generate": {"unit_images": 256}}
+    for device in ("cpu", "cuda", "auto"):
+        now = as_started(recipe_of(folder, generate={"device": device}), store)
+        assert now.generate.unit_images == survey(now, store).unit_images == 256
+        survey(now, store).write_down(store)  # nothing is refused
+    assert json.loads(store.read(SETTINGS))["defaults"] == recorded
+
+
+def test_a_dataset_that_began_on_cpus_keeps_its_small_units_on_cuda(folder: Path) -> None:
+    store = start(recipe_of(folder, generate={"device": "cpu"}))
+    assert "defaults" not in json.loads(
+        store.read(SETTINGS)
+    )  # as version 0.1.0 wrote it, which had 16 as well
+    now = as_started(recipe_of(folder, generate={"device": "cuda"}), store)
+    plan = survey(now, store)
+    assert now.generate.unit_images == plan.unit_images == plan.beginning_on("cuda").unit_images == 16
+
+
+def test_auto_is_settled_by_what_the_cluster_has(folder: Path) -> None:
+    recipe = recipe_of(folder)
+    plan = survey(recipe, Store(recipe.output))
+    assert (plan.unit_images, plan.beginning_on("cpu")) == (16, plan)
+    on_cuda = plan.beginning_on("cuda")
+    assert (on_cuda.unit_images, on_cuda.settings["defaults"]) == (256, {"generate": {"unit_images": 256}})
+    assert on_cuda.beginning_on("cpu") is on_cuda
+
+
+def test_a_number_in_the_recipe_wins_over_the_device(folder: Path) -> None:
+    given = recipe_of(folder, generate={"device": "cuda", "unit_images": 3})
+    store = start(given)
+    assert "defaults" not in json.loads(store.read(SETTINGS))
+    assert survey(as_started(given, store), store).unit_images == 3
+    now = as_started(recipe_of(folder, generate={"unit_images": 5}), store)
+    assert survey(now, store).unit_images == 5
+
+
+def test_what_later_defaults_record_stays_beside_the_units(folder: Path) -> None:
+    with later_defaults({"generate.iterations": 100, "train.network": "small"}):
+        store = start(recipe_of(folder, generate={"device": "cuda"}))
+    assert json.loads(store.read(SETTINGS))["defaults"] == {
+        "generate": {"iterations": 100, "unit_images": 256},
+        "train": {"network": "small"},
+    }

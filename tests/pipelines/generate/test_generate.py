@@ -387,8 +387,8 @@ def parted() -> Iterator[list[int]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_files, "GROUP_UNITS", 4)
-        patch.setattr(actors, "_UNITS", 4)
-        patch.setattr(actors, "_UNITS_PER_ACTOR", 1)
+        patch.setattr(actors, "_FASTEST", 4)
+        patch.setattr(actors, "_SHORTEST", 1.0)
         patch.setattr(ray.data, "from_items", counted)
         yield begun
 
