@@ -43,6 +43,14 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     load_recipe("monet.yaml", ["train.steps=8000", "output=s3://bucket/monet"])
     """
+    recipe = _read_recipe(path, overrides)
+    if ignored := contradictions(recipe):
+        raise RecipeError("\n".join(f"recipe {path}: {line}" for line in ignored))
+    return recipe
+
+
+def _read_recipe(path: str | os.PathLike[str], overrides: Sequence[str]) -> Recipe:
+    """`load_recipe` without a look at keys that have no effect beside others."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -59,12 +67,9 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         change = _absolute(_replaced({}, keys, value), Path.cwd())
         document = _replaced(_with_default_layers(document), keys, reduce(getitem, keys, change))
     try:
-        recipe = Recipe.model_validate(document)
+        return Recipe.model_validate(document)
     except ValidationError as error:
         raise RecipeError("\n".join(_explain(path, fault) for fault in error.errors())) from error
-    if ignored := contradictions(recipe):
-        raise RecipeError("\n".join(f"recipe {path}: {line}" for line in ignored))
-    return recipe
 
 
 class _Yaml(yaml.SafeLoader):
@@ -293,7 +298,7 @@ def read_variants(path: str | os.PathLike[str], overrides: Sequence[str]) -> lis
 
     Raises:
         RecipeError: no key has several values, more than two keys have, or such a key does not decide pixels;
-            two of the recipes are equal; or `load_recipe` refuses one.
+            two of the recipes are equal; or a value is not allowed.
 
     read_variants("monet.yaml", ["loss.style_weight=10,100,1000"])
     """
@@ -312,7 +317,8 @@ def read_variants(path: str | os.PathLike[str], overrides: Sequence[str]) -> lis
     variants: list[Variant] = []
     for words in product(*choices):
         given = {_key(word): word.partition("=")[2] for word in words if _key(word) in several}
-        variant = Variant(given, load_recipe(path, words))
+        # A weight of 0 is a value to look at, whatever it leaves without effect.
+        variant = Variant(given, _read_recipe(path, words))
         for other in variants:
             if other.recipe == variant.recipe:
                 raise RecipeError(f"{other} and {variant}: are one and the same recipe; allowed: two")

@@ -35,9 +35,7 @@ def pytest_configure() -> None:
         # As a command sets them for a Ray of its own; see `connect`.
         "RAY_worker_niceness": "0",
         "RAY_idle_worker_killing_time_threshold_ms": "600000",
-        # Two files of tests run at a time. By default threads also spin while they wait: with more of them
-        # than cores, all come to a crawl.
-        "OMP_NUM_THREADS": "1",
+        # By default threads spin while they wait. With more of them than cores, all come to a crawl.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
 
