@@ -270,6 +270,11 @@ def test_a_worker_that_only_decodes_and_writes_imports_neither_torch_nor_ray(nam
     assert run(code) == "[]"
 
 
+def test_what_moves_units_imports_no_torch_which_devices_alone_need() -> None:
+    code = "import sys, batch_nst.pipelines.generate.actors; print({'ray', 'torch'} & sys.modules.keys())"
+    assert run(code) == "{'ray'}"
+
+
 WITHOUT = """
 import importlib, sys
 modules = sys.argv[1].split(",")

@@ -75,7 +75,7 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
         ("tags.load", frozenset()),  # of a TIFF, by Pillow
         ("objectives.load", frozenset()),
         ("self._objectives.load", frozenset()),
-        ("self.load", frozenset()),  # of VGG-16, in generate/actors.py
+        ("self.load", frozenset()),  # of VGG-16, in generate/stylizer.py
         ("stylizer.load", frozenset()),
         ("torch.load", frozenset({"map_location='cpu'", "weights_only=True"})),
     }

@@ -10,8 +10,8 @@ from batch_nst.data.images.style import read_style
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.pipelines.cluster.connect import Workers
-from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.decode import decode_unit, planned_units
+from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.pipelines.generate.write import write_unit
 from batch_nst.recipe import Recipe
 

@@ -21,7 +21,7 @@ from batch_nst.pipelines.generate.decode import photo_records, planned_photo
 from batch_nst.recipe import Evaluate, Generate, Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.generate.actors import Stylizer
+    from batch_nst.pipelines.generate.stylizer import Stylizer
 
 Clock = Callable[[], float]
 
@@ -93,7 +93,7 @@ def make_pairs(
     """Pairs of photos as `generate` makes them: read from the folder, or timed and written to it."""
     # They import Ray, which is not started.
     from batch_nst.pipelines.cluster.connect import Workers
-    from batch_nst.pipelines.generate.actors import Stylizer
+    from batch_nst.pipelines.generate.stylizer import Stylizer
 
     generate = recipe.generate.model_copy(update={"iterations": iterations})
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"

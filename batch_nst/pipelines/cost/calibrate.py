@@ -22,8 +22,8 @@ from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cost.step_trial import graph_seconds, step_rates
 from batch_nst.pipelines.cost.steps import StepRates
 from batch_nst.pipelines.cost.unit_costs import UnitCosts
-from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.decode import decode_unit, units_of
+from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.pipelines.generate.write import encode_picture, encode_unit
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.recipe import Generate, Recipe

@@ -28,8 +28,8 @@ from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.figures import inlined
 from batch_nst.pipelines.cluster.connect import Workers, result_of
-from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.decode import decode_unit, units_of
+from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.pipelines.inference import ModelFiles, read_start
 from batch_nst.recipe import Recipe
 

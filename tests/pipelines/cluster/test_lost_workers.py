@@ -29,6 +29,7 @@ from batch_nst.pipelines.apply.tasks import PictureRecord, stylize_picture
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.recipe import Recipe
 from tests.support.photo_bucket import Bucket, fill
@@ -46,7 +47,7 @@ def local_ray() -> Iterator[None]:
 def deadly(names: tuple[str, ...]) -> type:
     """A `Stylizer` whose optimiser ends the worker at some photos, as a fault in a driver of CUDA does."""
 
-    class Deadly(actors.Stylizer):
+    class Deadly(Stylizer):
         _objectives: Any = SimpleNamespace(load=lambda: None)
         batch = 4
 

@@ -28,8 +28,8 @@ from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.figures import as_json
-from batch_nst.pipelines.generate.actors import Stylizer
 from batch_nst.pipelines.generate.run import generate
+from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.pipelines.generate.warm_start import (
     Verdict,
     WarmStartFigures,

@@ -18,7 +18,7 @@ from batch_nst.engine.statistics import geometric_mean
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.figures import as_json
 from batch_nst.pipelines import try_
-from batch_nst.pipelines.generate.actors import Stylizer
+from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.pipelines.inference import stylize
 from batch_nst.pipelines.reports import compare as reports_compare
 from batch_nst.pipelines.reports.html import data_uri
