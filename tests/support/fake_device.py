@@ -41,7 +41,7 @@ def sleeper(seconds: float, journal: str) -> type:
             return made
 
         def _note(self, unit: UnitRecord, event: str) -> None:
-            entry = {"unit": unit.unit, "event": event, "time": time.time()}
+            entry = {"unit": unit.unit, "event": event, "time": time.time(), "torch": "torch" in sys.modules}
             with self._file.open("a") as file:
                 file.write(json.dumps(entry | {"node": self._node, "pid": os.getpid()}) + "\n")
 
