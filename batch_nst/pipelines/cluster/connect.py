@@ -37,9 +37,6 @@ from batch_nst.streams import set_aside
 if TYPE_CHECKING:  # whoever counts crashes or looks for a stop in a worker needs no torch
     from batch_nst.engine.device import Device
 
-if TYPE_CHECKING:
-    from batch_nst.engine.device import Device
-
 NEWEST_RAY_SEEN = "2.60.0"
 """Newest Ray that the tests have run with. A later one may have moved the private parts used here."""
 
