@@ -26,7 +26,7 @@ from tests.support.places import ROOT
 BIN = Path(sys.executable).parent
 TINY = (
     *("generate.iterations=1", "generate.crops=1", "generate.image_size=32"),
-    *("style.size=32", "generate.precision=fp32"),
+    *("style.size=32", "generate.precision=fp32", "train.crop_size=32"),
 )
 
 pytestmark = pytest.mark.slow
