@@ -77,8 +77,8 @@ class Metrics:
             return
         made = len(outcome.losses)
         self._count("batch_nst_units_total", 1, status="committed")
-        for status in [photo.status for photo in outcome.bad]:
-            self._count("batch_nst_images_total", 1, status=status)
+        for photo in outcome.bad:
+            self._count("batch_nst_images_total", 1, status=photo.status)
         if made:
             self._count("batch_nst_images_total", made, status="ok")
             self._count("batch_nst_iterations_total", made * self._of_each)
