@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -33,6 +34,7 @@ from batch_nst.console import Shown, log, show, shows
 from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
 from batch_nst.figures import as_json
 from batch_nst.pipelines import notify
+from batch_nst.pipelines.cluster.stop import DOCTOR_MINUTES, WAIT_MINUTES
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from batch_nst.streams import end_aside, keep_streams, tell
@@ -149,6 +151,21 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return load_recipe(options.recipe, options.overrides)
 
 
+def _takes_nodes(command: argparse.ArgumentParser, minutes: float | None = WAIT_MINUTES) -> None:
+    default = f"{WAIT_MINUTES:g}; doctor {DOCTOR_MINUTES:g}" if minutes is None else f"{minutes:g}"
+    command.add_argument(
+        "--wait-for-nodes",
+        type=amount,
+        default=minutes,
+        metavar="MIN",
+        help=f"end with 1 if no node comes for so long ({default})",
+    )
+
+
+def _limits(options: argparse.Namespace) -> tuple[bool, float, datetime | None, float]:
+    return options.retry, options.max_device_hours, options.deadline, options.wait_for_nodes
+
+
 def _add_plan(commands: Commands) -> None:
     text = "show how much there is to do and what it will cost; writes nothing"
     command = add_command(commands, _plan, "plan", text, "jobs/recipes/demo.yaml --calibrate")
@@ -170,36 +187,39 @@ def _add_generate(commands: Commands) -> None:
     command = add_command(commands, _generate, "generate", text, "jobs/recipes/demo.yaml generate.crops=2")
     takes_recipe_and_lease(command)
     takes_budget(command)
+    _takes_nodes(command)
 
 
 def _generate(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import generate
 
-    return generate(_recipe(options), options.wait, options.retry, options.max_device_hours, options.deadline)
+    return generate(_recipe(options), options.wait, *_limits(options))
 
 
 def _add_train(commands: Commands) -> None:
     text = "train the fast model on the pairs, or continue its training"
     command = add_command(commands, _train, "train", text, "jobs/recipes/demo.yaml train.steps=200")
     takes_recipe_and_lease(command)
+    _takes_nodes(command)
 
 
 def _train(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import train
 
-    return train(_recipe(options), options.wait)
+    return train(_recipe(options), options.wait, options.wait_for_nodes)
 
 
 def _add_evaluate(commands: Commands) -> None:
     text = "measure how good the model is, on photos that it has never seen"
     command = add_command(commands, _evaluate, "evaluate", text, "jobs/recipes/demo.yaml")
     takes_recipe_and_lease(command)
+    _takes_nodes(command)
 
 
 def _evaluate(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import evaluate
 
-    return evaluate(_recipe(options), options.wait)
+    return evaluate(_recipe(options), options.wait, options.wait_for_nodes)
 
 
 def _add_export(commands: Commands) -> None:
@@ -219,6 +239,7 @@ def _add_nightly(commands: Commands) -> None:
     command = add_command(commands, _nightly, "nightly", text, "jobs/recipes/demo.yaml output=/tmp/demo")
     takes_recipe_and_lease(command)
     takes_budget(command)
+    _takes_nodes(command)
     command.add_argument(
         "--notify",
         type=webhook,
@@ -231,12 +252,14 @@ def _add_nightly(commands: Commands) -> None:
 def _nightly(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.nightly import nightly
 
-    return nightly(_recipe(options), options.wait, options.retry, options.max_device_hours, options.deadline)
+    return nightly(_recipe(options), options.wait, *_limits(options))
 
 
 def _add_doctor(commands: Commands) -> None:
     text = "check that everything a run needs is there and works; say what to do"
-    takes_recipe(add_command(commands, _doctor, "doctor", text, "jobs/recipes/demo.yaml"))
+    command = add_command(commands, _doctor, "doctor", text, "jobs/recipes/demo.yaml")
+    takes_recipe(command)
+    _takes_nodes(command, DOCTOR_MINUTES)
 
 
 def _doctor(options: argparse.Namespace) -> object:
@@ -244,7 +267,7 @@ def _doctor(options: argparse.Namespace) -> object:
 
     from batch_nst.pipelines.doctor import doctor
 
-    return doctor(recipe)
+    return doctor(recipe, options.wait_for_nodes)
 
 
 def _add_submit(commands: Commands) -> None:
@@ -259,6 +282,7 @@ def _add_submit(commands: Commands) -> None:
     )
     takes_wait(command, "if another run is at work on the output, the job waits")
     takes_budget(command)
+    _takes_nodes(command, None)
     which = command.add_mutually_exclusive_group()
     which.add_argument(
         "--nightly", dest="job", action="store_const", const="nightly", help="run nightly (the default)"
@@ -268,13 +292,13 @@ def _add_submit(commands: Commands) -> None:
     )
     command.set_defaults(job="nightly")
     command.add_argument(
-        "--shared", action="store_true", help="all nodes see this machine's files under the same paths"
+        "--shared", action="store_true", help="nodes see this machine's files under the same paths"
     )
     then = command.add_mutually_exclusive_group()
     for word, text in (
         ("detach", "start the job and do not wait for it"),
         ("stop", "stop the job of this recipe's output, and wait until it has ended"),
-        ("status", "show how the latest job of this recipe's output is doing"),
+        ("status", "show how the latest job of this output is doing"),
     ):
         then.add_argument(f"--{word}", dest="then", action="store_const", const=word, help=text)
 
@@ -299,6 +323,8 @@ def _words(options: argparse.Namespace) -> list[str]:
         words += ["--max-device-hours", repr(options.max_device_hours)]
     if options.deadline:  # with date and zone: clocks of the cluster may show another time of day
         words += ["--deadline", options.deadline.isoformat()]
+    if options.wait_for_nodes is not None:
+        words += ["--wait-for-nodes", f"{options.wait_for_nodes:g}"]
     words += ["-v"] if options.verbose else ["-q"] * options.quiet
     try:
         parse([options.job, "RECIPE", *words])
@@ -371,6 +397,7 @@ def _add_apply(commands: Commands) -> None:
     text = "fp32 is exact, bf16 faster on some devices (auto)"
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=text)
     takes_device(command)
+    _takes_nodes(command)
 
 
 def _apply(options: argparse.Namespace) -> object:
@@ -386,6 +413,7 @@ def _apply(options: argparse.Namespace) -> object:
         precision=options.precision,
         overwrite=options.overwrite,
         stores=options.stores,
+        wait_minutes=options.wait_for_nodes,
     )
 
 

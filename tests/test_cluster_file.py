@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import jsonschema
 import pytest
 import yaml
 from ray._private.label_utils import validate_node_label_syntax, validate_node_labels
+from ray.autoscaler._private.loader import load_function_or_class
+from ray.autoscaler._private.node_provider_availability_tracker import NodeProviderAvailabilityTracker
+from ray.autoscaler._private.resource_demand_scheduler import get_nodes_for
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.scripts.scripts import start
 
 from tests.support.places import ROOT
 
-VARIANTS = ("gcp", "hosts")
+VARIANTS = ("image", "gcp", "hosts")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -76,7 +81,7 @@ def test_it_passes_rays_own_check(raw: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["idle_timeout_minutes", "available_node_types/gpu_worker/min_workers", "docker"]
+    "path", ["idle_timeout_minutes", "available_node_types/gpu_on_demand/min_workers", "docker"]
 )
 def test_a_misspelt_key_is_refused(raw: dict[str, Any], path: str) -> None:
     *sections, key = path.split("/")
@@ -90,11 +95,18 @@ def test_a_misspelt_key_is_refused(raw: dict[str, Any], path: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_passes_rays_own_check(name: str) -> None:
-    assert checked(variant(name))["provider"]["type"] == {"gcp": "gcp", "hosts": "local"}[name]
+    assert (
+        checked(variant(name))["provider"]["type"] == {"image": "aws", "gcp": "gcp", "hosts": "local"}[name]
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("gcp", "available_node_types/gpu_worker/labels"), ("hosts", "auth/ssh_user")]
+    ("name", "path"),
+    [
+        ("image", "docker/run_options"),
+        ("gcp", "available_node_types/gpu_on_demand/labels"),
+        ("hosts", "auth/ssh_user"),
+    ],
 )
 def test_a_misspelt_key_of_a_variant_is_refused(name: str, path: str) -> None:
     *sections, key = path.split("/")
@@ -112,6 +124,7 @@ def test_a_variant_changes_what_it_says_and_keeps_the_rest(name: str, raw: dict[
     assert (
         changed
         == {
+            "image": {"docker", "file_mounts", "initialization_commands", "setup_commands"},
             "gcp": {"provider", "available_node_types", "head_setup_commands", "worker_setup_commands"},
             "hosts": {*("provider", "auth", "max_workers"), "available_node_types", "head_node_type"}
             | {"head_start_ray_commands"},
@@ -128,10 +141,12 @@ def test_the_head_of_hosts_differs_in_its_cpus_alone(raw: dict[str, Any]) -> Non
 
 def test_gcp_has_the_same_kinds_of_nodes(raw: dict[str, Any]) -> None:
     ours, theirs = raw["available_node_types"], variant("gcp")["available_node_types"]
-    assert ours.keys() == theirs.keys()
-    for name, node in theirs.items():
-        assert node["labels"] == ours[name]["labels"]
-        assert node["max_workers"] == ours[name]["max_workers"]
+    kinds = [
+        {(*node["labels"].values(), node["max_workers"]) for node in types.values()}
+        for types in (ours, theirs)
+    ]
+    assert kinds[0] == kinds[1]
+    for node in theirs.values():
         spot = node["node_config"].get("scheduling", {}).get("provisioningModel") == "SPOT"
         assert spot == (node["labels"]["batch-nst/capacity"] == "spot")
 
@@ -154,7 +169,7 @@ def node_config_faults(config: dict[str, Any]) -> str:
 def test_ec2_knows_every_key_of_the_node_configs(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
     assert [node_config_faults(node["node_config"]) for node in types.values()] == [""] * len(types)
-    misspelt = {**types["gpu_worker"]["node_config"], "InstanceMarketOptions": {"MarketTyp": "spot"}}
+    misspelt = {**types["gpu_spot_l40s"]["node_config"], "InstanceMarketOptions": {"MarketTyp": "spot"}}
     assert "MarketTyp" in node_config_faults(misspelt)
 
 
@@ -164,7 +179,7 @@ def test_ray_start_knows_every_option(cluster: dict[str, Any]) -> None:
     assert not worker["head"]
     assert head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
     assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}"
-    # Ray refuses less than 75 MiB; the smallest node (16 GiB) must keep memory for torch.
+    # Ray refuses less than 75 MiB; the smallest node (32 GiB) must keep memory for torch.
     for options in (head, worker):
         assert 1 << 30 <= options["object_store_memory"] <= 4 << 30
 
@@ -186,17 +201,57 @@ def test_the_head_is_on_demand_and_runs_no_tasks(cluster: dict[str, Any]) -> Non
     assert "InstanceMarketOptions" not in head["node_config"]
 
 
-def test_workers_are_scaled_from_zero_and_gpus_are_spot(cluster: dict[str, Any]) -> None:
+def test_workers_are_scaled_from_zero_and_64_gpus_may_come_as_spot_machines_or_not(
+    cluster: dict[str, Any],
+) -> None:
     types = dict(cluster["available_node_types"])
     del types[cluster["head_node_type"]]
     assert all(node["min_workers"] == 0 < node["max_workers"] for node in types.values())
     gpus = [node for node in types.values() if node["resources"].get("GPU")]
     cpus = [node for node in types.values() if not node["resources"].get("GPU")]
-    assert gpus
-    assert cpus
-    for node in gpus:
-        assert node["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
-    assert cluster["max_workers"] >= max(node["max_workers"] for node in types.values())
+    assert len({str(node["resources"]) for node in gpus}) == 1  # else Ray does not choose by name
+    assert [node["max_workers"] for node in gpus] == [64] * len(gpus)
+    assert [node["labels"]["batch-nst/capacity"] for node in gpus].count("on-demand") == 1
+    assert cluster["max_workers"] == 64 + sum(node["max_workers"] for node in cpus)
+
+
+GPU, CPU = {"GPU": 1, "CPU": 0.5}, {"CPU": 1}
+
+
+@pytest.mark.parametrize(
+    ("gone", "asked", "chosen"),
+    [
+        ([], GPU, "gpu_spot_l40s"),
+        (["gpu_spot_l40s"], GPU, "gpu_spot_a10g"),
+        (["gpu_spot_l40s", "gpu_spot_a10g"], GPU, "gpu_on_demand"),
+        (["gpu_spot_l40s", "gpu_spot_a10g", "gpu_on_demand"], GPU, "gpu_spot_l40s"),  # once more
+        ([], CPU, "cpu_worker"),
+        (["cpu_worker"], CPU, "cpu_worker"),  # a GPU is not for what needs none
+    ],
+)
+def test_the_autoscaler_takes_spot_machines_first_and_on_demand_where_there_are_none(
+    cluster: dict[str, Any], gone: list[str], asked: dict[str, float], chosen: str
+) -> None:
+    """Ray's own choice, with the scorer that the head names."""
+    (scorer,) = re.findall(r"RAY_AUTOSCALER_UTILIZATION_SCORER=([\w.]+);", start_commands(cluster)[0])
+    tracker = NodeProviderAvailabilityTracker()
+    for name in gone:
+        failure = NodeLaunchException("InsufficientInstanceCapacity", "none left", None)
+        tracker.update_node_availability(name, int(time.time()), failure)
+    score = partial(load_function_or_class(scorer), node_availability_summary=tracker.summary())
+    types, head = cluster["available_node_types"], cluster["head_node_type"]
+    added, left = get_nodes_for(types, {head: 1}, head, 64, [asked] * 8, score)
+    assert (set(added), left) == ({chosen}, [])
+    full = {head: 1} | {name: node["max_workers"] for name, node in types.items() if name != head}
+    assert get_nodes_for(types, full, head, 64, [asked], score) == ({}, [asked])
+
+
+def test_an_image_has_all_that_the_file_sets_up_else() -> None:
+    image, ours = checked(variant("image")), yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert image["docker"]["image"] in (ROOT / "docs/kubernetes/Containerfile").read_text()
+    assert not any("pip" in command for command in image["setup_commands"])
+    for key in ("available_node_types", "head_start_ray_commands", "worker_start_ray_commands"):
+        assert variant("image")[key] == ours[key]
 
 
 def test_resources_and_images_are_declared_for_each_type(cluster: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ KNOW_RAY = {
         "cluster.connect",
         "cluster.crash_counter",
         "cluster.metrics",
+        "cluster.node_types",
         "cluster.nodes",
         "cluster.session",
         "cluster.rows",

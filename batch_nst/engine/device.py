@@ -69,6 +69,15 @@ def _convolution_seconds(dtype: torch.dtype) -> float:
     return min(seconds[1:])
 
 
+def convolution_error(device: torch.device) -> float:
+    """The greatest difference between a convolution in fp32 there and in fp64 on the CPU, as a fraction."""
+    draw = torch.Generator().manual_seed(0)
+    image, kernel = (torch.rand(shape, generator=draw) for shape in ((1, 64, 32, 32), (64, 64, 3, 3)))
+    found = F.conv2d(image.to(device), kernel.to(device), padding=1).cpu()
+    expected = F.conv2d(image.double(), kernel.double(), padding=1)
+    return float(((found - expected) / expected).abs().max())
+
+
 _BYTES_PER_PIXEL = 2500
 """Memory of an optimisation: activations, max-pooling indices, gradients and history, as measured."""
 _SHARE = 0.5
@@ -83,6 +92,11 @@ def choose_batch(side: int, device: torch.device) -> int:
     """Number of images of `side` x `side` pixels that keep the device busy and fit into its memory."""
     pixels = min(_ENOUGH[device.type], _SHARE * _free_bytes(device) / _BYTES_PER_PIXEL)
     return max(1, int(pixels / side**2))
+
+
+def least_bytes(side: int) -> float:
+    """Free memory in which one image of `side` x `side` pixels can be optimised."""
+    return side**2 * _BYTES_PER_PIXEL / _SHARE
 
 
 def run_in_batches(

@@ -20,7 +20,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, Stopped, reason_of
 from batch_nst.figures import JsonObject, as_json, inlined
-from batch_nst.pipelines.cluster.stop import Budget
+from batch_nst.pipelines.cluster.stop import WAIT_MINUTES, Budget
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -125,11 +125,12 @@ def generate(
     retry: bool = False,
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
+    wait_minutes: float = WAIT_MINUTES,
 ) -> RunSummary:
     """Make or continue the dataset of pairs, and seal it."""
     from batch_nst.pipelines.generate.run import generate as step
 
-    budget = Budget(max_device_hours, deadline)
+    budget = Budget(max_device_hours, deadline, wait_minutes)
     check_files(recipe)
     return run_command(
         "generate",
@@ -150,21 +151,21 @@ def check_files(recipe: Recipe) -> None:
         weights_digest(recipe.vgg)
 
 
-def train(recipe: Recipe, wait: bool = False) -> RunSummary:
+def train(recipe: Recipe, wait: bool = False, wait_minutes: float = WAIT_MINUTES) -> RunSummary:
     """Train the fast model on the sealed pairs, or resume its training."""
     from batch_nst.pipelines.train.run import train as step
 
-    return _run_on_dataset("train", recipe, wait, lambda recipe, run: step(recipe, run.store))
+    return _run_on_dataset("train", recipe, wait, lambda recipe, run: step(recipe, run.store, wait_minutes))
 
 
-def evaluate(recipe: Recipe, wait: bool = False) -> RunSummary:
+def evaluate(recipe: Recipe, wait: bool = False, wait_minutes: float = WAIT_MINUTES) -> RunSummary:
     """Score the model on held-out photos, and write the report."""
 
     def step(recipe: Recipe, run: Run) -> object:
         from batch_nst.pipelines.evaluate.run import evaluate as score
         from batch_nst.pipelines.evaluate.run import figures_of
 
-        scored = score(recipe, run.store)
+        scored = score(recipe, run.store, wait_minutes)
         return replace(figures_of(scored), report=write_report(recipe, run, scored))
 
     return _run_on_dataset("evaluate", recipe, wait, step)

@@ -27,6 +27,8 @@ from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
 from batch_nst.errors import BatchNSTError, IncompleteError, StorageError
 from batch_nst.pipelines.cluster.address import check_address
+from batch_nst.pipelines.cluster.gpu import look_at_gpu
+from batch_nst.pipelines.cluster.stop import DOCTOR_MINUTES
 from batch_nst.pipelines.generate.run import check_weights
 from batch_nst.recipe import Recipe
 
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 
 _PHOTOS = 3
 """Number of photos to try; one of them must be readable, as some may be bad."""
-_WAIT_MINUTES = 2.0
-"""How long to wait for a node that the device needs."""
 _ANSWER_SECONDS = 120.0
 """Limit for all nodes to answer, including the start of their workers."""
 _TOLD = 400
@@ -81,16 +81,17 @@ class _Node:
     """The node as `connect.ask` takes it."""
 
 
-def doctor(recipe: Recipe) -> DoctorFigures:
+def doctor(recipe: Recipe, wait_minutes: float = DOCTOR_MINUTES) -> DoctorFigures:
     """Check everything that a recipe needs, with a log line for each check. Leaves nothing behind.
 
+    Where GPUs are wanted and none is up, the cluster is asked for one, and has `wait_minutes` to start it.
     Imports torch for the weights, and Ray for the checks of the cluster.
 
     Raises:
         IncompleteError: a check failed.
     """
     checks: list[Check] = []
-    for check in _examine(recipe, Store(recipe.output)):
+    for check in _examine(recipe, Store(recipe.output), wait_minutes):
         tell = warn if check.state == "failed" else log
         tell(f"{check.state:<9}{check.name:<10}{check.told}")
         if check.remedy:
@@ -103,7 +104,7 @@ def doctor(recipe: Recipe) -> DoctorFigures:
     return figures
 
 
-def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
+def _examine(recipe: Recipe, store: Store, wait_minutes: float) -> Iterator[Check]:
     yield _check(
         "painting",
         partial(_style_image, recipe),
@@ -140,13 +141,13 @@ def _examine(recipe: Recipe, store: Store) -> Iterator[Check]:
     )
     yield joined
     if joined.state == "ok":
-        yield from _examine_nodes(recipe, store)
+        yield from _examine_nodes(recipe, store, wait_minutes)
     else:
         for name in ("nodes", "stores", "clocks", "device"):
             yield Check(name, "skipped", "no cluster was reached")
 
 
-def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
+def _examine_nodes(recipe: Recipe, store: Store, wait_minutes: float) -> Iterator[Check]:
     """The checks of each node."""
     nodes = _nodes()
     answers = _ask(nodes, versions)
@@ -166,9 +167,9 @@ def _examine_nodes(recipe: Recipe, store: Store) -> Iterator[Check]:
     yield _check("clocks", lambda: _clocks(there), "synchronise the clocks of all nodes (NTP)")
     yield _check(
         "device",
-        lambda: _device(recipe, there),
-        "install NVIDIA's driver and a matching torch on nodes where Ray sees a GPU; or set generate.device "
-        "and train.device to auto or cpu",
+        lambda: _device(recipe, there, wait_minutes),
+        "install a newer NVIDIA driver, or a torch for the old one, where Ray sees a GPU; for nodes "
+        "that take longer to start, --wait-for-nodes MINUTES; or set generate.device and train.device to cpu",
     )
 
 
@@ -353,16 +354,20 @@ def _now() -> float:
     return time.time()
 
 
-def _device(recipe: Recipe, nodes: Sequence[_Node]) -> str:
+def _device(recipe: Recipe, nodes: Sequence[_Node], wait_minutes: float) -> str:
     from batch_nst.pipelines.cluster import connect
 
     chosen = [
-        connect.choose_workers(recipe.generate.device, _WAIT_MINUTES),
-        connect.choose_trainers(recipe.train, _WAIT_MINUTES),
+        connect.choose_workers(recipe.generate.device, wait_minutes),
+        # One GPU is looked at; training would wait for more.
+        connect.trainers_of(connect.choose_workers(recipe.train.device, wait_minutes), recipe.train),
     ]
+    looked = ""
+    if any(workers.device == "cuda" for workers in chosen):
+        looked = connect.ask_a_gpu(look_at_gpu, _ANSWER_SECONDS, recipe.generate.image_size)
     expected = [node for node in nodes if node.gpus]
     seen = _ask(expected, _gpus)
-    if any(workers.device == "cuda" for workers in chosen):
+    if looked:
         for node, found in zip(expected, seen, strict=True):
             if isinstance(found, Exception):
                 raise found
@@ -377,6 +382,7 @@ def _device(recipe: Recipe, nodes: Sequence[_Node]) -> str:
     return (
         f"generate on {generate}, up to {chosen[0].at_once(recipe.generate.actors)} actors of "
         f"{chosen[0].threads} threads; train on {train}; GPUs that are up: {kinds or 'none'}"
+        f"{'; looked at: ' if looked else ''}{looked}"
     )
 
 

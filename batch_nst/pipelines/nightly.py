@@ -17,7 +17,7 @@ from batch_nst.data.models.registry import model_object, training_version
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
 from batch_nst.figures import inlined, omitted
-from batch_nst.pipelines.cluster.stop import Budget
+from batch_nst.pipelines.cluster.stop import WAIT_MINUTES, Budget
 from batch_nst.pipelines.commands import Run, RunSummary, check_files, run_command, write_report
 from batch_nst.pipelines.generate.run import too_few
 from batch_nst.recipe import Recipe
@@ -78,13 +78,14 @@ def nightly(
     retry: bool = False,
     max_device_hours: float = math.inf,
     deadline: datetime | None = None,
+    wait_minutes: float = WAIT_MINUTES,
 ) -> RunSummary:
     """Generate, train, evaluate, export, and publish the model if it beats the published one.
 
     If nothing is to be done, nothing is written, and neither torch nor Ray is imported. If a budget or a
     deadline leaves images pending, the other steps still run as soon as `train.min_done` of them are done.
     """
-    budget = Budget(max_device_hours, deadline)
+    budget = Budget(max_device_hours, deadline, wait_minutes)
     check_files(recipe)
 
     def night(recipe: Recipe, run: Run) -> object:
@@ -97,7 +98,7 @@ def nightly(
 
         plan = plan or survey(recipe, run.store, retry)
         made, traffic = _make_pairs(recipe, run, budget, plan, retry)
-        figures, scored = _make_model(recipe, run, NightFigures(made))
+        figures, scored = _make_model(recipe, run, NightFigures(made), wait_minutes)
         cost = cost_of(made, traffic, run.step_seconds, recipe.train.worker_range[1])
         return _meet_gate(recipe, run, figures, scored, Night(made, None, cost))
 
@@ -135,15 +136,18 @@ def _make_pairs(
     return made, traffic
 
 
-def _make_model(recipe: Recipe, run: Run, figures: NightFigures) -> tuple[NightFigures, ScoredModel]:
+def _make_model(
+    recipe: Recipe, run: Run, figures: NightFigures, wait_minutes: float
+) -> tuple[NightFigures, ScoredModel]:
     """Train, export and evaluate."""
     from batch_nst.pipelines.evaluate.run import evaluate, figures_of
     from batch_nst.pipelines.export import export
     from batch_nst.pipelines.train.run import train
 
-    figures = _ended(run, "training", replace(figures, training=train(recipe, run.store)))
+    training = train(recipe, run.store, wait_minutes)
+    figures = _ended(run, "training", replace(figures, training=training))
     figures = _ended(run, "graph", replace(figures, graph=export(recipe, run.store)))
-    scored = evaluate(recipe, run.store)
+    scored = evaluate(recipe, run.store, wait_minutes)
     return _ended(run, "scoring", replace(figures, scores=figures_of(scored))), scored
 
 

@@ -206,7 +206,7 @@ def test_accounts_are_those_of_the_pods_and_metrics_are_found_there() -> None:
 def test_what_was_not_run_says_so() -> None:
     for path in (*MANIFESTS.iterdir(), ROOT / "cluster.yaml"):
         assert "Written, not run here" in re.sub(r"\n# ", " ", path.read_text()), path.name
-    for variant in ("Google's cloud", "Machines of your own"):
+    for variant in ("Images", "Google's cloud", "Machines of your own"):
         assert f"# {variant}. Written, not run here." in (ROOT / "cluster.yaml").read_text()
 
 

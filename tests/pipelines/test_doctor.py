@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -12,15 +13,18 @@ from typing import Any
 import fsspec
 import pytest
 import ray
+import torch
 from PIL import Image
 
 from batch_nst.data.storage import store as storage_store
 from batch_nst.data.storage.store import Store
-from batch_nst.errors import IncompleteError, StorageError
+from batch_nst.engine.device import choose_device, convolution_error
+from batch_nst.errors import ClusterError, DeviceError, IncompleteError, StorageError
 from batch_nst.figures import as_json
 from batch_nst.pipelines import doctor
-from batch_nst.pipelines.cluster import connect
+from batch_nst.pipelines.cluster import connect, gpu
 from batch_nst.recipe import Recipe
+from tests.support.devices import DEVICES
 from tests.support.ray_nodes import start_ray
 
 BEFORE_RAY = ["painting", "weights", "export", "input", "output", "clock"]
@@ -248,3 +252,55 @@ def test_a_device_that_no_node_has_is_found(recipe: Recipe) -> None:
     failed = failures(changed(recipe, "generate", device="cuda"))
     assert list(failed) == ["device"]
     assert "device: given 'cuda', but this machine has no GPU" in failed["device"]["told"]
+
+
+# --- on a GPU
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_cuda", "fault"),
+    [
+        ((13, 0), "13.0", ""),
+        ((13, 2), "13.0", ""),
+        ((12, 0), "12.8", ""),  # of the same major version
+        ((13, 0), "12.8", ""),
+        (
+            (12, 8),
+            "13.0",
+            "the driver supports CUDA 12.8 at most; .* CUDA 13.0, which needs driver 580.65 or",
+        ),
+        (None, "12.8", "no NVIDIA driver answers .*, which needs driver 525.60 or newer"),
+        ((13, 0), None, "this torch is built without CUDA"),
+    ],
+)
+def test_a_driver_is_held_against_the_cuda_of_torch(
+    driver: tuple[int, int] | None, torch_cuda: str | None, fault: str
+) -> None:
+    assert re.match(fault or "$", gpu.driver_fault(driver, torch_cuda))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_convolution_is_right_to_a_ten_thousandth(device: str) -> None:
+    assert convolution_error(choose_device(device)) < gpu._RIGHT
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_is_looked_at_and_its_memory_must_hold_an_image() -> None:
+    assert "GB free, driver for CUDA" in gpu.look_at_gpu(256)
+    with pytest.raises(DeviceError, match=r"an image of 1000000 px needs 5000000\.0 GB"):
+        gpu.look_at_gpu(1_000_000)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_a_machine_without_a_driver_says_so() -> None:
+    """Or one whose torch cannot use it."""
+    assert gpu.driver_cuda() is None
+    with pytest.raises(DeviceError, match=r"driver|built without CUDA"):
+        gpu.look_at_gpu(256)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_gpu_that_is_not_free_in_time_is_asked_for_no_longer() -> None:
+    with pytest.raises(ClusterError, match=r"no GPU was free and answered within 0\.5 s; see `ray status`"):
+        connect.ask_a_gpu(gpu.look_at_gpu, 0.5, 256)

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from tests.support.ray_nodes import STORE, shipped_settings
 
@@ -42,6 +43,8 @@ def config(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> di
             "gcs_address": f"127.0.0.1:{port}",
             "disable_node_updaters": True,
             "launch_multiple": True,
+            # All nodes have one address; by it the autoscaler would not know which of them is idle.
+            "use_node_id_as_ip": True,
         },
         "auth": {"ssh_user": "nobody"},
         "head_node_type": "ray.head.default",
@@ -87,6 +90,7 @@ def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterato
                     **os.environ,
                     **shipped_settings(),
                     "RAY_FAKE_CLUSTER": "1",
+                    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
                     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
                 },
                 stdin=subprocess.DEVNULL,

@@ -35,6 +35,7 @@ from batch_nst.pipelines.apply.tasks import (
     target_name,
     write_picture,
 )
+from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.pipelines.generate.decode import DIED, VANISHED
 from batch_nst.pipelines.inference import ModelFiles, read_model
 
@@ -80,6 +81,7 @@ def apply(
     precision: Precision = "auto",
     overwrite: bool = False,
     stores: Collection[str] = (),
+    wait_minutes: float = WAIT_MINUTES,
 ) -> ApplyFigures:
     """Stylize a picture into a file, or all pictures of an input into a folder, names kept.
 
@@ -100,11 +102,13 @@ def apply(
         precision: precision of the convolutions; `auto` may choose differently on another machine.
         overwrite: stylize all pictures and replace those that exist, whatever made them.
         stores: see `stream_photos`.
+        wait_minutes: how long to wait for nodes that do not run yet; one picture needs none.
 
     Raises:
         RecipeError: no such model or source, or a target that does not fit it.
         IncompleteError: some pictures have no stylized image; the log lists the first of them.
         StorageError: a disk is full, or the target may not be written.
+        ClusterError: no node came in time.
     """
     source, target = os.path.expanduser(source), os.path.expanduser(target)
     single = _is_single(source, target)
@@ -122,7 +126,7 @@ def apply(
         tally.add(write_picture(stylize_picture(record, lambda: fast, blend), place))
     else:
         files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
-        job = _Job(files, source, stores, Store(target), device, blend, precision, overwrite)
+        job = _Job(files, source, stores, Store(target), device, blend, precision, overwrite, wait_minutes)
         _stylize_folder(job, tally)
     return tally.figures()
 
@@ -247,6 +251,7 @@ class _Job:
     blend: Blend
     precision: Precision
     overwrite: bool
+    wait_minutes: float
 
     @cached_property
     def record(self) -> bytes:
@@ -280,7 +285,7 @@ class _Job:
 def _stylize_folder(job: _Job, tally: _Tally) -> None:
     """Find which pictures are missing from the target, and stylize them."""
     chunks = _missing(job, tally)
-    workers = _connect(job.target, job.device) if chunks else None
+    workers = _connect(job) if chunks else None
     if job.overwrite:
         job.target.delete(RECORD)  # while pictures of two kinds may be there, no record may vouch for them
     else:
@@ -370,9 +375,9 @@ def _check_apart(source: str, target: str, single: bool) -> None:
         raise RecipeError(f"OUT: given {target!r}, which lies in IN, {source!r}; allowed: outside of it")
 
 
-def _connect(target: Store, device: Device) -> Workers:
+def _connect(job: _Job) -> Workers:
     from batch_nst.pipelines.cluster import connect
 
     connect.connect()
-    connect.check_output_is_shared(target)
-    return connect.choose_workers(device)
+    connect.check_output_is_shared(job.target)
+    return connect.choose_workers(job.device, job.wait_minutes)

@@ -23,14 +23,8 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import ClusterError, RecipeError
 from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.address import check_address
-from batch_nst.pipelines.cluster.nodes import (
-    WAIT_MINUTES,
-    Node,
-    cores_here,
-    living_nodes,
-    settle_device,
-    wait_for_node,
-)
+from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_room
+from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.recipe import Train
 from batch_nst.streams import set_aside
 
@@ -173,14 +167,14 @@ def _stay_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
 
 
-def choose_workers(device: Device, minutes: float = WAIT_MINUTES) -> Workers:
-    """One actor per GPU, or one per node; waits up to so many minutes until there is a node for one.
+def choose_workers(device: Device, minutes: float = WAIT_MINUTES, gpus: int = 1) -> Workers:
+    """One actor per GPU, or one per node; waits up to so many minutes for a node, or for so many GPUs.
 
     Raises:
-        RecipeError, ClusterError: no such node can come, or has come; see `wait_for_node`.
+        RecipeError, ClusterError: no such node can come, or has come; see `wait_for_room`.
     """
     settled = settle_device(device)
-    wait_for_node(settled, minutes)
+    wait_for_room(*(("GPU", minutes, gpus) if settled == "cuda" else ("CPU", minutes)))
     return workers_on([node["Resources"] for node in living_nodes()], settled)
 
 
@@ -199,8 +193,15 @@ def workers_on(nodes: Sequence[Mapping[str, float]], device: Literal["cpu", "cud
 
 
 def choose_trainers(train: Train, minutes: float = WAIT_MINUTES) -> Workers:
-    """Resources of each training worker: a GPU, or its share of a node's cores; as `choose_workers`."""
-    return trainers_of(choose_workers(train.device, minutes), train)
+    """Resources of each training worker: a GPU, or its share of a node's cores; as `choose_workers`.
+
+    Waits until as many fit as `train.workers` says at least; Ray Train itself would wait without end.
+    """
+    fewest = train.worker_range[0]
+    workers = trainers_of(choose_workers(train.device, minutes, fewest), train)
+    if workers.device == "cpu":
+        wait_for_room("CPU", minutes, fewest, workers.threads)
+    return workers
 
 
 def trainers_of(one: Workers, train: Train) -> Workers:
@@ -286,6 +287,20 @@ def answers(asked: Sequence[Any], seconds: float) -> list[Any]:
         except Exception as error:
             found.append(error)
     return found
+
+
+def ask_a_gpu(question: Callable[..., str], seconds: float, *arguments: object) -> str:
+    """The result of a function that runs where it has a GPU.
+
+    Raises:
+        ClusterError: no GPU was free in time, or none answered. Then nothing is asked for any more.
+    """
+    reference = ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(question).remote(*arguments)
+    try:
+        return str(ray.get(reference, timeout=seconds))
+    except exceptions.GetTimeoutError as error:
+        ray.cancel(reference, force=True)
+        raise ClusterError(f"no GPU was free and answered within {seconds:g} s; see `ray status`") from error
 
 
 def _exists(uri: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Nodes that are up and nodes that can come: which device `auto` means, and waiting for the first node.
+"""Nodes that are up and nodes that can come: which device `auto` means, and waiting for the first nodes.
 
 A cluster may have no node yet on which anything can run. Ray's autoscaler starts nodes for what is asked for,
 and names its node types to nobody. So whether a GPU can come is found out by asking for one.
@@ -25,9 +25,6 @@ from batch_nst.errors import ClusterError, RecipeError
 if TYPE_CHECKING:  # whoever counts crashes or looks for a stop in a worker needs no torch
     from batch_nst.engine.device import Device
 
-WAIT_MINUTES = 30.0
-"""How long a command waits for the first node that it can use."""
-
 _LOG_SECONDS = 60.0
 _ALONE_SECONDS = 50.0
 """How long it waits where nobody starts nodes but people."""
@@ -53,52 +50,68 @@ def living_nodes() -> list[Node]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def up(resource: str) -> int:
-    """How many nodes are up that have at least one of a resource, `CPU` or `GPU`."""
-    return sum(node["Resources"].get(resource, 0) >= 1 for node in living_nodes())
+def room(resource: str, amount: float = 1) -> int:
+    """How many workers fit on the nodes that are up, each with this amount of a `CPU` or `GPU`."""
+    return sum(int(node["Resources"].get(resource, 0) / amount) for node in living_nodes())
 
 
 def settle_device(device: Device) -> Literal["cpu", "cuda"]:
     """What `auto` means on this cluster: the GPU if one is up or can come, else the CPU."""
     if device == "auto":
         head = ray.get_runtime_context().gcs_address
-        return "cuda" if up("GPU") or (not _started_here() and _gpu_can_come(head)) else "cpu"
+        return "cuda" if room("GPU") or (not _started_here() and _gpu_can_come(head)) else "cpu"
     return device
 
 
-def wait_for_node(device: Literal["cpu", "cuda"], minutes: float = WAIT_MINUTES) -> None:
-    """Ask for a node with a CPU or a GPU, and wait until it is up; returns at once if one is.
+def wait_for_room(resource: str, minutes: float, workers: int = 1, amount: int = 1) -> None:
+    """Ask for nodes, and wait until so many workers fit on those that are up; returns at once if they do.
+
+    Args:
+        resource: `CPU` or `GPU`.
+        minutes: the longest wait.
+        workers: how many there are.
+        amount: how much of the resource each of them takes.
 
     Raises:
-        RecipeError: this process has started its Ray, so no GPU can come.
-        ClusterError: none came in time. Then nothing is asked for any more.
+        RecipeError: this process has started its Ray, so no GPU can come, nor more CPUs.
+        ClusterError: too few came in time. Then nothing is asked for any more.
     """
-    resource = "GPU" if device == "cuda" else "CPU"
-    if up(resource):
+    if room(resource, amount) >= workers:
         return
-    if _started_here() and device == "cuda":
-        raise RecipeError("device: given 'cuda', but this machine has no GPU; allowed: auto, cpu")
-    start, told = time.monotonic(), -math.inf
+    if _started_here() and (resource == "GPU" or room("CPU")):
+        raise RecipeError(_too_small(resource, workers, amount))
+    start, said = time.monotonic(), -math.inf
     try:
-        request_resources(bundles=[{resource: 1}])
-        while not up(resource):
+        request_resources(bundles=[{resource: amount}] * workers)
+        while (found := room(resource, amount)) < workers:
             now = time.monotonic()
+            what = f"room for {found} of {workers} workers" if found else f"no node with a {resource}"
+            if now - said >= _LOG_SECONDS:
+                log(f"{what} yet; asked for {workers}; {(now - start) / 60:.0f} minutes")
+                said = now
             if now - start >= 60 * minutes:
                 raise ClusterError(
-                    f"no node with a {resource} came within {minutes:g} minutes; start one, or see what "
-                    "`ray status` says of the cluster's node types and quota"
+                    f"{what} came within {minutes:g} minutes; start nodes, or see what `ray status` says of "
+                    "the cluster's node types and quota; --wait-for-nodes MINUTES waits longer"
                 )
             if now - start >= _ALONE_SECONDS and _nobody_starts_nodes(look()):
+                what = what if found else f"no node of this Ray has a whole {resource}"
                 raise ClusterError(
-                    f"no node of this Ray has a whole {resource}, and no autoscaler starts one: start one "
+                    f"{what}, and no autoscaler starts one: start one "
                     f"(ray start --num-{resource.lower()}s=1; a container of half a {resource} needs it too)"
                 )
-            if now - told >= _LOG_SECONDS:
-                log(f"no node with a {resource} yet; asked for 1; {(now - start) / 60:.0f} minutes")
-                told = now
             time.sleep(1)
     finally:
         request_resources(bundles=[])
+
+
+def _too_small(resource: str, workers: int, amount: int) -> str:
+    if resource == "GPU" and not room("GPU"):
+        return "device: given 'cuda', but this machine has no GPU; allowed: auto, cpu"
+    return (
+        f"train.workers: given {workers}, each with {amount} {resource}, but this machine has "
+        f"{room(resource)}; allowed: {room(resource, amount)} or fewer"
+    )
 
 
 @cache
@@ -113,7 +126,7 @@ def _gpu_can_come(_head: str) -> bool:
         while len(seen) <= _LOOKS and time.monotonic() < until:
             update = look()
             seen.add(update.time)
-            if up("GPU") or update.coming.get("GPU"):
+            if room("GPU") or update.coming.get("GPU"):
                 return True
             if _nobody_starts_nodes(update):
                 return False

@@ -41,13 +41,21 @@ class Stop:
         return self.reason.value.format(self.detail)
 
 
+WAIT_MINUTES = 30.0
+"""How long a command waits for nodes that do not run yet, by default."""
+DOCTOR_MINUTES = 2.0
+"""The same for `doctor`, which only looks."""
+
+
 class Budget(NamedTuple):
-    """Limits after which no new unit starts; units under way are finished."""
+    """Limits after which no new unit starts; units under way are finished. And how long nodes may take."""
 
     device_hours: float = math.inf
     """Maximum number of device-hours, summed over all devices."""
     deadline: datetime | None = None
     """Latest time at which a unit may start, with its time zone."""
+    wait_minutes: float = WAIT_MINUTES
+    """How long to wait for nodes that do not run yet."""
 
     def stop_reason(self, device_seconds: float = 0.0) -> Stop | None:
         """Why no further unit may start once devices have worked for `device_seconds`; None while one may."""

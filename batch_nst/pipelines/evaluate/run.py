@@ -20,6 +20,7 @@ from batch_nst.data.storage.fetch import fetch
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
 from batch_nst.figures import as_json
+from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.pipelines.cost.steps import LARGER_DIVISOR
 from batch_nst.pipelines.evaluate.enlarged import EnlargedPhotos, cut_enlarged
 from batch_nst.pipelines.evaluate.scores import (
@@ -43,7 +44,7 @@ _PREVIEWED = 8
 """Photos on a model's contact sheet."""
 
 
-def evaluate(recipe: Recipe, store: Store) -> ScoredModel:
+def evaluate(recipe: Recipe, store: Store, wait_minutes: float = WAIT_MINUTES) -> ScoredModel:
     """Score the model of this recipe and its latest snapshot, and describe it in its folder. Needs the lease.
 
     Figures and licences go into `model.json` and `README.md`, some images into `preview.jpg`. The files hold
@@ -52,9 +53,10 @@ def evaluate(recipe: Recipe, store: Store) -> ScoredModel:
     Raises:
         IncompleteError: there is no dataset, no model, or no held-out photo.
         WeightsError: the model is damaged.
+        ClusterError: no node came within `wait_minutes`.
     """
     model, photos, units = _prepare(recipe, store)
-    found = _measure(recipe, store, model, photos)
+    found = _measure(recipe, store, model, photos, wait_minutes)
     evaluation = evaluation_of(found.scores, units, recipe.generate.image_size)
     if found.larger:
         evaluation["larger"] = enlarged_figures(found.larger, found.enlarged)
@@ -101,13 +103,15 @@ class _Found:
     speed: SpeedTable | None
 
 
-def _measure(recipe: Recipe, store: Store, model: ModelFiles, photos: Sequence[HeldOutPhoto]) -> _Found:
+def _measure(
+    recipe: Recipe, store: Store, model: ModelFiles, photos: Sequence[HeldOutPhoto], wait_minutes: float
+) -> _Found:
     """Time the model and score it on Ray, on some photos also at twice the size."""
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.evaluate.actors import score_photos, time_sizes
 
     connect.connect()
-    workers = connect.choose_workers(recipe.generate.device)
+    workers = connect.choose_workers(recipe.generate.device, wait_minutes)
     style = read_style(recipe.style)
     speed: SpeedTable | None = None
     if recipe.evaluate.sizes:

@@ -254,7 +254,7 @@ def _make(
 
     connect.connect()
     connect.check_output_is_shared(store)
-    workers = connect.choose_workers(recipe.generate.device)
+    workers = connect.choose_workers(recipe.generate.device, budget.wait_minutes)
     made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
     style, flag = plan.style, StopFlag(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)

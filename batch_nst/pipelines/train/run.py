@@ -24,6 +24,7 @@ from batch_nst.data.models.registry import (
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.figures import omitted
+from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class TrainFigures:
     """None if the model was already trained."""
 
 
-def train(recipe: Recipe, store: Store) -> TrainFigures:
+def train(recipe: Recipe, store: Store, wait_minutes: float = WAIT_MINUTES) -> TrainFigures:
     """Train the model, or resume; a finished model is not trained again. Needs the lease.
 
     Raises:
@@ -53,6 +54,7 @@ def train(recipe: Recipe, store: Store) -> TrainFigures:
             no held-out one; or the training diverged.
         RecipeError: the dataset has fewer pairs than a batch; or the model to start from is missing or has
             another architecture.
+        ClusterError: no node came within `wait_minutes`.
     """
     start = time.monotonic()
     manifest = check_recipe(recipe, store)
@@ -65,7 +67,7 @@ def train(recipe: Recipe, store: Store) -> TrainFigures:
 
     from batch_nst.engine.model_io import model_bytes
 
-    fitted = _fit(recipe, store, snapshot, version)
+    fitted = _fit(recipe, store, snapshot, version, wait_minutes)
     digests = {
         registry.WEIGHTS: registry.write_part(store, version, registry.WEIGHTS, model_bytes(fitted.net)),
         "style": manifest["style"]["sha256"],
@@ -110,7 +112,7 @@ def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
     return snapshot
 
 
-def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitted:
+def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str, wait_minutes: float) -> Fitted:
     """Run the Ray Train job and keep the page of the training up to date."""
     from batch_nst.pipelines.cluster import connect
     from batch_nst.pipelines.reports.gather import training_page
@@ -120,7 +122,7 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str) -> Fitt
     start_model = _find_start(recipe, store)
     connect.connect()
     connect.check_output_is_shared(store)
-    workers = connect.choose_trainers(recipe.train)
+    workers = connect.choose_trainers(recipe.train, wait_minutes)
     fewest, most = recipe.train.worker_range
     log(
         f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "

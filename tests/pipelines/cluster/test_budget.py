@@ -111,14 +111,16 @@ def test_a_deadline_that_is_none_is_refused(word: str) -> None:
 
 def test_what_a_job_is_to_keep_to_goes_along_and_a_deadline_as_a_moment() -> None:
     options = ("--wait", "--retry", "--max-device-hours", "0.5", "--deadline", "2026-11-25T07:00+01:00")
+    options += ("--wait-for-nodes", "1.5")
     words = _words(parse(["submit", "recipe.yaml", *options]))
     line = entrypoint("nightly", words)
     assert line == (
         "python -m batch_nst nightly recipe.yaml --wait --retry --max-device-hours 0.5 "
-        "--deadline 2026-11-25T07:00:00+01:00"
+        "--deadline 2026-11-25T07:00:00+01:00 --wait-for-nodes 1.5"
     )
     there = parse(line.split()[3:])
     assert (there.wait, there.retry, there.max_device_hours, there.deadline) == (True, True, 0.5, PAST)
+    assert there.wait_for_nodes == 1.5
 
 
 def test_a_job_without_options_has_none() -> None:
@@ -127,7 +129,13 @@ def test_a_job_without_options_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [("train", "--retry"), ("plan", "--wait"), ("evaluate", "--deadline=06:00")]
+    ("command", "option"),
+    [
+        ("train", "--retry"),
+        ("plan", "--wait"),
+        ("evaluate", "--deadline=06:00"),
+        ("plan", "--wait-for-nodes=1"),
+    ],
 )
 def test_an_option_that_the_command_does_not_take_is_refused(command: str, option: str) -> None:
     options = parse(["submit", "recipe.yaml", "--command", command, option])

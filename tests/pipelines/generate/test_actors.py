@@ -1,4 +1,4 @@
-"""Laws of the pipeline of `generate`: when the driver hears of a unit."""
+"""Laws of the pipeline of `generate`: when the driver hears of a unit, and when the actors go."""
 
 import time
 from pathlib import Path
@@ -39,6 +39,7 @@ def patient(heard: Path) -> type:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_driver_hears_of_a_unit_before_the_next_is_made(tmp_path: Path) -> None:
+    """And no actor is left after the last one, so that nodes may go while something else runs."""
     fill(Store(str(tmp_path)), 3)
     recipe = Recipe.model_validate(Bucket(str(tmp_path), 3).recipe("out", unit_images=1, actors=[1, 1]))
     store, heard = Store(recipe.output), tmp_path / "heard"
@@ -56,9 +57,12 @@ def test_the_driver_hears_of_a_unit_before_the_next_is_made(tmp_path: Path) -> N
     )
     first = next(outcomes)
     done = units.done_units(store)
+    assert free_cpus() < ray.cluster_resources()["CPU"]
     heard.touch()
     assert list(done) == [first.unit]
     assert len([first, *outcomes]) == 3
+    while free_cpus() < ray.cluster_resources()["CPU"]:
+        time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -66,3 +70,7 @@ def test_ray_shows_an_execution_by_its_command() -> None:
     dataset = ray.data.from_items([{"number": 1}])
     assert list(rows_at_once(dataset, "generate")) == [{"number": 1}]
     assert dataset.name == "batch_nst_generate"
+
+
+def free_cpus() -> float:
+    return ray.available_resources().get("CPU", 0)

@@ -8,7 +8,8 @@ import pytest
 import ray
 
 from batch_nst.data.dataset import sampler
-from batch_nst.pipelines.cluster.connect import Workers
+from batch_nst.errors import RecipeError
+from batch_nst.pipelines.cluster.connect import Workers, choose_trainers
 from batch_nst.pipelines.train import ray_train
 from batch_nst.recipe import Train
 from tests.support.read_batches import Dataset, drawn, noise, same
@@ -50,6 +51,15 @@ def test_pairs_come_where_trainers_have_reserved_all_cpus(ray_cluster: None, dat
     finally:
         ray.util.remove_placement_group(reserved)
     assert all(map(same, got, drawn(*dataset, share, 3, 0, SETTINGS.crop_size)))
+
+
+def test_more_workers_than_a_ray_of_its_own_holds_are_refused(ray_cluster: None) -> None:
+    """They would wait without end."""
+    assert choose_trainers(Train(workers=[4, 9], batch_size=9)).num_cpus == 1
+    with pytest.raises(
+        RecipeError, match=r"train\.workers: given 5, each with 1 CPU, .* has 4; allowed: 4 or"
+    ):
+        choose_trainers(Train(workers=5, batch_size=9))
 
 
 @pytest.mark.parametrize(
