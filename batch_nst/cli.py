@@ -31,10 +31,11 @@ from batch_nst.arguments import (
     webhook,
 )
 from batch_nst.console import Shown, log, show, shows
-from batch_nst.errors import BatchNSTError, RecipeError, Stopped, reason_of
+from batch_nst.errors import BatchNSTError, RayLost, RecipeError, Stopped, reason_of
 from batch_nst.figures import as_json
 from batch_nst.pipelines import notify
 from batch_nst.pipelines.cluster.stop import DOCTOR_MINUTES, WAIT_MINUTES
+from batch_nst.pipelines.cluster.watch import is_lost
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from batch_nst.streams import end_aside, keep_streams, tell
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     def stop(_signal: int, _frame: object) -> NoReturn:
         more = "; start it again and it continues" if continues else ""
+        if is_lost():
+            raise RayLost(f"Ray has died under this command; did memory or a disk run out?{more}")
         raise Stopped(f"stopped by SIGTERM{more}")
 
     def name_log(code: int) -> None:

@@ -110,6 +110,12 @@ class Stopped(BaseException):
         self.figures: object | None = None
 
 
+class RayLost(Stopped):
+    """The Ray of a command has died on its machine; finished work is kept."""
+
+    exit_code = 1
+
+
 def reason_of(error: Exception) -> str:
     """What to report of an error: the text of one raised on purpose; only the kind of a bug.
 

@@ -116,7 +116,13 @@ WRONG_CALLS = {
             "style.image=gone.png": "/gone.png: No such file or directory; allowed: a readable JPEG",
             "style.image=recipe.yaml": "/recipe.yaml: not_an_image: begins with ",
             "vgg.weights=gone.safetensors": "/gone.safetensors: cannot be read: ",
+            "vgg.weights=painting.png": "/painting.png: no safetensors file: ",
         }.items()
+    },
+    **{
+        f"{command} recipe.yaml generate.input={given}": f"/{given}: there is no such file or folder"
+        for command in ("generate", "nightly")
+        for given in ("gone", "gone/*.png")
     },
     "generate recipe.yaml output=''": "output: given ''; allowed: text that is not empty",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
+from safetensors import SafetensorError, deserialize
+
 from batch_nst.data.storage.fetch import fetch
 from batch_nst.errors import StorageError, WeightsError
 from batch_nst.recipe import Vgg
@@ -26,6 +28,18 @@ def read_weights(vgg: Vgg) -> bytes:
         return fetch(vgg.weights, _MAX_BYTES)
     except (OSError, ValueError, StorageError) as error:
         raise WeightsError(f"vgg.weights: {vgg.weights}: cannot be read: {error}") from error
+
+
+def check_format(vgg: Vgg) -> None:
+    """Refuse a weights file of another format, such as one of pickle; its tensors are looked at with torch.
+
+    Raises:
+        WeightsError: it is no safetensors file, or cannot be read.
+    """
+    try:
+        deserialize(read_weights(vgg))
+    except SafetensorError as error:
+        raise WeightsError(f"vgg.weights: {vgg.weights}: no safetensors file: {error}") from error
 
 
 def weights_digest(vgg: Vgg) -> str:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Required, TypedDict, cast
 from batch_nst.console import log, warn
 from batch_nst.data.dataset.manifest import as_started, check_recipe, require_settings
 from batch_nst.data.images.style import read_style
+from batch_nst.data.sources.listing import check_there
 from batch_nst.data.storage.fetch import is_remote
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.data.vgg_weights import weights_digest
+from batch_nst.data.vgg_weights import check_format
 from batch_nst.errors import BatchNSTError, IncompleteError, Stopped, reason_of
 from batch_nst.figures import JsonObject, as_json, inlined
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES, Budget
@@ -132,6 +133,7 @@ def generate(
 
     budget = Budget(max_device_hours, deadline, wait_minutes)
     check_files(recipe)
+    check_input(recipe)
     return run_command(
         "generate",
         recipe.output,
@@ -148,7 +150,13 @@ def check_files(recipe: Recipe) -> None:
     """
     read_style(recipe.style)
     if not is_remote(recipe.vgg.weights):
-        weights_digest(recipe.vgg)
+        check_format(recipe.vgg)
+
+
+def check_input(recipe: Recipe) -> None:
+    """Refuse an input that is not on this disk, before a lease is taken; of a list, that is a row's fault."""
+    if isinstance(recipe.generate.input, str):
+        check_there(recipe.generate.input)
 
 
 def train(recipe: Recipe, wait: bool = False, wait_minutes: float = WAIT_MINUTES) -> RunSummary:

@@ -18,7 +18,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, GateError, Stopped, WeightsError, reason_of
 from batch_nst.figures import inlined, omitted
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES, Budget
-from batch_nst.pipelines.commands import Run, RunSummary, check_files, run_command, write_report
+from batch_nst.pipelines.commands import Run, RunSummary, check_files, check_input, run_command, write_report
 from batch_nst.pipelines.generate.run import too_few
 from batch_nst.recipe import Recipe
 
@@ -87,6 +87,7 @@ def nightly(
     """
     budget = Budget(max_device_hours, deadline, wait_minutes)
     check_files(recipe)
+    check_input(recipe)
 
     def night(recipe: Recipe, run: Run) -> object:
         finished, plan = find_finished(recipe, run.store, retry)

@@ -1,7 +1,8 @@
 """What the numbers of a picture mean: curves, primaries, and their way into sRGB.
 
-A `Space` is made from what a file says: an ICC profile of curves and primaries, or the chunks gAMA, cHRM and
-cICP of a PNG. It is needed where Pillow's `ImageCms` is of no use: for 16 bits, and for what is no profile.
+A `Space` is made from what a file says: an ICC profile of curves and primaries, the chunks gAMA, cHRM and
+cICP of a PNG, or a camera's word that it is Adobe RGB. It is needed where Pillow's `ImageCms` is of no use:
+for 16 bits, and for what is no profile.
 """
 
 from __future__ import annotations
@@ -132,6 +133,17 @@ def described(info: Mapping[Any, object], cicp: bytes | None) -> Space | None:
         if own or not 0.95 < gamma * 2.2 < 1.05:
             curve = _power(1 / gamma)
     return None if curve is _srgb_light and matrix is None else _space((curve,) * 3, matrix)
+
+
+@cache
+def adobe_rgb() -> Space:
+    """Adobe RGB (1998), version 2005-05, sections 4.3.1 and 4.3.4."""
+    space = _space(
+        (_power(563 / 256),) * 3,
+        _from_chromaticities((0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)),
+    )
+    assert space is not None
+    return space
 
 
 def _power(exponent: float) -> _Curve:

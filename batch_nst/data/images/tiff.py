@@ -11,10 +11,11 @@ from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 from batch_nst.data.images.reasons import BadImage
 
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 254, 258, 262, 338, 339
-_PLANAR, _COLOUR_MAP = 284, 320
+_COMPRESSION, _PLANAR, _COLOUR_MAP = 259, 284, 320
 _WEIGHTS, _FEWER_CHROMA, _RANGES = 529, 530, 532
 _FULL: Final = (0, 255, 128, 255, 128, 255)
 _SIGNED: Final = 2
+_OLD_JPEG: Final = 6
 _PLANES: Final = frozenset("RGBACMYK")
 """The planes of bytes that Pillow reads by itself."""
 _BIG: Final = "B" if sys.byteorder == "big" else ""
@@ -62,6 +63,8 @@ def arrange(image: ImageFile.ImageFile) -> None:
     Raises:
         BadImage: it cannot.
     """
+    if tag(image, _COMPRESSION, 1) == _OLD_JPEG:
+        raise BadImage("unsupported_colours", "TIFF with the JPEG of 1992, which decoders read variously")
     if image.mode == "L" and tag(image, SAMPLE_FORMAT, 1) == _SIGNED:
         raise BadImage("unsupported_colours", "TIFF of signed bytes")
     if in_planes(image) and image.mode in ("LA", "La", "PA", "LAB"):

@@ -91,6 +91,13 @@ def list_files(root: str, passed: Passed) -> Iterator[File]:
         yield from _list_bucket(root, filesystem, path, glob, passed)
 
 
+def check_there(root: str) -> None:
+    """Raise `nothing_at` where a disk has nothing at an input. A store is asked only when it is listed."""
+    filesystem, path = open_filesystem(root)
+    if isinstance(filesystem, LocalFileSystem):
+        _glob_there(path, _glob_of(path))
+
+
 def nothing_at(root: str) -> RecipeError:
     """The error for an input that does not exist; it says what was probably meant."""
     meant = f"; probably meant: {slip}" if (slip := meant_within(root)) else ""
@@ -134,11 +141,7 @@ def look(uri: str) -> Content:
 
 
 def _list_disk(root: str, glob: Glob | None, passed: Passed) -> Iterator[File]:
-    if Path(root).exists():
-        glob = None
-    elif not glob or not Path(fixed_part(root) or "/").is_dir():
-        raise nothing_at(root)
-    if glob:
+    if glob := _glob_there(root, glob):
         folder, paths = fixed_part(root), _walk(fixed_part(root) or "/", passed, glob.reaches_into)
     elif Path(root).is_dir():
         folder, paths = root, _walk(root, passed)
@@ -156,6 +159,15 @@ def _list_disk(root: str, glob: Glob | None, passed: Passed) -> Iterator[File]:
             found = Content(MISSING, 0)
         yield File(_text(key), _text(path), *found)
     _check_ranges(root, glob)
+
+
+def _glob_there(root: str, glob: Glob | None) -> Glob | None:
+    """The glob, unless its text is the name of what exists; raises `nothing_at` where nothing does."""
+    if Path(root).exists():
+        return None
+    if not glob or not Path(fixed_part(root) or "/").is_dir():
+        raise nothing_at(root)
+    return glob
 
 
 def _walk(

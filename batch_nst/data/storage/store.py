@@ -131,6 +131,12 @@ class Store:
         """Remove an object; does nothing where it is missing."""
         self._attempt("delete", name, lambda: self._place.delete(name))
 
+    def tidy(self) -> None:
+        """Remove the folder of temporary files, which only disks have, if nothing is in it."""
+        if path := self.local_path:
+            with contextlib.suppress(OSError):  # not there, or another process writes
+                (path / _TEMPORARY).rmdir()
+
     @property
     def _place(self) -> _Place:
         path = self.local_path
@@ -248,7 +254,12 @@ class _Disk:
             ) from error
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            try:
+                file = temporary.open("wb")
+            except FileNotFoundError:  # another process has tidied up
+                temporary.parent.mkdir(exist_ok=True)
+                file = temporary.open("wb")
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -127,7 +127,9 @@ def apply(
     else:
         files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
         job = _Job(files, source, stores, Store(target), device, blend, precision, overwrite, wait_minutes)
+        place = job.target
         _stylize_folder(job, tally)
+    place.tidy()
     return tally.figures()
 
 

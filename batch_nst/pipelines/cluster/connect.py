@@ -25,6 +25,7 @@ from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.address import check_address
 from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_room
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
+from batch_nst.pipelines.cluster.watch import watch
 from batch_nst.recipe import Train
 from batch_nst.streams import set_aside
 
@@ -40,6 +41,8 @@ _TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.dat
 Their names are private to Ray; if they change, the warnings appear and nothing else breaks.
 """
 
+_RAYLET_SECONDS, _HEAD_SECONDS = 3.0, 40.0
+"""How long parts of Ray may be gone, here and on the head; Ray ends its driver after some 15 and 60 s."""
 
 LOSSES: tuple[type[Exception], ...] = (
     exceptions.RayActorError,
@@ -105,6 +108,8 @@ def connect() -> None:
     _set_aside_lines_of_ray()
     if not ray.is_initialized():
         _start_or_join()
+        watch(is_alive, _RAYLET_SECONDS)
+        watch(_head_is_alive, _HEAD_SECONDS)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = contexts.get_current()
     context.enable_progress_bars = False
@@ -221,13 +226,27 @@ def is_alive() -> bool:
     # Private, as no public call answers once it is gone (Ray 2.60). Ray then ends its driver, with exit code
     # 1 and without a word, some 15 seconds later. Without this function, that is how SIGTERM may end.
     node = ray._private.worker._global_node
-    if node is None:
+    if node is None or not ray.is_initialized():
         return True
     with socket.socket(socket.AF_UNIX) as local:
         try:
             local.connect(node.raylet_socket_name)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
+    return True
+
+
+def _head_is_alive() -> bool:
+    """Whether something listens where the head of this cluster was; true where that cannot be told."""
+    if not ray.is_initialized():
+        return True
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _HEAD_SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True
     return True
 
 

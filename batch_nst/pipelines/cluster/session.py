@@ -16,7 +16,7 @@ import ray
 
 from batch_nst.errors import ClusterError
 
-_JOIN_SECONDS, _START_SECONDS = 120.0, 300.0
+_JOIN_SECONDS, _START_SECONDS = 60.0, 300.0
 """Time to join a Ray that answers, and to start one: more than a busy machine takes."""
 
 _SOCKET_BYTES = 107

@@ -232,6 +232,28 @@ def test_unsigned_32_bits():
     np.testing.assert_array_equal(_decode(bytes(data)), GREY3)
 
 
+@pytest.mark.parametrize(
+    ("space", "kind", "adobe"),
+    [(0xFFFF, "R03", True), (2, None, True), (1, "R98", False), (0xFFFF, None, False)],
+)
+def test_cameras_say_adobe_rgb_without_a_profile(space: int, kind: str | None, adobe: bool) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA001: space} | ({0xA005: {1: kind}} if kind else {}))
+    said, profiled = (
+        _decode(save(RGB, "JPEG", quality=100, subsampling=0, **more))
+        for more in ({"exif": exif.tobytes()}, {"icc_profile": ADOBE_RGB} if adobe else {})
+    )
+    assert _apart(said, profiled) <= 1
+    assert (_apart(said, PHOTO) > 20) == adobe
+
+
+def test_the_jpeg_of_1992_in_a_tiff_is_refused():
+    new, old = (struct.pack("<HHIH", 259, 3, 1, kind) for kind in (7, 6))
+    data = save(RGB, "TIFF", compression="jpeg")
+    assert data.count(new) == 1
+    assert (_reason(data), _reason(data.replace(new, old))) == ("ok", "unsupported_colours")
+
+
 def test_twelve_bits():
     """Two 12-bit values in three bytes, as scanners write them."""
     values = np.asarray(GREY).astype(np.uint32) * 4095 // 255

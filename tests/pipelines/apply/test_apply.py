@@ -317,7 +317,7 @@ def test_a_url_with_a_query_is_one_picture(model: str, tmp_path: Path) -> None:
         assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
         with pytest.raises(RecipeError, match=r"^IN: http://.* there is no such file"):
             apply(model, f"{place}?id=8", f"{tmp_path}/other.png", "cpu")
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["painted.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["painted.png"]
 
 
 @pytest.mark.parametrize("target", ["painted.png", "painted"])
