@@ -17,8 +17,7 @@ test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not chaos" $(PYTEST)
 
 chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
-	$(BIN)/python -m pytest tests/chaos tests/pipelines/cluster/test_lost_workers.py \
-		tests/pipelines/test_killed_night.py -m "" -s
+	$(BIN)/python -m pytest -m chaos -s
 
 gpu: .venv/test.stamp  ## on a GPU: the same losses, gradients and steps as on a CPU; then the benchmark
 	$(BIN)/python -m pytest -m cuda tests/engine tests/pipelines

@@ -37,7 +37,7 @@ def check_format(vgg: Vgg) -> None:
         WeightsError: it is no safetensors file, or cannot be read.
     """
     try:
-        deserialize(read_weights(vgg))
+        deserialize(read_weights(vgg))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise WeightsError(f"vgg.weights: {vgg.weights}: no safetensors file: {error}") from error
 

@@ -34,6 +34,8 @@ from batch_nst.errors import BatchNSTError, JobError, LeaseError, RecipeError, S
 from batch_nst.figures import inlined
 from batch_nst.recipe import Recipe
 
+_START_SECONDS = 60.0
+"""How long a head that has just started may refuse jobs."""
 STOP_SECONDS = 40
 """Time from SIGTERM to SIGKILL when a job is stopped. Ray's default of 3 is too short to commit work."""
 _RECIPE = "recipe.yaml"
@@ -257,6 +259,7 @@ def _begin(
     prefix = series(recipe.output)
     # The style image counts too: its name in the recipe is a digest of its bytes.
     digest = hashlib.sha256(files[_RECIPE]).hexdigest()
+    until = time.monotonic() + _START_SECONDS
     while True:
         number, latest = _latest(client, prefix)
         if latest is not None and not latest.status.is_terminal():
@@ -280,6 +283,10 @@ def _begin(
                 )
             return str(name), False
         except RuntimeError as error:
+            # A head that has just started lists jobs, and cannot start one yet.
+            if "No available agent" in str(error) and time.monotonic() < until:
+                time.sleep(1)
+                continue
             # Somebody else may have submitted it in the meantime.
             if "already exists" not in str(error) or _latest(client, prefix)[0] == number:
                 raise

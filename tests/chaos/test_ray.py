@@ -181,6 +181,7 @@ def test_where_no_replacement_comes_the_other_nodes_finish(bucket: Bucket, tmp_p
     assert sum(count - 1 for count in begun(command).values()) <= 1
 
 
+@pytest.mark.chaos
 def test_a_notice_of_30_seconds_loses_no_unit(bucket: Bucket, tmp_path: Path) -> None:
     recipe = bucket.recipe("notice", crops=12, actors=[3, 3])
     with machines(3) as cluster:

@@ -25,7 +25,7 @@ from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.address import check_address
 from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_room
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
-from batch_nst.pipelines.cluster.watch import watch
+from batch_nst.pipelines.cluster.watch import is_lost, watch
 from batch_nst.recipe import Train
 from batch_nst.streams import set_aside
 
@@ -222,9 +222,11 @@ def trainers_of(one: Workers, train: Train) -> Workers:
 
 
 def is_alive() -> bool:
-    """Whether the part of Ray on this machine takes connections. Without it, Ray ends this process too."""
+    """Whether the parts of Ray that this process needs take connections; without them Ray ends it too."""
     # Private, as no public call answers once it is gone (Ray 2.60). Ray then ends its driver, with exit code
     # 1 and without a word, some 15 seconds later. Without this function, that is how SIGTERM may end.
+    if is_lost():
+        return False
     node = ray._private.worker._global_node
     if node is None or not ray.is_initialized():
         return True

@@ -31,6 +31,8 @@ def _look(alive: Callable[[], bool], patience: float) -> None:
     seen = time.monotonic()
     while time.monotonic() - seen < patience:
         time.sleep(_LOOK_SECONDS)
+        if _lost.is_set():  # said by another watch
+            return
         if alive():
             seen = time.monotonic()
     _lost.set()

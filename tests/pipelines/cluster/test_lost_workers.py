@@ -105,6 +105,7 @@ def test_where_workers_die_at_one_unit_after_the_other_the_run_ends_and_leaves_t
     assert 3 <= figures["failed"] < 8
 
 
+@pytest.mark.chaos
 def test_a_machine_that_is_lost_is_no_fault_of_what_it_worked_on(tmp_path: Path) -> None:
     """Three machines go, as often as a unit may end its worker; a fourth begins and finishes."""
 
@@ -154,6 +155,7 @@ def paint_all(folder: Path, photos: tuple[str, ...]) -> ApplyFigures:
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.chaos
 def test_a_picture_that_ends_every_painter_fails_alone(tmp_path: Path) -> None:
     fill(Store(str(tmp_path)), 6)
     with pytest.raises(IncompleteError, match="1 of 6 pictures were not stylized") as ended:

@@ -11,7 +11,7 @@ from batch_nst.recipe import Train
 from tests.support.ray_nodes import joined, machines
 from tests.support.read_batches import drawn, noise, same
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 STEPS, LOST_AFTER = 1000, 200
 SETTINGS = Train(steps=STEPS, batch_size=5, crop_size=32)

@@ -156,6 +156,7 @@ main()
 """
 
 
+@pytest.mark.chaos
 def test_nodes_that_go_and_come_change_no_weight(home, uninterrupted, monkeypatch):
     monkeypatch.setenv(*SLOWLY)
     # Few steps to a checkpoint: time for the node to come.
