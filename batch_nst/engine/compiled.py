@@ -1,11 +1,12 @@
 """The fast model on CPUs, compiled by OpenVINO: the function of `stylize_image` at several times its speed.
 
-The graph is built from the network's weights by OpenVINO's own operations. Nothing is converted from a file, which
-is what OpenVINO sends telemetry about. Pixels come and go as bytes, so that nothing is copied in torch.
+The graph is built from the network's weights by OpenVINO's own operations. Pixels come and go as bytes, so
+that torch copies nothing.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from batch_nst.engine.transformer_net import TransformerNet
 
 if TYPE_CHECKING:
     from openvino import Model, Node
+
+_CONVERTER = "openvino.tools.ovc"
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -38,11 +41,10 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
         half: whether convolutions may compute in bf16; they do where the CPU can.
 
     Returns:
-        A function from uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W at least 16, to the same shape: clamped and
-        rounded as by `stylize_image`, in fp32 at most one grey level apart from it. Several threads may call it.
+        A function from uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W at least 16, to the same shape: clamped
+        and rounded as by `stylize_image`, in fp32 at most one grey level apart. Threads may share it.
     """
-    import openvino
-
+    openvino = _load()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -61,6 +63,19 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
         return stylized
 
     return stylize
+
+
+def _load() -> Any:
+    """OpenVINO without its converter, which tells its makers of each import and leaves files at home."""
+    kept = sys.modules.get(_CONVERTER)
+    sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # so that importing it is an ImportError
+    try:
+        import openvino
+    finally:
+        del sys.modules[_CONVERTER]
+        if kept:
+            sys.modules[_CONVERTER] = kept
+    return openvino
 
 
 def _graph(net: TransformerNet) -> Model:
@@ -92,6 +107,7 @@ def _block(x: Node, block: nn.Module) -> Node:
     from openvino import opset13 as op
 
     conv, norm = block.children()
+    assert isinstance(norm, nn.InstanceNorm2d)
     normal = op.mvn(_convolution(x, conv), _numbers([2, 3]), True, norm.eps, "inside_sqrt")
     return op.add(op.multiply(normal, _channels(norm.weight)), _channels(norm.bias))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import PurePosixPath
-from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args, overload
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models import registry
 from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
+from batch_nst.engine.compiled import compile_net, is_installed
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
 from batch_nst.engine.model_io import load_net, one_at_a_time, stylize_image
 from batch_nst.engine.slow_transfer import Optimizer, optimise
@@ -40,8 +41,11 @@ Kind = TypeVar("Kind", Pixels, Tensor, Image.Image)
 
 AnyPicture: TypeAlias = Picture | Tensor
 
-MAX_WHOLE = 2048 * 2048
-"""Pixels of the largest image that is processed at once, at about 640 bytes each; larger ones in tiles."""
+Backend = Literal["openvino", "torch"]
+"""What computes the fast model: OpenVINO on CPUs, torch on GPUs, and on CPUs that have no OpenVINO."""
+
+MAX_WHOLE: dict[Backend, int] = {"torch": 2048 * 2048, "openvino": 1664 * 1664}
+"""Pixels of the largest image that is processed whole, at some 640 and 950 bytes each; others in tiles."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,13 @@ class FastModel:
     device: torch.device
     dtype: torch.dtype = torch.float32
     """Type that the convolutions compute in."""
+    compiled: Callable[[Pixels], Pixels] | None = None
+    """The same on a CPU, by OpenVINO; None where torch computes."""
+
+    @property
+    def backend(self) -> Backend:
+        """What computes; images in tiles are torch's."""
+        return "openvino" if self.compiled else "torch"
 
     @overload
     def __call__(self, picture: Kind) -> Kind: ...  # type: ignore[overload-overlap]
@@ -98,9 +109,12 @@ class FastModel:
         return _together(picture, stylized)
 
     def _paint(self, picture: Pixels) -> Pixels:
+        height, width, _ = picture.shape
+        large = height * width > MAX_WHOLE[self.backend]
+        if self.compiled and not large:
+            return self.compiled(picture)
         image = torch.from_numpy(np.array(picture))
-        height, width, _ = image.shape
-        for way in (stylize_image, stylize_tiles)[height * width > MAX_WHOLE :]:
+        for way in (stylize_image, stylize_tiles)[large:]:
             with suppress(torch.OutOfMemoryError):
                 return self._stylized(way, image)
             torch.cuda.empty_cache()
@@ -141,14 +155,27 @@ class ModelFiles:
         """
         return FastModel(self._net().to(device), self.card, device)
 
-    def painter(self, device: torch.device, precision: Precision = "auto") -> FastModel:
+    def painter(
+        self, device: torch.device, precision: Precision = "auto", backend: Backend | None = None
+    ) -> FastModel:
         """The model on a device, as fast as possible; it differs from `on` by rounding only.
+
+        Its `net` takes one image at a time.
+
+        Args:
+            device: where it computes.
+            precision: of the convolutions.
+            backend: what computes; by default `best_backend`.
 
         Raises:
             WeightsError: the files do not belong together.
         """
-        net = one_at_a_time(self._net()).to(device).to(memory_format=torch.channels_last)
-        return FastModel(net, self.card, device, choose_dtype(device, precision))
+        net, dtype = self._net(), choose_dtype(device, precision)
+        compiled = None
+        if (backend or best_backend(device.type)) == "openvino":
+            compiled = compile_net(net, torch.get_num_threads(), half=dtype == torch.bfloat16)
+        faster = one_at_a_time(net).to(device).to(memory_format=torch.channels_last)
+        return FastModel(faster, self.card, device, dtype, compiled)
 
     def _net(self) -> TransformerNet:
         try:
@@ -157,7 +184,12 @@ class ModelFiles:
             raise WeightsError(f"{self.home}/{error}") from error
 
 
-def load_model(uri: File, device: Device = "auto") -> FastModel:
+def best_backend(device: str) -> Backend:
+    """The faster backend for a kind of device, `cpu` or `cuda`."""
+    return "openvino" if device == "cpu" and is_installed() else "torch"
+
+
+def load_model(uri: File, device: Device = "auto", precision: Precision = "auto") -> FastModel:
     """Load the published model of an output, or the model in a folder models/VERSION or a copy of one.
 
     model = load_model("s3://bucket/output")
@@ -166,13 +198,14 @@ def load_model(uri: File, device: Device = "auto") -> FastModel:
     Args:
         uri: a folder, or a prefix in a bucket.
         device: where to compute; `auto` is the GPU if torch sees one.
+        precision: `fp32` is exact, `bf16` is faster on some devices, and `auto` chooses it there.
 
     Raises:
         RecipeError: `uri` holds no model.
         WeightsError: its files do not belong together.
         DeviceError: torch sees no GPU, and `cuda` was asked for.
     """
-    return read_model(os.path.expanduser(os.fsdecode(uri))).on(choose_device(device))
+    return read_model(os.path.expanduser(os.fsdecode(uri))).painter(choose_device(device), precision)
 
 
 def read_model(uri: str) -> ModelFiles:

@@ -146,10 +146,11 @@ def test_wrong_options_of_slow_transfer_are_value_errors(options: dict[str, Any]
 
 def test_a_model_is_loaded_from_a_path_in_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(OUTPUT.parent))
-    painted = [batch_nst.load_model(uri, "cpu")(COLOUR) for uri in (OUTPUT, str(OUTPUT), "~/output")]
+    painted = [batch_nst.load_model(uri, "cpu", "fp32")(COLOUR) for uri in (OUTPUT, str(OUTPUT), "~/output")]
     assert all((each == painted[0]).all() for each in painted)
     net = batch_nst.load_model(OUTPUT, "cpu").net
-    np.testing.assert_array_equal(painted[0], stylize_image(net, torch.from_numpy(COLOUR)).numpy())
+    exact = stylize_image(net, torch.from_numpy(COLOUR)).numpy()
+    assert np.abs(painted[0].astype(int) - exact).max() <= 1
     with pytest.raises(RecipeError, match="found neither models/CURRENT below it nor"):
         batch_nst.load_model(Path("/nowhere"))
 

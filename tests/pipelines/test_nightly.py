@@ -218,10 +218,11 @@ def test_a_plan_estimates_from_what_images_took_and_guesses_nothing_before(home,
 
 def test_the_loaded_model_is_the_one_that_was_written(home, night):
     photo = np.asarray(Image.open(home / "photos" / "chelsea.png").convert("RGB"))
-    by_output = batch_nst.load_model(str(home / "out"))
-    by_version = batch_nst.load_model(str(home / "out" / "models" / night["version"]))
+    by_output = batch_nst.load_model(str(home / "out"), precision="fp32")
+    by_version = batch_nst.load_model(str(home / "out" / "models" / night["version"]), precision="fp32")
     assert (by_output(photo) == by_version(photo)).all()
-    assert (by_output(photo) == stylize_image(by_output.net, torch.tensor(photo)).numpy()).all()
+    exact = stylize_image(by_output.net, torch.tensor(photo)).numpy()
+    assert np.abs(by_output(photo).astype(int) - exact).max() <= 1
     assert by_output(photo).shape == photo.shape
 
 
@@ -235,7 +236,7 @@ def test_one_picture_is_painted_into_a_file(home, night, tmp_path):
     source = home / "photos" / "coffee.png"
     assert apply(str(home / "out"), str(source), str(target), precision="fp32").ok == 1
     photo = np.asarray(Image.open(source).convert("RGB"))
-    painted = batch_nst.load_model(str(home / "out"))(photo)
+    painted = batch_nst.load_model(str(home / "out"), precision="fp32")(photo)
     assert np.abs(np.asarray(Image.open(target)) - painted.astype(int)).max() <= 1
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 # TIFF and WebP are imported because Pillow would otherwise import all of its plugins at the first such file.
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-from batch_nst.data.images.colour import Space, adobe_rgb, described, of_profile, probe
+from batch_nst.data.images.colour import Space, described, of_camera, of_profile, probe
 from batch_nst.data.images.deep import all_bits, is_associated, is_deep, loses_bits, over_white, rawmode
 from batch_nst.data.images.formats import chunk, identify, lacks_end, without_texts
 from batch_nst.data.images.reasons import BadImage
@@ -322,17 +322,10 @@ def _meaning(kind: str, data: bytes, image: Image.Image) -> _Meaning:
             pass  # a broken profile: a picture with inexact colours is better than no picture
     if kind == "PNG":
         return described(image.info, cicp)
-    return adobe_rgb() if kind == "JPEG" and image.mode == "RGB" and _says_adobe_rgb(image) else None
-
-
-def _says_adobe_rgb(image: Image.Image) -> bool:
-    """Whether a camera calls it Adobe RGB, for which it embeds no profile: Exif 2.32 and DCF 2.0."""
-    try:
-        exif = image.getexif()
-        space, kind = (exif.get_ifd(ifd).get(tag) for ifd, tag in ((0x8769, 0xA001), (0xA005, 1)))
-    except _FAULTS:
-        return False
-    return space == 2 or (space == 0xFFFF and kind == "R03")
+    if kind == "JPEG" and image.mode == "RGB":
+        with suppress(*_FAULTS):  # broken EXIF
+            return of_camera(image.getexif())
+    return None
 
 
 @lru_cache(maxsize=8)

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from batch_nst.data.images.reasons import BadImage
 
@@ -135,15 +136,17 @@ def described(info: Mapping[Any, object], cicp: bytes | None) -> Space | None:
     return None if curve is _srgb_light and matrix is None else _space((curve,) * 3, matrix)
 
 
+def of_camera(exif: Image.Exif) -> Space | None:
+    """Adobe RGB where a camera says so, which embeds no profile (Exif 2.32, DCF 2.0); else None, for sRGB."""
+    space, kind = (exif.get_ifd(ifd).get(tag) for ifd, tag in ((0x8769, 0xA001), (0xA005, 1)))
+    return _adobe_rgb() if space == 2 or (space == 0xFFFF and kind == "R03") else None
+
+
 @cache
-def adobe_rgb() -> Space:
+def _adobe_rgb() -> Space | None:
     """Adobe RGB (1998), version 2005-05, sections 4.3.1 and 4.3.4."""
-    space = _space(
-        (_power(563 / 256),) * 3,
-        _from_chromaticities((0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)),
-    )
-    assert space is not None
-    return space
+    corners = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+    return _space((_power(563 / 256),) * 3, _from_chromaticities(corners))
 
 
 def _power(exponent: float) -> _Curve:

@@ -26,7 +26,7 @@ from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.cluster.rows import a_task_per_row, rows_at_once
 from batch_nst.pipelines.generate.decode import Attempt, first_attempt
-from batch_nst.pipelines.inference import FastModel, ModelFiles
+from batch_nst.pipelines.inference import Backend, FastModel, ModelFiles
 
 
 def stylize_photos(
@@ -35,6 +35,7 @@ def stylize_photos(
     target: Store,
     blend: Blend,
     precision: Precision,
+    backend: Backend,
     workers: Workers,
     actor: type[FastModelActor] | None = None,
 ) -> Iterator[Outcome]:
@@ -46,6 +47,7 @@ def stylize_photos(
         target: where stylized images are written.
         blend: how photo and stylized image are mixed.
         precision: precision of the convolutions.
+        backend: what computes.
         workers: resources of an actor that holds the model.
         actor: class of the actors; by default `FastModelActor`.
     """
@@ -56,7 +58,7 @@ def stylize_photos(
             .flat_map(decode_row, fn_args=(attempt,), num_cpus=0.25)
             .map(
                 actor or FastModelActor,
-                fn_constructor_args=(model, blend, precision, workers, attempt),
+                fn_constructor_args=(model, blend, precision, backend, workers, attempt),
                 compute=workers.pool([1, workers.most], len(chunks)),
                 num_cpus=workers.num_cpus,
                 num_gpus=workers.num_gpus or None,
@@ -74,19 +76,21 @@ class FastModelActor:
         model: ModelFiles,
         blend: Blend,
         precision: Precision,
+        backend: Backend,
         workers: Workers,
         attempt: Attempt = first_attempt,
     ) -> None:
         """Keep the arguments; the network is loaded by the first call."""
         self._files, self._blend = model, blend
-        self._precision, self._workers, self._attempt = precision, workers, attempt
+        self._precision, self._backend = precision, backend
+        self._workers, self._attempt = workers, attempt
 
     @cached_property
     def _model(self) -> FastModel:
         # In the first call, not in the constructor: for the reason, see `Stylizer`.
         torch.set_num_threads(self._workers.threads_here())
         keep_freed_memory()
-        return self._files.painter(choose_device(self._workers.device), self._precision)
+        return self._files.painter(choose_device(self._workers.device), self._precision, self._backend)
 
     def stylize(self, record: PictureRecord) -> PictureRecord:
         """`stylize_picture` with the actor's model."""

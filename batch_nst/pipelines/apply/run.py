@@ -7,10 +7,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -37,7 +36,7 @@ from batch_nst.pipelines.apply.tasks import (
 )
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.pipelines.generate.decode import DIED, VANISHED
-from batch_nst.pipelines.inference import ModelFiles, read_model
+from batch_nst.pipelines.inference import Backend, ModelFiles, best_backend, read_model
 
 if TYPE_CHECKING:
     from batch_nst.pipelines.cluster.connect import Workers
@@ -122,7 +121,9 @@ def apply(
             raise RecipeError(
                 f"IN: {source}: there is no such file; for a folder of pictures OUT is a folder"
             )
-        fast = files.painter(choose_device(device), precision)
+        where = choose_device(device)
+        fast = files.painter(where, precision)
+        _tell_slow(fast.backend, where.type)
         tally.add(write_picture(stylize_picture(record, lambda: fast, blend), place))
     else:
         files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
@@ -254,12 +255,14 @@ class _Job:
     precision: Precision
     overwrite: bool
     wait_minutes: float
+    backend: Backend | None = None
+    """None until it is settled: by the target's record, else by the device."""
 
-    @cached_property
+    @property
     def record(self) -> bytes:
         """The content of `RECORD`."""
         made_by = {"model": self.model.name, **asdict(self.blend), "precision": self.precision}
-        return (json.dumps(made_by, sort_keys=True) + "\n").encode()
+        return (json.dumps(made_by | {"backend": self.backend}, sort_keys=True) + "\n").encode()
 
     def establish_record(self) -> None:
         """Write `RECORD`, or check the one that is there.
@@ -277,17 +280,54 @@ class _Job:
             found = self.target.read(RECORD)
         except FileNotFoundError:
             found = b"nothing any more"
-        if found != self.record:
+        settled = self if self.backend else replace(self, backend=_backend_of(found))
+        if _meaning(found) != _meaning(settled.record):
             raise RecipeError(
                 f"OUT {self.target.uri}: its {RECORD} says {found.decode(errors='replace').strip()}, "
                 f"requested is {self.record.decode().strip()}; allowed: another folder, or --overwrite"
             )
+
+    def on(self, device: Literal["cpu", "cuda"] | None) -> _Job:
+        """The same with its backend: that of the pictures that are there, else the best for a device.
+
+        Raises:
+            RecipeError: that backend does not compute on this device, or is not installed.
+        """
+        best = best_backend(device or "cpu")
+        there = not self.overwrite and self.target.exists(RECORD)
+        backend = _backend_of(self.target.read(RECORD)) if there else best
+        if device and backend == "openvino" != best:
+            raise RecipeError(
+                f"OUT {self.target.uri}: its {RECORD} says backend openvino, which computes on CPUs where "
+                "it is installed; allowed: --device cpu, pip install openvino, another folder, or --overwrite"
+            )
+        return replace(self, backend=backend)
+
+
+def _meaning(record: bytes) -> object:
+    """What a `RECORD` says, however it is written; None if it is none."""
+    try:
+        return {"backend": "torch", **json.loads(record)}
+    except (ValueError, TypeError):
+        return None
+
+
+def _backend_of(record: bytes) -> Backend:
+    """What painted the pictures of a `RECORD`; those of before 0.2 do not say, and it was torch."""
+    found = _meaning(record)
+    return "openvino" if isinstance(found, dict) and found["backend"] == "openvino" else "torch"
+
+
+def _tell_slow(backend: Backend | None, device: str) -> None:
+    if backend == "torch" and device == "cpu":
+        log("painting by torch, which takes longer than OpenVINO does (pip install openvino)")
 
 
 def _stylize_folder(job: _Job, tally: _Tally) -> None:
     """Find which pictures are missing from the target, and stylize them."""
     chunks = _missing(job, tally)
     workers = _connect(job) if chunks else None
+    job = job.on(workers.device if workers else None)
     if job.overwrite:
         job.target.delete(RECORD)  # while pictures of two kinds may be there, no record may vouch for them
     else:
@@ -295,8 +335,12 @@ def _stylize_folder(job: _Job, tally: _Tally) -> None:
     if workers:
         from batch_nst.pipelines.apply.actors import stylize_photos
 
+        _tell_slow(job.backend, workers.device)
         with progress_bar("apply", sum(map(len, chunks)), "pictures") as progress:
-            for outcome in stylize_photos(job.model, chunks, job.target, job.blend, job.precision, workers):
+            assert job.backend
+            for outcome in stylize_photos(
+                job.model, chunks, job.target, job.blend, job.precision, job.backend, workers
+            ):
                 tally.add(outcome)
                 progress.advance()
         if not job.overwrite:

@@ -42,7 +42,7 @@ from batch_nst.pipelines.benchmark.race import (
     summary,
 )
 from batch_nst.pipelines.benchmark.table import table
-from batch_nst.pipelines.inference import FastModel, load_model
+from batch_nst.pipelines.inference import FastModel, read_model
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Generate, Loss, Style, Vgg
 
@@ -152,7 +152,7 @@ def _prepare(photos: str, styles: str, device: Device, scale: Scale, model: str,
         for found in _first("--styles", styles, scale.styles)
     }
     contents = {_name(found): _read(found, scale.size) for found in _first("--images", photos, scale.photos)}
-    fast = load_model(model, device) if model else None
+    fast = read_model(model).on(choose_device(device)) if model else None
     if fast:
         _check_fits(fast, model, [image.digest for image in images.values()])
     where, threads = choose_device(device), torch.get_num_threads()

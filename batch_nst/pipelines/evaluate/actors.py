@@ -91,8 +91,9 @@ class Scorer:
         return load_net(self._model.weights, self._model.card).to(self._objectives.device)
 
     def speed(self, picture: Pixels) -> SpeedTable:
-        """See `measure_speed`."""
-        return measure_speed(self._objectives, self._net, picture, self._recipe.evaluate.sizes)
+        """See `measure_speed`; the fast model is as users have it."""
+        painter = self._model.painter(self._objectives.device)
+        return measure_speed(self._objectives, painter, picture, self._recipe.evaluate.sizes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
         """`score` for Ray Data: a row holds the fields of a `HeldOutPhoto`."""

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models.evaluation import SizeTimes, SpeedTable
-from batch_nst.engine.model_io import stylize_image
 from batch_nst.engine.timing import iteration_seconds, machine_of, seconds
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.pipelines.inference import FastModel
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 
 COUNTS = (100, 300, 500)
@@ -21,7 +20,7 @@ _WARM_UP, _TIMED, _PASSES = 2, 5, 3
 
 
 def measure_speed(
-    objectives: Objectives, net: TransformerNet, picture: Pixels, sizes: Sequence[int]
+    objectives: Objectives, fast: FastModel, picture: Pixels, sizes: Sequence[int]
 ) -> SpeedTable:
     """Time the optimisation and the fast model by size, one image at a time.
 
@@ -30,7 +29,7 @@ def measure_speed(
 
     Args:
         objectives: device and precision of the optimisation.
-        net: the fast model, on the same device.
+        fast: the fast model, on the same device.
         picture: uint8 (H, W, 3).
         sizes: sides in pixels.
     """
@@ -41,16 +40,16 @@ def measure_speed(
         precision=objectives.engine,
         timed_iterations=_TIMED,
         iterations=[*COUNTS],
-        sizes=[_times(objectives, net, picture, size) for size in sizes],
+        sizes=[_times(objectives, fast, picture, size) for size in sizes],
     )
 
 
-def _times(objectives: Objectives, net: TransformerNet, picture: Pixels, size: int) -> SizeTimes:
+def _times(objectives: Objectives, fast: FastModel, picture: Pixels, size: int) -> SizeTimes:
     photo = F.interpolate(to_tensor(picture[None], objectives.device), (size, size), mode="bilinear")
-    image = torch.from_numpy(to_pixels(photo)[0])
+    image = to_pixels(photo)[0]
 
     def paint() -> None:
-        stylize_image(net, image, objectives.device)
+        fast(image)
 
     try:
         iteration = iteration_seconds(objectives.fast, photo, _WARM_UP, _TIMED)

@@ -44,7 +44,7 @@ from batch_nst.pipelines.apply.tasks import (
     decode_photos,
     target_name,
 )
-from batch_nst.pipelines.inference import load_model, read_model
+from batch_nst.pipelines.inference import best_backend, load_model, read_model
 from batch_nst.recipe import NETWORKS, Network
 from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
 from tests.support.places import ROOT
@@ -115,7 +115,7 @@ def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suff
     assert figures == {**counts, "reasons": {}}
     with Image.open(target) as picture:
         assert picture.format == format
-    expected = load_model(model, "cpu")(noise(0))
+    expected = load_model(model, "cpu", "fp32")(noise(0))
     if format == "JPEG":
         stored = codec.as_stored(expected, "jpeg")
         assert np.abs(load(target).astype(int) - stored).mean() < 1
@@ -138,7 +138,7 @@ def test_a_photo_is_painted_upright(model: str, tmp_path: Path) -> None:
     paint_one(model, tmp_path / "turned.jpg", tmp_path / "painted.png")
     upright = codec.decode(turned(6), **LIMITS)
     assert upright.shape[1] > upright.shape[0]
-    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(upright))
+    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu", "fp32")(upright))
     with Image.open(tmp_path / "painted.png") as picture:
         assert picture.getexif().get(0x0112) is None
 
@@ -149,7 +149,7 @@ def test_colours_and_strength_are_those_asked_for(model: str, tmp_path: Path) ->
     save(source, photo)
     paint_one(model, source, target, strength=0)
     np.testing.assert_array_equal(load(target), photo)
-    painting = load_model(model, "cpu")(photo).astype(float)
+    painting = load_model(model, "cpu", "fp32")(photo).astype(float)
     paint_one(model, source, target, strength=0.25)
     assert np.abs(load(target) - (0.75 * photo + 0.25 * painting)).max() < 0.8
     paint_one(model, source, target, keep_colors=True)
@@ -163,9 +163,9 @@ def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
     source, target = tmp_path / "photo.png", tmp_path / "painted.png"
     pixels = np.random.default_rng(0).integers(0, 256, (560, 530, 3), np.uint8)
     save(source, pixels)
-    net = load_model(model, "cpu").net
+    net = load_model(model, "cpu", "fp32").net
     whole = stylize_image(net, torch.from_numpy(pixels)).numpy()
-    monkeypatch.setattr(inference, "MAX_WHOLE", 1)
+    monkeypatch.setattr(inference, "MAX_WHOLE", {"torch": 1, "openvino": 1})
     paint_one(model, source, target)
     assert_close(load(target), whole)
 
@@ -177,7 +177,7 @@ import sys
 from pathlib import Path
 from batch_nst.pipelines import inference
 from batch_nst.pipelines.apply.run import apply
-inference.MAX_WHOLE = 1  # in tiles, however small
+inference.MAX_WHOLE["openvino"] = inference.MAX_WHOLE["torch"] = 1  # in tiles, however small
 apply(*sys.argv[1:], device="cpu")
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
@@ -260,12 +260,12 @@ def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     save(tmp_path / "photo.png", noise(0))
+    monkeypatch.setattr(inference, "is_installed", lambda: False)
     monkeypatch.setattr(inference, "stylize_image", full)
     paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
-    monkeypatch.undo()
-    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
-    for way in ("stylize_image", "stylize_tiles"):
-        monkeypatch.setattr(inference, way, full)
+    expected = read_model(model).painter(torch.device("cpu"), "fp32", "openvino")(noise(0))
+    assert_close(load(tmp_path / "painted.png"), expected)
+    monkeypatch.setattr(inference, "stylize_tiles", full)
     with pytest.raises(IncompleteError) as ended:
         paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
     assert (ended.value.figures["failed"], ended.value.figures["reasons"]) == (1, {"out_of_memory": 1})
@@ -282,7 +282,7 @@ def test_one_picture_is_painted_whatever_it_is_called(model: str, tmp_path: Path
             model, f"{place}{tmp_path}/{name}", f"{tmp_path}/painted.png", "cpu", precision="fp32"
         )
         assert figures.made == 1
-        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu", "fp32")(noise(0)))
     if name.endswith((".jpg", ".png")):
         with pytest.raises(RecipeError, match=r"^OUT: .*which lies in IN"):
             paint_one(model, tmp_path / name, tmp_path / name)
@@ -314,7 +314,7 @@ def test_a_url_with_a_query_is_one_picture(model: str, tmp_path: Path) -> None:
     with served(ThreadingHTTPServer(("127.0.0.1", 0), Album)) as server:
         place = f"http://127.0.0.1:{server.server_port}/photo"
         apply(model, f"{place}?id=7&size=large", f"{tmp_path}/painted.png", "cpu", precision="fp32")
-        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu", "fp32")(noise(0)))
         with pytest.raises(RecipeError, match=r"^IN: http://.* there is no such file"):
             apply(model, f"{place}?id=8", f"{tmp_path}/other.png", "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["painted.png"]
@@ -469,7 +469,7 @@ def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
     counts = {"found": 8, "ok": 5, "rejected": 3, "failed": 0, "pending": 0, "made": 5}
     assert figures == {**counts, "reasons": {"not_an_image": 1, "same_name": 1, "truncated": 1}}
     assert files(target).keys() == {*PAINTED, RECORD}
-    loaded = load_model(model, "cpu")
+    loaded = load_model(model, "cpu", "fp32")
     for name, seed in PAINTED.items():
         with Image.open(target / name) as picture:
             assert picture.format == {".webp": "WEBP", ".JPG": "JPEG"}.get(Path(name).suffix, "PNG")
@@ -479,7 +479,7 @@ def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
     expected = codec.as_stored(loaded(upright), "jpeg").astype(int)
     assert np.abs(load(target / "turned.JPG") - expected).mean() < 1
     record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
-    assert json.loads((target / RECORD).read_text()) == record
+    assert json.loads((target / RECORD).read_text()) == record | {"backend": best_backend("cpu")}
 
 
 def test_a_second_run_paints_what_is_missing_and_nothing_else(
@@ -507,6 +507,36 @@ def test_pictures_of_another_model_or_other_options_are_not_mixed_with_those_the
         with pytest.raises(RecipeError, match=r"^OUT .*: its apply\.json says .* allowed: .*--overwrite$"):
             paint_all(uri, source, first[0], **options)
     assert files(first[0]) == before
+
+
+def test_pictures_are_painted_on_by_what_painted_the_first(
+    first: tuple[Path, dict[str, Any]],
+    model: str,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Folders of before 0.2 do not say by what: it was torch."""
+    used: list[str] = []
+
+    def painted(model: object, chunks: object, target: object, *options: Any) -> Iterator[Outcome]:
+        used.append(options[2])
+        return iter(())
+
+    monkeypatch.setattr("batch_nst.pipelines.apply.actors.stylize_photos", painted)
+    record = json.loads((first[0] / RECORD).read_text())
+    del record["backend"]
+    for number, (said, by) in enumerate((({}, "torch"), ({"backend": "openvino"}, "openvino"))):
+        target = tmp_path / str(number)
+        shutil.copytree(first[0], target)
+        (target / "a.png").unlink()
+        (target / RECORD).write_text(json.dumps(record | said))
+        with pytest.raises(IncompleteError):  # for the bad photos
+            paint_all(model, source, target)
+        assert used.pop() == by
+    monkeypatch.setattr(inference, "is_installed", lambda: False)
+    with pytest.raises(RecipeError, match=r"its apply\.json says backend openvino, .* pip install openvino"):
+        paint_all(model, source, target)
 
 
 def test_overwrite_paints_all_again_and_tells_no_model_of_what_it_did_not_paint(
@@ -553,14 +583,14 @@ def test_photos_in_a_file_are_painted_too_and_one_bad_name_costs_one_picture(
         paint_all(model, tmp_path / "a.parquet", tmp_path / "out", overwrite=True)
     figures = ended.value.figures
     assert (figures["found"], figures["made"], figures["reasons"]) == (7, 3, {"unusable_name": 4})
-    loaded = load_model(model, "cpu")
+    loaded = load_model(model, "cpu", "fp32")
     for seed, key in enumerate("xyz"):
         assert_close(load(tmp_path / "out" / "a.parquet" / f"{key}.png"), loaded(noise(seed)))
 
 
 @pytest.mark.slow
 def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str, tmp_path: Path) -> None:
-    home, loaded = Store(f"{s3}/apply"), load_model(model, "cpu")
+    home, loaded = Store(f"{s3}/apply"), load_model(model, "cpu", "fp32")
     for name in Store(model).list():
         home.create(f"model/{name}", Store(model).read(name))
     for seed, name in enumerate(("a.png", "deep/b.png")):

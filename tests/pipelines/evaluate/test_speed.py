@@ -7,6 +7,7 @@ import torch
 from batch_nst.data.images.style import StyleImage
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.evaluate.speed import COUNTS, measure_speed
+from batch_nst.pipelines.inference import FastModel
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.recipe import Loss, Vgg
 
@@ -20,12 +21,12 @@ def objectives() -> Objectives:
 
 
 @pytest.fixture(scope="module")
-def net() -> TransformerNet:
-    return TransformerNet(4).eval()
+def fast() -> FastModel:
+    return FastModel(TransformerNet(4).eval(), {}, torch.device("cpu"))
 
 
-def test_what_is_extrapolated_is_as_many_iterations_and_the_ratio_is_to_the_model(objectives, net):
-    found = measure_speed(objectives, net, PICTURE, [32, 48])
+def test_what_is_extrapolated_is_as_many_iterations_and_the_ratio_is_to_the_model(objectives, fast):
+    found = measure_speed(objectives, fast, PICTURE, [32, 48])
     assert found.precision == "cpu fp32"
     assert found.machine["threads"] == torch.get_num_threads()
     assert found.iterations == [100, 300, 500]

@@ -1,0 +1,76 @@
+"""Laws of the fast model by OpenVINO: the function of torch, and nothing told to anybody."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from batch_nst.engine.compiled import compile_net
+from batch_nst.engine.model_io import stylize_image
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.recipe import NETWORKS, Network
+
+
+def painted(network: Network, *, half: bool = False, width: int = 8) -> None:
+    torch.manual_seed(0)
+    net = TransformerNet(width, network).eval()
+    stylize = compile_net(net, 2, half)
+    # One graph for all: the least side, odd ones, a batch, and a small one after a large one.
+    for shape in ((3, 64, 65, 3), (16, 16, 3), (47, 33, 3)):
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        apart = np.abs(stylize(image).astype(int) - stylize_image(net, torch.from_numpy(image)).numpy())
+        if half:
+            assert apart.mean() <= 0.5
+            assert (apart <= 3).mean() >= 0.999
+        else:
+            assert apart.max() <= 1
+            assert apart.mean() < 0.01
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_in_fp32_each_network_is_a_grey_level_from_torch_at_most(network: Network) -> None:
+    painted(network)
+
+
+def test_in_bf16_nearly_all_values_are_within_three_grey_levels_of_fp32() -> None:
+    """Where the CPU has no bf16, OpenVINO computes in fp32."""
+    painted("johnson", half=True, width=32)
+
+
+def test_several_threads_share_it() -> None:
+    stylize = compile_net(TransformerNet(4).eval(), 1, False)
+    images = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), np.uint8)
+    expected = [stylize(image) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        np.testing.assert_array_equal(list(threads.map(stylize, images)), expected)
+
+
+QUIET = """
+import json, sys
+import numpy as np, psutil, torch
+seen = set()
+sys.addaudithook(lambda event, _: seen.add(event))
+from batch_nst.engine.compiled import compile_net
+from batch_nst.engine.transformer_net import TransformerNet
+compile_net(TransformerNet(4).eval(), 1, False)(np.zeros((16, 16, 3), np.uint8))
+told = [event for event in seen if event.startswith(("socket.", "subprocess."))]
+print(json.dumps(told + psutil.Process().net_connections()))
+"""
+
+
+def test_nothing_is_told_to_anybody_and_no_file_is_left_at_home(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", QUIET],
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == []
+    assert list(tmp_path.iterdir()) == []
