@@ -66,7 +66,7 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
 
 
 def _load() -> Any:
-    """OpenVINO without its converter, which tells its makers of each import and leaves files at home."""
+    """OpenVINO without its converter, which reports each import to its makers and leaves files at home."""
     kept = sys.modules.get(_CONVERTER)
     sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # so that importing it is an ImportError
     try:

@@ -305,7 +305,7 @@ class _Job:
 
 
 def _meaning(record: bytes) -> object:
-    """What a `RECORD` says, however it is written; None if it is none."""
+    """What a `RECORD` says, however it is written; None if it is damaged."""
     try:
         return {"backend": "torch", **json.loads(record)}
     except (ValueError, TypeError):

@@ -239,7 +239,7 @@ def is_alive() -> bool:
 
 
 def _head_is_alive() -> bool:
-    """Whether something listens where the head of this cluster was; true where that cannot be told."""
+    """Whether something listens where the head of this cluster was; true where nobody knows."""
     if not ray.is_initialized():
         return True
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
