@@ -162,18 +162,19 @@ def onnx_bytes(net: TransformerNet) -> bytes:
 
     batch = torch.export.Dim("batch")
     height, width = torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)
-    program = torch.onnx.export(
-        _Clamped(copy.deepcopy(net).cpu().float()).eval(),
-        (
-            torch.zeros(2, 3, 37, 50),
-        ),  # no side is 1 and no two are equal, or the tracer would assume it always
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["image"],
-        output_names=["stylized"],
-        dynamic_shapes=({0: batch, 2: height, 3: width},),
-        verbose=False,
-    )
+    with torch.no_grad():
+        program = torch.onnx.export(
+            _Clamped(copy.deepcopy(net).cpu().float()).eval(),
+            (
+                torch.zeros(2, 3, 37, 50),
+            ),  # no side is 1 and no two are equal, or the tracer would assume it always
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["stylized"],
+            dynamic_shapes=({0: batch, 2: height, 3: width},),
+            verbose=False,
+        )
     assert program is not None  # dynamo=True always returns a program
     model = program.model_proto  # built again on every access
     graph = model.graph

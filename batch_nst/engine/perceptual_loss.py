@@ -86,7 +86,7 @@ class PerceptualLoss:
         content = sum(
             (
                 weight
-                * content_loss(_full(activations[name]), _full(targets[name]))
+                * content_loss(as_full(activations[name]), as_full(targets[name]))
                 / targets[name][0].numel()
                 for name, weight in self.loss.content_layers.items()
             ),
@@ -101,6 +101,10 @@ class PerceptualLoss:
             ),
             start=zero,
         )
+        return self.weighted(image, content, style)
+
+    def weighted(self, image: Tensor, content: Tensor, style: Tensor) -> Losses:
+        """The losses of images (B, 3, H, W) whose unweighted parts, each (B,), are known."""
         total = self.loss.content_weight * content + self.loss.style_weight * style
         if self.loss.tv_weight:
             total = total + self.loss.tv_weight * total_variation(image)
@@ -122,15 +126,15 @@ class PerceptualLoss:
         by_activation: dict[str, Tensor] = {}
         by_gram: dict[str, Tensor] = {}
         for name, weight in self.loss.content_layers.items():
-            difference = _full(recorded.activations[name]) - targets[name]
+            difference = as_full(recorded.activations[name]) - targets[name]
             factor = self.loss.content_weight * weight / difference[0].numel()
-            total += factor * _squared_norm(difference)
+            total += factor * squared_norm(difference)
             by_activation[name] = difference.mul_(2 * factor).to(self.vgg.dtype)
         for name, weight in self.loss.style_layers.items():
             size = recorded.activations[name][0].numel()
             difference = gram(recorded.activations[name]) / size - self.style_grams[name]
             factor = self.loss.style_weight * weight / difference[0].numel()
-            total += factor * _squared_norm(difference)
+            total += factor * squared_norm(difference)
             # The derivative of G = A A' in direction D is A D' + D A'; by symmetry, twice either of them.
             by_gram[name] = difference.mul_(4 * factor / size)
 
@@ -174,16 +178,16 @@ def check_images(name: str, images: Tensor, least_side: int) -> None:
         raise ValueError(f"{name}: pixels of image {wrong[0]} are NaN or infinite; allowed: 0..255")
 
 
-def _full(activation: Tensor) -> Tensor:
+def as_full(activation: Tensor) -> Tensor:
     """The activation in fp32 or better: half precision cannot hold a Gram matrix or a sum of squares."""
     return activation if activation.dtype == torch.float64 else activation.float()
 
 
 def _normalised_gram(activation: Tensor) -> Tensor:
-    return gram_matrix(_full(activation)) / activation[0].numel()
+    return gram_matrix(as_full(activation)) / activation[0].numel()
 
 
-def _squared_norm(a: Tensor) -> Tensor:
+def squared_norm(a: Tensor) -> Tensor:
     """Squared norm of each image, (B,). Summed row by row: threads would split one sum over a whole image."""
     rows = positions(a) if a.dim() == 4 else a
     return rows.square().sum(2).sum(1)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from batch_nst.engine.image_metrics import checkerboard, feature_distance
+from batch_nst.engine.image_metrics import checkerboard
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.vgg_terms import vgg_terms
 
 GEOMETRIC = ("objective", "content", "style")
 """Parts of the training loss whose logarithms are averaged, so that the log has geometric means."""
@@ -65,10 +66,12 @@ def training_loss(
     perceptual = weights.perceptual > 0 or not skip_unweighted
     feature = weights.feature > 0 or not skip_unweighted
     if perceptual or feature:
-        activations = objective.vgg(stylized)
+        with torch.no_grad():
+            targets = objective.content_targets(content) if perceptual else {}
+            wanted = objective.vgg(optimised) if feature else {}
+        terms = vgg_terms(objective, stylized, targets, wanted)
     if perceptual:
-        targets = objective.content_targets(content)
-        losses = objective.of_activations(stylized, activations, targets)
+        losses = objective.weighted(stylized, terms.content, terms.style)
         parts = {
             "objective": losses.total.clamp_min(1e-6).log(),
             "content": losses.content.clamp_min(1e-6).log(),
@@ -76,9 +79,7 @@ def training_loss(
         }
         each = each + weights.perceptual * parts["objective"]
     if feature:
-        with torch.no_grad():
-            wanted = objective.vgg(optimised)
-        parts["feature"] = feature_distance(activations, wanted)
+        parts["feature"] = terms.distance
         each = each + weights.feature * parts["feature"]
     if weights.pixel > 0 or not skip_unweighted:
         parts["pixel"] = (stylized - optimised).abs().flatten(1).mean(1) / 255

@@ -18,6 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from batch_nst.engine.convolution import Convolution
 from batch_nst.recipe import Network
 
 
@@ -43,7 +44,7 @@ class TransformerNet(nn.Module):
         )
         self.residual = nn.ModuleList(block(4 * width) for _ in range(5))
         self.up = nn.ModuleList([_conv_norm(4 * width, 2 * width), _conv_norm(2 * width, width)])
-        self.head = nn.Conv2d(width, 3, 9, padding=4, padding_mode="reflect")
+        self.head = Convolution(width, 3, 9)
 
     def forward(self, image: Tensor) -> Tensor:
         """Stylize a batch. Also works under bf16 autocast.
@@ -80,19 +81,8 @@ class TransformerNet(nn.Module):
 
 def _conv_norm(channels_in: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """(B, channels_in, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)), normalised per image."""
-    padding = kernel // 2
     return nn.Sequential(
-        nn.Conv2d(
-            channels_in,
-            channels,
-            kernel,
-            stride,
-            padding,
-            # With "reflect" torch would copy the input even for a padding of 0.
-            padding_mode="reflect" if padding else "zeros",
-            # The normalisation would remove it.
-            bias=False,
-        ),
+        Convolution(channels_in, channels, kernel, stride=stride, bias=False),  # normalising would remove it
         nn.InstanceNorm2d(channels, affine=True),
     )
 

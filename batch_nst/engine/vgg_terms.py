@@ -1,0 +1,96 @@
+"""What a training's loss asks of VGG-16: content, style and the distance to the optimised image.
+
+Their gradients are those of autograd. They are worked out by the written-out backward pass of `Vgg16`, which
+the optimisation over pixels also uses: it takes less than half of the time, and keeps the activations once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from batch_nst.engine.perceptual_loss import PerceptualLoss, as_full, gram, positions, squared_norm
+
+_LEAST = 1e-12
+"""Least mean square of a layer of the optimised image, by which its distance is divided."""
+
+
+class Terms(NamedTuple):
+    """One value per image, each (B,), fp32 or better; see `perceptual_loss` and `image_metrics`."""
+
+    content: Tensor
+    """Unweighted content loss."""
+    style: Tensor
+    """Unweighted style loss."""
+    distance: Tensor
+    """`image_metrics.feature_distance` to the optimised image."""
+
+
+def vgg_terms(
+    objective: PerceptualLoss, image: Tensor, targets: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> Terms:
+    """The terms of images, with gradients by the images.
+
+    Args:
+        objective: of the style.
+        image: (B, 3, H, W), RGB, around 0..255.
+        targets: `content_targets` of the photos; empty: content and style are not worked out, and are 0.
+        wanted: activations of the optimised images by layer; empty: the distance is 0.
+    """
+    return Terms(*_Terms.apply(image, objective, targets, wanted))
+
+
+class _Terms(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        objective: PerceptualLoss,
+        targets: dict[str, Tensor],
+        wanted: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        recorded = objective.vgg.record(image)
+        content, style, distance = (image.new_zeros(len(image)) for _ in Terms._fields)
+        deviations = {}
+        for name, target in targets.items():
+            values = as_full(recorded.activations[name])
+            content += objective.loss.content_layers[name] * squared_norm(values - target) / target[0].numel()
+        for name, weight in objective.loss.style_layers.items() if targets else ():
+            size = recorded.activations[name][0].numel()
+            deviations[name] = gram(recorded.activations[name]) / size - objective.style_grams[name]
+            style += weight * squared_norm(deviations[name]) / deviations[name][0].numel()
+        norms = {}
+        for name, target in wanted.items():
+            target = as_full(target)
+            norms[name] = (squared_norm(target) / target[0].numel()).clamp_min(_LEAST)
+            far = squared_norm(as_full(recorded.activations[name]) - target) / target[0].numel()
+            distance += far / norms[name] / len(wanted)
+        ctx.kept = objective, recorded, targets, wanted, deviations, norms
+        return content, style, distance
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        objective, recorded, targets, wanted, deviations, norms = ctx.kept
+        of_content, of_style, of_distance = slopes
+
+        def add_slope(name: str, gradient: Tensor) -> None:
+            activation = recorded.activations[name]
+            size = activation[0].numel()
+            if name in targets:
+                factor = 2 * objective.loss.content_layers[name] / size * of_content
+                gradient += factor[:, None, None, None] * (as_full(activation) - targets[name])
+            if name in wanted:
+                factor = 2 / (size * len(wanted)) * of_distance / norms[name]
+                gradient += factor[:, None, None, None] * (as_full(activation) - wanted[name])
+            if name in deviations:
+                # The derivative of G = A A' in direction D is A D' + D A'; by symmetry, twice either of them.
+                factor = (
+                    4 * objective.loss.style_layers[name] / (deviations[name][0].numel() * size) * of_style
+                )
+                by_gram = factor[:, None, None] * deviations[name]
+                rows = positions(activation)
+                positions(gradient).baddbmm_(rows, by_gram.to(rows.dtype))
+
+        return objective.vgg.pull_back(recorded, add_slope), None, None, None
