@@ -116,11 +116,11 @@ WRONG_CALLS = {
             "style.image=gone.png": "/gone.png: No such file or directory; allowed: a readable JPEG",
             "style.image=recipe.yaml": "/recipe.yaml: not_an_image: begins with ",
             "vgg.weights=gone.safetensors": "/gone.safetensors: cannot be read: ",
-            "vgg.weights=painting.png": "/painting.png: no safetensors file: ",
+            "vgg.weights=painting.png": "/painting.png: is not a safetensors file: ",
         }.items()
     },
     **{
-        f"{command} recipe.yaml generate.input={given}": f"/{given}: there is no such file or folder"
+        f"{command} recipe.yaml output=new generate.input={given}": f"/{given}: there is no such file or fol"
         for command in ("generate", "nightly")
         for given in ("gone", "gone/*.png")
     },

@@ -39,7 +39,7 @@ def check_format(vgg: Vgg) -> None:
     try:
         deserialize(read_weights(vgg))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
-        raise WeightsError(f"vgg.weights: {vgg.weights}: no safetensors file: {error}") from error
+        raise WeightsError(f"vgg.weights: {vgg.weights}: is not a safetensors file: {error}") from error
 
 
 def weights_digest(vgg: Vgg) -> str:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 from batch_nst.console import log, warn
-from batch_nst.data.dataset.manifest import as_started, check_recipe, require_settings
+from batch_nst.data.dataset.manifest import SETTINGS, as_started, check_recipe, require_settings
 from batch_nst.data.images.style import read_style
 from batch_nst.data.sources.listing import check_there
 from batch_nst.data.storage.fetch import is_remote
@@ -154,8 +154,11 @@ def check_files(recipe: Recipe) -> None:
 
 
 def check_input(recipe: Recipe) -> None:
-    """Refuse an input that is not on this disk, before a lease is taken; of a list, that is a row's fault."""
-    if isinstance(recipe.generate.input, str):
+    """Refuse an input that is not on this disk, before anything is written; of a list, that is a row's fault.
+
+    Where there is a dataset, its photos have gone since, and the run that finds them so has a report.
+    """
+    if isinstance(recipe.generate.input, str) and not Store(recipe.output).exists(SETTINGS):
         check_there(recipe.generate.input)
 
 

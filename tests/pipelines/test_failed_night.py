@@ -150,6 +150,7 @@ def test_a_bug_is_told_by_its_kind_and_the_published_model_stays(
 def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_pairs(load_recipe(file))
     shutil.rmtree(file.parent / "photos")
     replace = Store.replace
 
@@ -166,6 +167,7 @@ def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
 
 
 def test_a_browser_shows_the_page_of_a_failed_night(file: Path, browser: Browser) -> None:
+    make_pairs(load_recipe(file))
     shutil.rmtree(file.parent / "photos")
     recipe = load_recipe(file)
     fail(recipe, RecipeError)
