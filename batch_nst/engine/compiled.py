@@ -44,7 +44,7 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
         A function from uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W at least 16, to the same shape: clamped
         and rounded as by `stylize_image`, in fp32 at most one grey level apart. Threads may share it.
     """
-    openvino = _load()
+    openvino = load_openvino()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -65,8 +65,8 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
     return stylize
 
 
-def _load() -> Any:
-    """OpenVINO without its converter, which reports each import to its makers and leaves files at home."""
+def load_openvino() -> Any:
+    """The package without its converter, which reports imports to its makers and leaves files at home."""
     kept = sys.modules.get(_CONVERTER)
     sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # so that importing it is an ImportError
     try:

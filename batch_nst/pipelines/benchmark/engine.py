@@ -34,6 +34,7 @@ from batch_nst.pipelines.benchmark.engine_records import (
     Scale,
 )
 from batch_nst.pipelines.benchmark.measure import ResultCache, peak_memory, pipeline_overhead
+from batch_nst.pipelines.benchmark.painting import measure_painting
 from batch_nst.pipelines.benchmark.race import (
     PhotoRace,
     against_pictures,
@@ -42,12 +43,14 @@ from batch_nst.pipelines.benchmark.race import (
     summary,
 )
 from batch_nst.pipelines.benchmark.table import table
+from batch_nst.pipelines.benchmark.training import measure_training
 from batch_nst.pipelines.inference import FastModel, read_model
 from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.recipe import Generate, Loss, Style, Vgg
+from batch_nst.recipe import Generate, Loss, Style, Train, Vgg
 
 _METHODS = ("free", "engine", "warm", "lbfgs_wolfe", "adam")
 _ITERATIONS = int(Generate.model_fields["iterations"].default)
+_TRAINED = int(Train.model_fields["batch_size"].default)
 _LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
 
 
@@ -59,6 +62,8 @@ QUICK = Scale(
     rounds=3,
     batches=(1, 4),
     sizes=(64, 128),
+    painted=(256,),
+    trained=(96,),
     unit=2,
     units=2,
     unit_iterations=300,
@@ -101,6 +106,8 @@ def benchmark(
         speedup_warm_100=race["warm"]["100"].speedup,
         vgg_fraction=floor["fraction"]["median"],
         pipeline_fraction=details.pipeline["fraction"],
+        painting_ratio=min((each["ratio"] for each in details.painting if each["ratio"]), default=None),
+        train_fraction=details.training[-1]["fraction"],
         bf16_loss_ratio=geometric_mean(ratio for part in details.precision for ratio in part["ratios"]),
         iteration_seconds=floor["iteration"]["median"],
         floor_seconds=floor["floor"]["median"],
@@ -192,6 +199,14 @@ def _measure(bench: _Bench) -> tuple[Details, list[PhotoRace]]:
         str(count): cache.measure(f"batch {count}", partial(_cost, first, photo, scale.size, count))
         for count in scale.batches
     }
+    painting = [
+        cache.measure(f"painting {side}", partial(measure_painting, bench.device, side, scale.rounds))
+        for side in scale.painted
+    ]
+    training = [
+        cache.measure(f"training {side}", partial(measure_training, first, side, _TRAINED, scale.rounds))
+        for side in scale.trained
+    ]
     contents = list(bench.photos.values())
     some = [contents[i % len(contents)] for i in range(scale.units * scale.unit)]
     pipeline = cache.measure(
@@ -208,6 +223,8 @@ def _measure(bench: _Bench) -> tuple[Details, list[PhotoRace]]:
         memory=memory,
         sizes=sizes,
         batches=batches,
+        painting=painting,
+        training=training,
         pipeline=pipeline,
     )
     return details, races

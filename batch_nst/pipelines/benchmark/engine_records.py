@@ -7,7 +7,9 @@ from typing import TypedDict
 
 from batch_nst.engine.timing import Machine, Spread
 from batch_nst.pipelines.benchmark.measure import Overhead, PeakMemory
+from batch_nst.pipelines.benchmark.painting import Painting
 from batch_nst.pipelines.benchmark.race import Difference, Speedup
+from batch_nst.pipelines.benchmark.training import TrainingSpeed
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Scale:
     """Batch sizes whose cost and peak memory are measured."""
     sizes: tuple[int, ...] = (128, 256, 512)
     """Sides whose cost is measured, in the batches that the engine chooses."""
+    painted: tuple[int, ...] = (256, 512, 1024)
+    """Sides of pictures that the fast model paints."""
+    trained: tuple[int, ...] = (96, 128, 256)
+    """Sides of the crops of training steps."""
     unit: int = 4
     """Images in a unit of the pipeline."""
     units: int = 2
@@ -96,6 +102,8 @@ class Details:
     """Peak memory by batch size."""
     sizes: dict[str, Cost]
     batches: dict[str, Cost]
+    painting: list[Painting]
+    training: list[TrainingSpeed]
     pipeline: Overhead
 
 
@@ -116,6 +124,10 @@ class BenchmarkFigures:
     vgg_fraction: float
     """Share of an iteration that the bare VGG-16 takes."""
     pipeline_fraction: float
+    painting_ratio: float | None
+    """The faster of ONNX Runtime and OpenVINO over the painter in seconds, the least of all sizes."""
+    train_fraction: float
+    """Share of a training step that its parts take, by the largest crops; see `TrainingSpeed`."""
     bf16_loss_ratio: float | None
     iteration_seconds: float
     """Seconds per image."""

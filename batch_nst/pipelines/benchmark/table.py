@@ -5,7 +5,9 @@ from __future__ import annotations
 from batch_nst.engine.baselines import TARGET_ITERATIONS
 from batch_nst.engine.timing import Spread
 from batch_nst.pipelines.benchmark.engine_records import BenchmarkFigures, Cost
+from batch_nst.pipelines.benchmark.painting import Painting
 from batch_nst.pipelines.benchmark.race import Speedup
+from batch_nst.pipelines.benchmark.training import TrainingSpeed
 
 _NAMES = {
     "free": "this engine, free",
@@ -47,6 +49,8 @@ def table(figures: BenchmarkFigures) -> list[str]:
         ("peak memory", ", ".join(f"batch {size}: {peak / 2**20:,.0f} MiB" for size, peak in memory.items())),
         *((f"{side} px", _cost(cost)) for side, cost in details.sizes.items()),
         *((f"batch {count}", _cost(cost)) for count, cost in details.batches.items()),
+        *((f"painting {each['size']} px", _painting(each)) for each in details.painting),
+        *((f"training {each['size']} px", _training(each)) for each in details.training),
         (
             "pipeline",
             f"{_number(figures.pipeline_fraction)} of the bare loop: {pipeline['images_per_second']:.3f} "
@@ -54,6 +58,26 @@ def table(figures: BenchmarkFigures) -> list[str]:
         ),
     ]
     return [f"{name:18}  {text}" for name, text in rows]
+
+
+def _painting(painting: Painting) -> str:
+    times = ", ".join(f"{name} {_range(each, 1e3)}" for name, each in painting["seconds"].items())
+    far = painting["apart"]["painter"]
+    beside = f"; ratio {painting['ratio']:.3g}" if painting["ratio"] else ""
+    return f"ms by {painting['backend']}: {times}{beside}; from torch {far['mean']:.2g} grey levels apart"
+
+
+def _training(training: TrainingSpeed) -> str:
+    parts = ", ".join(
+        f"{name} {1e3 * each:.3g}"
+        for name, each in (
+            ("record", training["record"]["median"]),
+            ("pull_back", training["pull_back"]["median"]),
+            ("network", training["network"]),
+            ("usual loop", training["usual"]["median"]),
+        )
+    )
+    return f"{_range(training['step'], 1e3)} ms an image; fraction {training['fraction']:.3g}; {parts}"
 
 
 def _cost(cost: Cost) -> str:

@@ -182,6 +182,8 @@ TINY = Scale(
     invariance=2,
     batches=(1,),
     sizes=(32,),
+    painted=(32,),
+    trained=(32,),
     unit=2,
     units=2,
     unit_iterations=2,
@@ -210,6 +212,12 @@ def test_a_whole_run_and_its_resumption(
     assert [figures["details"]["race"][name]["50"]["photos"] for name in ("warm", "engine")] == [2, 3]
     assert figures["vgg_fraction"] > 0
     assert figures["pipeline_fraction"] > 0
+    assert figures["train_fraction"] > 0
+    (painting,) = figures["details"]["painting"]
+    assert painting["seconds"].keys() == {"painter", "torch", "onnxruntime", "openvino"}
+    best = min(painting["seconds"][name]["least"] for name in ("onnxruntime", "openvino"))
+    assert figures["painting_ratio"] == pytest.approx(best / painting["seconds"]["painter"]["least"])
+    assert max(far["mean"] for far in painting["apart"].values()) <= 0.5
     assert figures["details"]["invariance"]["differences"]["alone"]["beyond_1"] <= 0.001
     assert figures["details"]["memory"]["1"]["process"] > 2**20
     json.dumps(figures)
