@@ -405,10 +405,16 @@ def test_bf16_must_win_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_is_taken_where_there_is_one_and_demanded_where_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    settings = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [setting.allow_tf32 for setting in settings]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [choose_device(name).type for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    # Where they contradict each other, reading one is an error, and so torch would export no graph.
+    assert [setting.allow_tf32 for setting in settings] == [False, False]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [choose_device(name).type for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    for setting, value in zip(settings, before, strict=True):
+        setting.allow_tf32 = value
     with pytest.raises(RuntimeError, match="device: cuda was requested, but torch sees no GPU"):
         choose_device("cuda")
 
