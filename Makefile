@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow chaos gpu overhead planning megapixels fuzz lint install clean
+.PHONY: demo test test-slow chaos bench gpu overhead planning megapixels fuzz lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -18,6 +18,9 @@ test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 
 chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
 	$(BIN)/python -m pytest -m chaos -s
+
+bench: .venv/test.stamp  ## how fast the engine, training and painting are; fails where one fell back
+	$(BIN)/batch-nst benchmark --quick
 
 gpu: .venv/test.stamp  ## on a GPU: the same losses, gradients and steps as on a CPU; then the benchmark
 	$(BIN)/python -m pytest -m cuda tests/engine tests/pipelines

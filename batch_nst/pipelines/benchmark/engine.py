@@ -23,7 +23,8 @@ from batch_nst.engine.device import Device, choose_batch, choose_device
 from batch_nst.engine.slow_transfer import ENGINE, losses_of, optimise
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.engine.timing import fraction_of_floor, machine_of, matmul_rate, parts
-from batch_nst.errors import RecipeError
+from batch_nst.errors import IncompleteError, RecipeError
+from batch_nst.figures import as_json
 from batch_nst.pipelines.benchmark.engine_records import (
     BenchmarkFigures,
     Cost,
@@ -50,6 +51,8 @@ from batch_nst.recipe import Generate, Loss, Style, Train, Vgg
 
 _METHODS = ("free", "engine", "warm", "lbfgs_wolfe", "adam")
 _ITERATIONS = int(Generate.model_fields["iterations"].default)
+_LEAST = {"train_fraction": 0.3, "painting_ratio": 0.8}
+"""What `--quick` must find; by noise alone figures differ by a tenth."""
 _TRAINED = int(Train.model_fields["batch_size"].default)
 _LIMITS = Limits(min_side=16, max_bytes=64 << 20, max_pixels=100_000_000, max_seconds=30)
 
@@ -93,6 +96,7 @@ def benchmark(
 
     Raises:
         RecipeError: there are no photos or style images, one of them is no picture, or the model fits none.
+        IncompleteError: `quick`, and training or painting is slower beside its parts and peers than it was.
     """
     bench = _prepare(photos, styles, device, QUICK if quick else FULL, model, results)
     details, races = _measure(bench)
@@ -120,7 +124,19 @@ def benchmark(
     )
     for line in table(figures):
         log(line)
+    if quick and (told := fallen_back(figures.train_fraction, figures.painting_ratio)):
+        raise IncompleteError(told, as_json(figures))
     return figures
+
+
+def fallen_back(train_fraction: float, painting_ratio: float | None) -> str:
+    """What is lower than it may be; "" if nothing is."""
+    measured = {"train_fraction": train_fraction, "painting_ratio": painting_ratio}
+    return "; ".join(
+        f"{name} is {value:.2f}, expected: {_LEAST[name]} or more"
+        for name, value in measured.items()
+        if value is not None and value < _LEAST[name]
+    )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import RecipeError
 from batch_nst.figures import as_json
 from batch_nst.pipelines.benchmark import engine as module
-from batch_nst.pipelines.benchmark.engine import benchmark
+from batch_nst.pipelines.benchmark.engine import benchmark, fallen_back
 from batch_nst.pipelines.benchmark.engine_records import Scale
 from batch_nst.pipelines.benchmark.measure import ResultCache
 from batch_nst.pipelines.benchmark.race import (
@@ -197,6 +197,7 @@ def test_a_whole_run_and_its_resumption(
 ) -> None:
     monkeypatch.setattr(module, "QUICK", TINY)
     monkeypatch.setattr(module, "choose_batch", lambda side, device: 2)
+    monkeypatch.setattr(module, "_LEAST", {"train_fraction": 0.0, "painting_ratio": 0.0})
     results = tmp_path / "results.jsonl"
     arguments = (str(SAMPLES / "content"), str(SAMPLES / "styles"))
     model = write_model(tmp_path / "model", "great_wave.jpg", Loss().model_dump())
@@ -229,3 +230,9 @@ def test_a_whole_run_and_its_resumption(
     measured = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring")]
     assert measured == ["measuring size 32"]
     assert again | {"details": 0} == figures | {"details": 0}
+
+
+def test_a_speed_that_fell_back_is_told() -> None:
+    assert fallen_back(0.2, 0.9) == "train_fraction is 0.20, expected: 0.3 or more"
+    assert fallen_back(0.9, 0.7) == "painting_ratio is 0.70, expected: 0.8 or more"
+    assert fallen_back(0.9, None) == ""
