@@ -18,6 +18,7 @@ from batch_nst.data.models.gate import publish
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.pipelines import notify
+from tests.support.calls import Call, Ended
 from tests.support.fake_night import begin, finish, objects
 
 SECRET = "7f3dc0ffee"
@@ -154,7 +155,7 @@ def test_who_does_not_answer_is_not_waited_for(
 # --- nights
 
 
-def call(*words: str, url: str = "", code: str = "") -> subprocess.CompletedProcess[str]:
+def start(*words: str, url: str = "", code: str = "") -> subprocess.CompletedProcess[str]:
     """A night in a process of its own, with the address in the environment or among the words."""
     return subprocess.run(
         [sys.executable, "-W", "error", *(("-c", code) if code else ("-m", "batch_nst")), "nightly", *words],
@@ -176,9 +177,9 @@ def test_a_night_posts_what_it_prints_and_nobody_sees_where(hook: Hook, finished
     file, store = finished
     before = objects(store)
     calls = (
-        call(file, "--notify", hook.url),
-        call(f"--notify={hook.url}", file),
-        call(file, url=hook.url),
+        start(file, "--notify", hook.url),
+        start(f"--notify={hook.url}", file),
+        start(file, url=hook.url),
     )
     for ran in calls:
         assert (ran.returncode, ran.stderr.count("\n")) == (0, 1), ran.stderr  # nothing new
@@ -216,17 +217,22 @@ def test_a_command_that_starts_itself_anew_in_the_background_ignores_ctrl_c_as_b
 
 
 def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
-    hook: Hook, finished: tuple[str, Store]
+    hook: Hook, finished: tuple[str, Store], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, store = finished
-    wrong = call(file, "train.step=1", url=hook.url)
+
+    def night(*words: str) -> Ended:
+        monkeypatch.setenv("BATCH_NST_NOTIFY", hook.url)  # the command takes it away, for its children
+        return call("nightly", file, *words)
+
+    wrong = night("train.step=1")
     with acquire(store, "somebody"):
-        held = call(file, url=hook.url)
+        held = night()
     (Path(file).parent / "painting.png").unlink()
-    failed = call(file, url=hook.url)
+    failed = night()
     calls = (wrong, held, failed)
-    assert [ran.returncode for ran in calls] == [2, 4, 2]
-    assert hook.received == [json.loads(ran.stdout) for ran in calls]
+    assert [ended.code for ended in calls] == [2, 4, 2]
+    assert hook.received == [ended.figures for ended in calls]
     assert [told["exit_code"] for told in hook.received] == [2, 4, 2]
     assert "train.step: unknown key" in hook.received[0]["error"]
     assert "somebody" in hook.received[1]["error"]
@@ -253,7 +259,7 @@ def test_a_night_that_is_stopped_is_posted_as_its_run_tells_it(
     hook: Hook, finished: tuple[str, Store]
 ) -> None:
     file, store = finished
-    ran = call(file, url=hook.url, code=SIGTERM)
+    ran = start(file, url=hook.url, code=SIGTERM)
     assert ran.returncode == 143
     (told,) = hook.received
     assert told == json.loads(ran.stdout)
@@ -265,7 +271,7 @@ def test_a_night_that_is_stopped_is_posted_as_its_run_tells_it(
 
 
 def test_of_a_bug_nothing_but_its_kind_is_posted(hook: Hook, finished: tuple[str, Store]) -> None:
-    ran = call(finished[0], url=hook.url, code=BUG % SECRET)
+    ran = start(finished[0], url=hook.url, code=BUG % SECRET)
     assert ran.returncode == 1
     assert f"KeyError: '{SECRET}'" in ran.stderr
     assert hook.received == [{"command": "nightly", "exit_code": 1, "error": "a bug: KeyError"}]
@@ -277,7 +283,7 @@ def test_a_night_is_as_good_as_it_was_when_nobody_takes_its_figures(
     hook: Hook, finished: tuple[str, Store]
 ) -> None:
     hook.status = 500
-    ran = call(finished[0], "--notify", hook.url)
+    ran = start(finished[0], "--notify", hook.url)
     assert ran.returncode == 0
     *_, last = ran.stderr.splitlines()
     assert last == "warning: --notify http://127.0.0.1: the figures were not delivered: answered 500"
@@ -305,8 +311,8 @@ def test_an_answer_is_not_needed_to_stop_a_night(hook: Hook, finished: tuple[str
 
 
 @pytest.mark.parametrize("url", [f"ftp://x/{SECRET}", f"http:///{SECRET}", SECRET, f"http://[{SECRET}", ""])
-def test_an_address_that_is_none_is_refused_and_not_shown(finished: tuple[str, Store], url: str) -> None:
-    ran = call(finished[0], f"--notify={url}")
-    assert ran.returncode == 2
-    assert "--notify: allowed: an http or https URL; what was given is not shown" in ran.stderr
-    assert SECRET not in ran.stdout + ran.stderr
+def test_an_address_that_is_none_is_refused_and_not_shown(call: Call, url: str) -> None:
+    ended = call("nightly", "recipe.yaml", f"--notify={url}")
+    assert ended.code == 2
+    assert "--notify: allowed: an http or https URL; what was given is not shown" in ended.stderr
+    assert SECRET not in ended.stdout + ended.stderr
