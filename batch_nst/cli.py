@@ -35,7 +35,7 @@ from batch_nst.errors import BatchNSTError, RayLost, RecipeError, Stopped, reaso
 from batch_nst.figures import as_json
 from batch_nst.pipelines import notify
 from batch_nst.pipelines.cluster.stop import DOCTOR_MINUTES, WAIT_MINUTES
-from batch_nst.pipelines.cluster.watch import is_lost
+from batch_nst.pipelines.cluster.watch import arm, disarm, is_lost
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from batch_nst.streams import end_aside, keep_streams, tell
@@ -78,11 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             print(f"what Ray wrote is in {where}; -v shows it as it comes", file=sys.stderr)
 
     def end(code: int, figures: object) -> None:
+        disarm()
         line = json.dumps({"command": command, "exit_code": code} | as_json(figures))
         tell(line, output)
         notify.deliver(url, line)
 
     signal.signal(signal.SIGTERM, stop)
+    arm()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells start background jobs this way
         # Keep ignoring it, with a handler that Ray's workers do not inherit. Ray cancels tasks by SIGINT, and
         # calls the handler that it finds, callable or not (ray._private.utils.DeferSigint).

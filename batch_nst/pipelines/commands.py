@@ -19,7 +19,7 @@ from batch_nst.data.storage.fetch import is_remote
 from batch_nst.data.storage.lease import Lease, acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import check_format
-from batch_nst.errors import BatchNSTError, IncompleteError, Stopped, reason_of
+from batch_nst.errors import BatchNSTError, IncompleteError, RecipeError, Stopped, reason_of
 from batch_nst.figures import JsonObject, as_json, inlined
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES, Budget
 from batch_nst.recipe import Recipe
@@ -158,8 +158,12 @@ def check_input(recipe: Recipe) -> None:
 
     Where there is a dataset, its photos have gone since, and the run that finds them so has a report.
     """
-    if isinstance(recipe.generate.input, str) and not Store(recipe.output).exists(SETTINGS):
-        check_there(recipe.generate.input)
+    if isinstance(recipe.generate.input, str):
+        try:
+            check_there(recipe.generate.input)
+        except RecipeError:
+            if not Store(recipe.output).exists(SETTINGS):
+                raise
 
 
 def train(recipe: Recipe, wait: bool = False, wait_minutes: float = WAIT_MINUTES) -> RunSummary:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from numbers import Integral
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args, overload
@@ -173,7 +173,9 @@ class ModelFiles:
         net, dtype = self._net(), choose_dtype(device, precision)
         compiled = None
         if (backend or best_backend(device.type)) == "openvino":
-            compiled = compile_net(net, torch.get_num_threads(), half=dtype == torch.bfloat16)
+            compiled = _at_first_call(
+                partial(compile_net, net, torch.get_num_threads(), half=dtype == torch.bfloat16)
+            )
         faster = one_at_a_time(net).to(device).to(memory_format=torch.channels_last)
         return FastModel(faster, self.card, device, dtype, compiled)
 
@@ -182,6 +184,12 @@ class ModelFiles:
             return load_net(self.weights, self.card)
         except WeightsError as error:
             raise WeightsError(f"{self.home}/{error}") from error
+
+
+def _at_first_call(make: Callable[[], Callable[[Pixels], Pixels]]) -> Callable[[Pixels], Pixels]:
+    """The function that `make` returns, made when it is called first: pictures in tiles need none."""
+    made = cache(make)
+    return lambda picture: made()(picture)
 
 
 def best_backend(device: str) -> Backend:

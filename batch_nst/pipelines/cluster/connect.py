@@ -282,7 +282,11 @@ def check_output_is_shared(store: Store) -> None:
     marker = f".tmp/seen-{uuid.uuid4().hex}"
     store.create(marker, b"")
     try:
-        for node, seen in zip(others, ray.get(ask(others, _exists, store.uri, marker)), strict=True):
+        for node, reference in zip(others, ask(others, _exists, store.uri, marker), strict=True):
+            try:
+                seen = ray.get(reference)
+            except (*LOSSES, exceptions.TaskUnschedulableError):  # the node has gone since it was listed
+                continue
             if not seen:
                 raise RecipeError(
                     f"output {store.uri}: is local, and node {node['NodeManagerAddress']} does not see it; "

@@ -10,15 +10,22 @@ from collections.abc import Callable
 
 _LOOK_SECONDS = 1.0
 
-_lost = threading.Event()
+_lost, _armed = threading.Event(), threading.Event()
+
+
+def arm() -> None:
+    """From here on SIGTERM ends a command; without that a function was called, and nothing is watched."""
+    _armed.set()
+
+
+def disarm() -> None:
+    """The command has ended."""
+    _armed.clear()
 
 
 def watch(alive: Callable[[], bool], patience: float) -> None:
-    """Send this process SIGTERM once `alive` has been false for `patience` seconds; `is_lost` is true then.
-
-    Does nothing where SIGTERM has no handler in Python: Ray is used by functions there, and by no command.
-    """
-    if callable(signal.getsignal(signal.SIGTERM)):
+    """Send this process SIGTERM once `alive` is false for `patience` seconds; `is_lost` is true then."""
+    if _armed.is_set():
         threading.Thread(target=_look, args=(alive, patience), name="watch", daemon=True).start()
 
 
@@ -31,7 +38,7 @@ def _look(alive: Callable[[], bool], patience: float) -> None:
     seen = time.monotonic()
     while time.monotonic() - seen < patience:
         time.sleep(_LOOK_SECONDS)
-        if _lost.is_set():  # said by another watch
+        if _lost.is_set() or not _armed.is_set():  # another watch has said it, or there is nobody to hear it
             return
         if alive():
             seen = time.monotonic()
