@@ -405,7 +405,7 @@ def test_whichever_of_its_processes_dies_a_command_ends_with_one_line_and_contin
     tmp_path: Path, others: str, how: signal.Signals, code: int, reason: str
 ) -> None:
     """Linux ends a part of Ray, as memory runs out; or systemd asks all of them to end."""
-    project = Project(tmp_path, photos=12, iterations=100 if code == 143 else 3000)
+    project = Project(tmp_path, photos=12, iterations=100 if code == 143 else 1000)
     process = start("generate", project.recipe)
     while not list((project.output / DATA).rglob("*.parquet")):
         assert process.poll() is None, process.communicate()[1]
