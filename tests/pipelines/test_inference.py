@@ -1,5 +1,6 @@
 """Laws of `load_model` and `stylize`: what they take, that they answer in kind, and what they refuse."""
 
+import contextlib
 import os
 import pty
 import re
@@ -157,14 +158,22 @@ def test_a_model_is_loaded_from_a_path_in_any_form(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Standard error is a terminal; returns what it shows."""
+    """Standard error is a terminal, until it is asked what it has shown."""
     ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
     termios.tcsetwinsize(theirs, (25, 120))
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(theirs, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        yield lambda: os.read(ours, 1 << 16).decode()
+
+        def shown() -> str:
+            stream.close()  # what is on its way arrives, then there is an error
+            found = b""
+            with contextlib.suppress(OSError):
+                while more := os.read(ours, 1 << 16):
+                    found += more
+            return found.decode()
+
+        yield shown
     os.close(ours)
 
 
