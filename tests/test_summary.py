@@ -1,5 +1,6 @@
 """Laws of what a command says last on a terminal."""
 
+import contextlib
 import json
 import os
 import pty
@@ -230,10 +231,13 @@ def ran(*words: str | Path, terminal: bool) -> tuple[str, str]:
     mine, its = pty.openpty() if terminal else os.pipe()
     command = [sys.executable, "-m", "batch_nst", *map(str, words)]
     process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=its, text=True, check=True)
-    told = os.read(mine, 100_000).decode().replace("\r\n", "\n")
+    os.close(its)  # what is on its way arrives, then there is an end, or on a terminal an error
+    told = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(mine, 1 << 16):
+            told += more
     os.close(mine)
-    os.close(its)
-    return process.stdout, told
+    return process.stdout, told.decode().replace("\r\n", "\n")
 
 
 def test_only_a_terminal_is_told_and_the_figures_are_the_same_bytes(tmp_path: Path) -> None:
