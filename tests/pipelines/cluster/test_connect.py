@@ -1,16 +1,13 @@
 """Laws of what actors a cluster is asked for."""
 
 import os
-import signal
-import threading
-import time
-from typing import Literal, NoReturn
+import subprocess
+import sys
+from typing import Literal
 
 import pytest
-import ray
 
-from batch_nst.errors import Stopped
-from batch_nst.pipelines.cluster.connect import Workers, result_of, trainers_of, workers_on
+from batch_nst.pipelines.cluster.connect import Workers, trainers_of, workers_on
 from batch_nst.recipe import Train
 
 
@@ -67,24 +64,43 @@ def test_actors_leave_processors_for_the_stages_beside_them(
     assert (workers.num_cpus, workers.most) == (num_cpus, most)
 
 
+WAITING = """
+import os, signal, threading, time
+import ray
+from batch_nst.errors import Stopped
+from batch_nst.pipelines.cluster.connect import connect, result_of
+
+def stop(_signal, _frame):
+    raise Stopped("stopped")
+
+@ray.remote
+def part(number, seconds=0.0):
+    time.sleep(seconds)
+    return 1 / number
+
+connect()
+print(result_of(part.remote(2)))
+try:
+    result_of(part.remote(0))
+except ZeroDivisionError:
+    print("raised")
+signal.signal(signal.SIGTERM, stop)
+threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+try:
+    result_of(part.remote(2, seconds=60.0))
+except Stopped:
+    print("stopped")
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
 def test_who_waits_for_a_task_hears_sigterm_and_what_the_task_returns_or_raises() -> None:
-    @ray.remote
-    def part(number: int, seconds: float = 0.0) -> float:
-        time.sleep(seconds)
-        return 1 / number
-
-    def stop(_signal: int, _frame: object) -> NoReturn:
-        raise Stopped("stopped")
-
-    assert result_of(part.remote(2)) == 0.5
-    with pytest.raises(ZeroDivisionError):
-        result_of(part.remote(0))
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        with pytest.raises(Stopped):
-            result_of(part.remote(2, seconds=10.0))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """In a process of its own, whose handlers nobody else has set."""
+    ran = subprocess.run(
+        [sys.executable, "-c", WAITING],
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["0.5", "raised", "stopped"]
