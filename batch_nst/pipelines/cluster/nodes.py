@@ -82,8 +82,9 @@ def wait_for_room(resource: str, minutes: float, workers: int = 1, amount: int =
         raise RecipeError(_too_small(resource, workers, amount))
     start, said = time.monotonic(), -math.inf
     try:
-        request_resources(bundles=[{resource: amount}] * workers)
         while (found := room(resource, amount)) < workers:
+            # Again and again: a cluster has one such request, which whoever else ends a wait takes back.
+            request_resources(bundles=[{resource: amount}] * workers)
             now = time.monotonic()
             what = f"room for {found} of {workers} workers" if found else f"no node with a {resource}"
             if now - said >= _LOG_SECONDS:
