@@ -33,9 +33,13 @@ def read_weights(vgg: Vgg) -> bytes:
 def check_format(vgg: Vgg) -> None:
     """Refuse a weights file of another format, such as one of pickle; its tensors are looked at with torch.
 
+    The bundled file is not read for it.
+
     Raises:
         WeightsError: it is no safetensors file, or cannot be read.
     """
+    if vgg.weights == "bundled":
+        return
     try:
         deserialize(read_weights(vgg))  # type: ignore[no-untyped-call]
     except SafetensorError as error:

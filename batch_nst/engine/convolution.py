@@ -1,7 +1,7 @@
 """A convolution with reflection padding whose weights have a faster gradient in fp32 on CPUs.
 
-oneDNN works out that gradient at a third of the rate of its other passes where pixels lie channels last, as
-in training (256 px, one core of an AMD EPYC with AVX2: 13 to 27 of 75 GFLOP/s; here 36 to 58).
+oneDNN works out that gradient far below the rate of its other passes where pixels lie channels last, as
+they do in training.
 """
 
 from __future__ import annotations

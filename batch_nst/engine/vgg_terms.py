@@ -1,7 +1,7 @@
 """What a training's loss asks of VGG-16: content, style and the distance to the optimised image.
 
 Their gradients are those of autograd. They are worked out by the written-out backward pass of `Vgg16`, which
-the optimisation over pixels also uses: it takes less than half of the time, and keeps the activations once.
+the optimisation over pixels also uses.
 """
 
 from __future__ import annotations

@@ -122,9 +122,9 @@ def _gpu_can_come(_head: str) -> bool:
     It is asked to no more when this returns.
     """
     seen, until = {look().time}, time.monotonic() + _LOOK_SECONDS
-    request_resources(bundles=[{"GPU": 1}])
     try:
         while len(seen) <= _LOOKS and time.monotonic() < until:
+            request_resources(bundles=[{"GPU": 1}])  # again and again, as in `wait_for_room`
             update = look()
             seen.add(update.time)
             if room("GPU") or update.coming.get("GPU"):
