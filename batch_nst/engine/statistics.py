@@ -1,4 +1,4 @@
-"""Statistics over photos: means, and how many iterations of an optimisation a model is worth."""
+"""Statistics over photos: means, ratios, and how many iterations of an optimisation a model is worth."""
 
 from __future__ import annotations
 
@@ -44,6 +44,38 @@ def mean_figure(name: str, values: Sequence[float]) -> float:
     if found is None:
         raise ValueError(f"{name}: no values")
     return found
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One figure divided by another, over photos."""
+
+    value: float
+    """The geometric mean of the photos' ratios."""
+    interval: tuple[float, float] | None
+    """Both ends of its 95 % interval, by the bootstrap over photos; None of one photo."""
+
+
+def ratio(values: Sequence[float], others: Sequence[float], photos: Sequence[str]) -> Ratio:
+    """How many times another figure a figure is; the same input gives the same output.
+
+    ratio([2.0, 8.0], [1.0, 1.0], ["a", "b"]).value  # 4.0
+
+    Args:
+        values: a loss of each image.
+        others: the loss that it is divided by.
+        photos: the photo that each image is a crop of.
+    """
+    with np.errstate(invalid="ignore"):  # a loss that is NaN makes a ratio that is NaN
+        above, below = (np.log2(np.maximum(np.array(each, np.float64), _LEAST)) for each in (values, others))
+    logs = above - below
+    sums, sizes = _by_photo(logs[:, None], photos)[:, 0], _by_photo(np.ones((len(logs), 1)), photos)[:, 0]
+    interval = None
+    if len(sums) > 1:
+        drawn = _draws(len(sums))
+        found = np.sort(sums[drawn].sum(1) / sizes[drawn].sum(1))
+        interval = float(np.exp2(found[_CUT])), float(np.exp2(found[-1 - _CUT]))
+    return Ratio(float(np.exp2(logs.mean())), interval)
 
 
 @dataclass(frozen=True)
@@ -98,17 +130,28 @@ def worth_iterations(curve: Sequence[float], objective: float) -> int | None:
 
 def _interval(ahead: Values, photos: Sequence[str]) -> tuple[int | None, int | None]:
     """The 95 % interval by the bootstrap over photos, whose crops are drawn together."""
-    names, numbers = np.unique(np.array(photos), return_inverse=True)
-    by_photo = np.zeros((len(names), ahead.shape[1]))
-    np.add.at(by_photo, numbers, ahead)
-    chance = np.random.default_rng(0)
+    by_photo = _by_photo(ahead, photos)
     found = []
-    for _ in range(_RESAMPLES):
-        reached = np.flatnonzero(by_photo[chance.integers(len(names), size=len(names))].sum(0) >= 0)
+    for drawn in _draws(len(by_photo)):
+        reached = np.flatnonzero(by_photo[drawn].sum(0) >= 0)
         found.append(int(reached[-1]) if len(reached) else -1)
     found.sort()
     low, high = (None if end < 0 else end for end in (found[_CUT], found[-1 - _CUT]))
     return low, high
+
+
+def _by_photo(rows: Values, photos: Sequence[str]) -> Values:
+    """The sums of the rows of each photo."""
+    names, numbers = np.unique(np.array(photos), return_inverse=True)
+    found = np.zeros((len(names), rows.shape[1]))
+    np.add.at(found, numbers, rows)
+    return found
+
+
+def _draws(photos: int) -> npt.NDArray[np.int64]:
+    """The photos of each resample."""
+    chance = np.random.default_rng(0)
+    return np.stack([chance.integers(photos, size=photos) for _ in range(_RESAMPLES)])
 
 
 def _verdict(

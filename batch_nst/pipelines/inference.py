@@ -70,6 +70,11 @@ class FastModel:
         """What computes; images in tiles are torch's."""
         return "openvino" if self.compiled else "torch"
 
+    @property
+    def engine(self) -> str:
+        """Backend and precision in words."""
+        return f"{self.backend} {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
+
     @overload
     def __call__(self, picture: Kind) -> Kind: ...  # type: ignore[overload-overlap]
     @overload

@@ -36,8 +36,10 @@ class Model:
     trained: str | None
     """Start of the first run that trained it, UTC; None if no run is recorded."""
     photos: int | None
-    """Number of held-out images that it was scored on; None, as the next two, before it is scored."""
+    """Number of held-out images that it was scored on; None, as the next three, before it is scored."""
     objective: float | None
+    ratio: float | None
+    """R: its objective divided by that of the optimisation; None of a model that version 0.1.0 scored."""
     worth_iterations: int | None
     state: str
     """`published`, `withdrawn` by a rollback, `previous`, `refused`, `scored`, `trained` or `unfinished`."""
@@ -241,6 +243,7 @@ def _model(version: str, card: ModelCard | None, now: Pointer | None, date: str 
         trained=date,
         photos=evaluation.get("photos") if evaluation else None,
         objective=scores.get("total") if scores else None,
+        ratio=evaluation["ratios"]["total"] if evaluation and "ratios" in evaluation else None,
         worth_iterations=evaluation.get("worth_iterations") if evaluation else None,
         state=_state(version, card, now),
         why=why,
@@ -292,14 +295,16 @@ def _table(found: Sequence[Model]) -> list[str]:
     """The lines of a table of models."""
     if not found:
         return ["no model yet"]
-    lines = [f"{'version':>20} {'snapshot':>8} {'trained (UTC)':>16} {'objective':>14} {'worth':>6}  state"]
+    head = f"{'version':>20} {'snapshot':>8} {'trained (UTC)':>16}"
+    lines = [f"{head} {'objective':>14} {'R':>6} {'worth':>6}  state"]
     for model in found:
         date = model.trained[:16].replace("T", " ") if model.trained else "-"
         objective = "-" if model.objective is None else f"{model.objective:,.0f}"
+        ratio = "-" if model.ratio is None else f"{model.ratio:.2f}"
         worth = "-" if model.worth_iterations is None else f"{model.worth_iterations:,}"
         why = model.why.removeprefix(f"{model.version}: ") if model.why else ""
         lines.append(
-            f"{model.version:>20} {model.snapshot:>8} {date:>16} {objective:>14} {worth:>6}  "
+            f"{model.version:>20} {model.snapshot:>8} {date:>16} {objective:>14} {ratio:>6} {worth:>6}  "
             f"{model.state}{f': {why}' if model.state == 'refused' else ''}"
         )
     return lines

@@ -91,15 +91,15 @@ def test_models_are_listed_with_their_figures_and_nothing_is_written(
     why = "objective 250 on held-out photos; published {} has 200, publish.margin 0; not published"
     why = why.format(SECOND)
     assert [tuple(model.values()) for model in figures["models"]] == [  # by snapshot and date
-        (FIRST, 1, "2026-11-22T02:00:00Z", 1, 300.0, 120, "scored", None),
-        (WORSE, 2, None, 1, 250.0, 120, "refused", f"{WORSE}: {why}"),
-        (HALF, 2, None, None, None, None, "unfinished", None),
-        (SECOND, 2, "2026-11-23T02:00:00Z", 1, 200.0, 120, "previous", None),
-        (THIRD, 3, None, 1, 100.0, 120, "published", None),
+        (FIRST, 1, "2026-11-22T02:00:00Z", 1, 300.0, 1.25, 120, "scored", None),
+        (WORSE, 2, None, 1, 250.0, 1.25, 120, "refused", f"{WORSE}: {why}"),
+        (HALF, 2, None, None, None, None, None, "unfinished", None),
+        (SECOND, 2, "2026-11-23T02:00:00Z", 1, 200.0, 1.25, 120, "previous", None),
+        (THIRD, 3, None, 1, 100.0, 1.25, 120, "published", None),
     ]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == ["version", FIRST, WORSE, HALF, SECOND, THIRD]
-    assert lines[1].split()[1:] == ["1", "2026-11-22", "02:00", "300", "120", "scored"]
+    assert lines[1].split()[1:] == ["1", "2026-11-22", "02:00", "300", "1.25", "120", "scored"]
     assert lines[2].endswith(f"  refused: {why}")
 
 

@@ -80,6 +80,7 @@ def make_model(store: Store, version: str, objectives: Objectives | None = None,
             "photos": len(objectives),
             "objectives": dict(objectives),
             "model": {"total": total},
+            "ratios": {"total": 1.25},
             "worth_iterations": 120,
         }
     registry.write_card(store, version, card)

@@ -132,7 +132,7 @@ def readme(card: ModelCard) -> str:
         version=card["version"],
         batch_nst=card["batch_nst"],
         example=EXAMPLE,
-        verdict=_capital(evaluation["verdict"]),
+        verdict=_verdict(evaluation),
         photos=_count(evaluation["photos"], "held-out image"),
         size=evaluation["size"],
         scores=_table(evaluation),
@@ -159,8 +159,11 @@ def _title(image: str) -> str:
     return image.rsplit("/", 1)[-1].rsplit(".", 1)[0].replace("_", " ")
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _verdict(evaluation: Evaluation) -> str:
+    """R in words, where it was measured, and what the model is worth."""
+    worth = evaluation["verdict"]
+    words = f"{evaluation['ratios']['verdict']}; {worth}" if "ratios" in evaluation else worth
+    return words[:1].upper() + words[1:]
 
 
 def _table(scores: Evaluation | Enlarged) -> str:

@@ -42,6 +42,21 @@ class Seconds(TypedDict):
     """Seconds of the optimisation divided by those of the model."""
 
 
+class Ratios(TypedDict):
+    """The model's figures divided by those of the optimisation after all of its iterations."""
+
+    total: float
+    """R: of the objective, the geometric mean over photos."""
+    interval: list[float] | None
+    """Both ends of R's 95 % interval; None of one photo."""
+    content: float
+    style: float
+    distance: float
+    """Of the distance to the optimised image; divided by the photo's own distance."""
+    iterations: int
+    verdict: str
+
+
 class Standing(TypedDict, total=False):
     """The number of iterations that a model is worth; see `statistics.Equivalence`."""
 
@@ -70,6 +85,7 @@ class Comparison(Standing, total=False):
     """Means over photos: of the photos, their optimised images and their stylized images."""
 
     photos: int
+    ratios: Ratios
     photo: Losses
     optimised: Losses
     model: Losses
@@ -90,6 +106,10 @@ class Evaluation(Comparison, total=False):
 
     objectives: dict[str, float]
     """The model's objective by image id (hex)."""
+    painter: str
+    """What made the model's images, and in which precision: `openvino fp32`."""
+    engine: str
+    """Device and precision of the optimisation: `cpu bf16`."""
     baseline: Baseline
     units: list[str]
     """Names of the units that hold the photos."""

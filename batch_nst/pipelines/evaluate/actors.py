@@ -18,15 +18,13 @@ from batch_nst.data.models.evaluation import Losses, SpeedTable
 from batch_nst.data.models.holdout import HeldOutPhoto
 from batch_nst.engine.baselines import run_baseline
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
-from batch_nst.engine.model_io import load_net, stylize_image
 from batch_nst.engine.slow_transfer import optimise
 from batch_nst.engine.timing import wait_for
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cluster.connect import Workers, result_of
 from batch_nst.pipelines.cluster.rows import rows_at_once
 from batch_nst.pipelines.evaluate.scores import LeftOut, Score, from_row, to_row
 from batch_nst.pipelines.evaluate.speed import measure_speed
-from batch_nst.pipelines.inference import ModelFiles
+from batch_nst.pipelines.inference import FastModel, ModelFiles
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Recipe
 
@@ -87,13 +85,13 @@ class Scorer:
         return Objectives.of_recipe(self._recipe, self._style, workers.device, workers.threads_here())
 
     @cached_property
-    def _net(self) -> TransformerNet:
-        return load_net(self._model.weights, self._model.card).to(self._objectives.device)
+    def _painter(self) -> FastModel:
+        """The fast model as users have it."""
+        return self._model.painter(self._objectives.device)
 
     def speed(self, picture: Pixels) -> SpeedTable:
-        """See `measure_speed`; the fast model is as users have it."""
-        painter = self._model.painter(self._objectives.device)
-        return measure_speed(self._objectives, painter, picture, self._recipe.evaluate.sizes)
+        """See `measure_speed`."""
+        return measure_speed(self._objectives, self._painter, picture, self._recipe.evaluate.sizes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
         """`score` for Ray Data: a row holds the fields of a `HeldOutPhoto`."""
@@ -112,9 +110,9 @@ class Scorer:
         """Optimise one photo and stylize it; measure both images and the photo in fp32."""
         device, iterations = self._objectives.device, photo.iterations
         pixels = decode_stored(photo.content)
-        stylize_image(self._net, torch.from_numpy(pixels), device)  # the first call chooses kernels
+        self._painter(pixels)  # the first call chooses kernels
         start = time.perf_counter()
-        stylized = stylize_image(self._net, torch.from_numpy(pixels), device).numpy()
+        stylized = self._painter(pixels)
         model_seconds = time.perf_counter() - start
         content = to_tensor(pixels[None], device)
         wait_for(device)
@@ -122,8 +120,10 @@ class Scorer:
         found = optimise(self._objectives.fast, content, iterations, self._recipe.generate.optimizer)
         wait_for(device)
         optimised_seconds = time.perf_counter() - start
-        optimised = decode_stored(photo.stylized) if photo.stylized else to_pixels(found.images)[0]
-        losses = self._measure(content, {"photo": pixels, "model": stylized, "optimised": optimised})
+        reached = to_pixels(found.images)[0]
+        optimised = decode_stored(photo.stylized) if photo.stylized else reached
+        pictures = {"photo": pixels, "model": stylized, "optimised": optimised, "reached": reached}
+        losses = self._measure(content, pictures)
         baseline_curve, baseline_seconds = self._baseline(photo, content)
         return Score(
             id=photo.id,
@@ -134,6 +134,9 @@ class Scorer:
             photo=losses["photo"],
             model=losses["model"],
             optimised=losses["optimised"],
+            reached=losses["reached"],
+            painter=self._painter.engine,
+            engine=self._objectives.engine,
             model_seconds=model_seconds,
             optimised_seconds=optimised_seconds,
             optimised_picture=optimised.tobytes(),

@@ -202,7 +202,12 @@ def _log(scored: ScoredModel) -> None:
         log(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     log(f"{'X, as stored':>20} {_parts(evaluation['optimised'])}")
     log(f"{'fast model':>20} {_parts(evaluation['model'])}")
-    log(f"{scored.version}: {evaluation['verdict']}, over {evaluation['photos']} held-out images")
+    ratios = evaluation["ratios"]
+    log(
+        f"{scored.version}: R {ratios['total']:.2f}: {ratios['verdict']}, over {evaluation['photos']} "
+        f"held-out images; content {ratios['content']:.2f}, style {ratios['style']:.2f} of theirs"
+    )
+    log(f"{'':>{len(scored.version)}}  {evaluation['verdict']}")
     _log_baseline(evaluation)
     if larger := evaluation.get("larger"):
         _log_enlarged(larger)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from batch_nst.data.models.evaluation import (
     Enlarged,
     Evaluation,
     Losses,
+    Ratios,
     SpeedTable,
     Trial,
 )
-from batch_nst.engine.statistics import equivalent_iterations, mean_figure
+from batch_nst.engine.statistics import Ratio, equivalent_iterations, mean_figure, ratio
 from batch_nst.figures import JsonValue, as_json, inlined, omitted
 from batch_nst.pipelines.evaluate.enlarged import EnlargedPhotos
 
@@ -52,6 +53,11 @@ class Score:
     photo: Losses
     model: Losses
     optimised: Losses
+    reached: Losses
+    """Those of the image after all iterations of `curve`."""
+    painter: str
+    """What made the model's image, as in `Evaluation`; so is the next field."""
+    engine: str
     model_seconds: float
     optimised_seconds: float
     optimised_picture: bytes
@@ -83,7 +89,7 @@ def encoded(raw: bytes, side: int) -> bytes:
 
 
 def summarise(scores: Sequence[Score]) -> Comparison:
-    """Means over at least one photo, and the iterations that the model is worth."""
+    """Means over at least one photo, R, and the iterations that the model is worth."""
     worth = equivalent_iterations(
         [score.curve for score in scores],
         [score.model["total"] for score in scores],
@@ -95,6 +101,7 @@ def summarise(scores: Sequence[Score]) -> Comparison:
     )
     return {
         "photos": len(scores),
+        "ratios": ratios_of(scores),
         "curve": worth.curve,
         "worth_iterations": worth.worth_iterations,
         "worth_interval": [*worth.worth_interval],
@@ -104,6 +111,38 @@ def summarise(scores: Sequence[Score]) -> Comparison:
         "model": _mean_losses(score.model for score in scores),
         "seconds_per_image": {"model": model, "optimised": optimised, "ratio": optimised / model},
     }
+
+
+def ratios_of(scores: Sequence[Score]) -> Ratios:
+    """R and its parts, over at least one photo."""
+    photos = [score.uri for score in scores]
+
+    def of(part: Literal["total", "content", "style"]) -> Ratio:
+        return ratio(
+            [score.model[part] for score in scores], [score.reached[part] for score in scores], photos
+        )
+
+    distances = [score.model["distance"] for score in scores]
+    own = [score.photo["distance"] for score in scores]
+    total, iterations = of("total"), len(scores[0].curve) - 1
+    return {
+        "total": total.value,
+        "interval": [*total.interval] if total.interval else None,
+        "content": of("content").value,
+        "style": of("style").value,
+        "distance": ratio(distances, own, photos).value,
+        "iterations": iterations,
+        "verdict": _in_words(total, iterations),
+    }
+
+
+def _in_words(total: Ratio, iterations: int) -> str:
+    reach = "1 iteration reaches" if iterations == 1 else f"{iterations:,} iterations reach"
+    words = f"its pictures score {total.value:.2f} times what {reach}"
+    if total.interval is None:
+        return words
+    low, high = total.interval
+    return f"{words} (95 % interval: {low:.2f} to {high:.2f})"
 
 
 def _mean_losses(found: Iterable[Losses]) -> Losses:
@@ -118,6 +157,7 @@ def evaluation_of(scores: Sequence[Score], units: Sequence[str], size: int) -> E
     """The section without `larger`; with the baseline if it ran."""
     objectives = {score.id: score.model["total"] for score in scores}
     found = cast(Evaluation, {**summarise(scores), "objectives": objectives})
+    found["painter"], found["engine"] = scores[0].painter, scores[0].engine
     if raced := [score for score in scores if score.baseline_curve]:
         found["baseline"] = baseline_figures(raced)
     found["units"], found["size"] = [*units], size

@@ -72,6 +72,15 @@ def test_it_tells_figures_origin_and_licences() -> None:
     assert "private" not in text
 
 
+def test_r_comes_first_where_it_was_measured() -> None:
+    card = copy.deepcopy(CARD)
+    card["evaluation"]["ratios"] = {"verdict": "its pictures score 2.10 times what 300 iterations reach"}
+    words = (
+        "Its pictures score 2.10 times what 300 iterations reach; worth 120 iterations of the optimisation"
+    )
+    assert words in readme(card)
+
+
 def test_what_is_known_of_twice_the_size_is_told() -> None:
     assert "512" not in readme(CARD)
     card = copy.deepcopy(CARD)

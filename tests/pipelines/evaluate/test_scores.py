@@ -16,8 +16,8 @@ from batch_nst.pipelines.evaluate.scores import (
 )
 
 
-def score(total: float, curve: list[float], **more) -> Score:
-    losses = {
+def losses_of(total: float) -> dict[str, float]:
+    return {
         "content": 1.0,
         "style": 1.0,
         "total": total,
@@ -25,15 +25,22 @@ def score(total: float, curve: list[float], **more) -> Score:
         "ssim": 2 - total,
         "checkerboard": total,
     }
+
+
+def score(total: float, curve: list[float], reached: float = 1.0, **more) -> Score:
+    losses = losses_of(total)
     return Score(
         id="00",
         name="photo.png 00",
         uri=str(curve),
         side=32,
         curve=curve,
-        photo=losses,
+        photo={**losses},
         optimised=losses,
         model=losses,
+        reached={**losses_of(reached), "content": 0.5, "style": 4.0},
+        painter="openvino fp32",
+        engine="cpu bf16",
         model_seconds=1.0,
         optimised_seconds=2.0,
         optimised_picture=b"",
@@ -59,6 +66,33 @@ def test_figures_over_photos_are_geometric_means_of_running_minima():
     assert figures["worth_iterations"] == 1
     assert figures["worth_interval"] == [0, 1]
     assert figures["seconds_per_image"] == {"model": 1.0, "optimised": 2.0, "ratio": 2.0}
+
+
+def test_r_is_the_geometric_mean_of_what_the_model_scores_by_what_the_optimisation_reaches():
+    one = replace(score(2.0, [4.0, 1.0], reached=1.0), uri="a")
+    other = replace(score(8.0, [4.0, 1.0], reached=1.0), uri="b")
+    other.photo["distance"] = 4.0
+    ratios = summarise([one, other])["ratios"]
+    # 2 / 1 and 8 / 1; each part alone; distances 1 / 1 and 1 / 4 of the photo's own
+    assert ratios == {
+        "total": pytest.approx(4.0),
+        "interval": [pytest.approx(2.0), pytest.approx(8.0)],
+        "content": pytest.approx(2.0),
+        "style": pytest.approx(0.25),
+        "distance": pytest.approx(0.5),
+        "iterations": 1,
+        "verdict": "its pictures score 4.00 times what 1 iteration reaches (95 % interval: 2.00 to 8.00)",
+    }
+    alone = summarise([replace(one, curve=[4.0] * 301)])["ratios"]
+    assert (alone["total"], alone["interval"]) == (pytest.approx(2.0), None)
+    assert alone["verdict"] == "its pictures score 2.00 times what 300 iterations reach"
+
+
+def test_crops_of_one_photo_do_not_narrow_the_interval():
+    crops = [score(total, [4.0, 1.0]) for total in (2.0, 8.0)]
+    assert crops[0].uri == crops[1].uri
+    assert summarise(crops)["ratios"]["interval"] is None
+    assert summarise([*crops, replace(crops[0], uri="b")])["ratios"]["interval"] == pytest.approx([2.0, 4.0])
 
 
 def test_the_baseline_is_compared_on_its_own_photos_only():

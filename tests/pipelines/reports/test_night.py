@@ -42,6 +42,9 @@ def _picture(name: str, encoding: str = "WEBP", shape: tuple[int, int] = (48, 48
     return file.getvalue()
 
 
+R_IN_WORDS = "its pictures score 2.65 times what 100 iterations reach (95 % interval: 2.40 to 2.90)"
+
+
 def _losses(total: float, **more: float) -> dict[str, float]:
     return {"total": total, "content": total / 5, "style": total / 100, "checkerboard": 0.567, **more}
 
@@ -65,6 +68,14 @@ def given() -> dict[str, Any]:
         "evaluation": {
             "photos": 2,
             "size": 48,
+            "engine": "cpu bf16",
+            "ratios": {
+                "total": 2.65,
+                "content": 1.25,
+                "style": 3.75,
+                "iterations": 100,
+                "verdict": R_IN_WORDS,
+            },
             "curve": [125e3 / (1 + step) ** 0.5 for step in range(101)],
             **losses,
             "model": _losses(26e3, distance=0.51, ssim=0.42),
@@ -279,7 +290,7 @@ def test_a_refused_night_begins_with_the_reason(given: dict[str, Any]) -> None:
 def test_a_first_night_compares_with_nothing(given: dict[str, Any]) -> None:
     first = Night(MADE, {**GATE, "previous": None, "compared": None}, COST)
     text = _text(render(Report(**given, night=first, started=STARTED)))
-    assert "is published. On 2 photos that it has never seen, it is worth 23 iterations" in text
+    assert "is published. On 2 photos that it has never seen, its pictures score 2.65 times what 100" in text
     assert "Old against new" not in text
     assert "Earlier nights" not in text
 
@@ -405,7 +416,8 @@ def test_figures_are_for_people(report: str) -> None:
         "SSIM 0.42",
         "0.567",
         "142 ×",
-        "worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
+        f"{R_IN_WORDS}; the fast model is worth 23 iterations of the optimisation (95 % interval: 17 to 40)",
+        "times the objective after 100 iterations (cpu bf16): content 1.25, style 3.75",
         "7.1 s for 100 iterations",
         "1 h 2 min",
         "on the same photos, it is worth 22 iterations of the optimisation.",
