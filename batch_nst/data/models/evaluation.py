@@ -52,7 +52,7 @@ class Ratios(TypedDict):
     content: float
     style: float
     distance: float
-    """Of the distance to the optimised image; divided by the photo's own distance."""
+    """The distance to the optimised image, divided by the photo's own."""
     iterations: int
     verdict: str
 
