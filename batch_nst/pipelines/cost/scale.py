@@ -16,6 +16,8 @@ _SHARE = 0.85
 """Fraction of the time that is planned with; the rest is for decoding, writing and other programs."""
 _PAIRS_SHARE = 0.4
 """Fraction of the planned time that more iterations for pairs may take."""
+_SCORING_SHARE = 0.1
+"""Fraction of a run that scoring may take, unless one photo takes more."""
 _MOST_ITERATIONS, _MOST_STEPS = 300, 40_000
 _FEW_PHOTOS = 20
 """Number of photos below which two crops are made of each."""
@@ -31,6 +33,17 @@ class _Level(NamedTuple):
     crops: int
     """Crops of pairs that are trained on."""
 
+
+class _Scored(NamedTuple):
+    """Numbers of held-out images to be scored, the most that are wanted."""
+
+    photos: int
+    larger: int
+    baseline: int
+
+
+_SCORED = (_Scored(64, 4, 1), _Scored(16, 2, 1), _Scored(8, 1, 1), *(_Scored(few, 0, 0) for few in (4, 2, 1)))
+"""The first one that takes no more than its share is taken."""
 
 _LEVELS = (
     _Level(512, 300, 40_000),
@@ -141,22 +154,27 @@ def _sized(base: Recipe, photos: int, machine: Machine, size: int, iterations: i
         "iterations": iterations,
         "unit_images": 64 if on_gpu else 8,
     }
-    evaluate = {
-        "holdout": holdout,
-        "photos": min(64, held_out * each),
-        "iterations": iterations,
-        "baseline_photos": 1,
-        "larger_photos": min(4, held_out),
-        "sizes": [size, 2 * size],
-    }
-    return base.model_copy(
+    whole = base.model_copy(
         update={
             "style": base.style.model_copy(update={"size": size * 3 // 2}),
             "generate": base.generate.model_copy(update=generate),
             "train": base.train.model_copy(update=train),
-            "evaluate": base.evaluate.model_copy(update=evaluate),
         }
     )
+    for most in _SCORED:
+        evaluate = {
+            "holdout": holdout,
+            "photos": min(most.photos, held_out * each),
+            "iterations": iterations,
+            "baseline_photos": most.baseline,
+            "larger_photos": min(most.larger, held_out),
+            "sizes": [size, 2 * size] if most.larger else [size],
+        }
+        sized = whole.model_copy(update={"evaluate": base.evaluate.model_copy(update=evaluate)})
+        took = seconds_of(sized, photos, machine)
+        if took.scoring <= _SCORING_SHARE * sum(took):
+            break
+    return sized
 
 
 def _work(recipe: Recipe, photos: int) -> Work:

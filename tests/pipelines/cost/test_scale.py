@@ -49,6 +49,12 @@ def test_whatever_fits_ends_in_time_and_can_be_trained(
     except RecipeError:
         return
     assert sum(seconds_of(recipe, photos, machine)) + START_SECONDS <= hours * 3600
+    took, score = seconds_of(recipe, photos, machine), recipe.evaluate
+    assert took.scoring <= 0.1 * sum(took) or (score.photos, score.larger_photos, score.baseline_photos) == (
+        1,
+        0,
+        0,
+    )
     assert Recipe.model_validate(recipe.model_dump()) == recipe
     assert recipe.train.batch_size <= photos * recipe.generate.crops
     assert (recipe.generate.input, recipe.style.image, recipe.output) == (
