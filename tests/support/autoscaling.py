@@ -109,7 +109,10 @@ def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterato
 
 def end(head: subprocess.Popen[bytes]) -> None:
     """Kill the head and all that it or its autoscaler has started; `ray stop` would kill others' too."""
-    family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    try:
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:  # it ended by itself, which the test tells
+        return
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)

@@ -282,7 +282,7 @@ def largest(side: int) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", largest(8))
 def test_the_memory_that_is_allowed_is_enough_for_any_picture_of_the_allowed_size(name: str) -> None:
-    side = 2000
+    side = 3000
     data = largest(side)[name]
     limits = Limits(min_side=8, max_bytes=len(data), max_pixels=side**2, max_seconds=600)
     with closing(Decoder(limits)) as decoder:

@@ -140,7 +140,9 @@ def test_a_gpu_that_can_come_is_what_auto_asks_for(port: int) -> None:
             "try: print(ask_a_gpu(look_at_gpu, 100, 64))\n"
             "except DeviceError as error: print(error.cause)",
         )
-    zero, two, looked = answered.stdout.splitlines()
+    lines = answered.stdout.splitlines()
+    assert len(lines) == 3, answered.stdout
+    zero, two, looked = lines
     assert (zero, two) == ("0 0 cuda", "2"), answered.stderr
     assert "driver" in looked  # as this machine has one or not: its nodes are here
     assert "no node with a GPU yet; asked for 2; 0 minutes" in answered.stderr
