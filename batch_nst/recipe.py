@@ -140,6 +140,9 @@ class Generate(Section):
     all but tables and tars, names without a suffix too. None takes the usual suffixes."""
     image_size: Annotated[int, Field(ge=32, le=4096)] = 256
     """Side of the square optimised images, in pixels."""
+    pairs: Count | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Photos that are optimised: about so many, or this fraction; a hash of the key chooses. The others are
+    stored as photos without pairs, which training uses too. None makes a pair of every photo."""
     crops: Count = 1
     """Crops of each photo; the first is the centre, the photo's id decides the others."""
     iterations: Count = 300
@@ -266,6 +269,8 @@ class Train(Section):
     init: str = "random"
     """Initial weights: `random`, from the seed; or `model:URI`, those of a fast model. The URI is that of an
     output with a published model, or of a folder models/VERSION."""
+    unpaired: Fraction = 0.5
+    """Fraction of each batch that is photos without pairs, if the dataset has any (`generate.pairs`)."""
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the random crops of a pair in pixels; none takes whole pictures. With few pairs, crops prevent
     overfitting."""

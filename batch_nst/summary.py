@@ -50,7 +50,8 @@ def _init(_: Namespace, figures: Namespace) -> _Told:
 def _generate(options: Namespace, figures: Namespace) -> _Told:
     good = figures.ok + figures.held_out + figures.filtered
     bad = figures.rejected + figures.failed
-    left = "".join(f", {n:,} {what}" for n, what in ((bad, "bad"), (figures.pending, "pending")) if n)
+    others = ((figures.unpaired, "without pairs"), (bad, "bad"), (figures.pending, "pending"))
+    left = "".join(f", {n:,} {what}" for n, what in others if n)
     return [
         ("made", f"{_counted(figures.made, 'pair')}; the dataset has {good:,} now{left}"),
         ("look", f"{figures.output}/dataset"),

@@ -267,7 +267,7 @@ def test_a_recipe_that_unfolds_beyond_memory_is_refused(call: Call, project: Pro
 
 def test_a_plan_ends_with_its_counts(call: Call, project: Project) -> None:
     ended = call("plan", project.recipe, "train.batch_size=1")
-    counts = {"photos": 2, "found": 2, "done": 0, "rejected": 0, "to_do": 2, "gone": 0}
+    counts = {"photos": 2, "found": 2, "done": 0, "rejected": 0, "to_do": 2, "unpaired": 0, "gone": 0}
     unknown = (
         "device",
         "devices",

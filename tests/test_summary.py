@@ -58,6 +58,7 @@ CASES: list[Case] = [
             "made": 1,
             "ok": 2,
             "held_out": 1,
+            "unpaired": 5,
             "filtered": 1,
             "rejected": 1,
             "failed": 1,
@@ -65,7 +66,7 @@ CASES: list[Case] = [
             "output": "out",
         },
         [
-            "made  1 pair; the dataset has 4 now, 2 bad, 2 pending",
+            "made  1 pair; the dataset has 4 now, 5 without pairs, 2 bad, 2 pending",
             "look  out/dataset",
             "      batch-nst inspect out",
             f"next  {NAMED.format('generate')}",

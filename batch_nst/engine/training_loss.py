@@ -8,7 +8,7 @@ perceptual loss does not see.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,7 @@ def training_loss(
     content: Tensor,
     optimised: Tensor,
     skip_unweighted: bool = False,
+    paired: Sequence[bool] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean training loss of a batch of pairs. Nothing is copied from the device.
 
@@ -55,6 +56,8 @@ def training_loss(
         optimised: their optimised images, same shape and range; they do not matter where only the perceptual
             loss has a weight and `skip_unweighted` is set.
         skip_unweighted: do not compute parts whose weight is 0: it saves time, but the log lacks them.
+        paired: for each photo whether `optimised` is its optimised image. If not, that image does not matter,
+            and the distances to it are 0. Empty: all are.
 
     Returns:
         The loss to minimise, and its computed parts for the log, each of shape () and a mean over the batch.
@@ -65,10 +68,11 @@ def training_loss(
     parts: dict[str, Tensor] = {}
     perceptual = weights.perceptual > 0 or not skip_unweighted
     feature = weights.feature > 0 or not skip_unweighted
+    known = 1.0 if all(paired) else content.new_tensor([float(each) for each in paired])
     if perceptual or feature:
         with torch.no_grad():
             targets = objective.content_targets(content) if perceptual else {}
-            wanted = objective.vgg(optimised) if feature else {}
+            wanted = objective.vgg(optimised) if feature and (not paired or any(paired)) else {}
         terms = vgg_terms(objective, stylized, targets, wanted)
     if perceptual:
         losses = objective.weighted(stylized, terms.content, terms.style)
@@ -79,10 +83,10 @@ def training_loss(
         }
         each = each + weights.perceptual * parts["objective"]
     if feature:
-        parts["feature"] = terms.distance
+        parts["feature"] = known * terms.distance
         each = each + weights.feature * parts["feature"]
     if weights.pixel > 0 or not skip_unweighted:
-        parts["pixel"] = (stylized - optimised).abs().flatten(1).mean(1) / 255
+        parts["pixel"] = known * (stylized - optimised).abs().flatten(1).mean(1) / 255
         each = each + weights.pixel * parts["pixel"]
     if weights.checkerboard > 0 or not skip_unweighted:
         parts["checkerboard"] = checkerboard(stylized)

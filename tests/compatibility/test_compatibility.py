@@ -117,8 +117,18 @@ def states(output: Path) -> dict[str, str]:
 def test_a_plan_finds_everything_done_and_nothing_new(home: Path, without_ray: None) -> None:
     before = objects(home / "output")
     figures = call("plan", home / "recipe.yaml")
-    counts = {name: figures[name] for name in ("photos", "found", "done", "rejected", "to_do", "gone")}
-    assert counts == {"photos": 10, "found": 10, "done": 10, "rejected": 0, "to_do": 0, "gone": 0}
+    counts = {
+        name: figures[name] for name in ("photos", "found", "done", "rejected", "to_do", "unpaired", "gone")
+    }
+    assert counts == {
+        "photos": 10,
+        "found": 10,
+        "done": 10,
+        "rejected": 0,
+        "to_do": 0,
+        "unpaired": 0,
+        "gone": 0,
+    }
     assert objects(home / "output") == before
 
 

@@ -63,6 +63,30 @@ def test_what_weighs_nothing_need_not_be_measured(
         torch.testing.assert_close(lean, gradient, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_photo_without_a_pair_is_taught_by_the_perceptual_loss_alone(
+    objective: PerceptualLoss, net: TransformerNet, skip: bool
+) -> None:
+    weights, parameters = Weights(1.0, 5.0, 2.0, 0.5), list(net.parameters())
+    photos, optimised = noise(3, 1), noise(3, 2)
+    loss, parts = training_loss(net, objective, weights, photos, optimised, skip, (True, False, True))
+    alone, _ = training_loss(
+        net,
+        objective,
+        Weights(1.0, 0.0, 0.0, 0.5),
+        photos[1:2],
+        torch.full_like(photos[1:2], torch.nan),
+        True,
+    )
+    pairs, of_pairs = training_loss(net, objective, weights, photos[::2], optimised[::2], skip)
+    torch.testing.assert_close(loss, (alone + 2 * pairs) / 3)
+    torch.testing.assert_close(parts["feature"], of_pairs["feature"] * 2 / 3)
+    torch.testing.assert_close(parts["pixel"], of_pairs["pixel"] * 2 / 3)
+    by_hand = torch.autograd.grad((alone + 2 * pairs) / 3, parameters)
+    for gradient, wanted in zip(torch.autograd.grad(loss, parameters), by_hand, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-6, atol=1e-10)
+
+
 def test_the_perceptual_loss_alone_looks_at_no_pair(objective: PerceptualLoss, net: TransformerNet) -> None:
     weights, nothing = (
         Weights(1.0, 0.0, 0.0, 0.0),

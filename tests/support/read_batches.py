@@ -35,7 +35,8 @@ def drawn(
     assert len(members) == size * (steps - start)
     for first in range(0, len(members), size):
         batch = members[first : first + size]
-        yield sampler.Batch(*(np.stack([pair[name] for pair in batch]) for name in ("content", "optimised")))
+        photos, optimised = (np.stack([pair[name] for pair in batch]) for name in ("content", "optimised"))
+        yield sampler.Batch(photos, optimised, tuple(pair["paired"] for pair in batch))
 
 
 def noise(folder: Path) -> Dataset:

@@ -44,6 +44,8 @@ class UnitEntry(TypedDict):
     failed: int
     forgotten: NotRequired[int]
     """Missing in snapshots of version 0.1.0, as is `filtered`."""
+    unpaired: NotRequired[int]
+    """Photos without pairs; missing in snapshots from before there were any."""
     filtered: NotRequired[int]
     left_out: int
     """Gone from the input, or superseded by a later attempt."""

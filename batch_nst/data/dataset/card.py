@@ -27,6 +27,7 @@ _SIZES = (
 _MEANING = {
     "ok": "pairs to train on",
     "held_out": "pairs held out from training",
+    "unpaired": "photos without pairs, which are trained on too",
     "filtered": "pairs that training skips, see below",
     "rejected": "photos that cannot be used; no pictures",
     "failed": "photos that could not be read or optimised; no pictures",
@@ -65,10 +66,11 @@ rows = load_dataset("parquet", data_files="data/**/*.parquet", split="train")  #
 pairs = rows.filter(lambda row: row["status"] == "ok" and row["split"] == "train")
 ```
 
-A row is a photo, or a crop of one: `id`, `uri`, `split` (`train` or `held_out`, by a hash of the photo's
-name), `status`, `reason`, `detail`, the pictures `content` and `stylized`, `height`, `width`, `content_loss`,
-`style_loss`, `total_loss`, `iterations`, `init`, `engine`. An image that was tried again has a row for each
-attempt; the last one counts. What is left out is named in `snapshots/{number:06}.json`.
+A hash of a photo's name decides its `split`: `train`, `held_out`, or `unpaired`, a photo without `stylized`.
+A row is a photo, or a crop of one: `id`, `uri`, `split`, `status`, `reason`, `detail`, the pictures `content`
+and `stylized`, `height`, `width`, `content_loss`, `style_loss`, `total_loss`, `iterations`, `init`, `engine`.
+An image that was tried again has a row for each attempt; the last one counts. What is left out is named in
+`snapshots/{number:06}.json`.
 
 ## Quality filter
 

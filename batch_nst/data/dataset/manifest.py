@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from batch_nst.console import log
 from batch_nst.data.dataset.defaults import deciding, frozen_defaults, section_types
 from batch_nst.data.images.style import StyleImage, read_style
-from batch_nst.data.sources.photos import is_held_out
+from batch_nst.data.sources.photos import is_held_out, key_hash
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import weights_digest
@@ -61,14 +61,18 @@ class GenerateSettings(TypedDict):
 
 
 class Holdout(TypedDict):
-    """Which photos are held out from training."""
+    """Which photos are held out from training, and which are optimised."""
 
     fraction: float
-    """Fraction of the photos, chosen by a hash of the key."""
+    """Fraction of the photos that are optimised, chosen by a hash of the key."""
     photos: list[str]
     """Keys that the recipe names."""
     at_least: list[str]
     """Key of the photo that is held out because the fraction chose none."""
+    pairs: NotRequired[float]
+    """`generate.pairs`; without it every photo is optimised."""
+    below: NotRequired[float]
+    """Hash below which photos are optimised, from 0 to 1."""
 
 
 class Manifest(TypedDict):
@@ -92,6 +96,8 @@ class _CheckedHoldout(BaseModel):
     fraction: float
     photos: list[str]
     at_least: list[str]
+    pairs: float | None = None
+    below: float = 1.0
 
 
 class _Checked(BaseModel):
@@ -182,10 +188,16 @@ def write_settings(store: Store, settings: Manifest) -> None:
         check_settings(store, settings)
 
 
+DECIDED = ("holdout.at_least", "holdout.below")
+"""Settings that no recipe says: they are decided where a dataset begins."""
+
+
 def split_of(key: str, holdout: Holdout) -> str:
-    """The side of the split that a photo is on, `train` or `held_out`."""
-    held_out = is_held_out(key, holdout["fraction"], [*holdout["photos"], *holdout["at_least"]])
-    return "held_out" if held_out else "train"
+    """The side of the split that a photo is on: `train`, `held_out`, or `unpaired`."""
+    below = holdout.get("below", 1.0)
+    if is_held_out(key, below * holdout["fraction"], [*holdout["photos"], *holdout["at_least"]]):
+        return "held_out"
+    return "train" if below == 1 or key_hash(key) < below else "unpaired"
 
 
 def _text(settings: Manifest) -> str:
@@ -209,7 +221,7 @@ def check_recipe(recipe: Recipe, store: Store) -> Manifest:
         RecipeError: the dataset was started with other settings.
     """
     given = settings_of(recipe, read_style(recipe.style))
-    settings = check_settings(store, given, ignore=("holdout.at_least",))
+    settings = check_settings(store, given, ignore=DECIDED)
     if settings is None:
         raise IncompleteError(f"{store.uri}: no dataset here; run `batch-nst generate` first")
     return settings
@@ -218,6 +230,13 @@ def check_recipe(recipe: Recipe, store: Store) -> Manifest:
 def settings_of(recipe: Recipe, style: StyleImage) -> Manifest:
     """The settings of a recipe, with its style image, that decide pixels and the split."""
     generate = recipe.generate
+    holdout: Holdout = {
+        "fraction": recipe.evaluate.holdout,
+        "photos": sorted(recipe.evaluate.holdout_photos),
+        "at_least": [],
+    }
+    if generate.pairs is not None:
+        holdout["pairs"] = generate.pairs
     return {
         "style": {"sha256": style.digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
@@ -228,11 +247,7 @@ def settings_of(recipe: Recipe, style: StyleImage) -> Manifest:
             "optimizer": generate.optimizer,
             "encoding": generate.encoding,
         },
-        "holdout": {
-            "fraction": recipe.evaluate.holdout,
-            "photos": sorted(recipe.evaluate.holdout_photos),
-            "at_least": [],
-        },
+        "holdout": holdout,
         "gram_divisor": "C*H*W",
     }
 
@@ -274,9 +289,14 @@ def _recorded(settings: Manifest) -> dict[str, dict[str, JsonValue]]:
     """The values of recipe keys that are written in the settings, by section."""
     style, vgg, holdout = (as_json(settings.get(name, {})) for name in ("style", "vgg", "holdout"))
     return {
-        "style": {"size": style["size"]} if "size" in style else {},
-        "vgg": {"input": vgg["input"]} if "input" in vgg else {},
+        "style": _named(style, "size"),
+        "vgg": _named(vgg, "input"),
         "loss": as_json(settings.get("loss", {})),
-        "generate": as_json(settings.get("generate", {})),
+        "generate": as_json(settings.get("generate", {})) | _named(holdout, "pairs"),
         "evaluate": {"holdout": holdout["fraction"], "holdout_photos": holdout["photos"]},
     }
+
+
+def _named(settings: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
+    """The key alone, if it is there."""
+    return {key: settings[key]} if key in settings else {}

@@ -6,9 +6,7 @@ images wait in a temporary file. Planning imports neither torch nor Ray.
 
 from __future__ import annotations
 
-import tempfile
-import weakref
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -21,19 +19,21 @@ import pyarrow.compute as pc
 from batch_nst.data.dataset import plan_files, summaries, units
 from batch_nst.data.dataset.defaults import changed_defaults
 from batch_nst.data.dataset.found import Watch, check_places, listing_digest
-from batch_nst.data.dataset.ids import Ids, Index, Mask, halves, latest, repeated
+from batch_nst.data.dataset.ids import Index, Mask, halves, latest
 from batch_nst.data.dataset.manifest import (
+    DECIDED,
     Manifest,
     check_settings,
     settings_of,
     split_of,
     write_settings,
 )
+from batch_nst.data.dataset.new_rows import NewRows, diff_with_plan
 from batch_nst.data.dataset.plan_files import Group, Written
 from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.sources.passed import TWICE, Passed
-from batch_nst.data.sources.photos import LISTED, photo_ids, stream_photos
+from batch_nst.data.sources.photos import stream_photos
 from batch_nst.data.storage.store import Store
 from batch_nst.recipe import Recipe
 
@@ -46,6 +46,10 @@ class Chunk(NamedTuple):
 
     group: Group
     units: list[str]
+
+    def only(self, paired: bool) -> Chunk:
+        """The chunk with its units of pairs, or with those of photos without pairs."""
+        return self._replace(units=[u for u in self.units if u.endswith(units.UNPAIRED) != paired])
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class PlanCounts:
     """Done images that were rejected, by the latest snapshot."""
     to_do: int
     """Images to be made."""
+    unpaired: int
+    """Those of them that stay photos without pairs."""
     gone: int
     """Planned images that the input no longer holds."""
 
@@ -125,6 +131,18 @@ class Plan:
         return int(waiting.sum() + self.new.count + self.again.num_rows)
 
     @property
+    def unpaired(self) -> int:
+        """Number of images among them that are photos without pairs."""
+        waiting = self.unit_wanted & _mask(pc.ends_with(_units(self.written.rows), units.UNPAIRED))
+        again = pc.sum(pc.ends_with(self.again["unit"], units.UNPAIRED)).as_py() or 0
+        return int(waiting[_numbers(self.written.rows)].sum()) + self._new_unpaired + again
+
+    @cached_property
+    def _new_unpaired(self) -> int:
+        """Number of new photos without pairs."""
+        return sum(table.num_rows for table in self._new(paired=False))
+
+    @property
     def in_input(self) -> pa.Table:
         """`id`, `attempt` and `unit` of each planned row, and whether its photo is `present`."""
         return self.written.rows.append_column("present", pa.array(self.present))
@@ -138,7 +156,9 @@ class Plan:
     def new_groups(self) -> int:
         """Number of row groups to be written."""
         size = plan_files.GROUP_UNITS * self.unit_images
-        return int(-(-self.new.count // size) + (self.again.num_rows > 0))
+        unpaired = self._new_unpaired
+        new = -(-(self.new.count - unpaired) // size) - (-unpaired // size)
+        return int(new + (self.again.num_rows > 0))
 
     @property
     def units(self) -> int:
@@ -164,6 +184,7 @@ class Plan:
             done=int((once & done & self.present).sum()),
             rejected=self.rejected,
             to_do=self.to_do,
+            unpaired=self.unpaired,
             gone=int((once & ~self.present).sum()),
         )
 
@@ -220,9 +241,19 @@ class Plan:
 
     def _unwritten(self) -> Iterator[pa.Table]:
         """The rows that are in no segment yet, whole units in each table."""
-        yield from plan_files.cut_groups(self.new, self.unit_images, attempt=0)
+        yield from plan_files.cut_groups(self._new(paired=True), self.unit_images, attempt=0)
+        yield from plan_files.cut_groups(self._new(paired=False), self.unit_images, 0, units.UNPAIRED)
         if self.again.num_rows:
             yield self.again
+
+    def _new(self, paired: bool) -> Iterator[pa.Table]:
+        """The new rows of photos that are optimised, or of the others."""
+        if "below" not in self.settings["holdout"]:
+            yield from self.new if paired else ()
+            return
+        for table in self.new:
+            sides = [self.split_of(key) != "unpaired" for key in table["key"].to_pylist()]
+            yield table.filter(pa.array([side == paired for side in sides], pa.bool_()))
 
 
 def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
@@ -238,9 +269,13 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
     """
     style = read_style(recipe.style)
     settings = settings_of(recipe, style)
-    begun = check_settings(store, settings, ignore=("holdout.at_least",))
+    begun, holdout = check_settings(store, settings, ignore=DECIDED), settings["holdout"]
     if begun:
-        settings["holdout"]["at_least"] = begun["holdout"]["at_least"]
+        holdout["at_least"] = begun["holdout"]["at_least"]
+        if "below" in begun["holdout"]:
+            holdout["below"] = begun["holdout"]["below"]
+    elif "pairs" in holdout:  # a number becomes a fraction once the photos are counted
+        holdout["below"] = holdout["pairs"] if holdout["pairs"] < 1 else 0.0
     defaults = begun.get("defaults") if begun else changed_defaults()
     if defaults:
         settings["defaults"] = defaults
@@ -252,15 +287,19 @@ def survey(recipe: Recipe, store: Store, retry: bool = False) -> Plan:
         found = int((written.rows["attempt"].to_numpy() == 0).sum())
         present, new = np.ones(written.rows.num_rows, np.bool_), _nothing()
     else:
-        passed, watch = Passed(), Watch(settings["holdout"])
+        passed, watch = Passed(), Watch(holdout)
         listed = stream_photos(generate.input, generate.stores, generate.pattern, passed)
         found, present, new, twice = diff_with_plan(watch.over(listed), generate.crops, written.rows["id"])
         if len(twice):
             passed[TWICE] += watch.photos - found // generate.crops
             check_places(generate, twice)
         watch.check_names(begun is not None)
-        if begun is None and not watch.held_out:
-            settings["holdout"]["at_least"] = [watch.lowest[1]]
+        if begun is None:
+            if "pairs" in holdout and not holdout["below"]:
+                holdout["below"] = min(1.0, holdout["pairs"] / watch.photos)
+            lowest, key = watch.lowest
+            if not watch.held_out and lowest >= holdout.get("below", 1.0) * holdout["fraction"]:
+                holdout["at_least"] = [key]
     passed.log()
     snapshot = latest_snapshot(store)
     plan = Plan(
@@ -299,7 +338,13 @@ def _again(plan: Plan, store: Store) -> pa.Table:
             chosen.append(plan_files.read_group(store, group).filter(pa.array(here)))
     table = pa.concat_tables(chosen)
     attempt = 1 + max(table["attempt"].to_pylist(), default=0)
-    return plan_files.cut(table, plan.unit_images, attempt)
+    alone = pc.ends_with(table["unit"], units.UNPAIRED)
+    return pa.concat_tables(
+        [
+            plan_files.cut(table.filter(pc.invert(alone)), plan.unit_images, attempt),
+            plan_files.cut(table.filter(alone), plan.unit_images, attempt, units.UNPAIRED),
+        ]
+    )
 
 
 def _failed(store: Store, names: Collection[str]) -> list[bytes]:
@@ -334,107 +379,3 @@ def _numbers(rows: pa.Table) -> npt.NDArray[np.int32]:
 def _mask(values: pa.BooleanArray) -> Mask:
     mask: Mask = values.to_numpy(zero_copy_only=False)
     return mask
-
-
-_IN_MEMORY = 32 << 20
-"""Bytes of new rows that are kept in memory; more go into a file."""
-
-
-class PlanDiff(NamedTuple):
-    """The result of comparing a listing with a plan."""
-
-    found: int
-    """Number of different images in the input."""
-    present: Mask
-    """For each planned row whether the input holds its id now."""
-    new: NewRows
-    twice: Ids
-    """Ids that came more than once."""
-
-
-class NewRows:
-    """Rows of a listing that are in no segment, each id once. Each iteration reads them from the start."""
-
-    def __init__(self) -> None:
-        """No rows yet."""
-        self.count = 0
-        """Number of rows of an iteration, known after `close`."""
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with its owner
-        weakref.finalize(self, self._file.close)
-        schema = pa.schema([("id", pa.binary(16)), *LISTED, ("crop", pa.int32())])
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, "w"), schema, options=options)
-        self._ids: list[Ids] = []
-        self._again: Mask | None = None
-        self.twice: Ids = np.empty((0, 2), np.uint64)
-        """Ids that were added more than once, known after `close`."""
-
-    def add(self, rows: pa.RecordBatch, ids: Ids) -> None:
-        """Add rows, whose ids are `ids`."""
-        self._writer.write_batch(rows)
-        self._ids.append(ids)
-
-    def close(self) -> None:
-        """End the adding and find the ids that were added twice."""
-        self._writer.close()
-        ids = np.concatenate([np.empty((0, 2), np.uint64), *self._ids])
-        self._ids.clear()
-        again = repeated(ids)
-        self.count = len(ids) - int(again.sum())
-        self._again, self.twice = again if again.any() else None, ids[again]
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        """Tables of the rows, in the order of the listing."""
-        self._file.seek(0)
-        first = 0
-        with pa.ipc.open_stream(pa.PythonFile(self._file, "r")) as reader:
-            for batch in reader:
-                table = pa.Table.from_batches([batch])
-                if self._again is not None:
-                    table = table.filter(pa.array(~self._again[first : first + len(batch)]))
-                first += len(batch)
-                yield table
-
-
-def diff_with_plan(listing: Iterable[pa.RecordBatch], crops: int, planned: pa.ChunkedArray) -> PlanDiff:
-    """Compare a listing with what is planned.
-
-    Args:
-        listing: batches of `photos.LISTED`.
-        crops: number of crops of each photo.
-        planned: ids of all planned rows, oldest first; further attempts repeat an id.
-    """
-    ids = halves(planned)
-    index = Index(ids)
-    present = np.zeros(len(ids), np.bool_)
-    new, twice = NewRows(), list[Ids]()
-    for batch in listing:
-        rows = _crops(batch, crops)
-        wanted = halves(rows["id"])
-        at = index.find(wanted)
-        known = wanted[at >= 0]
-        twice.append(known[present[at[at >= 0]] | repeated(known)])
-        present[at[at >= 0]] = True
-        fresh = np.flatnonzero(at < 0)
-        if len(fresh):
-            new.add(rows.take(pa.array(fresh)), wanted[fresh])
-    new.close()
-    found = int(present.sum()) + new.count
-    # Ids were looked up as their first attempt; this also marks the further ones.
-    first = index.find(ids) if len(ids) else np.empty(0, np.int64)
-    return PlanDiff(found, present[first], new, np.concatenate([new.twice, *twice]))
-
-
-def _crops(batch: pa.RecordBatch, crops: int) -> pa.RecordBatch:
-    """One row for each crop of each photo, with its id; crops of a photo are neighbours."""
-    photos = len(batch)
-    by_crop = [photo_ids(batch, crop) for crop in range(crops)]
-    if crops == 1:
-        ids, rows, numbers = by_crop[0], batch, np.zeros(photos, np.int32)
-    else:
-        places = np.arange(crops * photos).reshape(crops, photos).T.flatten()
-        ids = pa.concat_arrays(by_crop).take(pa.array(places))
-        rows = batch.take(pa.array(np.repeat(np.arange(photos), crops)))
-        numbers = np.tile(np.arange(crops, dtype=np.int32), photos)
-    names = ["id", *LISTED.names, "crop"]
-    return pa.RecordBatch.from_arrays([ids, *rows.columns, pa.array(numbers)], names=names)

@@ -78,18 +78,19 @@ class Written(NamedTuple):
     """Digest of the input that held exactly these ids when the last segment was written; may be empty."""
 
 
-def cut(rows: pa.Table, unit_images: int, attempt: int) -> pa.Table:
+def cut(rows: pa.Table, unit_images: int, attempt: int, ending: str = "") -> pa.Table:
     """Rows as `PLAN_SCHEMA`, cut into units whose names depend only on their ids and the attempt.
 
     Args:
         rows: the columns of `PLAN_SCHEMA`; `attempt` and `unit` are ignored and may be missing.
         unit_images: rows of a unit; the last one may have fewer.
         attempt: number of the attempt, from 0.
+        ending: of the units' names.
     """
     ids = joined(rows["id"])
     salt, step = attempt.to_bytes(4), 16 * unit_images
     names = [
-        hashlib.blake2b(ids[start : start + step], digest_size=16, salt=salt).hexdigest()
+        hashlib.blake2b(ids[start : start + step], digest_size=16, salt=salt).hexdigest() + ending
         for start in range(0, len(ids), step)
     ]
     numbers = np.arange(rows.num_rows, dtype=np.int32) // unit_images
@@ -99,7 +100,9 @@ def cut(rows: pa.Table, unit_images: int, attempt: int) -> pa.Table:
     return pa.table([*columns, attempts, unit.cast(pa.string())], schema=PLAN_SCHEMA)
 
 
-def cut_groups(rows: Iterable[pa.Table], unit_images: int, attempt: int) -> Iterator[pa.Table]:
+def cut_groups(
+    rows: Iterable[pa.Table], unit_images: int, attempt: int, ending: str = ""
+) -> Iterator[pa.Table]:
     """`cut` for a stream of rows: tables of `GROUP_UNITS` units each, the last one with the rest."""
     size = GROUP_UNITS * unit_images
     waiting, count = [], 0
@@ -108,10 +111,10 @@ def cut_groups(rows: Iterable[pa.Table], unit_images: int, attempt: int) -> Iter
         count += table.num_rows
         while count >= size:
             whole = pa.concat_tables(waiting)
-            yield cut(whole.slice(0, size), unit_images, attempt)
+            yield cut(whole.slice(0, size), unit_images, attempt, ending)
             waiting, count = [whole.slice(size)], count - size
     if count:
-        yield cut(pa.concat_tables(waiting), unit_images, attempt)
+        yield cut(pa.concat_tables(waiting), unit_images, attempt, ending)
 
 
 def segments_for(groups: int, unit_images: int) -> int:

@@ -32,7 +32,7 @@ class PhotoRecord:
     uri: str = ""
     """Name of the photo in messages."""
     split: str = ""
-    """`train` or `held_out`."""
+    """`train`, `held_out` or `unpaired`."""
     key: str = ""
     source: str = ""
     """Object that holds the photo's bytes."""
@@ -61,8 +61,13 @@ class PhotoRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether the image is, so far, a pair."""
+        """Whether the image is good so far."""
         return self.status == "ok"
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it is, or becomes, a pair."""
+        return self.ok and self.split != "unpaired"
 
     def refused(self, why: Refusal) -> PhotoRecord:
         """The same image without pictures, and with the reason."""
@@ -156,6 +161,8 @@ class UnitOutcome:
     """Summary of the committed unit, in JSON; empty if the unit is pending."""
     losses: tuple[float, ...] = ()
     """Total losses of its pairs."""
+    unpaired: int = 0
+    """Number of its photos without pairs."""
     bad: tuple[BadPhoto, ...] = ()
     stages: StageSeconds = StageSeconds()
     idle_seconds: float = 0.0
@@ -187,7 +194,7 @@ class UnitRow(TypedDict, total=False):
     id: bytes
     uri: str
     split: str
-    """`train` or `held_out`."""
+    """`train`, `held_out` or `unpaired`."""
     status: str
     """`ok`, `rejected`, `failed` or `forgotten`."""
     reason: str | None

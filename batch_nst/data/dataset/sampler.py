@@ -1,23 +1,29 @@
-"""The pairs of a snapshot in an order that is a pure function of seed and snapshot.
+"""The pairs and photos of a snapshot in an order that is a pure function of seed and snapshot.
 
-A pair has a position: its number among all that a training sees, epoch after epoch, from 0. Every epoch takes
-the units in a new order and shuffles their pairs within windows of `WINDOW_UNITS` units, so that it reads
-every unit once. Step n, counted from 0, trains on the `batch_size` positions from n * batch_size on, over all
-workers. So the data of a step depend neither on the number of workers nor on where training was interrupted.
+What a training sees has positions, from 0. Step n, counted from 0, trains on the `batch_size` positions from
+n * batch_size on, over all workers. So the data of a step depend neither on the number of workers nor on
+where training was interrupted.
+
+Pairs, and photos without pairs, have an order each. Every epoch of it takes the units in a new order and
+shuffles their images within windows of `WINDOW_UNITS` units, so that it reads every unit once. Of each batch
+the same places are for photos without pairs, spread evenly, and take them one after the other.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from batch_nst.data.dataset.snapshot import Snapshot, unit_pairs
+from batch_nst.data.dataset.audit import UnitEntry
+from batch_nst.data.dataset.snapshot import Snapshot, unit_pairs, unit_photos
 from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.storage.store import Store
 
@@ -35,10 +41,13 @@ _Order: TypeAlias = npt.NDArray[np.int64]
 
 
 class Batch(NamedTuple):
-    """Pairs, uint8 (B, H, W, 3) each."""
+    """Photos and their optimised images, uint8 (B, H, W, 3) each."""
 
     content: Pixels
     optimised: Pixels
+    """Where a photo has no pair, the photo."""
+    paired: tuple[bool, ...] = ()
+    """For each photo whether it has a pair; empty: all have."""
 
 
 class Portion(TypedDict):
@@ -54,6 +63,7 @@ class EncodedPair(TypedDict):
     position: int
     content: bytes
     optimised: bytes
+    """Empty for a photo without a pair."""
 
 
 class DecodedPair(TypedDict):
@@ -61,6 +71,8 @@ class DecodedPair(TypedDict):
 
     content: Pixels
     optimised: Pixels
+    """For a photo without a pair the photo."""
+    paired: bool
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ class Share:
     """Number of this worker, 0 to world - 1."""
     world: int = 1
     """Number of workers."""
+    unpaired: float = 0.0
+    """Fraction of a batch that is photos without pairs, 0 to 1."""
 
     @property
     def places(self) -> range:
@@ -83,14 +97,64 @@ class Share:
         return range(first, end)
 
 
+@dataclass(frozen=True)
+class _Stream:
+    """The images of one kind in a training: pairs, or photos without pairs."""
+
+    kind: Literal["ok", "unpaired"]
+    places: tuple[int, ...]
+    """The places in each global batch that are for them."""
+    batch_size: int
+    units: list[UnitEntry]
+    """Units that hold some."""
+
+    @property
+    def images(self) -> int:
+        """Number of images in the snapshot."""
+        return sum(unit.get(self.kind, 0) for unit in self.units)
+
+    def before(self, position: int) -> int:
+        """How many of the positions before this one are for these images."""
+        batches, place = divmod(position, self.batch_size)
+        return batches * len(self.places) + bisect_left(self.places, place)
+
+    def position(self, number: int) -> int:
+        """The position of the image with this number among them, from 0."""
+        batches, index = divmod(number, len(self.places))
+        return batches * self.batch_size + self.places[index]
+
+    @property
+    def longest(self) -> float:
+        """Positions that a whole window spans."""
+        sizes = sorted((unit.get(self.kind, 0) for unit in self.units), reverse=True)
+        return sum(sizes[:WINDOW_UNITS]) / len(self.places)
+
+
+def _streams(snapshot: Snapshot, share: Share) -> list[_Stream]:
+    """The kinds of images that a training sees, in a snapshot that has any."""
+    pairs = [unit for unit in snapshot.units if unit["ok"]]
+    alone = [unit for unit in snapshot.units if unit.get("unpaired")]
+    part = (share.unpaired if pairs else 1.0) if alone else 0.0
+    size = share.batch_size
+    # Place p takes a photo without a pair where p + 1 times their part passes a whole number.
+    chosen = [place for place in range(size) if math.floor((place + 1) * part) > math.floor(place * part)]
+    others = [place for place in range(size) if place not in chosen]
+    found = [_Stream("ok", tuple(others), size, pairs), _Stream("unpaired", tuple(chosen), size, alone)]
+    return [stream for stream in found if stream.places]
+
+
 def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[Portion]:
     """The positions that steps `start` to `steps` - 1 train on, cut into pieces to read."""
     position, last = start * share.batch_size, steps * share.batch_size
     least = max(PORTION, (last - position) // _PORTIONS)
     found: list[Portion] = []
     first = position
-    for _, order in _windows(snapshot, share.seed, position):
-        position = min(position + len(order), last)
+    # A portion ends where a window of the kind with the longer ones does, so that it reads few of them twice.
+    stream = max(_streams(snapshot, share), key=lambda stream: stream.longest)
+    number = stream.before(position)
+    for _, order in _windows(stream, share.seed, number):
+        number += len(order)
+        position = min(stream.position(number - 1) + 1, last)
         if position == last or position - first >= least:
             found.append({"first": first, "end": position})
             first = position
@@ -100,18 +164,29 @@ def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[P
 
 
 def read_portion(portion: Portion, store: Store, snapshot: Snapshot, share: Share) -> Iterator[EncodedPair]:
-    """This worker's pairs in a portion, in their order."""
-    position, end = portion["first"], portion["end"]
-    for units, order in _windows(snapshot, share.seed, position):
+    """This worker's pairs and photos in a portion, in their order."""
+    sources = {
+        place: images
+        for stream in _streams(snapshot, share)
+        for images in [_images(stream, store, snapshot, share.seed, stream.before(portion["first"]))]
+        for place in stream.places
+    }
+    for position in range(portion["first"], portion["end"]):
+        place = position % share.batch_size
+        content, optimised = next(sources[place])
+        if place in share.places:
+            yield {"position": position, "content": content, "optimised": optimised}
+
+
+def _images(
+    stream: _Stream, store: Store, snapshot: Snapshot, seed: int, number: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """The images of a stream from a number on, photo and optimised image as stored; read window by window."""
+    read = partial(_read, store, snapshot, stream.kind)
+    for units, order in _windows(stream, seed, number):
         with ThreadPoolExecutor(_READERS) as pool:
-            pairs = [pair for read in pool.map(partial(_read, store, snapshot), units) for pair in read]
-        for index in order[: end - position]:
-            if position % share.batch_size in share.places:
-                content, optimised = pairs[index]
-                yield {"position": position, "content": content, "optimised": optimised}
-            position += 1
-        if position == end:
-            break
+            images = [image for some in pool.map(read, units) for image in some]
+        yield from (images[index] for index in order)
 
 
 def decode_pair(pair: EncodedPair, seed: int, crop_size: int | None) -> DecodedPair:
@@ -122,10 +197,11 @@ def decode_pair(pair: EncodedPair, seed: int, crop_size: int | None) -> DecodedP
         seed: the training's seed.
         crop_size: side of the crop in pixels; None takes the whole picture. Both are flipped at random.
     """
-    content, optimised = decode_stored(pair["content"]), decode_stored(pair["optimised"])
+    content = decode_stored(pair["content"])
+    optimised = decode_stored(pair["optimised"]) if pair["optimised"] else content
     chance = np.random.default_rng((seed, pair["position"]))
     view = random_view(content.shape[:2], crop_size, chance)
-    return {"content": content[view], "optimised": optimised[view]}
+    return {"content": content[view], "optimised": optimised[view], "paired": bool(pair["optimised"])}
 
 
 def random_view(
@@ -141,25 +217,30 @@ def random_view(
     return rows, columns
 
 
-def _windows(snapshot: Snapshot, seed: int, position: int) -> Iterator[tuple[list[str], _Order]]:
-    """Units to read together, and the order of their pairs, from a global position on.
+def _windows(stream: _Stream, seed: int, number: int) -> Iterator[tuple[list[str], _Order]]:
+    """Units to read together, and the order of their images, from a number on.
 
-    A pure function of seed, epoch and snapshot. What precedes the position is counted, not read.
+    A pure function of seed, epoch and snapshot. What precedes the number is counted, not read.
     """
-    sized = [unit for unit in snapshot.units if unit["ok"]]
-    epoch, skip = divmod(position, sum(unit["ok"] for unit in sized))
+    sized, kind = stream.units, stream.kind
+    apart = () if kind == "ok" else (1,)  # two kinds have two orders
+    epoch, skip = divmod(number, stream.images)
     while True:
-        units = np.random.default_rng((seed, epoch)).permutation(len(sized))
+        units = np.random.default_rng((seed, epoch, *apart)).permutation(len(sized))
         for window, first in enumerate(range(0, len(units), WINDOW_UNITS)):
             members = [sized[index] for index in units[first : first + WINDOW_UNITS]]
-            size = sum(unit["ok"] for unit in members)
+            size = sum(unit.get(kind, 0) for unit in members)
             if skip < size:
-                order = np.random.default_rng((seed, epoch, window)).permutation(size)[skip:]
+                order = np.random.default_rng((seed, epoch, window, *apart)).permutation(size)[skip:]
                 yield [unit["unit"] for unit in members], order
             skip = max(0, skip - size)
         epoch += 1
 
 
-def _read(store: Store, snapshot: Snapshot, unit: str) -> list[tuple[bytes, bytes]]:
+def _read(
+    store: Store, snapshot: Snapshot, kind: Literal["ok", "unpaired"], unit: str
+) -> list[tuple[bytes, bytes]]:
+    if kind == "unpaired":
+        return [(photo, b"") for photo in unit_photos(store, snapshot, unit)]
     rows = unit_pairs(store, snapshot, unit, "train")
     return [(row["content"]["bytes"], row["stylized"]["bytes"]) for row in rows]

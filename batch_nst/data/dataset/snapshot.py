@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from batch_nst.data.dataset import forgotten, summaries, units
 from batch_nst.data.dataset.audit import COUNTED, AuditCounts, Outcomes, UnitEntry, audit
 from batch_nst.data.dataset.quality import QualityReport
-from batch_nst.data.dataset.records import BadPhoto, StoredImage
+from batch_nst.data.dataset.records import BadPhoto, StoredImage, UnitRow
 from batch_nst.data.storage.documents import intact, read_document
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError, LeaseError, StorageError
@@ -35,9 +35,9 @@ class Snapshot:
     digest: str
     """Digest over the units' digests and what is left out: equal digests mean equal training data."""
     counts: dict[str, int]
-    """Number of images by the outcome of their latest attempt: ok (to train on), held_out (and ok), rejected,
-    failed, forgotten, filtered (ok, but left out by a rule of `quality`) and pending. Images that are
-    finished but no longer in the input count as gone, and as nothing else."""
+    """Number of images by the outcome of their latest attempt: ok (pairs to train on), held_out (and ok),
+    unpaired (photos alone), rejected, failed, forgotten, filtered (ok, but left out by a rule of `quality`)
+    and pending. Images that are finished but no longer in the input count as gone, and as nothing else."""
     units: list[UnitEntry]
     left_out: list[str]
     """Ids (hex) in these units that are gone from the input."""
@@ -255,11 +255,24 @@ class StoredPair(TypedDict):
 
 
 def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str | None = None) -> Iterator[StoredPair]:
-    """The ok rows of a unit, on one side of the split or on both, that the snapshot does not leave out.
+    """The pairs of a unit, on one side of the split or on both, that the snapshot does not leave out.
 
     Raises:
         StorageError: the unit is damaged, or differs from the one in the snapshot.
     """
+    for row in _good_rows(store, snapshot, unit):
+        if row["split"] == split or (split is None and row["split"] != "unpaired"):
+            yield cast(StoredPair, row)
+
+
+def unit_photos(store: Store, snapshot: Snapshot, unit: str) -> Iterator[bytes]:
+    """The photos without pairs of a unit, encoded, as `unit_pairs` gives pairs."""
+    for row in _good_rows(store, snapshot, unit):
+        if row["split"] == "unpaired" and row["content"]:
+            yield row["content"]["bytes"]
+
+
+def _good_rows(store: Store, snapshot: Snapshot, unit: str) -> Iterator[UnitRow]:
     rows, digest = units.read_rows(store, unit)
     expected = snapshot.digests[unit]
     # Forgetting rows changes the digest.
@@ -270,6 +283,5 @@ def unit_pairs(store: Store, snapshot: Snapshot, unit: str, split: str | None = 
             f"says {expected}"
         )
     for row in rows:
-        wanted = row["status"] == "ok" and split in (None, row["split"])
-        if wanted and row["id"] not in snapshot.skipped_ids:
-            yield cast(StoredPair, row)
+        if row["status"] == "ok" and row["id"] not in snapshot.skipped_ids:
+            yield row

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,12 @@ from batch_nst.data.storage.store import Store
 
 SUMMARIES = "dataset/summaries.parquet"
 
-Outcome = Literal["ok", "held_out", "rejected", "failed", "forgotten"]
+Outcome = Literal["ok", "held_out", "rejected", "failed", "forgotten", "unpaired"]
 
-OUTCOMES: tuple[Outcome, ...] = ("ok", "held_out", "rejected", "failed", "forgotten")
-"""The outcome of a row: ok (to train on), held_out (and ok), or its status."""
+OUTCOMES: tuple[Outcome, ...] = ("ok", "held_out", "rejected", "failed", "forgotten", "unpaired")
+"""The outcome of a row: ok (a pair to train on), held_out or unpaired (and ok), or its status."""
 
-LETTERS = "ohrfx"
+LETTERS = "ohrfxu"
 """A letter for each of `OUTCOMES`, in their order."""
 
 SCHEMA = pa.schema(
@@ -56,6 +56,8 @@ class OutcomeCounts(TypedDict):
     rejected: int
     failed: int
     forgotten: int
+    unpaired: NotRequired[int]
+    """Missing in units from before there were photos without pairs."""
 
 
 class Summary(OutcomeCounts):
@@ -79,16 +81,18 @@ _AT_ONCE = 4096  # summaries that are Python objects at the same time
 
 def outcome(row: UnitRow) -> Outcome:
     """The outcome of a row, from its `status` and `split`."""
-    held_out = row["status"] == "ok" and row["split"] == "held_out"
-    return "held_out" if held_out else cast(Outcome, row["status"])
+    apart = row["status"] == "ok" and row["split"] in ("held_out", "unpaired")
+    return cast(Outcome, row["split"] if apart else row["status"])
 
 
 def count(rows: Iterable[UnitRow]) -> OutcomeCounts:
     """How many rows have each outcome."""
-    counts: OutcomeCounts = {"ok": 0, "held_out": 0, "rejected": 0, "failed": 0, "forgotten": 0}
+    found: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
     for row in rows:
-        counts[outcome(row)] += 1
-    return counts
+        found[outcome(row)] += 1
+    if not found["unpaired"]:  # units of pairs are what they were before there were others
+        del found["unpaired"]
+    return cast(OutcomeCounts, found)
 
 
 def summarise(unit: str, digest: str, rows: Sequence[UnitRow]) -> Summary:
@@ -121,7 +125,7 @@ def check_summary(unit: str, summary: Summary) -> None:
     if summary["unit"] != unit:
         raise ValueError(f"it is the unit {summary['unit']}")
     outcomes = summary["outcomes"]
-    counts = [summary[name] for name in OUTCOMES]
+    counts = [summary.get(name, 0) for name in OUTCOMES]
     if counts != [outcomes.count(letter) for letter in LETTERS] or sum(counts) != len(outcomes):
         raise ValueError(f"it counts {counts}, and its outcomes are {outcomes}")
     sizes = [len(bytes.fromhex(digits)) for digits in (summary["loss"], summary["change"])]

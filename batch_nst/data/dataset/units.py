@@ -24,6 +24,8 @@ from batch_nst.data.storage.documents import intact
 from batch_nst.data.storage.store import Store
 
 DATA = "dataset/data"
+UNPAIRED = "-unpaired"
+"""Ending of the names of units that hold photos without pairs."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -61,7 +63,8 @@ UNIT_SCHEMA = pa.schema(
     metadata={"huggingface": json.dumps(_HUGGING_FACE)},
 )
 """One row for each planned id of the unit. `status` is ok, rejected, failed or forgotten. Rejected and failed
-rows have a `reason`; a forgotten row keeps nothing but `id` and `split`."""
+rows have a `reason`; a forgotten row keeps nothing but `id` and `split`. A photo without a pair is ok, of the
+split `unpaired`, and has a `content` alone."""
 
 _METADATA = b"batch_nst"
 

@@ -308,12 +308,11 @@ def shuffled(content: Pixels, optimised: Pixels, train: Train) -> Iterator[Batch
     while True:
         chosen = list(islice(order, train.batch_size))
         views = [random_view(content.shape[1:3], train.crop_size, random) for _ in chosen]
-        yield Batch(
-            *(
-                np.stack([pictures[index][view] for index, view in zip(chosen, views, strict=True)])
-                for pictures in (content, optimised)
-            )
+        photos, made = (
+            np.stack([pictures[index][view] for index, view in zip(chosen, views, strict=True)])
+            for pictures in (content, optimised)
         )
+        yield Batch(photos, made)
 
 
 @contextmanager

@@ -45,7 +45,8 @@ def measure_training(objectives: Objectives, size: int, batch: int, rounds: int)
     """Time steps of an untrained network on noise; pixels do not decide the time."""
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
-    pairs = Batch(*(draw.integers(0, 256, (batch, size, size, 3), np.uint8) for _ in range(2)))
+    photos, optimised = draw.integers(0, 256, (2, batch, size, size, 3), np.uint8)
+    pairs = Batch(photos, optimised)
     content, device = to_tensor(pairs.content, objectives.device), objectives.device
     settings = Train(steps=1000, batch_size=batch, crop_size=size)
     at_once = min(batch, torch.get_num_threads())

@@ -27,7 +27,7 @@ class Metric:
         return ("output", *self.values)
 
 
-_IMAGES = {"status": ("ok", "rejected", "failed")}
+_IMAGES = {"status": ("ok", "unpaired", "rejected", "failed")}
 _UNITS = {"status": ("committed", "outage", "stopped")}
 _STAGES = {"stage": tuple(stage.name for stage in fields(StageSeconds))}
 
@@ -77,6 +77,7 @@ class Metrics:
             return
         made = len(outcome.losses)
         self._count("batch_nst_units_total", 1, status="committed")
+        self._count("batch_nst_images_total", outcome.unpaired, status="unpaired")
         for photo in outcome.bad:
             self._count("batch_nst_images_total", 1, status=photo.status)
         if made:
@@ -86,7 +87,7 @@ class Metrics:
         for stage, seconds in asdict(outcome.stages).items():
             self._count("batch_nst_stage_seconds_total", seconds, stage=stage)
         self._count("batch_nst_device_idle_seconds_total", outcome.idle_seconds)
-        self._to_do -= made + len(outcome.bad)
+        self._to_do -= made + outcome.unpaired + len(outcome.bad)
         self._set("batch_nst_images_left", self._to_do)
         self._set("batch_nst_devices", self._devices)  # Ray forgets what is not refreshed
         busy = min(1.0, device_seconds / max(1e-9, span_seconds * self._devices))
@@ -129,6 +130,6 @@ class _OldNames:
             self._iterations.inc(made * self._of_each)
             self._seconds.set(outcome.stages.device / made)
         self._units.inc()
-        self._to_do -= made + len(bad)
+        self._to_do -= made + outcome.unpaired + len(bad)
         self._queue.set(self._to_do, {"queue": "images"})
         self._busy.set(busy)

@@ -72,7 +72,7 @@ def _try_photos(plan: Plan, store: Store, recipe: Recipe, style: StyleImage, wor
     log(f"calibrating on {workers.device}, {workers.threads} threads, with {photos} photos")
     some = _spread(plan.pending(store), plan.to_do, photos)
     some = some.set_column(some.schema.get_field_index("unit"), "unit", pa.array(["trial"] * photos))
-    (unit,) = units_of(some, plan.split_of)
+    (unit,) = units_of(some, lambda _: "train")
     trial = ray.remote(_try).options(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or None)
     outcome: UnitCosts | str = connect.result_of(trial.remote(unit, style, recipe, workers))
     if isinstance(outcome, str):

@@ -60,7 +60,8 @@ def estimate(work: Workload, rates: UnitCosts | None, price: float | None = None
         device_hours=seconds / 3600,
         hours=seconds / devices / 3600,
         bytes_read=round(work.photo_reads * rates.bytes_read),
-        bytes_written=round(work.images * rates.bytes_written),
+        # A photo without a pair is one picture of two.
+        bytes_written=round((work.images + work.unpaired / 2) * rates.bytes_written),
         price=None if price is None else seconds / 3600 * price,
         rates_from=rates.source,
     )
@@ -68,7 +69,8 @@ def estimate(work: Workload, rates: UnitCosts | None, price: float | None = None
 
 def estimate_lines(counts: Mapping[str, int], figures: Estimate) -> list[str]:
     """Lines for the terminal, aligned: the counts of a plan, then what is known of its costs."""
-    lines = {name.replace("_", " "): f"{value:,}" for name, value in counts.items()}
+    shown = {name: value for name, value in counts.items() if value or name != "unpaired"}
+    lines = {name.replace("_", " "): f"{value:,}" for name, value in shown.items()}
     lines["device-hours"] = UNKNOWN if figures.device_hours is None else _number(figures.device_hours)
     if figures.device and figures.hours is not None:
         lines["device-hours"] += (

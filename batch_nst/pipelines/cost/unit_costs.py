@@ -37,6 +37,8 @@ class _Made(BaseModel):
     devices: int
     device_seconds: float
     tried: int
+    kept: int = 0
+    """Photos without pairs among them, which need no device; there were none before version 0.2.0."""
     photos_read: int
     bytes_read: int
     bytes_written: int
@@ -60,7 +62,7 @@ def _unit_costs(source: str, made: _Made) -> UnitCosts:
         source=source,
         device=made.device,
         devices=made.devices,
-        seconds=made.device_seconds / made.tried,
+        seconds=made.device_seconds / (made.tried - made.kept),
         bytes_read=made.bytes_read / made.photos_read,
-        bytes_written=made.bytes_written / made.tried,
+        bytes_written=made.bytes_written / (made.tried - made.kept / 2),
     )

@@ -29,7 +29,9 @@ class Workload:
     """Counts that an estimate multiplies by costs."""
 
     images: int
-    """Images to be tried."""
+    """Images to be tried, without photos that stay without pairs."""
+    unpaired: int
+    """Photos to be stored without pairs."""
     units: int
     photo_reads: int
     """Photos to read; a photo counts once for each unit that has a crop of it."""
@@ -46,7 +48,8 @@ def workload_of(plan: Plan, store: Store, recipe: Recipe) -> Workload:
         remote_reads += sum(map(is_remote, photos["source"].to_pylist()))
     of_input = _of_input(plan, recipe, remote_reads, reads)
     traffic = of_input if store.local_path else _of_output(plan, store, of_input, units)
-    return Workload(plan.to_do, units, reads, traffic)
+    unpaired = plan.unpaired
+    return Workload(plan.to_do - unpaired, unpaired, units, reads, traffic)
 
 
 class Split(NamedTuple):

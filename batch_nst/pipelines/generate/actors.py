@@ -32,7 +32,7 @@ from batch_nst.pipelines.generate.decode import (
     first_attempt,
     plan_rows,
 )
-from batch_nst.pipelines.generate.write import write_unit
+from batch_nst.pipelines.generate.write import write_row, write_unit
 from batch_nst.recipe import Generate, Recipe
 
 if TYPE_CHECKING:
@@ -78,35 +78,56 @@ def stylize_units(
         stylizer: class of the actors, `Stylizer` or a substitute with the same arguments.
     """
     limits = recipe.generate
-    rest, most = list(chunks), units_of_execution()
+    arguments = (style, recipe, workers, model, stop_reason, attempt)
+
+    def made(decoded: ray.data.Dataset, units: int) -> ray.data.Dataset:
+        return decoded.map(
+            UnitActor,
+            fn_constructor_args=(
+                stylizer or _stylizer(),
+                arguments,
+                store,
+                limits,
+                _ENCODERS[workers.device],
+            ),
+            compute=workers.pool(limits.actors, units, calls=_CALLS),
+            num_cpus=workers.num_cpus,
+            num_gpus=workers.num_gpus or None,
+        )
+
+    def kept(decoded: ray.data.Dataset, _units: int) -> ray.data.Dataset:
+        return decoded.map(write_row, fn_args=(store, limits, stop_reason, attempt), num_cpus=1)
+
+    def decoded(some: Sequence[Chunk]) -> ray.data.Dataset:
+        return (
+            ray.data.from_items([chunk_row(chunk) for chunk in some])
+            .flat_map(plan_rows, fn_args=(store, split_of, stop_reason), num_cpus=0.25)
+            .map(decode_row, fn_args=(limits, stop_reason, attempt), num_cpus=0.25)
+        )
+
+    # Photos without pairs need no device, so they come last, when nodes with GPUs may go.
+    for last, paired in ((made, True), (kept, False)):
+        rest = [chunk for chunk in (chunk.only(paired) for chunk in chunks) if chunk.units]
+        yield from _in_executions(rest, decoded, last, stop_reason)
+
+
+def _in_executions(
+    rest: list[Chunk],
+    first: Callable[[Sequence[Chunk]], ray.data.Dataset],
+    last: Callable[[ray.data.Dataset, int], ray.data.Dataset],
+    stop_reason: StopCheck,
+) -> Iterator[UnitOutcome]:
+    """The outcomes of all units; `last` is given the number of those that an execution has."""
+    most = units_of_execution()
     while rest and not stop_reason():
         some = first_chunks(rest, most)
-        rest, made, start = rest[len(some) :], 0, time.monotonic()
+        rest, done, start = rest[len(some) :], 0, time.monotonic()
         with a_task_per_row():
-            dataset = (
-                ray.data.from_items([chunk_row(chunk) for chunk in some])
-                .flat_map(plan_rows, fn_args=(store, split_of, stop_reason), num_cpus=0.25)
-                .map(decode_row, fn_args=(limits, stop_reason, attempt), num_cpus=0.25)
-                .map(
-                    UnitActor,
-                    fn_constructor_args=(
-                        stylizer or _stylizer(),
-                        (style, recipe, workers, model, stop_reason, attempt),
-                        store,
-                        limits,
-                        _ENCODERS[workers.device],
-                    ),
-                    compute=workers.pool(
-                        limits.actors, sum(len(chunk.units) for chunk in some), calls=_CALLS
-                    ),
-                    num_cpus=workers.num_cpus,
-                    num_gpus=workers.num_gpus or None,
-                )
-            )
+            dataset = last(first(some), sum(len(chunk.units) for chunk in some))
         for outcome in map(outcome_from_row, rows_at_once(dataset, "generate")):
-            made += not outcome.pending
+            done += not outcome.pending
             yield outcome
-        most = units_of_execution(made, time.monotonic() - start)
+        most = units_of_execution(done, time.monotonic() - start)
 
 
 def units_of_execution(made: int = 0, seconds: float = 1.0) -> int:

@@ -49,7 +49,10 @@ class GenerateFigures:
     passed_over: dict[str, int]
     """Files below the input that are no photos, by suffix or reason."""
     ok: int
+    """Pairs to train on."""
     held_out: int
+    unpaired: int
+    """Photos without pairs."""
     rejected: int
     failed: int
     forgotten: int
@@ -60,6 +63,8 @@ class GenerateFigures:
     """Images that this run tried, good or bad."""
     made: int
     """Pairs that this run made."""
+    kept: int
+    """Photos without pairs that this run stored."""
     photos_read: int
     bytes_read: int
     bytes_written: int
@@ -121,6 +126,8 @@ def generate(
         f"{counts['photos']:,} photos found, {counts['found']:,} images; {counts['done']:,} done, "
         f"{counts['to_do']:,} to do, {counts['gone']:,} gone"
     )
+    if counts["unpaired"]:
+        log(f"of those to do, {counts['unpaired']:,} stay photos without pairs (generate.pairs)")
     made = _Made()
     if cut_off:
         made.stop = Stop(StopReason.TRAINING, str(cut_off.number))
@@ -186,6 +193,7 @@ class _Made:
     summaries: dict[str, str] = field(default_factory=dict)
     """Summaries of committed units, in JSON, by unit."""
     pairs: int = 0
+    unpaired: int = 0
     photos_read: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -205,7 +213,7 @@ class _Made:
     @property
     def tried(self) -> int:
         """Images that are done, good or bad."""
-        return self.pairs + self.reasons.total()
+        return self.pairs + self.unpaired + self.reasons.total()
 
     @property
     def device_seconds(self) -> float:
@@ -226,6 +234,7 @@ class _Made:
         """Add a committed unit."""
         self.summaries[outcome.unit] = outcome.summary
         self.pairs += len(outcome.losses)
+        self.unpaired += outcome.unpaired
         self.photos_read += outcome.photos_read
         self.bytes_read += outcome.bytes_read
         self.bytes_written += outcome.bytes_written
@@ -284,8 +293,9 @@ def _make(
             if outcome.pending:
                 continue
             losses = outcome.losses
-            note = f"loss {sum(losses) / len(losses):,.0f}" if losses else "no image was good"
-            progress.advance(len(losses) + len(outcome.bad), note)
+            note = "" if outcome.unpaired else "no image was good"
+            note = f"loss {sum(losses) / len(losses):,.0f}" if losses else note
+            progress.advance(len(losses) + outcome.unpaired + len(outcome.bad), note)
             if stop := _stop_reason(made, recipe.generate.max_rejected, budget):
                 flag.set(stop)
     made.stop = made.stop or budget.stop_reason(made.device_seconds)
@@ -313,6 +323,7 @@ def _figures(
         passed_over=dict(passed_over),
         ok=snapshot.counts["ok"],
         held_out=snapshot.counts["held_out"],
+        unpaired=snapshot.counts["unpaired"],
         rejected=snapshot.counts["rejected"],
         failed=snapshot.counts["failed"],
         forgotten=snapshot.counts["forgotten"],
@@ -321,6 +332,7 @@ def _figures(
         gone=snapshot.counts["gone"],
         tried=made.tried,
         made=made.pairs,
+        kept=made.unpaired,
         photos_read=made.photos_read,
         bytes_read=made.bytes_read,
         bytes_written=made.bytes_written,

@@ -66,8 +66,8 @@ class Stylizer:
         start = time.perf_counter()
         self.load()
         began = time.time()
-        made = iter(self.stylize([photo for photo in unit.photos if photo.ok]))
-        photos = tuple(next(made) if photo.ok else photo for photo in unit.photos)
+        made = iter(self.stylize([photo for photo in unit.photos if photo.is_pair]))
+        photos = tuple(next(made) if photo.is_pair else photo for photo in unit.photos)
         return replace(unit, photos=photos, began=began, seconds=time.perf_counter() - start)
 
     def load(self) -> None:

@@ -20,11 +20,19 @@ from batch_nst.data.dataset.records import (
     UnitOutcome,
     UnitRecord,
     UnitRow,
+    from_row,
+    outcome_to_row,
 )
 from batch_nst.data.images import codec
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import OutageError, StorageError
-from batch_nst.pipelines.generate.decode import unseen_output
+from batch_nst.pipelines.generate.decode import (
+    MOST_DEATHS,
+    Attempt,
+    StopCheck,
+    given_up,
+    unseen_output,
+)
 from batch_nst.recipe import Generate
 
 
@@ -49,7 +57,8 @@ def write_unit(unit: UnitRecord, store: Store, settings: Generate, threads: int 
     return UnitOutcome(
         unit.unit,
         summary=json.dumps(summary),
-        losses=tuple(photo.total_loss or 0.0 for photo in unit.photos if photo.ok),
+        losses=tuple(photo.total_loss or 0.0 for photo in unit.photos if photo.is_pair),
+        unpaired=sum(photo.ok and not photo.is_pair for photo in unit.photos),
         bad=tuple(_bad(photo, unit.unit) for photo in unit.photos if not photo.ok),
         stages=_stages(unit, ready - start, put, ended),
         idle_seconds=unit.idle_seconds,
@@ -59,6 +68,19 @@ def write_unit(unit: UnitRecord, store: Store, settings: Generate, threads: int 
         bytes_read=unit.bytes_read,
         bytes_written=len(encoded.data),
     )
+
+
+def write_row(
+    row: dict[str, bytes], store: Store, settings: Generate, stop_reason: StopCheck, attempt: Attempt
+) -> dict[str, str]:
+    """`write_unit` for Ray Data, for units that are written as soon as they are decoded."""
+    unit = from_row(row)
+    if not unit.pending and stop_reason():
+        unit = replace(unit, stopped=True)
+    with attempt(f"write {unit.unit}") as deaths:
+        if deaths >= MOST_DEATHS:
+            unit = replace(unit, photos=tuple(photo.refused(given_up(deaths)) for photo in unit.photos))
+        return outcome_to_row(write_unit(replace(unit, began=time.time()), store, settings))
 
 
 def _stages(unit: UnitRecord, encode: float, put: float, ended: float) -> StageSeconds:
@@ -107,12 +129,17 @@ def _stored(photo: PhotoRecord, settings: Generate) -> UnitRow:
     if not photo.ok:
         return row
     side = settings.image_size
-    return {
+    row = {
         **row,
         "content": {"bytes": encode_picture(photo.content, settings), "path": None},
-        "stylized": {"bytes": encode_picture(photo.stylized, settings), "path": None},
         "height": side,
         "width": side,
+    }
+    if not photo.is_pair:
+        return row
+    return {
+        **row,
+        "stylized": {"bytes": encode_picture(photo.stylized, settings), "path": None},
         "content_loss": photo.content_loss,
         "style_loss": photo.style_loss,
         "total_loss": photo.total_loss,

@@ -226,9 +226,10 @@ def _rival_of(gate: object) -> str | None:
 def _dataset(store: Store, snapshot: Snapshot) -> tuple[DatasetFacts, str]:
     """Facts about a snapshot, and the engines that made its pairs, from some of its units."""
     some = snapshot.units[:: max(1, len(snapshot.units) // _UNITS)]
-    columns = ["uri", "status", "reason", "detail", "total_loss", "engine"]
+    columns = ["uri", "split", "status", "reason", "detail", "total_loss", "engine"]
     found = {unit["unit"]: units.read_unit(store, unit["unit"], columns) for unit in some}
-    good = [row for rows in found.values() for row in rows if row["status"] == "ok"]
+    every = [row for rows in found.values() for row in rows]
+    good = [row for row in every if row["status"] == "ok" and row["split"] != "unpaired"]
     facts = DatasetFacts(
         images=sum(snapshot.counts.values()),
         counts=snapshot.counts,

@@ -218,7 +218,7 @@ def _training_worker(config: dict[str, Task]) -> None:
     precision = "bf16" if objectives.dtype == torch.bfloat16 else "fp32"
     reporter = _Reporter(task, training, world) if rank == 0 else None
     first, clock = training.step, StepTimer("busy", "waiting", "writing")
-    share = Share(settings.seed, settings.batch_size, rank, world)
+    share = Share(settings.seed, settings.batch_size, rank, world, settings.unpaired)
     reading = training_batches(
         task.store, task.snapshot, settings, share, first, _decoders(task.workers, world)
     )
@@ -275,7 +275,7 @@ def training_batches(
     options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=_AHEAD)
     dataset.context.target_max_block_size = _BLOCK
     for pairs in dataset.iter_batches(batch_size=len(share.places), prefetch_batches=2):
-        yield Batch(pairs["content"], pairs["optimised"])
+        yield Batch(pairs["content"], pairs["optimised"], tuple(pairs["paired"].tolist()))
 
 
 def _decoders(workers: Workers, world: int) -> int:

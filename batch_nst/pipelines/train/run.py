@@ -95,12 +95,13 @@ def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
     if fault := crop_fault(recipe):  # where a recipe does not say how large pictures are, the dataset does
         raise RecipeError(fault)
     snapshot = require_snapshot(store, recipe.train.min_done)
-    if not snapshot.counts["ok"]:
+    images = snapshot.counts["ok"] + snapshot.counts["unpaired"]
+    if not images:
         raise IncompleteError(f"{store.uri}: snapshot {snapshot.number} has no pair to train on")
-    if snapshot.counts["ok"] < recipe.train.batch_size:
+    if images < recipe.train.batch_size:
         raise RecipeError(
             f"train.batch_size: given {recipe.train.batch_size}; {store.uri}: snapshot {snapshot.number} has "
-            f"{snapshot.counts['ok']} pairs to train on; allowed: that many or fewer"
+            f"{_taught(snapshot)} to train on; allowed: that many or fewer"
         )
     if not snapshot.counts["held_out"]:
         pending = snapshot.counts["pending"]
@@ -110,6 +111,13 @@ def _require_pairs(recipe: Recipe, store: Store) -> Snapshot:
             f"{'run `batch-nst generate` again' if pending else 'add photos'}"
         )
     return snapshot
+
+
+def _taught(snapshot: Snapshot) -> str:
+    """What it holds to train on, in words."""
+    alone = snapshot.counts["unpaired"]
+    pairs = f"{snapshot.counts['ok']} pairs"
+    return f"{pairs} and {alone} photos without pairs" if alone else pairs
 
 
 def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str, wait_minutes: float) -> Fitted:
@@ -125,7 +133,7 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str, wait_mi
     workers = connect.choose_trainers(recipe.train, wait_minutes)
     fewest, most = recipe.train.worker_range
     log(
-        f"training {version} on {snapshot.counts['ok']} pairs: {recipe.train.steps} steps of "
+        f"training {version} on {_taught(snapshot)}: {recipe.train.steps} steps of "
         f"{recipe.train.batch_size}, {fewest if fewest == most else f'{fewest} to {most}'} workers on "
         f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NotRequired, TypedDict, cast
@@ -42,6 +42,10 @@ class TrainerState(TypedDict):
     """Steps in a row that were skipped, up to this one."""
 
 
+_PAIRED = "paired"
+"""The part of a piece's photos that have pairs, which travels with the parts of the loss."""
+_OF_PAIRS = frozenset({"feature", "pixel"})
+"""Parts of the loss that photos without pairs do not have."""
 _WARM_UP_STEPS = 20
 _LONGEST_GRADIENT = 10.0
 _LOGGED = 200
@@ -115,10 +119,12 @@ class Trainer:
             progress = _progress(self._settings, step)
         weighted = partial(self._piece, weights_at(self._settings, progress), skip_unweighted)
         content, optimised = to_tensor(batch.content, device), to_tensor(batch.optimised, device)
+        paired = batch.paired or (True,) * len(content)
         if self._pool:
-            pieces = self._pool.map(weighted, content.chunk(len(content)), optimised.chunk(len(optimised)))
+            each = (content.chunk(len(content)), optimised.chunk(len(content)), [(one,) for one in paired])
+            pieces = self._pool.map(weighted, *each)
         else:
-            pieces = map(weighted, [content], [optimised])
+            pieces = map(weighted, [content], [optimised], [paired])
         gradient, finite, parts = _mean(pieces)
         self.step = step
         if finite:
@@ -166,11 +172,18 @@ class Trainer:
         return [picture.numpy() for picture in stylize_image(net, images, self._objectives.device)]
 
     def _piece(
-        self, weights: Weights, skip_unweighted: bool, content: Tensor, optimised: Tensor
+        self,
+        weights: Weights,
+        skip_unweighted: bool,
+        content: Tensor,
+        optimised: Tensor,
+        paired: Sequence[bool],
     ) -> tuple[Tensor, dict[str, Tensor], int]:
+        objective = self._objectives.fast
         loss, parts = training_loss(
-            self._stylize, self._objectives.fast, weights, content, optimised, skip_unweighted
+            self._stylize, objective, weights, content, optimised, skip_unweighted, paired
         )
+        parts[_PAIRED] = loss.new_full((), sum(paired) / len(paired))
         gradients = torch.autograd.grad(loss, self._parameters)
         return torch.cat([gradient.flatten() for gradient in gradients]), parts, len(content)
 
@@ -246,11 +259,12 @@ def _mean(pieces: Iterable[tuple[Tensor, dict[str, Tensor], int]]) -> tuple[Tens
     mean = total[:-1] / total[-1]
     gradient = mean[: -len(parts)].float()
     *means, finite = torch.cat([mean[-len(parts) :], gradient.isfinite().all().double()[None]]).tolist()
+    found = dict(zip(parts, means, strict=True))
+    paired = found.pop(_PAIRED)
+    for name in _OF_PAIRS & found.keys() if paired else ():
+        found[name] /= paired
     return (
         gradient,
         bool(finite),
-        {
-            name: math.exp(value) if name in GEOMETRIC else value
-            for name, value in zip(parts, means, strict=True)
-        },
+        {name: math.exp(value) if name in GEOMETRIC else value for name, value in found.items()},
     )

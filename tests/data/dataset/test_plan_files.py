@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from batch_nst.data.dataset import plan_files
-from batch_nst.data.dataset.plan import diff_with_plan
+from batch_nst.data.dataset.new_rows import diff_with_plan
 from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, Written
 from batch_nst.data.sources.photos import LISTED, Photo, photo_id
 from batch_nst.data.storage.store import Store

@@ -30,7 +30,7 @@ from batch_nst.errors import AuditError, IncompleteError, LeaseError
 from batch_nst.recipe import Quality
 
 COUNTS = dict.fromkeys(
-    ("ok", "held_out", "rejected", "failed", "forgotten", "filtered", "pending", "gone"), 0
+    ("ok", "held_out", "unpaired", "rejected", "failed", "forgotten", "filtered", "pending", "gone"), 0
 )
 
 

@@ -98,12 +98,12 @@ def test_where_no_pair_is_to_be_made_pairs_cost_nothing(project: Project) -> Non
 
 
 def test_everything_that_is_found_is_to_do_at_first(project: Project) -> None:
-    counts = {"photos": 5, "found": 5, "done": 0, "rejected": 0, "to_do": 5, "gone": 0}
+    counts = {"photos": 5, "found": 5, "done": 0, "rejected": 0, "to_do": 5, "unpaired": 0, "gone": 0}
     assert asdict(project.survey().counts()) == counts
 
 
 def test_each_crop_is_an_image(project: Project) -> None:
-    counts = {"photos": 5, "found": 15, "done": 0, "rejected": 0, "to_do": 15, "gone": 0}
+    counts = {"photos": 5, "found": 15, "done": 0, "rejected": 0, "to_do": 15, "unpaired": 0, "gone": 0}
     assert asdict(project.survey(generate={"crops": 3}).counts()) == counts
 
 
@@ -122,7 +122,15 @@ def test_a_survey_writes_nothing(project: Project) -> None:
 def test_what_is_committed_is_done_and_the_rest_to_do(project: Project) -> None:
     project.make(project.write_down(), 2)
     plan = project.survey()
-    assert asdict(plan.counts()) == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 0}
+    assert asdict(plan.counts()) == {
+        "photos": 5,
+        "found": 5,
+        "done": 4,
+        "rejected": 0,
+        "to_do": 1,
+        "unpaired": 0,
+        "gone": 0,
+    }
     assert project.keys(plan) == ["e.webp"]
 
 
@@ -147,7 +155,15 @@ def test_a_new_photo_is_planned_into_units_of_its_own(project: Project) -> None:
     project.make(before, 3)
     project.add("b2.jpg")
     plan = project.survey()
-    assert asdict(plan.counts()) == {"photos": 6, "found": 6, "done": 5, "rejected": 0, "to_do": 1, "gone": 0}
+    assert asdict(plan.counts()) == {
+        "photos": 6,
+        "found": 6,
+        "done": 5,
+        "rejected": 0,
+        "to_do": 1,
+        "unpaired": 0,
+        "gone": 0,
+    }
     assert project.keys(plan) == ["b2.jpg"]
     after = plan.write_down(project.store)
     assert after.written.rows.slice(0, 5).to_pylist() == before.written.rows.to_pylist()
@@ -158,7 +174,7 @@ def test_a_new_photo_is_planned_into_units_of_its_own(project: Project) -> None:
 def test_a_photo_that_was_removed_is_gone(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").unlink()
-    counts = {"photos": 4, "found": 4, "done": 4, "rejected": 0, "to_do": 0, "gone": 1}
+    counts = {"photos": 4, "found": 4, "done": 4, "rejected": 0, "to_do": 0, "unpaired": 0, "gone": 1}
     assert asdict(project.survey().counts()) == counts
 
 
@@ -173,20 +189,44 @@ def test_units_of_which_no_photo_is_left_are_not_made_until_one_is_back(project:
     for key in mates:
         (project.root / "photos" / key).rename(project.root / key.replace("/", "-"))
     plan = project.survey()
-    assert asdict(plan.counts()) == {"photos": 3, "found": 3, "done": 0, "rejected": 0, "to_do": 3, "gone": 2}
+    assert asdict(plan.counts()) == {
+        "photos": 3,
+        "found": 3,
+        "done": 0,
+        "rejected": 0,
+        "to_do": 3,
+        "unpaired": 0,
+        "gone": 2,
+    }
     assert sorted(project.keys(plan)) == sorted(set(NAMES) - set(mates))
     (project.root / mates[0].replace("/", "-")).rename(project.root / "photos" / mates[0])
     assert (project.root / "photos" / mates[0]).stat().st_mtime_ns == kept[mates[0]]
     plan = project.survey()
     assert sorted(project.keys(plan)) == sorted(NAMES)  # a unit is made whole or not at all
-    assert asdict(plan.counts()) == {"photos": 4, "found": 4, "done": 0, "rejected": 0, "to_do": 5, "gone": 1}
+    assert asdict(plan.counts()) == {
+        "photos": 4,
+        "found": 4,
+        "done": 0,
+        "rejected": 0,
+        "to_do": 5,
+        "unpaired": 0,
+        "gone": 1,
+    }
 
 
 def test_a_photo_with_new_content_is_another_photo(project: Project) -> None:
     project.make(project.write_down(), 3)
     (project.root / "photos" / "a.jpg").write_text("painted over")
     plan = project.survey()
-    assert asdict(plan.counts()) == {"photos": 5, "found": 5, "done": 4, "rejected": 0, "to_do": 1, "gone": 1}
+    assert asdict(plan.counts()) == {
+        "photos": 5,
+        "found": 5,
+        "done": 4,
+        "rejected": 0,
+        "to_do": 1,
+        "unpaired": 0,
+        "gone": 1,
+    }
     assert project.keys(plan) == ["a.jpg"]
 
 
@@ -199,6 +239,7 @@ def test_more_crops_later_cost_the_new_ones_only(project: Project) -> None:
         "done": 5,
         "rejected": 0,
         "to_do": 10,
+        "unpaired": 0,
         "gone": 0,
     }
     assert sorted(set(project.pending(plan)["crop"].to_pylist())) == [1, 2]
@@ -206,7 +247,7 @@ def test_more_crops_later_cost_the_new_ones_only(project: Project) -> None:
 
 def test_fewer_crops_later_leave_the_others_out(project: Project) -> None:
     project.make(project.write_down(generate={"crops": 2}), 5)
-    counts = {"photos": 5, "found": 5, "done": 5, "rejected": 0, "to_do": 0, "gone": 5}
+    counts = {"photos": 5, "found": 5, "done": 5, "rejected": 0, "to_do": 0, "unpaired": 0, "gone": 5}
     assert asdict(project.survey(generate={"crops": 1}).counts()) == counts
 
 

@@ -262,7 +262,7 @@ def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
     photos = np.arange(6 * 4, dtype=np.uint8).reshape(6, 1, 4, 1)
     stream = shuffled(photos, photos + 100, Train(batch_size=4))
     shown = [next(stream) for _ in range(30)]  # 20 passes
-    content, optimised = (np.concatenate(each) for each in zip(*shown, strict=True))
+    content, optimised = (np.concatenate(each) for each in zip(*(batch[:2] for batch in shown), strict=True))
     np.testing.assert_array_equal(optimised, content + 100)
     first = content.reshape(20, 6, 4).min(2)
     assert (np.sort(first, axis=1) == photos.reshape(6, 4).min(1)).all()
@@ -276,7 +276,7 @@ def test_a_photo_is_cut_where_its_picture_is() -> None:
     stream = shuffled(photos, -photos, Train(batch_size=2, crop_size=32))
     corners = set()
     for _ in range(50):
-        content, optimised = next(stream)
+        content, optimised, _ = next(stream)
         assert content.shape == (2, 32, 32, 1)
         np.testing.assert_array_equal(optimised, -content)
         upright = np.where(content[:, :, :1] > content[:, :, -1:], content[:, :, ::-1], content)

@@ -52,7 +52,7 @@ def test_a_unit_adds_its_images_and_the_seconds_of_its_stages(recorded: Counter[
     bad = (BadPhoto("a", "rejected", "", "", "u"), BadPhoto("b", "failed", "", "", "u"))
     stages = StageSeconds(1, 2, 0, 8, 16, 32)  # Ray refuses to add 0
     shown.add(UnitOutcome("u", losses=(1.0, 2.0), bad=bad, stages=stages, idle_seconds=4), 8.0, 10.0)
-    shown.add(UnitOutcome("v", losses=(3.0,), stages=StageSeconds(device=4)), 12.0, 10.0)
+    shown.add(UnitOutcome("v", losses=(3.0,), unpaired=2, stages=StageSeconds(device=4)), 12.0, 10.0)
     shown.add(UnitOutcome("w", outage="away"), 12.0, 10.0)
     shown.add(UnitOutcome("x", stopped=True), 12.0, 10.0)
 
@@ -61,18 +61,18 @@ def test_a_unit_adds_its_images_and_the_seconds_of_its_stages(recorded: Counter[
         return {each: value(name, **{label: each}) for each in values}
 
     assert by_label("batch_nst_units_total") == {"committed": 2, "outage": 1, "stopped": 1}
-    assert by_label("batch_nst_images_total") == {"ok": 3, "rejected": 1, "failed": 1}
+    assert by_label("batch_nst_images_total") == {"ok": 3, "unpaired": 2, "rejected": 1, "failed": 1}
     in_stages = {"fetch": 1, "decode": 2, "wait": 0, "device": 12, "encode": 16, "put": 32}
     assert by_label("batch_nst_stage_seconds_total") == in_stages
     assert value("batch_nst_device_idle_seconds_total") == 4
     assert value("batch_nst_iterations_total") == 900
-    assert (value("batch_nst_images_left"), value("batch_nst_devices")) == (5, 2)
+    assert (value("batch_nst_images_left"), value("batch_nst_devices")) == (3, 2)
     assert value("batch_nst_device_busy_ratio") == 0.6
     assert value("batch_nst_seconds_per_image") == 4
     # for one release, under the names of version 0.1.0
     assert [value("images_total", status=status) for status in ("ok", "rejected", "failed")] == [3, 1, 1]
     assert (value("units_total"), value("iterations_total")) == (2, 900)
-    assert value("queue_depth", queue="images") == 5
+    assert value("queue_depth", queue="images") == 3
     assert (value("seconds_per_image"), value("device_busy_ratio")) == (4, 0.6)
     assert METRICS.keys() <= {name for name, _ in recorded}
 

@@ -26,8 +26,8 @@ MADE = {
 BUCKETS = Traffic(
     photo_reads=90, units=10, listed=70, output=True, new_segments=1, chunks=1, segments=1, done=2
 )
-WORK = Workload(images=160, units=10, photo_reads=90, traffic=BUCKETS)
-NOTHING = Workload(images=0, units=0, photo_reads=0, traffic=replace(BUCKETS, photo_reads=0, units=0))
+WORK = Workload(images=160, unpaired=0, units=10, photo_reads=90, traffic=BUCKETS)
+NOTHING = replace(WORK, images=0, units=0, photo_reads=0, traffic=replace(BUCKETS, photo_reads=0, units=0))
 UNMEASURED = (
     "device",
     "devices",
@@ -97,6 +97,14 @@ def test_nothing_is_guessed_before_anything_is_measured() -> None:
     figures = asdict(estimate(WORK, None, price=9.0))
     assert {name: figures[name] for name in UNMEASURED} == dict.fromkeys(UNMEASURED)
     assert figures["store_requests"] == asdict(generate_requests(BUCKETS))
+
+
+def test_photos_without_pairs_take_no_device_and_half_the_room() -> None:
+    rates = UnitCosts("calibration", "cpu", 4, 2.0, 1.0, 10.0)
+    with_pairs = estimate(WORK, rates)
+    more = estimate(replace(WORK, unpaired=100), rates)
+    assert more.device_hours == with_pairs.device_hours
+    assert more.bytes_written == with_pairs.bytes_written + 500
 
 
 @pytest.mark.parametrize(("price", "told"), [(None, None), (9.0, 0.0)])

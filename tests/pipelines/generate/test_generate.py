@@ -200,6 +200,7 @@ def test_outcomes_add_up_to_what_was_found(made: Made) -> None:
     assert snapshot.counts == {
         "ok": good - CROPS,
         "held_out": CROPS,
+        "unpaired": 0,
         "rejected": bad,
         "failed": CROPS,
         "forgotten": 0,
@@ -230,6 +231,35 @@ def test_all_crops_of_a_held_out_photo_are_on_that_side(made: Made) -> None:
     held_out = [row["uri"] for row in made.rows if row["split"] == "held_out"]
     assert held_out == [made.bucket.good[HELD_OUT]] * CROPS
     assert {row["split"] for row in made.rows} == {"held_out", "train"}
+
+
+def test_photos_without_pairs_are_kept_alone_and_pairs_are_what_they_are_without_them(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = made.bucket.recipe(tmp_path / "out", pairs=0.5)
+    plan = survey(given, Store(given.output))
+    figures = run(given)
+    alone = {row["uri"] for row in rows_of(given.output) if row["split"] == "unpaired"}
+    assert 0 < len(alone) < len(made.bucket.uris)
+    assert plan.unpaired == CROPS * len(alone)
+    good = CROPS * len(alone & {*made.bucket.good.values()})
+    assert (figures["unpaired"], figures["kept"]) == (good, good)
+    assert figures["ok"] + figures["held_out"] == figures["made"] == CROPS * len(GOOD) - good
+    assert figures["rejected"] + figures["failed"] == len(made.rows) - CROPS * len(GOOD)
+    whole, half = by_id(made.output), by_id(given.output)
+    paired = {name: row for name, row in half.items() if row["uri"] not in alone}
+    assert_same_images({name: whole[name] for name in paired}, paired)
+    for name in half.keys() - paired.keys():
+        row = half[name]
+        assert row["status"] == whole[name]["status"]
+        assert {row[column] for column in ("stylized", "total_loss", "iterations", "engine")} == {None}
+        if row["status"] == "ok":
+            np.testing.assert_array_equal(pixels(row, "content"), pixels(whole[name], "content"))
+    for unit in units.done_units(Store(given.output)):
+        sides = {row["split"] == "unpaired" for row in units.read_unit(Store(given.output), unit)}
+        assert sides == {unit.endswith(units.UNPAIRED)}
+    again = run(given)
+    assert (again["tried"], again["snapshot"], again["digest"]) == (0, 1, figures["digest"])
 
 
 def good_rows(made: Made) -> list[Row]:

@@ -99,6 +99,7 @@ def test_figures_are_those_of_the_snapshot_and_the_runs(dataset: Dataset) -> Non
         "counts": {
             "ok": 30,
             "held_out": 0,
+            "unpaired": 0,
             "rejected": 1,
             "failed": 0,
             "forgotten": 0,
@@ -165,7 +166,14 @@ def test_a_dataset_under_way_is_shown_without_a_snapshot(dataset: Dataset) -> No
     dataset.make(3.0, 2.0, 5.0, None)
     figures = dataset.inspect()
     assert (figures["snapshot"], figures["quality"]) == (None, {})
-    assert figures["counts"] == {"ok": 3, "held_out": 0, "rejected": 1, "failed": 0, "forgotten": 0}
+    assert figures["counts"] == {
+        "ok": 3,
+        "held_out": 0,
+        "rejected": 1,
+        "failed": 0,
+        "forgotten": 0,
+        "unpaired": 0,
+    }
     assert dataset.shown("Best") == [1, 0, 2]
     assert "No snapshot has been sealed yet" in dataset.page.read_text()
     assert dataset.store.list("dataset/snapshots") == []

@@ -103,6 +103,26 @@ def batches(dataset: tuple[Store, Snapshot], steps: int, start: int = 0) -> Iter
     return drawn(*dataset, Share(0, BATCH), steps, start, SETTINGS.crop_size)
 
 
+def test_photos_without_pairs_may_have_any_optimised_image_and_distances_are_means_over_pairs(
+    dataset: tuple[Store, Snapshot], objectives: Objectives
+) -> None:
+    (whole,) = batches(dataset, 1)
+    mixed = whole._replace(paired=(True, False, True))
+    other = mixed._replace(optimised=mixed.optimised.copy())
+    other.optimised[1] = 7
+    one, two, pairs, all_of_it = (begun(objectives) for _ in range(4))
+    parts = one.train_step(mixed)
+    assert two.train_step(other) == parts
+    assert_same(one, two)
+    of_pairs = pairs.train_step(Batch(whole.content[::2], whole.optimised[::2]))
+    for name in ("feature", "pixel"):
+        assert parts[name] == pytest.approx(of_pairs[name], rel=1e-6)
+    assert all_of_it.train_step(whole._replace(paired=(True,) * BATCH)).keys() == parts.keys()
+    untaught = begun(objectives)
+    parts = untaught.train_step(whole._replace(paired=(False,) * BATCH))
+    assert (parts["feature"], parts["pixel"]) == (0, 0)
+
+
 def stored(training: Trainer) -> bytes:
     """Its state as a checkpoint holds it: equal bytes, equal state."""
     file = io.BytesIO()

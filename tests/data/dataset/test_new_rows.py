@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch_nst.data.dataset import plan
-from batch_nst.data.dataset.plan import PlanDiff, diff_with_plan
+from batch_nst.data.dataset import new_rows
+from batch_nst.data.dataset.new_rows import PlanDiff, diff_with_plan
 from batch_nst.data.sources.photos import LISTED, Photo, photo_id
 
 PHOTOS = [Photo(f"{index:03}.jpg", f"/photos/{index:03}.jpg", str(index)) for index in range(40)]
@@ -54,7 +54,7 @@ def test_every_attempt_of_an_id_is_as_present_as_the_first() -> None:
 def test_rows_are_those_of_the_listing_and_are_read_as_often_as_one_likes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "_IN_MEMORY", 100)  # bytes, so that a file is needed
+    monkeypatch.setattr(new_rows, "_IN_MEMORY", 100)  # bytes, so that a file is needed
     odd = [
         *PHOTOS,
         Photo("tar/a\n#.jpg", "s3://b/x.tar", "v", 2**40, 9),
