@@ -179,7 +179,7 @@ def test_a_submitted_job_makes_the_dataset(cluster: Cluster, tmp_path: Path) -> 
     snapshot = latest_snapshot(Store(f"{tmp_path}/out"))
     assert snapshot is not None
     assert snapshot.digest == told["digest"]
-    others = ("rejected", "failed", "forgotten", "filtered", "pending", "gone")
+    others = ("unpaired", "rejected", "failed", "forgotten", "filtered", "pending", "gone")
     assert snapshot.counts == {"ok": 18, "held_out": 1, **dict.fromkeys(others, 0)}
 
 
