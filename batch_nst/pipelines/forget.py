@@ -26,6 +26,7 @@ from batch_nst.recipe import Quality
 
 _SEEN = {
     "train": "was trained",
+    "unpaired": "was trained",
     "held_out": "was scored",
     "unknown": "may have been trained or scored (its snapshot is deleted)",
 }
@@ -221,7 +222,7 @@ def _log_figures(figures: ForgetFigures) -> None:
         f"snapshot {figures.snapshot} is without them"
     )
     for model in figures.models:
-        seen = " and ".join(_SEEN[split] for split in model.splits)
+        seen = " and ".join(dict.fromkeys(_SEEN[split] for split in model.splits))
         log(f"model {model.version}{' (published)' if model.published else ''} {seen} on them")
     for name in figures.files:
         log(f"may show them: {name}")

@@ -25,6 +25,8 @@ from batch_nst.figures import as_json
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.forget import forget
 from batch_nst.recipe import Quality
+from batch_nst.recipe_file import load_recipe
+from tests.support import fake_night
 
 SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [], "at_least": ["held"]}}
 KEYS = ("anna", "bob", "held", "bad", "late")
@@ -418,3 +420,24 @@ def test_a_zombie_rewrites_nothing(store: Store, monkeypatch: pytest.MonkeyPatch
             forget(store, held, [image("anna")])
         monkeypatch.undo()
     assert rows_of(store)[image("anna")]["status"] == "ok"
+
+
+def test_a_photo_without_a_pair_is_forgotten_and_the_model_that_learned_from_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(fake_night.begin(tmp_path), ["generate.pairs=0.01"])
+    store, snapshot = Store(recipe.output), fake_night.make_pairs(recipe)
+    fake_night.make_model(store, VERSION)
+    alone = [
+        row["id"].hex()
+        for unit in units.done_units(store)
+        for row in units.read_unit(store, unit)
+        if row["split"] == "unpaired"
+    ]
+    assert len(alone) == snapshot.counts["unpaired"] > 0
+    figures = as_json(commands.forget(store.uri, alone[:1]))
+    assert figures["models"] == [{"version": VERSION, "splits": ["unpaired"], "published": False}]
+    assert f"model {VERSION} was trained on them" in capsys.readouterr().err
+    now = latest_snapshot(store)
+    assert now is not None
+    assert (now.counts["unpaired"], now.counts["forgotten"]) == (len(alone) - 1, 1)

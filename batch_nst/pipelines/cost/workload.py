@@ -63,7 +63,8 @@ def remaining_split(plan: Plan, store: Store, recipe: Recipe) -> Split:
     """Images of the next snapshot on each side, at most, or as many as anybody asks for."""
     snapshot = latest_snapshot(store)
     if snapshot and not plan.to_do:
-        return Split(snapshot.counts["ok"], snapshot.counts["held_out"])
+        counts = snapshot.counts
+        return Split(counts["ok"] + counts["unpaired"], counts["held_out"])
     enough = max(recipe.train.batch_size, recipe.evaluate.photos)
     train = held_out = 0
     for keys in _keys(plan, store):
