@@ -14,8 +14,10 @@ import pytest
 from batch_nst.data.dataset.plan import survey
 from batch_nst.data.storage.store import Store
 from batch_nst.pipelines.cost.requests import Traffic, generate_requests
-from batch_nst.pipelines.cost.workload import workload_of
+from batch_nst.pipelines.cost.workload import Split, refusals, remaining_split, workload_of
 from batch_nst.recipe import Recipe
+from batch_nst.recipe_file import load_recipe
+from tests.support import fake_night
 from tests.support.places import PAINTING
 from tests.support.store_proxy import Proxy
 
@@ -116,3 +118,13 @@ def test_requests_to_list_an_input_are_counted(
     again = workload_of(survey(given, store), store, given).traffic
     known = put in (put_tars, put_versions)  # whose files tell whether anything has changed
     assert again == Traffic(photo_reads=5, listed=listed, looked_at=0 if known else looked_at)
+
+
+def test_photos_without_pairs_are_there_to_train_on(tmp_path: Path) -> None:
+    recipe = load_recipe(fake_night.begin(tmp_path), ["generate.pairs=0.01", "train.batch_size=2"])
+    store = Store(recipe.output)
+    before = remaining_split(survey(recipe, store), store, recipe)
+    snapshot = fake_night.make_pairs(recipe)
+    assert (snapshot.counts["ok"], snapshot.counts["unpaired"]) == (0, 2)
+    assert remaining_split(survey(recipe, store), store, recipe) == before == Split(2, 1)
+    assert not any("batch_size" in line for line in refusals(recipe, before))
