@@ -194,6 +194,14 @@ class Generate(Section):
             raise ValueError("allowed: buckets and hosts, such as s3://photos, and folders of the disk")
         return stores
 
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _number_or_fraction(cls, pairs: object) -> object:
+        whole = type(pairs) is int and pairs >= 1
+        if not (pairs is None or whole or (type(pairs) is float and 0 < pairs < 1)):
+            raise ValueError("allowed: a whole number, 1 or more; or a fraction above 0 and below 1; or none")
+        return pairs
+
     @field_validator("pattern")
     @classmethod
     def _some_pattern(cls, pattern: str | None) -> str | None:

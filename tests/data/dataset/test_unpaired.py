@@ -102,6 +102,16 @@ def test_without_the_key_every_photo_has_a_pair_and_units_are_named_as_before(tm
     assert "pairs" not in plan.settings["holdout"]
 
 
+@pytest.mark.parametrize("given", ["0", "-3", "1.5", "1.0", "many", "true"])
+def test_what_is_neither_a_number_nor_a_fraction_is_refused_in_one_line(tmp_path: Path, given: str) -> None:
+    planned(tmp_path)
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(tmp_path / "recipe.yaml", [f"generate.pairs={given}"])
+    (line,) = str(refused.value).splitlines()
+    assert "generate.pairs: given" in line
+    assert line.endswith("allowed: a whole number, 1 or more; or a fraction above 0 and below 1; or none")
+
+
 # --- in a training
 
 
