@@ -134,13 +134,17 @@ def _streams(snapshot: Snapshot, share: Share) -> list[_Stream]:
     """The kinds of images that a training sees, in a snapshot that has any."""
     pairs = [unit for unit in snapshot.units if unit["ok"]]
     alone = [unit for unit in snapshot.units if unit.get("unpaired")]
-    part = (share.unpaired if pairs else 1.0) if alone else 0.0
-    size = share.batch_size
-    # Place p takes a photo without a pair where p + 1 times their part passes a whole number.
-    chosen = [place for place in range(size) if math.floor((place + 1) * part) > math.floor(place * part)]
-    others = [place for place in range(size) if place not in chosen]
-    found = [_Stream("ok", tuple(others), size, pairs), _Stream("unpaired", tuple(chosen), size, alone)]
+    size, part = share.batch_size, (share.unpaired if pairs else 1.0) if alone else 0.0
+    chosen = unpaired_places(size, part)
+    others = tuple(place for place in range(size) if place not in chosen)
+    found = [_Stream("ok", others, size, pairs), _Stream("unpaired", chosen, size, alone)]
     return [stream for stream in found if stream.places]
+
+
+def unpaired_places(batch_size: int, part: float) -> tuple[int, ...]:
+    """The places of a batch that are for photos without pairs: this part of it, rounded down, and even."""
+    places = range(batch_size)
+    return tuple(place for place in places if math.floor((place + 1) * part) > math.floor(place * part))
 
 
 def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[Portion]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ import torch
 from batch_nst.console import log
 from batch_nst.data.dataset.quality import judge
 from batch_nst.data.dataset.records import PhotoRecord
-from batch_nst.data.dataset.sampler import Batch, random_view
+from batch_nst.data.dataset.sampler import Batch, random_view, unpaired_places
 from batch_nst.data.images.codec import Pixels, encode
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
@@ -140,7 +140,7 @@ class _Bench:
         The keywords are hashed into the names in files of results, and must not change.
         """
         return self.digest(
-            train=arm.train.model_dump(exclude={"steps"}),
+            train=arm.train.model_dump(exclude={"steps"} if arm.alone else {"steps", "unpaired"}),
             quality=arm.quality.model_dump() if arm.pairs else None,
             photos_taught=photos,
             peers=arm.baseline,
@@ -169,7 +169,9 @@ def _prepare(
         **machine_of(device, scale.size),
         style=style.digest,
         style_size=recipe.style.size,
-        recipe=recipe.model_dump(include={"loss", "vgg", "generate"}, exclude={"generate": {"input"}}),
+        recipe=recipe.model_dump(
+            include={"loss", "vgg", "generate"}, exclude={"generate": {"input", "pattern", "pairs"}}
+        ),
         best=scale.best,
         # Hashes of decoded pixels, so that the photos in a copy of a folder are the same.
         photos=[
@@ -244,6 +246,8 @@ class TrainingSet(NamedTuple):
     """Seconds of the arm's time that are spent when training starts."""
     paid: float
     """Seconds that its pairs took, counted or not."""
+    alone: Pixels | None = None
+    """Photos without pairs that it is trained on too."""
 
 
 def _most(arm: Arm, available: int) -> int:
@@ -262,8 +266,9 @@ def training_set(arm: Arm, account: Account, content: Pixels, pairs: Pairs | Non
     kept = good & ~np.any(list(masks.values()), axis=0)
     paid = float(mine.seconds.sum(dtype=np.float64))
     cost = paid if account == "counted" else 0.0
+    alone = content[photos:] if arm.alone and photos < len(content) else None
     return TrainingSet(
-        mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid
+        mine.content[kept], mine.optimised[kept], photos, int((good & ~kept).sum()), cost, paid, alone
     )
 
 
@@ -276,7 +281,7 @@ def _train(bench: _Bench, arm: Arm, training: TrainingSet, picture: Path) -> Tra
     curve: list[Point] = []
     spent, taken, number, next_look = 0.0, 0, 0, seconds / looks
     stylized = evaluation.pictures.content
-    batches = shuffled(training.content, training.optimised, arm.train)
+    batches = shuffled(training.content, training.optimised, arm.train, training.alone)
     loop = (baseline_loop if arm.baseline else own_loop)(arm.train, objectives, bench.threads)
     while spent < seconds:
         with _threads(loop.threads):
@@ -301,18 +306,33 @@ def _train(bench: _Bench, arm: Arm, training: TrainingSet, picture: Path) -> Tra
     }
 
 
-def shuffled(content: Pixels, optimised: Pixels, train: Train) -> Iterator[Batch]:
-    """Endless batches, each pass in another order; a photo and its image are cropped and flipped together."""
+def shuffled(
+    content: Pixels, optimised: Pixels, train: Train, alone: Pixels | None = None
+) -> Iterator[Batch]:
+    """Endless batches, each pass in another order; a photo and its image are cropped and flipped together.
+
+    Args:
+        content: the photos of pairs, uint8 (n, size, size, 3).
+        optimised: their optimised images.
+        train: `batch_size`, `crop_size`, `seed` and `unpaired` are used.
+        alone: photos without pairs, which take their places in each batch.
+    """
     random = np.random.default_rng(train.seed)
-    order = chain.from_iterable(random.permutation(len(content)) for _ in count())
+
+    def endless(photos: Pixels, made: Pixels) -> Iterator[tuple[Pixels, Pixels]]:
+        for index in chain.from_iterable(random.permutation(len(photos)) for _ in count()):
+            yield photos[index], made[index]
+
+    places = () if alone is None else unpaired_places(train.batch_size, train.unpaired)
+    paired = tuple(place not in places for place in range(train.batch_size))
+    pairs = endless(content, optimised)
+    others = endless(alone, alone) if alone is not None else pairs
     while True:
-        chosen = list(islice(order, train.batch_size))
+        chosen = [next(pairs if has_pair else others) for has_pair in paired]
         views = [random_view(content.shape[1:3], train.crop_size, random) for _ in chosen]
-        photos, made = (
-            np.stack([pictures[index][view] for index, view in zip(chosen, views, strict=True)])
-            for pictures in (content, optimised)
-        )
-        yield Batch(photos, made)
+        both = zip(chosen, views, strict=True)
+        photos, made = zip(*((photo[view], image[view]) for (photo, image), view in both), strict=True)
+        yield Batch(np.stack(photos), np.stack(made), paired)
 
 
 @contextmanager

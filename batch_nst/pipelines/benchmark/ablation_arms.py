@@ -31,6 +31,8 @@ class Arm:
     """Maximum number of photos to train on; None: all."""
     quality: Quality = _FILTERED
     """Filter of the pairs."""
+    alone: bool = False
+    """Whether it is also trained on all other photos, without pairs: `train.unpaired` of each batch."""
     baseline: bool = False
     """Whether it is trained by the baseline's loop (pytorch/examples) instead of ours."""
 
@@ -90,6 +92,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
         "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
         "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),
+        "mixed-25": Arm("both, 25 photos, the others without pairs", _TOGETHER, photos=25, alone=True),
+        "mixed": Arm("both, the other photos without pairs", _TOGETHER, alone=True),
         "whole": Arm("both, whole pictures", _our_train(batch_size=4, crop_size=None, feature_weight=5.0)),
         "small": Arm("both, small network", _our_train(network="small")),
     }

@@ -230,13 +230,14 @@ def test_arms_are_what_they_are_called() -> None:
         assert {weights(name, part) for name in both} == {(1, 5 - 4 * part, 0, 0)}
         assert weights_at(ARMS["even"].train, part) == weights_at(defaults, part)
         assert weights("even", part) == (1, 5 - 4 * part, 0, 0.1)
-    photos = {"peers": None, "perceptual": None, "together-25": 25, "together-300": 300}
+    photos = {"peers": None, "perceptual": None, "together-25": 25, "together-300": 300, "mixed-25": 25}
     unfiltered = Quality(max_deviation=None, min_change=None)
     for name, arm in ARMS.items():
         assert arm.pairs == (name not in ("peers", "perceptual"))
         assert arm.photos == photos.get(name, 100)
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
+        assert arm.alone == name.startswith("mixed")
         settings = arm.train
         assert (settings.network, settings.width) == ("small" if name == "small" else "johnson", 32)
         whole = name in ("peers", "whole")
@@ -269,6 +270,24 @@ def test_a_pass_shows_every_photo_once_and_flips_it_with_its_picture() -> None:
     assert len({tuple(order) for order in first.tolist()}) > 10
     flipped = content[:, 0, 0, 0] > content[:, 0, -1, 0]
     assert 30 < flipped.sum() < 90
+
+
+def test_photos_without_pairs_have_their_places_and_are_the_others() -> None:
+    pictures = np.arange(9, dtype=np.uint8)[:, None, None, None]
+    pairs = Pairs(pictures[:4], pictures[:4] + 100, *np.full((3, 4), 9, np.float32))
+    mixed = replace(ARMS["mixed"], photos=4)
+    taught = training_set(mixed, "free", pictures, pairs)
+    assert taught.alone is not None
+    assert taught.alone.ravel().tolist() == [4, 5, 6, 7, 8]
+    stream = shuffled(taught.content, taught.optimised, mixed.train, taught.alone)
+    shown = [next(stream) for _ in range(20)]
+    assert {batch.paired for batch in shown} == {(True, False)}
+    content, optimised = (np.stack([batch[kind].ravel() for batch in shown]) for kind in range(2))
+    assert (optimised - content).tolist() == [[100, 0]] * 20
+    assert (np.sort(content[:, 0].reshape(5, 4)) == np.arange(4)).all()
+    assert (np.sort(content[:, 1].reshape(4, 5)) == np.arange(4, 9)).all()
+    assert training_set(replace(mixed, photos=100), "free", pictures[:4], pairs).alone is None
+    assert training_set(replace(mixed, alone=False), "free", pictures, pairs).alone is None
 
 
 def test_a_photo_is_cut_where_its_picture_is() -> None:
