@@ -302,10 +302,13 @@ def run_command(command: str, output: str, wait: bool, step: Callable[[Run], obj
 
 def write_report(recipe: Recipe, run: Run, scored: ScoredModel, night: Night | None = None) -> str:
     """Write the report of a scored model, or of a run of `nightly` with its figures; returns its URI."""
+    from batch_nst.pipelines.reports.blind import blind_page
     from batch_nst.pipelines.reports.gather import report_of
 
     about = {"command": run.command, "run": run.name, "seconds": run.seconds, "machine": platform.platform()}
     page = report_of(recipe, run.store, scored, about, night)
+    if blind := blind_page(scored.triples, scored.version):
+        run.write("blind.html", blind.encode())
     report = run.write("report.html", page.encode())
     log(f"report: {report}")
     return report

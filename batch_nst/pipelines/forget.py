@@ -206,7 +206,7 @@ def _files(store: Store, versions: Iterable[str], pairs: Sequence[ForgottenPair]
             found.append(pictures)
     for name in store.list("runs"):
         folder, _, file = name.rpartition("/")
-        if file == "report.html":
+        if file in ("report.html", "blind.html"):
             try:
                 shown = read_document(store, f"{folder}/summary.json").get("version")
             except FileNotFoundError:  # killed before it was written

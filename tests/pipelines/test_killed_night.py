@@ -130,7 +130,8 @@ def owe_a_report(home: Path, call: Call, few: Sequence[str], version: str) -> No
     assert list(out.glob("runs/*/report.html")) == [Path(again["report"])]
     after = objects(store)
     run = f"runs/{again['run']}"
-    assert after.keys() - before.keys() == {f"{run}/report.html", f"{run}/summary.json"}
+    written = {f"{run}/{name}" for name in ("blind.html", "report.html", "summary.json")}
+    assert after.keys() - before.keys() == written
     assert before.keys() - after.keys() == {registry.model_object(version, UNREPORTED)}
     assert [name for name in after.keys() & before.keys() if after[name] != before[name]] == []
     again = call("nightly", home / "recipe.yaml", *few).figures

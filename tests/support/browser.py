@@ -113,6 +113,17 @@ class Browser:
             screenshot=b64decode(shot["data"]),
         )
 
+    def click(self, *selectors: str) -> None:
+        """Click on elements of the page."""
+        for selector in selectors:
+            script = f"document.querySelector({json.dumps(selector)}).click()"
+            assert "exceptionDetails" not in self._call("Runtime.evaluate", expression=script), selector
+
+    def text(self) -> set[str]:
+        """The texts that a reader of the page is given, with what its style sheet adds."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return {node["name"]["value"] for node in nodes if not node["ignored"] and "name" in node}
+
     def _call(self, method: str, **parameters: Any) -> Any:
         """Ask, and wait for the answer."""
         self._number += 1
