@@ -119,10 +119,10 @@ class Browser:
             script = f"document.querySelector({json.dumps(selector)}).click()"
             assert "exceptionDetails" not in self._call("Runtime.evaluate", expression=script), selector
 
-    def text(self) -> set[str]:
-        """The texts that a reader of the page is given, with what its style sheet adds."""
+    def text(self) -> str:
+        """What a reader of the page is given, with what its style sheet adds."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
-        return {node["name"]["value"] for node in nodes if not node["ignored"] and "name" in node}
+        return "".join(node["name"]["value"] for node in nodes if node["role"]["value"] == "StaticText")
 
     def _call(self, method: str, **parameters: Any) -> Any:
         """Ask, and wait for the answer."""

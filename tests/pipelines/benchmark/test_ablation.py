@@ -219,7 +219,7 @@ def test_arms_are_what_they_are_called() -> None:
         "features": (0, 5, 0, 0),
         "whole": (1, 5, 0, 0),
     }
-    both = ("together", "unfiltered", "together-25", "together-300", "small")
+    both = ("together", "unfiltered", "together-25", "together-300", "mixed", "mixed-25", "small")
     assert {*steady, *both, "then", "even"} == set(ARMS)
     for name, wanted in steady.items():
         assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}

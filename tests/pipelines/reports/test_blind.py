@@ -65,7 +65,8 @@ def test_a_browser_counts_the_answers(browser: Browser, tmp_path: Path, width: i
     page = blind_page(triples(6), "000001-aa")
     (tmp_path / "blind.html").write_text(page)
     look = browser.look(tmp_path / "blind.html", width)
-    assert (look.width, look.pictures, look.undecoded) == (width, 12, [])
+    assert width - 20 < look.width <= width  # beside it the bar that scrolls
+    assert (look.pictures, look.undecoded) == (12, [])
     assert (look.troubles, look.requests) == ([], [])
     sides = key(page)
     wrong = {"left": "right", "right": "left"}
@@ -76,4 +77,5 @@ def test_a_browser_counts_the_answers(browser: Browser, tmp_path: Path, width: i
     browser.click("#done")
     assert "4 right" in browser.text()
     browser.click(f"#{wrong[sides[0]]}1", f"#{sides[5]}6")  # one may change an answer
-    assert {"6 of 6 answered", "4 right"} <= browser.text()
+    assert "6 of 6 answered" in browser.text()
+    assert "4 right" in browser.text()
