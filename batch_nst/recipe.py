@@ -282,8 +282,11 @@ class Train(Section):
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the random crops of a pair in pixels; none takes whole pictures. With few pairs, crops prevent
     overfitting."""
+    optimizer: Literal["muon", "adam"] = "muon"
+    """`muon` moves the weights of convolutions by as much in all directions, and the others by Adam; it needs
+    fewer steps. `adam` moves all of them."""
     learning_rate: Schedule = [[0.0, 1e-3], [1.0, 0.0]]
-    """Learning rate of Adam; it is warmed up in the first steps."""
+    """Learning rate; it is warmed up in the first steps."""
     feature_weight: Schedule = [[0.0, 5.0], [1.0, 1.0]]
     """Weight of the distance to the optimised image in VGG features."""
     pixel_weight: Schedule = 0.0

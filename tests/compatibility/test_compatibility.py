@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from batch_nst.cli import main
+from batch_nst.data.dataset.defaults import changed_defaults
 
 MADE = Path(__file__).parent / "made_by_580efb4"
 EXPECTED = json.loads((MADE / "expected.json").read_text())
@@ -142,6 +143,7 @@ def test_a_key_that_the_recipe_omits_decides_the_pixels_that_it_decided(begun: P
     )
     # The first night did not have the photo that is held out by its hash, and another one had to be.
     assert (old["holdout"].pop("at_least"), new["holdout"].pop("at_least")) == (["chelsea.jpg"], [])
+    assert new.pop("defaults") == changed_defaults()
     assert new == old
 
 

@@ -139,8 +139,14 @@ class _Bench:
 
         The keywords are hashed into the names in files of results, and must not change.
         """
+        # Keys that came later are in no older name.
+        unused = {
+            "steps",
+            *(["unpaired"] * (not arm.alone)),
+            *(["optimizer"] * (arm.train.optimizer == "adam")),
+        }
         return self.digest(
-            train=arm.train.model_dump(exclude={"steps"} if arm.alone else {"steps", "unpaired"}),
+            train=arm.train.model_dump(exclude=unused),
             quality=arm.quality.model_dump() if arm.pairs else None,
             photos_taught=photos,
             peers=arm.baseline,

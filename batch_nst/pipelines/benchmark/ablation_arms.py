@@ -50,9 +50,10 @@ def _counts(schedule: Schedule) -> bool:
 def _our_train(**settings: Any) -> Train:
     """A recipe's defaults, except for crops, as photos are few, and small batches for few cores.
 
-    The checkerboard loss is used in one arm only, which shows what it costs.
+    The checkerboard loss and Muon are used in one arm each, which shows what they change.
     """
-    return Train(**({"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0} | settings))
+    ours: dict[str, Any] = {"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0, "optimizer": "adam"}
+    return Train(**(ours | settings))
 
 
 _TOGETHER = _our_train()
@@ -68,6 +69,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
                 feature_weight=0.0,
                 checkerboard_weight=0.0,
                 average=0.0,
+                optimizer="adam",
             ),
             photos=None,
             baseline=True,
@@ -89,6 +91,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             "both, no checkerboard",
             _our_train(checkerboard_weight=Train.model_fields["checkerboard_weight"].default),
         ),
+        "muon": Arm("both, by Muon", _our_train(optimizer="muon")),
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
         "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
         "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),

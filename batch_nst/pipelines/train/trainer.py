@@ -26,6 +26,7 @@ from batch_nst.engine.model_io import one_at_a_time, stylize_image
 from batch_nst.engine.training_loss import GEOMETRIC, Average, Weights, training_loss
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
+from batch_nst.pipelines.train.muon import Muon, matrices
 from batch_nst.recipe import Train, value_at
 
 
@@ -36,6 +37,8 @@ class TrainerState(TypedDict):
     average: dict[str, Tensor]
     optimizer: dict[str, Any]
     """As `torch.optim.Adam.state_dict` returns it."""
+    muon: NotRequired[dict[str, Any]]
+    """As `Muon.state_dict` returns it, where it is used."""
     step: int
     skipped: NotRequired[int]
     running: NotRequired[int]
@@ -82,7 +85,6 @@ class Trainer:
         self.history: History = []
         self._settings, self._objectives = settings, objectives
         self._parameters = list(net.parameters())
-        self._optimizer = torch.optim.Adam(self._parameters, lr=rate_at(settings, 1))
         self._running = 0
         # On a CPU each image is computed by itself, on threads of its own. With the same number of threads
         # its gradient is the same to the last bit, whether one worker computes it or several that share a
@@ -94,6 +96,12 @@ class Trainer:
             else None
         )
         self._stylizing = one_at_a_time(net) if self._pool else net
+        rate = rate_at(settings, 1)
+        large = matrices(net) if settings.optimizer == "muon" else []
+        others = [weight for weight in self._parameters if not any(weight is each for each in large)]
+        self._adam = torch.optim.Adam(others, lr=rate)
+        # In the same pool, so that its products do not depend on the number of workers of a node either.
+        self._muon = Muon(large, rate, self._pool.map if self._pool else map) if large else None
 
     def train_step(
         self, batch: Batch, progress: float | None = None, skip_unweighted: bool = False
@@ -128,7 +136,8 @@ class Trainer:
         gradient, finite, parts = _mean(pieces)
         self.step = step
         if finite:
-            take_step(self._optimizer, self._parameters, gradient, rate_at(self._settings, step, progress))
+            optimizers = [self._adam, self._muon] if self._muon else [self._adam]
+            take_step(optimizers, self._parameters, gradient, rate_at(self._settings, step, progress))
             self.average.update(self.net, step)
             self._running = 0
             every = max(1, self._settings.steps // _LOGGED)
@@ -145,21 +154,26 @@ class Trainer:
 
     def state(self) -> TrainerState:
         """Everything that `restore` needs except the history; tensors and numbers only."""
-        return {
+        state: TrainerState = {
             "net": self.net.state_dict(),
             "average": self.average.weights,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._adam.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
             "running": self._running,
         }
+        if self._muon:
+            state["muon"] = self._muon.state_dict()
+        return state
 
     def restore(self, state: TrainerState, history: History) -> None:
         """Continue where another training was when it made this state."""
         self.net.load_state_dict(state["net"])
         device = self._objectives.device
         self.average.weights = {name: tensor.to(device) for name, tensor in state["average"].items()}
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._adam.load_state_dict(state["optimizer"])
+        if self._muon:
+            self._muon.load_state_dict(state["muon"])
         self.step, self.skipped = int(state["step"]), int(state.get("skipped", 0))
         self._running = int(state.get("running", 0))
         self.history = list(history)
@@ -219,26 +233,27 @@ def weights_at(settings: Train, progress: float) -> Weights:
 
 
 def take_step(
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     parameters: list[torch.nn.Parameter],
     gradient: Tensor,
     rate: float,
 ) -> None:
-    """Take one optimiser step along a finite gradient, clipped to a norm of at most 10.
+    """Take one step of each optimiser along a finite gradient, clipped to a norm of at most 10.
 
     Args:
-        optimizer: holds `parameters`.
+        optimizers: together they hold `parameters`.
         parameters: the parameters of the network.
         gradient: the gradients of all parameters, flattened and concatenated.
         rate: learning rate.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, its in zip(parameters, gradient.split_with_sizes(sizes), strict=True):
         parameter.grad = its.view_as(parameter)
     torch.nn.utils.clip_grad_norm_(parameters, _LONGEST_GRADIENT)
-    optimizer.step()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
 
 
 def _mean(pieces: Iterable[tuple[Tensor, dict[str, Tensor], int]]) -> tuple[Tensor, bool, dict[str, float]]:

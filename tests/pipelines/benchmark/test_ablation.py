@@ -219,7 +219,7 @@ def test_arms_are_what_they_are_called() -> None:
         "features": (0, 5, 0, 0),
         "whole": (1, 5, 0, 0),
     }
-    both = ("together", "unfiltered", "together-25", "together-300", "mixed", "mixed-25", "small")
+    both = ("together", "unfiltered", "together-25", "together-300", "muon", "mixed", "mixed-25", "small")
     assert {*steady, *both, "then", "even"} == set(ARMS)
     for name, wanted in steady.items():
         assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}
@@ -238,6 +238,7 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
         assert arm.alone == name.startswith("mixed")
+        assert (arm.train.optimizer == "muon") == (name == "muon")
         settings = arm.train
         assert (settings.network, settings.width) == ("small" if name == "small" else "johnson", 32)
         whole = name in ("peers", "whole")
@@ -315,7 +316,8 @@ def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
     batch = Batch(*chance.integers(0, 256, (2, 4, 32, 32, 3), np.uint8))
     before = torch.get_num_threads()
     objectives = Objectives.on(painting, layers, Vgg(), "cpu", "fp32", 1)
-    loop = own_loop(Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]]), objectives, 2)
+    settings = Train(batch_size=4, width=4, learning_rate=[[0, 0.01], [1, 0]], optimizer="adam")
+    loop = own_loop(settings, objectives, 2)
     torch.set_num_threads(before)
 
     def moved(part: float) -> float:
