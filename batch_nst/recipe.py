@@ -386,7 +386,8 @@ class Evaluate(Section):
     iterations: Count = 300
     """Iterations of the optimisation that the model is compared with."""
     baseline_photos: Amount = 2
-    """Number of these images on which the baseline (PyTorch's L-BFGS) runs too, for as many iterations."""
+    """Number of these images on which the baseline (PyTorch's L-BFGS) runs too, for as many iterations; from
+    white noise as well on the first."""
     larger_photos: Amount = 8
     """Number of photos that are also scored at twice `generate.image_size`, against a third of the
     iterations."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -29,8 +29,9 @@ def optimise_one(
     iterations: int,
     method: Method,
     on_loss: Callable[[float, Tensor], bool],
+    start: Tensor | None = None,
 ) -> None:
-    """Minimise the objective from the photo, with the settings that other programs ship.
+    """Minimise the objective, with the settings that other programs ship.
 
     Args:
         objective: in fp32.
@@ -39,10 +40,12 @@ def optimise_one(
         method: L-BFGS with history 100 (neural-style's), the same with torch's strong-Wolfe line search, or
             Adam with style-transfer-pytorch's rate (0.02 of the range of a pixel, betas 0.9 and 0.99).
         on_loss: called after every evaluation with the loss and its unbounded pixels; returns False to stop.
+        start: the picture to start from, of the shape and range of `content`; None: the photo.
     """
     network = plain_activations(objective.vgg)
     targets = network(content)
-    pixels = nn.Parameter(content.clone(memory_format=torch.contiguous_format))
+    first = content if start is None else start
+    pixels = nn.Parameter(first.clone(memory_format=torch.contiguous_format))
     solver: torch.optim.Optimizer
     if method == "adam":
         solver = torch.optim.Adam([pixels], lr=0.02 * 255, betas=(0.9, 0.99))
@@ -142,8 +145,18 @@ TARGET_ITERATIONS = (50, 100, 300)
 """Iterations of the baseline whose best loss other methods have to reach."""
 
 
+PEERS_WEIGHTS: Mapping[Literal["content", "style"], float] = {"content": 1.0, "style": 5.0}
+"""Weights of the losses in Johnson et al.'s slow_neural_style, which divides them by as much as we do."""
+
+
+def white_noise(vgg: Vgg16, photo: Tensor) -> Tensor:
+    """Where slow_neural_style starts: noise of deviation 1 around the network's mean, shaped like `photo`."""
+    noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
+    return vgg.mean + noise.to(photo)
+
+
 def run_baseline(
-    objective: PerceptualLoss, photo: Tensor, iterations: int, method: Method
+    objective: PerceptualLoss, photo: Tensor, iterations: int, method: Method, start: Tensor | None = None
 ) -> tuple[Curve, dict[str, float]]:
     """Run a baseline on one photo.
 
@@ -153,7 +166,7 @@ def run_baseline(
         objective: in fp32.
         photo: (1, 3, H, W), RGB, 0..255.
         iterations: number of evaluations of the loss.
-        method: see `optimise_one`.
+        method: see `optimise_one`; so is `start`.
 
     Returns:
         The curve, and by `TARGET_ITERATIONS` (as text) the loss of the picture that would be stored then.
@@ -161,17 +174,17 @@ def run_baseline(
     curve: Curve = []
     stored: dict[str, float] = {}
     paused = 0.0
-    start = time.perf_counter()
+    begun = time.perf_counter()
 
     def on_loss(loss: float, pixels: Tensor) -> bool:
         nonlocal paused
         now = time.perf_counter()
-        curve.append((now - start - paused, loss))
+        curve.append((now - begun - paused, loss))
         if len(curve) in TARGET_ITERATIONS:
             picture = pixels.clamp(0, 255).round()
             stored[str(len(curve))] = losses_of(objective, picture, photo).total.item()
             paused += time.perf_counter() - now
         return True
 
-    optimise_one(objective, photo, iterations, method, on_loss)
+    optimise_one(objective, photo, iterations, method, on_loss, start)
     return curve, stored

@@ -42,6 +42,15 @@ class Seconds(TypedDict):
     """Seconds of the optimisation divided by those of the model."""
 
 
+class Independent(TypedDict):
+    """Content and style by a network that no training saw, of a picture or as ratios."""
+
+    content: float
+    """Distance to the photo in its features."""
+    style: float
+    """Distance to the style image in Gram matrices of its features, relative to their length."""
+
+
 class Ratios(TypedDict):
     """The model's figures divided by those of the optimisation after all of its iterations."""
 
@@ -55,6 +64,8 @@ class Ratios(TypedDict):
     """The distance to the optimised image, divided by the photo's own."""
     iterations: int
     verdict: str
+    independent: NotRequired[Independent]
+    """By EfficientNet-Lite0, where its packages are installed."""
 
 
 class Standing(TypedDict, total=False):
@@ -79,6 +90,8 @@ class Baseline(TypedDict):
     model: Total
     lbfgs: Trial
     engine: Trial
+    noise: NotRequired[Trial]
+    """L-BFGS from white noise on the first of them, at the weights 1 to 5 of slow_neural_style."""
 
 
 class Comparison(Standing, total=False):

@@ -29,6 +29,8 @@ class HeldOutPhoto:
     """Iterations of the optimisation that the model is compared with."""
     baseline: bool = False
     """Whether the baseline runs too."""
+    from_noise: bool = False
+    """Whether it also runs from white noise."""
 
 
 def choose_held_out(
@@ -63,7 +65,12 @@ def choose_held_out(
                 found[name] = others[name]
     chosen = [found[name] for name in sorted(found, key=key_hash)[: settings.photos]]
     photos = [
-        replace(photo, baseline=number < settings.baseline_photos) for number, (_, photo) in enumerate(chosen)
+        replace(
+            photo,
+            baseline=number < settings.baseline_photos,
+            from_noise=number == 0 and settings.baseline_photos > 0,
+        )
+        for number, (_, photo) in enumerate(chosen)
     ]
     return photos, sorted({unit for unit, _ in chosen})
 

@@ -41,13 +41,15 @@ def work_of(recipe: Recipe, images: int, scored: int) -> Work:
     """
     train, score, side = recipe.train, recipe.evaluate, recipe.generate.image_size
     crop = min(train.crop_size or side, side)
+    baselines = min(score.baseline_photos, scored)
     larger = min(score.larger_photos, scored) * (max(1, score.iterations // LARGER_DIVISOR) + 1)
     return Work(
         pairs=images * (recipe.generate.iterations + 1) * side**2,
         training=train.steps * train.batch_size * crop**2,
         scoring=(scored * (score.iterations + 1) + 4 * larger) * side**2
         + _TIMED_ITERATIONS * sum(size**2 for size in score.sizes),
-        baseline=min(score.baseline_photos, scored) * (score.iterations + 1) * side**2,
+        # On the first photo once more, from noise.
+        baseline=(baselines + min(1, baselines)) * (score.iterations + 1) * side**2,
         graphs=1,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -14,14 +14,15 @@ import torch
 
 from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.images.style import StyleImage
-from batch_nst.data.models.evaluation import Losses, SpeedTable
+from batch_nst.data.models.evaluation import Independent, Losses, SpeedTable
 from batch_nst.data.models.holdout import HeldOutPhoto
-from batch_nst.engine.baselines import run_baseline
+from batch_nst.engine.baselines import PEERS_WEIGHTS, run_baseline, white_noise
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
 from batch_nst.engine.slow_transfer import optimise
 from batch_nst.engine.timing import wait_for
 from batch_nst.pipelines.cluster.connect import Workers, result_of
 from batch_nst.pipelines.cluster.rows import rows_at_once
+from batch_nst.pipelines.evaluate.independent import IndependentMeasure, is_installed
 from batch_nst.pipelines.evaluate.scores import LeftOut, Score, from_row, to_row
 from batch_nst.pipelines.evaluate.speed import measure_speed
 from batch_nst.pipelines.inference import FastModel, ModelFiles
@@ -89,6 +90,12 @@ class Scorer:
         """The fast model as users have it."""
         return self._model.painter(self._objectives.device)
 
+    @cached_property
+    def _independent(self) -> IndependentMeasure | None:
+        """None where its packages are not installed."""
+        style = self._objectives.style.pixels[None]
+        return IndependentMeasure(to_tensor(style, self._objectives.device)) if is_installed() else None
+
     def speed(self, picture: Pixels) -> SpeedTable:
         """See `measure_speed`."""
         return measure_speed(self._objectives, self._painter, picture, self._recipe.evaluate.sizes)
@@ -125,6 +132,7 @@ class Scorer:
         pictures = {"photo": pixels, "model": stylized, "optimised": optimised, "reached": reached}
         losses = self._measure(content, pictures)
         baseline_curve, baseline_seconds = self._baseline(photo, content)
+        noise_curve, noise_seconds = self._from_noise(photo, content)
         return Score(
             id=photo.id,
             name=photo.name,
@@ -143,7 +151,19 @@ class Scorer:
             model_picture=stylized.tobytes(),
             baseline_curve=baseline_curve,
             baseline_seconds=baseline_seconds,
+            noise_curve=noise_curve,
+            noise_seconds=noise_seconds,
+            noise_objective=sum(weight * losses["model"][part] for part, weight in PEERS_WEIGHTS.items()),
+            independent=self._by_another_network(content, {"model": stylized, "reached": reached}),
         )
+
+    def _by_another_network(
+        self, content: torch.Tensor, pictures: dict[str, Pixels]
+    ) -> dict[str, Independent] | None:
+        if not self._independent:
+            return None
+        tensors = {name: to_tensor(pixels[None], content.device) for name, pixels in pictures.items()}
+        return self._independent.measure(content, tensors)
 
     def _baseline(self, photo: HeldOutPhoto, content: torch.Tensor) -> tuple[list[float] | None, float]:
         """Curve and seconds of the baseline; (None, 0) if it does not run."""
@@ -151,6 +171,18 @@ class Scorer:
             return None, 0.0
         # The first evaluation is that of the photo.
         found, _ = run_baseline(self._objectives.exact, content, photo.iterations + 1, "lbfgs")
+        return [loss for _, loss in found], found[-1][0]
+
+    def _from_noise(self, photo: HeldOutPhoto, content: torch.Tensor) -> tuple[list[float] | None, float]:
+        """Curve and seconds of the baseline as slow_neural_style runs it; (None, 0) if it does not run."""
+        if not photo.from_noise:
+            return None, 0.0
+        exact = self._objectives.exact
+        weights = {f"{part}_weight": weight for part, weight in PEERS_WEIGHTS.items()}
+        peers = replace(exact, loss=exact.loss.model_copy(update={**weights, "tv_weight": 0.0}))
+        found, _ = run_baseline(
+            peers, content, photo.iterations + 1, "lbfgs", white_noise(exact.vgg, content)
+        )
         return [loss for _, loss in found], found[-1][0]
 
     @torch.no_grad()

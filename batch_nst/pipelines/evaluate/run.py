@@ -144,7 +144,14 @@ def _enlarged(
     """The photos at twice the size, which have no optimised image in the dataset."""
     iterations = max(1, settings.iterations // LARGER_DIVISOR)
     return [
-        replace(photo, content=larger.pictures[photo.id], stylized=b"", iterations=iterations, baseline=False)
+        replace(
+            photo,
+            content=larger.pictures[photo.id],
+            stylized=b"",
+            iterations=iterations,
+            baseline=False,
+            from_noise=False,
+        )
         for photo in photos
         if photo.id in larger.pictures
     ]
@@ -195,6 +202,8 @@ def _write(recipe: Recipe, store: Store, model: ModelFiles, scored: ScoredModel)
 
 def _log(scored: ScoredModel) -> None:
     """Log the figures for people."""
+    from batch_nst.pipelines.evaluate.independent import INSTALL, NETWORK
+
     evaluation = scored.evaluation
     parts = f"{'objective':>14} {'content':>14} {'style':>14} {'distance to X':>14} {'SSIM to X':>10}"
     log(f"{'':>20} {parts} {'checkerboard':>13}")
@@ -208,6 +217,13 @@ def _log(scored: ScoredModel) -> None:
         f"held-out images; content {ratios['content']:.2f}, style {ratios['style']:.2f} of theirs"
     )
     log(f"{'':>{len(scored.version)}}  {evaluation['verdict']}")
+    if by_another := ratios.get("independent"):
+        log(
+            f"by {NETWORK}, which no training saw: content {by_another['content']:.2f}, "
+            f"style {by_another['style']:.2f} of theirs"
+        )
+    else:
+        log(f"content and style by a network that no training saw: not measured, it needs {INSTALL}")
     _log_baseline(evaluation)
     if larger := evaluation.get("larger"):
         _log_enlarged(larger)
@@ -223,6 +239,10 @@ def _log_baseline(evaluation: Evaluation) -> None:
             f"{usual['curve'][-1]:,.0f} in {usual['seconds_per_image']:.1f} s, optimisation "
             f"{own['curve'][-1]:,.0f} in {own['seconds_per_image']:.1f} s; fast model {usual['verdict']}"
         )
+        if noise := baseline.get("noise"):
+            log(
+                f"on one of them: fast model {noise['verdict']} at weights of 1 to 5, as Johnson et al. count"
+            )
 
 
 def _log_enlarged(larger: Enlarged) -> None:

@@ -16,6 +16,7 @@ from batch_nst.data.models.evaluation import (
     Comparison,
     Enlarged,
     Evaluation,
+    Independent,
     Losses,
     Ratios,
     SpeedTable,
@@ -66,6 +67,13 @@ class Score:
     baseline_curve: list[float] | None = None
     """Objective of the baseline after 0, 1, 2, ... iterations; None if it did not run."""
     baseline_seconds: float = 0.0
+    noise_curve: list[float] | None = None
+    """Objective of the baseline from white noise, at `PEERS_WEIGHTS`; None if it did not run."""
+    noise_seconds: float = 0.0
+    noise_objective: float = 0.0
+    """The model's at these weights."""
+    independent: dict[str, Independent] | None = None
+    """`model` and `reached`, by the network that no training saw; None where the network is not installed."""
 
 
 def to_row(score: Score | LeftOut) -> dict[str, bytes]:
@@ -125,7 +133,7 @@ def ratios_of(scores: Sequence[Score]) -> Ratios:
     distances = [score.model["distance"] for score in scores]
     own = [score.photo["distance"] for score in scores]
     total, iterations = of("total"), len(scores[0].curve) - 1
-    return {
+    found: Ratios = {
         "total": total.value,
         "interval": [*total.interval] if total.interval else None,
         "content": of("content").value,
@@ -134,6 +142,23 @@ def ratios_of(scores: Sequence[Score]) -> Ratios:
         "iterations": iterations,
         "verdict": _in_words(total, iterations),
     }
+    if measured := _independent(scores):
+        found["independent"] = measured
+    return found
+
+
+def _independent(scores: Sequence[Score]) -> Independent | None:
+    """Ratios by the network that no training saw; None if a photo lacks them."""
+    pictures = [score.independent for score in scores if score.independent]
+    if len(pictures) < len(scores):
+        return None
+    photos = [score.uri for score in scores]
+
+    def of(part: Literal["content", "style"]) -> float:
+        model, reached = ([each[who][part] for each in pictures] for who in ("model", "reached"))
+        return ratio(model, reached, photos).value
+
+    return {"content": of("content"), "style": of("style")}
 
 
 def _in_words(total: Ratio, iterations: int) -> str:
@@ -169,7 +194,13 @@ def baseline_figures(scores: Sequence[Score]) -> Baseline:
     objectives = [score.model["total"] for score in scores]
     photos = [score.uri for score in scores]
 
-    def trial(curves: Sequence[Sequence[float]], seconds: Sequence[float], name: str) -> Trial:
+    def trial(
+        curves: Sequence[Sequence[float]],
+        seconds: Sequence[float],
+        name: str,
+        objectives: Sequence[float] = objectives,
+        photos: Sequence[str] = photos,
+    ) -> Trial:
         worth = equivalent_iterations(curves, objectives, photos, name)
         return {
             "curve": worth.curve,
@@ -179,7 +210,7 @@ def baseline_figures(scores: Sequence[Score]) -> Baseline:
             "seconds_per_image": float(np.median(seconds)),
         }
 
-    return {
+    found: Baseline = {
         "photos": len(scores),
         "model": {"total": mean_figure("total", objectives)},
         "lbfgs": trial(
@@ -193,6 +224,12 @@ def baseline_figures(scores: Sequence[Score]) -> Baseline:
             "the optimisation",
         ),
     }
+    for score in scores:
+        if score.noise_curve:
+            objective = score.noise_objective
+            name = "L-BFGS from white noise"
+            found["noise"] = trial([score.noise_curve], [score.noise_seconds], name, [objective], [score.uri])
+    return found
 
 
 def enlarged_figures(larger: EnlargedPhotos, found: Sequence[Score | LeftOut]) -> Enlarged:

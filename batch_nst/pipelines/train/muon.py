@@ -10,7 +10,7 @@ the products are computed in the type of the weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.distributed
@@ -66,7 +66,7 @@ class Muon(torch.optim.Optimizer):
     def _average(self, weight: nn.Parameter) -> Tensor:
         """The gradient's moving average, and a step of it ahead (Nesterov), as a matrix."""
         assert weight.grad is not None
-        state: dict[str, Any] = self.state[weight]
+        state = self.state[weight]
         if not state:
             state["average"] = torch.zeros_like(weight)
         average: Tensor = state["average"].lerp_(weight.grad, 1 - _MOMENTUM)

@@ -88,6 +88,20 @@ def test_r_is_the_geometric_mean_of_what_the_model_scores_by_what_the_optimisati
     assert alone["verdict"] == "its pictures score 2.00 times what 300 iterations reach"
 
 
+def test_ratios_by_another_network_need_it_on_every_photo():
+    def seen(content: float, style: float) -> Score:
+        by_another = {
+            "model": {"content": content, "style": style},
+            "reached": {"content": 2.0, "style": 2.0},
+        }
+        return score(2.0, [4.0, 1.0], independent=by_another)
+
+    both = [replace(seen(2.0, 8.0), uri="a"), replace(seen(8.0, 2.0), uri="b")]
+    assert summarise(both)["ratios"]["independent"] == pytest.approx({"content": 2.0, "style": 2.0})
+    assert "independent" not in summarise([both[0], score(2.0, [4.0, 1.0])])["ratios"]
+    assert from_row(to_row(both[0])) == both[0]
+
+
 def test_crops_of_one_photo_do_not_narrow_the_interval():
     crops = [score(total, [4.0, 1.0]) for total in (2.0, 8.0)]
     assert crops[0].uri == crops[1].uri
@@ -104,6 +118,17 @@ def test_the_baseline_is_compared_on_its_own_photos_only():
     assert (figures["lbfgs"]["worth_iterations"], figures["engine"]["worth_iterations"]) == (2, 1)
     assert figures["lbfgs"]["verdict"] == "worth 2 iterations of the L-BFGS baseline"
     assert (figures["lbfgs"]["seconds_per_image"], figures["engine"]["seconds_per_image"]) == (30.0, 2.0)
+
+
+def test_from_noise_the_model_is_compared_on_one_photo_at_other_weights():
+    raced = score(4.0, [8.0, 4.0, 2.0], baseline_curve=[8.0, 8.0, 4.0], baseline_seconds=30.0)
+    noisy = replace(raced, noise_curve=[900.0, 100.0, 7.0], noise_seconds=20.0, noise_objective=90.0)
+    figures = baseline_figures([raced, noisy])
+    assert figures["noise"]["curve"] == pytest.approx([900.0, 100.0, 7.0])
+    assert figures["noise"]["worth_iterations"] == 1
+    assert figures["noise"]["verdict"].startswith("worth 1 iteration of L-BFGS from white noise")
+    assert figures["noise"]["seconds_per_image"] == 20.0
+    assert "noise" not in baseline_figures([raced])
 
 
 def test_milestones_are_the_round_numbers_and_the_end():
