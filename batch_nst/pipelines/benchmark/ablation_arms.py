@@ -52,8 +52,9 @@ def _our_train(**settings: Any) -> Train:
 
     The checkerboard loss and Muon are used in one arm each, which shows what they change.
     """
-    ours: dict[str, Any] = {"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0, "optimizer": "adam"}
-    return Train(**(ours | settings))
+    return Train(
+        **({"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0, "optimizer": "adam"} | settings)
+    )
 
 
 _TOGETHER = _our_train()

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 import numpy as np
 import torch
@@ -30,15 +30,19 @@ from batch_nst.pipelines.train.muon import Muon, matrices
 from batch_nst.recipe import Train, value_at
 
 
+OptimizerState: TypeAlias = dict[str, Any]
+"""As `torch.optim.Optimizer.state_dict` returns it."""
+
+
 class TrainerState(TypedDict):
     """Everything that `Trainer.restore` needs except the history; older checkpoints lack some keys."""
 
     net: dict[str, Tensor]
     average: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    """As `torch.optim.Adam.state_dict` returns it."""
-    muon: NotRequired[dict[str, Any]]
-    """As `Muon.state_dict` returns it, where it is used."""
+    optimizer: OptimizerState
+    """That of Adam."""
+    muon: NotRequired[OptimizerState]
+    """That of Muon, where it is used."""
     step: int
     skipped: NotRequired[int]
     running: NotRequired[int]
