@@ -29,7 +29,6 @@ from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.muon import Muon, matrices
 from batch_nst.recipe import Train, value_at
 
-
 OptimizerState: TypeAlias = dict[str, Any]
 """As `torch.optim.Optimizer.state_dict` returns it."""
 
