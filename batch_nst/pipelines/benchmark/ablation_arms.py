@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,14 +47,13 @@ def _counts(schedule: Schedule) -> bool:
     return any(point[1] for point in schedule) if isinstance(schedule, list) else schedule > 0
 
 
-def _our_train(**settings: Any) -> Train:
+def _our_train(optimizer: Literal["adam", "muon"] = "adam", **settings: Any) -> Train:
     """A recipe's defaults, except for crops, as photos are few, and small batches for few cores.
 
     The checkerboard loss and Muon are used in one arm each, which shows what they change.
     """
-    return Train(
-        **({"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0, "optimizer": "adam"} | settings)
-    )
+    ours = {"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0} | settings
+    return Train(optimizer=optimizer, **ours)
 
 
 _TOGETHER = _our_train()
