@@ -84,10 +84,13 @@ def _graph(net: TransformerNet) -> Model:
 
     image = op.parameter(PartialShape([-1, -1, -1, 3]), Type.u8, name="image")
     x = op.transpose(op.convert(image, "f32"), _numbers([0, 3, 1, 2]))
-    x = op.relu(_block(op.subtract(op.multiply(x, _value(2 / 255)), _value(1.0)), net.stem))
+    whole = _size(x)
+    x = op.relu(
+        _block(_folded(op.subtract(op.multiply(x, _value(2 / 255)), _value(1.0)), net.fold), net.stem)
+    )
     sizes = []
     for down in net.down:
-        sizes.append(op.slice(op.shape_of(x), _numbers([2]), _numbers([4]), _numbers([1])))
+        sizes.append(_size(x))
         x = op.relu(_block(x, down))
     for residual in net.residual:
         branch = x
@@ -96,9 +99,31 @@ def _graph(net: TransformerNet) -> Model:
         x = op.add(x, branch)
     for up in net.up:
         x = op.relu(_block(_enlarged(x, sizes.pop()), up))
-    shown = op.add(op.multiply(_convolution(x, net.head), _value(0.5)), _value(0.5))
+    x = _convolution(x, net.head)
+    if net.fold > 1:
+        x = _cut(op.depth_to_space(x, "depth_first", net.fold), whole)
+    shown = op.add(op.multiply(x, _value(0.5)), _value(0.5))
     levels = op.round(op.multiply(op.clamp(shown, 0.0, 1.0), _value(255.0)), "half_to_even")
     return Model([op.convert(op.transpose(levels, _numbers([0, 2, 3, 1])), "u8")], [image], "fast model")
+
+
+def _size(x: Node) -> Node:
+    """Height and width."""
+    from openvino import opset13 as op
+
+    return op.slice(op.shape_of(x), _numbers([2]), _numbers([4]), _numbers([1]))
+
+
+def _folded(x: Node, side: int) -> Node:
+    """`transformer_net.folded`."""
+    from openvino import opset13 as op
+
+    if side == 1:
+        return x
+    # As numpy's, the remainder of a negative number is 0 or more.
+    beyond = op.floor_mod(op.multiply(_size(x), _numbers([-1])), _numbers([side]))
+    end = op.concat([_numbers([0, 0]), beyond], 0)
+    return op.space_to_depth(op.pad(x, _numbers([0, 0, 0, 0]), end, "reflect"), "depth_first", side)
 
 
 def _block(x: Node, block: nn.Module) -> Node:
@@ -139,6 +164,13 @@ def _enlarged(x: Node, size: Node) -> Node:
         coordinate_transformation_mode="asymmetric",
         axes=_numbers([2, 3]),
     )
+    return _cut(x, size)
+
+
+def _cut(x: Node, size: Node) -> Node:
+    """Its first rows and columns, so many."""
+    from openvino import opset13 as op
+
     return op.slice(x, _numbers([0, 0]), size, _numbers([1, 1]), _numbers([2, 3]))
 
 

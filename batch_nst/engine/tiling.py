@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
 
 TILE = 512
 """Side of a tile in pixels, at every scale."""
@@ -41,13 +41,13 @@ def stylize_tiles(
     Returns:
         uint8 RGB of the same shape, on the CPU.
     """
-    height, width, _ = image.shape
+    (height, width, _), fold = image.shape, net.fold
 
     def photo(rows: Span, columns: Span) -> Tensor:
-        part = image[slice(*rows), slice(*columns)].to(device)
-        return 2 * (part.permute(2, 0, 1)[None].float() / 255) - 1
+        part = image[_pixels(rows, fold), _pixels(columns, fold)].to(device)
+        return folded(2 * (part.permute(2, 0, 1)[None].float() / 255) - 1, fold)
 
-    x = _conv_norm(_Map(height, width, tile, photo), net.stem).then(F.relu)
+    x = _conv_norm(_Map(-(-height // fold), -(-width // fold), tile, photo), net.stem).then(F.relu)
     sizes = []
     for down in net.down:
         sizes.append((x.height, x.width))
@@ -60,9 +60,16 @@ def stylize_tiles(
     head = _convolved(x, net.head)
     stylized = torch.empty(image.shape, dtype=torch.uint8)
     for rows, columns in head.tiles():
-        shown = (0.5 + 0.5 * head.read(rows, columns).float()).clamp(0, 1) * 255
-        stylized[slice(*rows), slice(*columns)] = shown.round().to(torch.uint8)[0].permute(1, 2, 0)
+        place = stylized[_pixels(rows, fold), _pixels(columns, fold)]
+        contrast = unfolded(head.read(rows, columns).float(), fold, place.shape[0], place.shape[1])
+        shown = (0.5 + 0.5 * contrast).clamp(0, 1) * 255
+        place.copy_(shown.round().to(torch.uint8)[0].permute(1, 2, 0))
     return stylized
+
+
+def _pixels(span: Span, fold: int) -> slice:
+    """The pixels of a span of cells."""
+    return slice(span[0] * fold, span[1] * fold)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
 from batch_nst.recipe import NETWORKS, Network
 
 pytestmark = pytest.mark.parametrize("network", NETWORKS)
@@ -36,32 +36,52 @@ def test_number_of_parameters_worked_out_by_hand(network: Network) -> None:
 
     plain = 2 * conv_norm(128, 128, 3)  # 295,424
     bottleneck = conv_norm(128, 64, 1) + conv_norm(64, 64, 3) + conv_norm(64, 128, 1)  # 53,760
-    expected = (
+    ends = (
         conv_norm(3, 32, 9)  # 7,840
         + conv_norm(32, 64, 3)  # 18,560
         + conv_norm(64, 128, 3)  # 73,984
-        + 5 * {"johnson": plain, "small": bottleneck}[network]
         + conv_norm(128, 64, 3)  # 73,856
         + conv_norm(64, 32, 3)  # 18,496
         + 32 * 3 * 9**2
         + 3  # 7,779
     )
-    assert expected == {"johnson": 1_677_635, "small": 469_315}[network]
+    half = (
+        conv_norm(12, 32, 5)  # 9,664
+        + conv_norm(32, 128, 3)  # 37,120
+        + 5 * plain
+        + conv_norm(128, 64, 3)  # 73,856
+        + 64 * 12 * 5**2
+        + 12  # 19,212
+    )
+    expected = {"johnson": ends + 5 * plain, "small": ends + 5 * bottleneck, "half": half}[network]
+    assert expected == {"johnson": 1_677_635, "small": 469_315, "half": 1_616_972}[network]
     assert sum(parameter.numel() for parameter in make_net(network, 32).parameters()) == expected
 
 
 def test_every_convolution_reflects(network: Network) -> None:
     convolutions = [module for module in make_net(network, 4).modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == 3 + 5 * {"johnson": 2, "small": 3}[network] + 2 + 1
+    assert len(convolutions) == {"johnson": 16, "small": 21, "half": 14}[network]
     assert all(conv.padding_mode == "reflect" for conv in convolutions if conv.kernel_size != (1, 1))
     assert all(conv.padding == (0, 0) for conv in convolutions if conv.kernel_size == (1, 1))
 
 
 def test_a_flat_image_gets_no_frame(network: Network) -> None:
     """Zero padding would show where the border is; reflection makes a flat image flat everywhere."""
+    net = make_net(network, 4)
     with torch.no_grad():
-        flat = make_net(network, 4)(torch.full((1, 3, 40, 52), 0.8))
+        flat = folded(net(torch.full((1, 3, 40, 52), 0.8)), net.fold)
     torch.testing.assert_close(flat, flat[:, :, :1, :1].expand_as(flat), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 20), (18, 21), (23, 17)])
+def test_what_is_folded_unfolds(network: Network, height: int, width: int) -> None:
+    image, side = torch.rand(2, 3, height, width), make_net(network, 4).fold
+    cells = folded(image, side)
+    assert cells.shape == (2, 3 * side**2, -(-height // side), -(-width // side))
+    assert torch.equal(unfolded(cells, side, height, width), image)
+    if height % 2:  # what is beyond the border is reflected
+        whole = unfolded(cells, side, cells.shape[2] * side, cells.shape[3] * side)
+        assert torch.equal(whole[:, :, height:, :width], image[:, :, -2 : -2 + whole.shape[2] - height])
 
 
 def test_untrained_it_is_mid_grey_with_the_contrast_of_a_photo(network: Network) -> None:
