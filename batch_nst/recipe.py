@@ -27,7 +27,7 @@ VGG_LAYERS = tuple(
 )
 """Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
 
-Network = Literal["johnson", "small", "half"]
+Network = Literal["johnson", "small", "half", "white"]
 NETWORKS = get_args(Network)
 """Architectures of the fast model, by the name in `model.json`; see `batch_nst.engine.transformer_net`."""
 
@@ -271,7 +271,8 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """See `generate.precision`."""
     network: Network = "johnson"
-    """Architecture of the fast model; `small` has 28 % of the parameters, `half` no maps at full size."""
+    """Architecture of the fast model; `small` has 28 % of the parameters, `half` no maps at full size,
+    `white` besides a last map of the same covariance for all photos."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Number of channels of the network's first layer."""
     init: str = "random"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.whitening import EPSILON, STEPS, Whitening
 
 if TYPE_CHECKING:
     from openvino import Model, Node
@@ -44,8 +45,9 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
         and rounded as by `stylize_image`, in fp32 at most one grey level apart. Threads may share it.
     """
     openvino = load_openvino()
+    exact = not half or any(isinstance(part, Whitening) for part in net.modules())  # roots need precision
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -131,9 +133,34 @@ def _block(x: Node, block: nn.Module) -> Node:
     from openvino import opset13 as op
 
     conv, norm = block.children()
+    if isinstance(norm, Whitening):
+        return _whitened(_convolution(x, conv), norm)
     assert isinstance(norm, nn.InstanceNorm2d)
     normal = op.mvn(_convolution(x, conv), _numbers([2, 3]), True, norm.eps, "inside_sqrt")
     return op.add(op.multiply(normal, _channels(norm.weight)), _channels(norm.bias))
+
+
+def _whitened(x: Node, norm: Whitening) -> Node:
+    """`Whitening.forward`."""
+    from openvino import opset13 as op
+
+    channels = len(norm.weight)
+    rows = op.subtract(x, op.reduce_mean(x, _numbers([2, 3]), keep_dims=True))
+    rows = op.reshape(rows, _numbers([0, 0, -1]), special_zero=True)  # (batch, channels, positions)
+    positions = op.convert(op.reduce_prod(_size(x), _numbers([0]), keep_dims=False), "f32")
+    covariance = op.divide(op.matmul(rows, rows, False, True), positions)
+    one = _value(np.eye(channels)[None])
+    trace = op.reduce_sum(op.multiply(covariance, one), _numbers([1, 2]), keep_dims=True)
+    trace = op.add(trace, _value(EPSILON))
+    scaled = op.add(op.divide(covariance, trace), _value(EPSILON * np.eye(channels)[None]))
+    root = one
+    for _ in range(STEPS):
+        cubed = op.matmul(op.matmul(root, root, False, False), root, False, False)
+        less = op.matmul(cubed, scaled, False, False)
+        root = op.subtract(op.multiply(root, _value(1.5)), op.multiply(less, _value(0.5)))
+    gains = op.multiply(op.divide(root, op.sqrt(trace)), _value(_array(norm.weight)[None, :, None]))
+    white = op.add(op.matmul(gains, rows, False, False), _value(_array(norm.bias)[None, :, None]))
+    return op.reshape(white, op.shape_of(x), special_zero=False)
 
 
 def _convolution(x: Node, conv: nn.Module) -> Node:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
+from batch_nst.engine.whitening import Whitening, inverse_root
 
 TILE = 512
 """Side of a tile in pixels, at every scale."""
@@ -98,9 +99,11 @@ def _conv_norm(x: _Map, block: nn.Module, *, keep: bool = False) -> _Map:
     """A block that `transformer_net._conv_norm` made; `keep`: compute the convolution only once."""
     conv, norm = block.children()
     assert isinstance(conv, nn.Conv2d)
+    convolved = _kept(_convolved(x, conv)) if keep else _convolved(x, conv)
+    if isinstance(norm, Whitening):
+        return _whitened(convolved, norm)
     assert isinstance(norm, nn.InstanceNorm2d | nn.BatchNorm2d)  # the same for one image
-    convolved = _convolved(x, conv)
-    return _normalised(_kept(convolved) if keep else convolved, norm)
+    return _normalised(convolved, norm)
 
 
 def _branch(x: _Map, residual: nn.Module) -> _Map:
@@ -145,6 +148,22 @@ def _normalised(x: _Map, norm: nn.InstanceNorm2d | nn.BatchNorm2d) -> _Map:
     shift = norm.bias.detach().cpu() - mean * gain
     scaled, shifted = (part.float()[:, None, None].to(norm.weight.device) for part in (gain, shift))
     return x.then(lambda values: values * scaled + shifted)
+
+
+def _whitened(x: _Map, norm: Whitening) -> _Map:
+    """Whitened by mean and covariance of the whole image, for which each tile is read once."""
+    sums = products = torch.zeros((), dtype=torch.float64)
+    for rows, columns in x.tiles():
+        values = x.read(rows, columns)[0].flatten(1).double()
+        sums = sums + values.sum(1).cpu()
+        products = products + (values @ values.mT).cpu()
+    mean = sums / (x.height * x.width)
+    covariance = products / (x.height * x.width) - torch.outer(mean, mean)
+    weight, bias = (each.detach().cpu().double() for each in (norm.weight, norm.bias))
+    gains = weight[:, None] * inverse_root(covariance[None])[0]
+    shift = bias - gains @ mean
+    kernel, shifts = (part.float().to(norm.weight.device) for part in (gains[:, :, None, None], shift))
+    return x.then(lambda values: F.conv2d(values, kernel, shifts))
 
 
 def _kept(x: _Map) -> _Map:

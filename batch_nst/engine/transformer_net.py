@@ -15,6 +15,8 @@ The small network differs only in its residual blocks: bottlenecks (He et al. 20
 The half network has no maps at full resolution, whose normalisations and 9 x 9 convolutions take more time
 than their operations: it folds each 2 x 2 pixels into the channels of one, and unfolds its result (Shi et al.
 2016, arXiv 1609.05158).
+
+The white network is the half one with its last map whitened, see `whitening`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from batch_nst.engine.convolution import Convolution
+from batch_nst.engine.whitening import Whitening
 from batch_nst.recipe import Network
 
 
@@ -44,12 +47,14 @@ class _Shape:
     """Channels after each doubling."""
     block: Callable[[int], nn.Sequential]
     """Makes a residual block of so many channels."""
+    white: bool = False
+    """Whether maps are whitened after a doubling."""
 
 
 class TransformerNet(nn.Module):
     """Image transformation network; images of a batch do not influence each other.
 
-    With `width` 32 it has 1,677,635 parameters; the small network has 469,315, the half one 1,617,356.
+    With `width` 32 it has 1,677,635 parameters; the small network has 469,315, the others 1,616,972.
 
     Attributes:
         fold: side of the square of pixels that become the channels of one.
@@ -72,7 +77,7 @@ class TransformerNet(nn.Module):
         self.down = nn.ModuleList(_conv_norm(given, made, stride=2) for given, made in before)
         self.residual = nn.ModuleList(shape.block(down[-1]) for _ in range(5))
         before = zip([down[-1], *up], up, strict=False)
-        self.up = nn.ModuleList(_conv_norm(given, made) for given, made in before)
+        self.up = nn.ModuleList(_conv_norm(given, made, white=shape.white) for given, made in before)
         self.head = Convolution(up[-1], colours, shape.ends)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -121,11 +126,13 @@ def unfolded(cells: Tensor, side: int, height: int, width: int) -> Tensor:
     return cells if side == 1 else F.pixel_shuffle(cells, side)[:, :, :height, :width]
 
 
-def _conv_norm(channels_in: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def _conv_norm(
+    channels_in: int, channels: int, *, kernel: int = 3, stride: int = 1, white: bool = False
+) -> nn.Sequential:
     """(B, channels_in, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)), normalised per image."""
     return nn.Sequential(
         Convolution(channels_in, channels, kernel, stride=stride, bias=False),  # normalising would remove it
-        nn.InstanceNorm2d(channels, affine=True),
+        Whitening(channels) if white else nn.InstanceNorm2d(channels, affine=True),
     )
 
 
@@ -150,4 +157,5 @@ _SHAPES: Final[Mapping[Network, _Shape]] = {
     "johnson": _Shape(fold=1, ends=9, down=(2, 4), up=(2, 1), block=_residual),
     "small": _Shape(fold=1, ends=9, down=(2, 4), up=(2, 1), block=_bottleneck),
     "half": _Shape(fold=2, ends=5, down=(4,), up=(2,), block=_residual),
+    "white": _Shape(fold=2, ends=5, down=(4,), up=(2,), block=_residual, white=True),
 }

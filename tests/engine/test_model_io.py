@@ -119,7 +119,8 @@ def test_a_wrong_tensor_is_named(
 )
 def test_an_unknown_architecture_is_refused(net: TransformerNet, card: dict[str, Any]) -> None:
     with pytest.raises(
-        WeightsError, match=r"architecture is .*; allowed: name 'johnson' or 'small' or 'half', and"
+        WeightsError,
+        match=r"architecture is .*; allowed: name 'johnson' or 'small' or 'half' or 'white', and",
     ):
         load_net(model_bytes(net), card)
 

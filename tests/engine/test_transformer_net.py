@@ -53,14 +53,15 @@ def test_number_of_parameters_worked_out_by_hand(network: Network) -> None:
         + 64 * 12 * 5**2
         + 12  # 19,212
     )
-    expected = {"johnson": ends + 5 * plain, "small": ends + 5 * bottleneck, "half": half}[network]
-    assert expected == {"johnson": 1_677_635, "small": 469_315, "half": 1_616_972}[network]
+    johnson, small = ends + 5 * plain, ends + 5 * bottleneck
+    expected = {"johnson": johnson, "small": small, "half": half, "white": half}[network]
+    assert (johnson, small, half) == (1_677_635, 469_315, 1_616_972)
     assert sum(parameter.numel() for parameter in make_net(network, 32).parameters()) == expected
 
 
 def test_every_convolution_reflects(network: Network) -> None:
     convolutions = [module for module in make_net(network, 4).modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == {"johnson": 16, "small": 21, "half": 14}[network]
+    assert len(convolutions) == {"johnson": 16, "small": 21, "half": 14, "white": 14}[network]
     assert all(conv.padding_mode == "reflect" for conv in convolutions if conv.kernel_size != (1, 1))
     assert all(conv.padding == (0, 0) for conv in convolutions if conv.kernel_size == (1, 1))
 

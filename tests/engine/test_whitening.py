@@ -1,0 +1,66 @@
+"""Laws of whitening: what it does to a covariance, and what it leaves alone."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from batch_nst.engine.whitening import Whitening, inverse_root
+
+
+def mixed(images: int = 2, channels: int = 6) -> Tensor:
+    """Maps whose channels depend on each other and have means."""
+    torch.manual_seed(0)
+    mix = torch.eye(channels) + 0.1 * torch.randn(channels, channels)
+    return torch.einsum("ij,bjhw->bihw", mix, torch.randn(images, channels, 24, 31)) + 5
+
+
+def covariance(x: Tensor) -> Tensor:
+    rows = x.flatten(2)
+    rows = rows - rows.mean(2, keepdim=True)
+    return rows @ rows.mT / rows.shape[2]
+
+
+def test_each_image_has_mean_0_and_covariance_1_and_then_gains_and_shifts() -> None:
+    norm = Whitening(6)
+    x = mixed()
+    assert (covariance(x) - torch.eye(6)).abs().max() > 0.3
+    torch.testing.assert_close(covariance(norm(x)), torch.eye(6).expand(2, 6, 6), rtol=0, atol=0.02)
+    torch.testing.assert_close(norm(x).mean((2, 3)), torch.zeros(2, 6), rtol=0, atol=1e-5)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(6.0))
+        norm.bias.copy_(torch.arange(6.0) - 3)
+    wanted = torch.arange(6.0).diag() ** 2
+    torch.testing.assert_close(covariance(norm(x)), wanted.expand(2, 6, 6), rtol=0, atol=0.2)
+    torch.testing.assert_close(norm(x).mean((2, 3)), (torch.arange(6.0) - 3).expand(2, 6), rtol=0, atol=1e-4)
+
+
+def test_brightness_and_contrast_of_a_map_do_not_matter_and_turned_channels_turn_the_result() -> None:
+    norm, x = Whitening(6), mixed()
+    torch.testing.assert_close(norm(100 * x - 7), norm(x), rtol=0, atol=1e-3)
+    turn, _ = torch.linalg.qr(torch.randn(6, 6))
+    turned = torch.einsum("ij,bjhw->bihw", turn, x)
+    wanted = torch.einsum("ij,bjhw->bihw", turn, norm(x))
+    torch.testing.assert_close(norm(turned), wanted, rtol=0, atol=1e-3)
+
+
+def test_an_image_alone_is_as_in_a_batch() -> None:
+    norm, x = Whitening(6), mixed(3)
+    alone = torch.cat([norm(image) for image in x.split(1)])
+    torch.testing.assert_close(norm(x), alone, rtol=0, atol=1e-5)
+
+
+def test_a_flat_image_is_its_shift_and_has_a_gradient() -> None:
+    norm, x = Whitening(6), torch.full((1, 6, 8, 8), 3.0, requires_grad=True)
+    result = norm(x)
+    torch.testing.assert_close(result, torch.zeros_like(result))
+    torch.autograd.backward(result.square().sum() + result.sum())
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_the_root_of_a_diagonal_by_hand() -> None:
+    values = torch.tensor([4.0, 2.0, 1.0])
+    torch.testing.assert_close(inverse_root(values.diag()[None])[0], (values**-0.5).diag(), rtol=0.01, atol=0)
+    # Where there is next to no variance, five steps enlarge by 1.5 each.
+    least = inverse_root(torch.tensor([[1.0, 0.0], [0.0, 1e-9]])[None])[0, 1, 1]
+    assert least == pytest.approx(1.5**5, rel=0.01)
