@@ -231,12 +231,16 @@ def _add_export(commands: Commands) -> None:
     text = "write the model as ONNX too, for other programs"
     command = add_command(commands, _export, "export", text, "jobs/recipes/demo.yaml")
     takes_recipe_and_lease(command)
+    text = "write a web page there too, which paints photos in a browser"
+    command.add_argument("--page", metavar="DIR", help=text)
+    text = "the npm package onnxruntime-web for the page: node_modules/onnxruntime-web"
+    command.add_argument("--runtime", metavar="FOLDER", help=text)
 
 
 def _export(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import export
 
-    return export(_recipe(options), options.wait)
+    return export(_recipe(options), options.wait, options.page, options.runtime)
 
 
 def _add_nightly(commands: Commands) -> None:

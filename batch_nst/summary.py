@@ -81,6 +81,7 @@ def _export(options: Namespace, figures: Namespace) -> _Told:
     return [
         ("made", f"the ONNX graph of model {figures.version}"),
         ("look", f"{figures.output}/models/{figures.version}"),
+        ("", getattr(figures, "page", "")),
         ("next", f"{_on_recipe('nightly', options)}  (publishes it, if it is better)"),
     ]
 

@@ -186,11 +186,18 @@ def evaluate(recipe: Recipe, wait: bool = False, wait_minutes: float = WAIT_MINU
     return _run_on_dataset("evaluate", recipe, wait, step)
 
 
-def export(recipe: Recipe, wait: bool = False) -> RunSummary:
-    """Write the ONNX graph of the model."""
+def export(
+    recipe: Recipe, wait: bool = False, page: str | None = None, runtime: str | None = None
+) -> RunSummary:
+    """Write the ONNX graph of the model; and, by the onnxruntime-web in `runtime`, a page into `page`."""
     from batch_nst.pipelines.export import export as step
 
-    return _run_on_dataset("export", recipe, wait, lambda recipe, run: step(recipe, run.store))
+    place = None
+    if page is not None or runtime is not None:
+        from batch_nst.pipelines.reports.painter import page_place
+
+        place = page_place(page, runtime)
+    return _run_on_dataset("export", recipe, wait, lambda recipe, run: step(recipe, run.store, place))
 
 
 def _run_on_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from batch_nst.console import log
 from batch_nst.data.dataset.manifest import check_recipe
@@ -11,7 +12,11 @@ from batch_nst.data.dataset.snapshot import require_snapshot
 from batch_nst.data.models import registry
 from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
+from batch_nst.figures import omitted
 from batch_nst.recipe import Recipe
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.reports.painter import PagePlace
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,18 @@ class ExportFigures:
     version: str
     model: str
     """URI of `model.onnx`."""
+    page: str | None = omitted()
+    """Path of the page's `index.html`."""
 
 
-def export(recipe: Recipe, store: Store) -> ExportFigures:
+def export(recipe: Recipe, store: Store, place: PagePlace | None = None) -> ExportFigures:
     """Write `model.onnx` of this recipe's model, unless an undamaged one exists. Needs the lease.
+
+    With `place`, the page that paints in a browser is written there too.
 
     Raises:
         IncompleteError: the dataset or the model does not exist yet.
-        RecipeError: the onnx extra is not installed.
+        RecipeError: the onnx extra is not installed, or the page cannot be written.
         WeightsError: the model is damaged.
     """
     check_recipe(recipe, store)
@@ -44,7 +53,14 @@ def export(recipe: Recipe, store: Store) -> ExportFigures:
         net = load_net(registry.read_weights(store, version), card)
         card["digests"][registry.GRAPH] = registry.write_part(store, version, registry.GRAPH, onnx_bytes(net))
         registry.write_card(store, version, card)
-    return ExportFigures(version, store.join(name))
+    if place is None:
+        return ExportFigures(version, store.join(name))
+    from batch_nst.pipelines.reports.painter import page_files, write_page
+
+    parts = page_files(store.read(name), recipe.style.image, card, place.runtime)
+    page = write_page(place.folder, parts)
+    log(f"page: {page}; look at it with: python -m http.server --directory {place.folder}")
+    return ExportFigures(version, store.join(name), str(page))
 
 
 def _digest(store: Store, name: str) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ class Browser:
         self._rest = b""
         self._number = 0
         self._events: list[dict[str, Any]] = []
+        self._unheard: set[int] = set()
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
         self._process = subprocess.Popen(
             [
@@ -60,6 +62,8 @@ class Browser:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+        # Workers wait until they are listened to; see `_receive`.
+        self._call("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True)
 
     def close(self) -> None:
         """End the process."""
@@ -68,11 +72,13 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
 
-    def look(self, page: Path, width: int, height: int = 844, scale: float = 1, dark: bool = False) -> Look:
-        """Open a file in a window of so many CSS pixels, below 600 as a phone does.
+    def look(
+        self, page: Path | str, width: int, height: int = 844, scale: float = 1, dark: bool = False
+    ) -> Look:
+        """Open a page in a window of so many CSS pixels, below 600 as a phone does.
 
         Args:
-            page: an HTML file.
+            page: an HTML file, or a URL.
             width: of the window.
             height: of the window.
             scale: pixels of the screenshot for a CSS pixel.
@@ -88,9 +94,13 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[feature])
         self._events.clear()
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while "Page.loadEventFired" not in {event["method"] for event in self._events}:
             self._events.append(self._receive())
+        return self.seen()
+
+    def seen(self) -> Look:
+        """The page that is open, as it is now; troubles and requests are those since it was opened."""
         found = self._call("Runtime.evaluate", expression=_MEASURE, returnByValue=True)["result"]["value"]
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
         told = (
@@ -119,6 +129,29 @@ class Browser:
             script = f"document.querySelector({json.dumps(selector)}).click()"
             assert "exceptionDetails" not in self._call("Runtime.evaluate", expression=script), selector
 
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file in an input of the page."""
+        script = f"document.querySelector({json.dumps(selector)})"
+        node = self._call("Runtime.evaluate", expression=script)["result"]["objectId"]
+        self._call("DOM.setFileInputFiles", files=[str(file)], objectId=node)
+
+    def value(self, expression: str) -> Any:
+        """What an expression of JavaScript gives in the page, a JSON value."""
+        found = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 120) -> None:
+        """Wait until an expression is true in the page."""
+        end = time.monotonic() + seconds
+        while not self.value(expression):
+            assert time.monotonic() < end, f"{expression}: not after {seconds} s; {self._events}"
+            time.sleep(0.05)
+
+    def save_into(self, folder: Path) -> None:
+        """Where what pages save is put."""
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def text(self) -> str:
         """What a reader of the page is given, with what its style sheet adds."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
@@ -126,21 +159,40 @@ class Browser:
 
     def _call(self, method: str, **parameters: Any) -> Any:
         """Ask, and wait for the answer."""
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if hasattr(self, "_session") and not method.startswith("Browser."):
-            message["sessionId"] = self._session
-        data = json.dumps(message).encode() + b"\0"
-        while data:
-            data = data[os.write(self._to, data) :]
+        browsers = method.startswith("Browser.")
+        number = self._ask(method, None if browsers else getattr(self, "_session", None), **parameters)
         while True:
             answer = self._receive()
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             self._events.append(answer)
 
+    def _ask(self, method: str, session: str | None, **parameters: Any) -> int:
+        """Returns the number that the answer will have."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._to, data) :]
+        return self._number
+
     def _receive(self) -> dict[str, Any]:
+        """The next event, or answer. A worker that starts is listened to, and what it answers is no event."""
+        while True:
+            message = self._next()
+            if message.get("method") == "Target.attachedToTarget":
+                about = message["params"]
+                if about["targetInfo"]["type"] == "worker":
+                    for method in ("Runtime.enable", "Log.enable", "Network.enable"):
+                        self._unheard.add(self._ask(method, about["sessionId"]))
+                    self._unheard.add(self._ask("Runtime.runIfWaitingForDebugger", about["sessionId"]))
+            if message.get("id") not in self._unheard:
+                return message
+
+    def _next(self) -> dict[str, Any]:
         parts = [self._rest]
         while b"\0" not in parts[-1]:
             part = os.read(self._from, 1 << 20)

@@ -1,0 +1,327 @@
+"""Laws of the page that paints in a browser: the painter's pixels, nothing sent anywhere, errors in words."""
+
+import json
+import os
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from batch_nst.cli import parse
+from batch_nst.data.images import codec
+from batch_nst.data.images.blend import Blend
+from batch_nst.data.models import registry
+from batch_nst.data.storage.store import Store
+from batch_nst.engine.model_io import onnx_bytes, stylize_image
+from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.errors import RecipeError
+from batch_nst.pipelines import commands
+from batch_nst.pipelines.reports import painter
+from batch_nst.recipe import Recipe
+from tests.support import fake_night
+from tests.support.browser import Browser
+from tests.support.calls import Call
+from tests.support.places import ROOT, SAMPLES
+from tests.support.static_site import static_site
+
+PARTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+PAGE = {
+    *("index.html", "page.css", "page.js", "worker.js", "model.onnx", "sample.jpg", "LICENSES.txt"),
+    *("onnxruntime/ort.wasm.min.js", "onnxruntime/ort-wasm-simd-threaded.js"),
+    *("onnxruntime/ort-wasm-simd-threaded.wasm", "onnxruntime/LICENSE"),
+}
+DONE = "document.querySelector('#status').textContent.startsWith('Painted ')"
+WRONG = "(document.querySelector('#status.wrong')?.textContent ?? '')"
+
+
+def package(folder: Path, **changes: str) -> Path:
+    """A folder that looks like the npm package."""
+    (folder / "dist").mkdir(parents=True)
+    about = {"name": "onnxruntime-web", "version": "1.30.0", "license": "MIT"} | changes
+    (folder / "package.json").write_text(json.dumps(about))
+    for name in PARTS:
+        (folder / "dist" / name).write_text(f"the bytes of {name}")
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, Store, str]:
+    monkeypatch.chdir(tmp_path)
+    return fake_night.finish(fake_night.begin(tmp_path), {"0.png": 1.0})
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_page_is_all_that_a_static_server_needs_and_can_be_written_again(
+    trained: tuple[Recipe, Store, str], tmp_path: Path
+) -> None:
+    recipe, store, version = trained
+    runtime = package(tmp_path / "npm")
+    figures = commands.export(recipe, page="site/here", runtime=str(runtime))
+    site = tmp_path / "site" / "here"
+    assert figures["page"] == "site/here/index.html"  # type: ignore[typeddict-item]
+    assert names(site) == PAGE
+    assert (site / "model.onnx").read_bytes() == store.read(registry.model_object(version, registry.GRAPH))
+    for name in PARTS:
+        copied = site / "onnxruntime" / name.replace(".mjs", ".js")
+        assert copied.read_bytes() == (runtime / "dist" / name).read_bytes()
+    index, licences = (site / "index.html").read_text(), (site / "LICENSES.txt").read_text()
+    assert f"Model {version}" in index
+    assert "http" not in index.replace("http-equiv", "").replace("http.server", "").replace(
+        "http://localhost:8000", ""
+    )
+    for words in (version, "the weights: unknown", "onnxruntime-web 1.30.0", "CC0", "MIT License"):
+        assert words in licences
+    assert "Microsoft" in (site / "onnxruntime" / "LICENSE").read_text()
+    (site / "index.html").write_text((site / "index.html").read_text().replace(version, "an older one"))
+    commands.export(recipe, page="site/here", runtime=str(runtime))
+    assert (site / "index.html").read_text() == index
+    assert "page" not in commands.export(recipe)
+
+
+def test_names_are_shown_as_they_are() -> None:
+    card = {"version": "1", "licenses": {"weights": "A & B", "style": "<c>", "photos": "unknown"}}
+    runtime = painter.Runtime("1.30.0", {})
+    parts = painter.page_files(b"", "s3://x/<b>Evil_&.jpg", card, runtime)  # type: ignore[arg-type]
+    assert b"<h1>&lt;b&gt;Evil &amp;</h1>" in parts["index.html"]
+    assert b"the weights: A & B\n" in parts["LICENSES.txt"]
+    assert list(parts)[-1] == "index.html"
+
+
+def test_a_licence_of_the_package_is_its_own(tmp_path: Path) -> None:
+    folder = package(tmp_path / "npm", license="Other")
+    with pytest.raises(RecipeError, match="has the licence Other and no file LICENSE; allowed: MIT, or "):
+        painter.page_place(str(tmp_path / "site"), str(folder))
+    (folder / "LICENSE").write_text("as you like")
+    place = painter.page_place(str(tmp_path / "site"), str(folder))
+    assert place is not None
+    assert place.runtime.files["onnxruntime/LICENSE"] == b"as you like"
+
+
+FETCH = "`npm install onnxruntime-web`, then --runtime node_modules/onnxruntime-web"
+
+
+@pytest.mark.parametrize("name", ["package.json", *(f"dist/{name}" for name in PARTS)])
+def test_a_package_that_lacks_a_file_is_refused_with_the_way_to_get_it(tmp_path: Path, name: str) -> None:
+    folder = package(tmp_path / "npm")
+    (folder / name).unlink()
+    with pytest.raises(RecipeError) as refused:
+        painter.page_place(str(tmp_path / "site"), str(folder))
+    assert str(refused.value).startswith(f"--runtime {folder}: {name}: No such file or directory; allowed: ")
+    assert FETCH in str(refused.value)
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"version": "1.19.9"}, "is version 1.19.9; allowed: "),
+        ({"version": "0.30.0"}, "is version 0.30.0; allowed: "),
+        ({"version": "new"}, "package.json names no package; allowed: "),
+        ({"name": "onnxruntime-node"}, "is the package onnxruntime-node; allowed: "),
+        ({"version": "2.0.0-dev.1"}, ""),
+        ({"version": "1.20.0"}, ""),
+    ],
+)
+def test_an_old_or_another_package_is_refused(tmp_path: Path, changes: dict[str, str], told: str) -> None:
+    folder = package(tmp_path / "npm", **changes)
+    if not told:
+        assert painter.page_place(str(tmp_path / "site"), str(folder))
+        return
+    with pytest.raises(RecipeError) as refused:
+        painter.page_place(str(tmp_path / "site"), str(folder))
+    assert str(refused.value).startswith(f"--runtime {folder}: {told}")
+    assert "1.20 or newer" in str(refused.value)
+    assert FETCH in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            ["--page", "site"],
+            f"--page site: needs --runtime FOLDER, the npm package onnxruntime-web, 1.20 or newer: {FETCH}",
+        ),
+        (["--runtime", "npm"], "--runtime npm: is for a page; allowed: beside --page DIR"),
+        (
+            ["--page", "file", "--runtime", "npm"],
+            "--page file: file is a file; allowed: a folder of this machine",
+        ),
+        (["--page", "file/x", "--runtime", "npm"], "file is a file; allowed: a folder of this machine"),
+        (["--page", "full", "--runtime", "npm"], "--page full: holds other files; allowed: a folder of this"),
+        (
+            ["--page", "s3://a/b", "--runtime", "npm"],
+            "--page s3://a/b: is no path; allowed: a folder of this",
+        ),
+        (["--page", "site", "--runtime", "nowhere"], "--runtime nowhere: package.json: No such file or dir"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_is_written(
+    trained: tuple[Recipe, Store, str], tmp_path: Path, call: Call, given: list[str], told: str
+) -> None:
+    package(tmp_path / "npm")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "index.html").write_text("<html>mine")
+    before = names(tmp_path)
+    ended = call("export", "recipe.yaml", *given, folder=tmp_path)
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert names(tmp_path) == before
+
+
+def test_a_wheel_has_all_that_a_page_is_made_of() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folder = ROOT / "batch_nst"
+    packed = {
+        path
+        for glob in project["tool"]["setuptools"]["package-data"]["batch_nst"]
+        for path in folder.glob(glob)
+    }
+    templates = {path for path in (folder / "pipelines/reports/templates").iterdir() if path.is_file()}
+    assert templates <= packed
+    assert parse(["export", "r.yaml", "--page", "a", "--runtime", "b"]).page == "a"
+
+
+# --- in a real browser, with the real package
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Path:
+    folder = Path(os.environ.get("ONNXRUNTIME_WEB") or ROOT / "node_modules" / "onnxruntime-web")
+    if not (folder / "package.json").is_file():
+        pytest.skip("no onnxruntime-web (npm install --no-save onnxruntime-web, or set ONNXRUNTIME_WEB)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def net() -> TransformerNet:
+    torch.manual_seed(0)
+    net = TransformerNet(4)
+    with torch.no_grad():
+        net.head.weight *= 4  # so that black and white are overshot
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def site(net: TransformerNet, runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a page that `export` has written."""
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        recipe, store, version = fake_night.finish(fake_night.begin(folder), {"0.png": 1.0})
+        card = registry.require_card(store, version)
+        graph = registry.write_part(store, version, registry.GRAPH, onnx_bytes(net))
+        card["digests"][registry.GRAPH] = graph
+        registry.write_card(store, version, card)
+        commands.export(recipe, page="page", runtime=str(runtime))
+    with static_site(folder / "page") as address:
+        yield address
+
+
+def photo_of(shape: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    with Image.open(SAMPLES / "content" / "coffee.jpg") as image:
+        photo = image.resize(shape).convert(mode)
+    if mode == "RGBA":
+        photo.putalpha(Image.linear_gradient("L").resize(shape))
+    return photo
+
+
+def saved(browser: Browser, folder: Path, name: str) -> codec.Pixels:
+    """The picture that the page saves."""
+    browser.save_into(folder)
+    file = folder / name
+    file.unlink(missing_ok=True)
+    browser.click("#save")
+    end = time.monotonic() + 30
+    while not file.is_file():
+        assert time.monotonic() < end, list(folder.iterdir())
+        time.sleep(0.05)
+    with Image.open(file) as image:
+        return np.array(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_browser_paints_what_the_painter_does_and_asks_nobody_else(
+    browser: Browser, site: str, net: TransformerNet, tmp_path: Path, mode: str
+) -> None:
+    photo_of((96, 72), mode).save(tmp_path / "cup.png")
+    photo = codec.decode(
+        (tmp_path / "cup.png").read_bytes(), min_side=16, max_bytes=1 << 20, max_pixels=10**6
+    )
+    expected = stylize_image(net, torch.from_numpy(photo)).numpy()
+    look = browser.look(site, 390)
+    assert 370 < look.width <= 390
+    browser.choose("#file", tmp_path / "cup.png")
+    browser.until(f"{DONE} || {WRONG}")
+    assert browser.value("document.querySelector('#status').textContent").startswith(
+        "Painted 96 x 72 pixels in "
+    )
+    painted = saved(browser, tmp_path, "cup-painted.png")
+    assert painted.shape == expected.shape
+    apart = np.abs(painted.astype(int) - expected)
+    assert apart.mean() < (0.02 if mode == "RGB" else 1)
+    assert (apart <= 1).mean() > (0.999 if mode == "RGB" else 0.99)
+    look = browser.seen()
+    assert 370 < look.width <= 390
+    assert look.troubles == []
+    assert {url for url in look.requests if not url.startswith(("blob:", site))} == set()
+    assert f"{site}model.onnx" in look.requests  # those of the worker are seen
+    browser.value("(strength.value = 40, strength.dispatchEvent(new Event('input')))")
+    mixed = saved(browser, tmp_path, "cup-painted.png")
+    if mode == "RGB":
+        np.testing.assert_array_equal(mixed, Blend(strength=0.4).of(photo, painted))
+    browser.value("(strength.value = 0, strength.dispatchEvent(new Event('input')))")
+    shown = saved(browser, tmp_path, "cup-painted.png")
+    assert np.abs(shown.astype(int) - photo).max() <= (0 if mode == "RGB" else 1)
+
+
+def test_neither_page_nor_worker_can_reach_another_host(browser: Browser, site: str) -> None:
+    browser.look(site, 1280)
+    other = "http://localhost:9/"
+    script = f"fetch('{other}').then(() => 'reached', error => String(error))"
+    assert "TypeError" in browser.value(script)
+    worker = (
+        f"new Promise(done => {{ const worker = new Worker(URL.createObjectURL(new Blob([`fetch('{other}')"
+        ".then(() => 'reached', () => 'failed'); addEventListener('securitypolicyviolation', event => "
+        "postMessage(event.violatedDirective))`])));"
+        " worker.onmessage = ({data}) => done(data); })"
+    )
+    assert browser.value(worker) == "connect-src"
+
+
+def test_what_cannot_be_painted_is_said_in_words(browser: Browser, site: str, tmp_path: Path) -> None:
+    browser.look(site, 390, dark=True)
+    photo_of((300, 15)).save(tmp_path / "thin.png")
+    (tmp_path / "text.png").write_text("no picture")
+    browser.choose("#file", tmp_path / "thin.png")
+    browser.until(WRONG)
+    assert browser.value(WRONG) == "thin.png has 300 x 15 pixels; both sides need 16 or more."
+    browser.choose("#file", tmp_path / "text.png")
+    browser.until(f"{WRONG}.startsWith('text.png is no picture that this browser can read')")
+    assert browser.seen().width <= 390
+
+
+def test_a_large_photo_is_scaled_down_with_a_word_and_turned_upright(
+    browser: Browser, site: str, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo_of((1000, 800)).save(tmp_path / "large.jpg", exif=exif)
+    browser.look(site, 1280)
+    browser.value("(most.value = '500000', 0)")
+    browser.choose("#file", tmp_path / "large.jpg")
+    browser.until(f"{DONE} || {WRONG}")
+    told = browser.value("document.querySelector('#status').textContent")
+    assert told.startswith("Painted 632 x 790 pixels in ")
+    assert told.endswith("The photo has 800 x 1000 pixels, and was scaled down.")
+    browser.click("#sample")
+    browser.until("document.querySelector('#status').textContent.startsWith('Painted 451 x 300 ')")
+    assert browser.seen().troubles == []
