@@ -129,6 +129,22 @@ class Browser:
             script = f"document.querySelector({json.dumps(selector)}).click()"
             assert "exceptionDetails" not in self._call("Runtime.evaluate", expression=script), selector
 
+    def press(self, key: str, code: int) -> None:
+        """Press a key; `code` is its number on Windows."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag the mouse, in CSS pixels of the window."""
+        for kind, (x, y), held in (
+            ("mousePressed", start, 1),
+            ("mouseMoved", end, 1),
+            ("mouseReleased", end, 0),
+        ):
+            self._call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=held, clickCount=1
+            )
+
     def choose(self, selector: str, file: Path) -> None:
         """Choose a file in an input of the page."""
         script = f"document.querySelector({json.dumps(selector)})"

@@ -35,7 +35,7 @@ _ALLOWED: Final = (
 )
 _SAMPLE: Final = "samples/content/chelsea.jpg"
 _GENERATOR: Final = '<meta name="generator" content="batch_nst'
-"""What tells a page of this command from others."""
+"""Only pages of this command have it."""
 
 
 class _Package(BaseModel):
@@ -52,7 +52,7 @@ class Runtime:
 
     version: str
     files: Mapping[str, bytes]
-    """By their names in the page."""
+    """The bytes of each file, by its name in the page."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from batch_nst.recipe import Recipe
 from tests.support import fake_night
 from tests.support.browser import Browser
 from tests.support.calls import Call
+from tests.support.photos import DISPLAY_P3
 from tests.support.places import ROOT, SAMPLES
 from tests.support.static_site import static_site
 
@@ -283,6 +284,22 @@ def test_the_browser_paints_what_the_painter_does_and_asks_nobody_else(
     assert np.abs(shown.astype(int) - photo).max() <= (0 if mode == "RGB" else 1)
 
 
+def test_the_colours_of_a_profile_are_nearly_those_of_the_decoder(
+    browser: Browser, site: str, tmp_path: Path
+) -> None:
+    photo_of((96, 72)).save(tmp_path / "wide.png", icc_profile=DISPLAY_P3)
+    data = (tmp_path / "wide.png").read_bytes()
+    expected = codec.decode(data, min_side=16, max_bytes=1 << 20, max_pixels=10**6).astype(int)
+    with Image.open(tmp_path / "wide.png") as image:
+        assert np.abs(expected - np.array(image)).max() > 20  # the profile counts
+    browser.look(site, 1280)
+    browser.choose("#file", tmp_path / "wide.png")
+    browser.until(f"{DONE} || {WRONG}")
+    browser.value("(strength.value = 0, strength.dispatchEvent(new Event('input')))")
+    shown = saved(browser, tmp_path, "wide-painted.png")
+    assert np.abs(shown - expected).max() <= 2
+
+
 def test_neither_page_nor_worker_can_reach_another_host(browser: Browser, site: str) -> None:
     browser.look(site, 1280)
     other = "http://localhost:9/"
@@ -291,7 +308,7 @@ def test_neither_page_nor_worker_can_reach_another_host(browser: Browser, site: 
     worker = (
         f"new Promise(done => {{ const worker = new Worker(URL.createObjectURL(new Blob([`fetch('{other}')"
         ".then(() => 'reached', () => 'failed'); addEventListener('securitypolicyviolation', event => "
-        "postMessage(event.violatedDirective))`])));"
+        "postMessage(event.violatedDirective))`], {type: 'text/javascript'})), {type: 'module'});"
         " worker.onmessage = ({data}) => done(data); })"
     )
     assert browser.value(worker) == "connect-src"
@@ -325,3 +342,30 @@ def test_a_large_photo_is_scaled_down_with_a_word_and_turned_upright(
     browser.click("#sample")
     browser.until("document.querySelector('#status').textContent.startsWith('Painted 451 x 300 ')")
     assert browser.seen().troubles == []
+
+
+def test_keys_and_the_mouse_move_the_divider_and_keys_reach_every_control(
+    browser: Browser, site: str
+) -> None:
+    browser.look(site, 1280)
+    browser.click("#sample")
+    browser.until(DONE)
+    reached = []
+    for _ in range(7):
+        browser.press("Tab", 9)
+        reached.append(browser.value("document.activeElement.id || document.activeElement.tagName"))
+    assert reached == ["file", "sample", "most", "divider", "strength", "save", "A"]
+    unnamed = browser.value(
+        "[...document.querySelectorAll('input, select, button, progress')]"
+        ".filter(each => !each.labels?.length && !each.ariaLabel && !each.textContent.trim()).length"
+    )
+    assert unnamed == 0
+    browser.value("(frame.scrollIntoView(), 0)")
+    left, top, width = browser.value(
+        "(({left, top, width}) => [left, top, width])(frame.getBoundingClientRect())"
+    )
+    browser.drag((left + width / 2, top + 40), (left + width / 4, top + 40))
+    divider = "[Math.round(divider.value), frame.style.getPropertyValue('--at')]"
+    assert browser.value(divider)[0] == 25
+    browser.press("ArrowRight", 39)
+    assert browser.value(divider) == [26, "26%"]

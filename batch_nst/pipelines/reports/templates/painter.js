@@ -225,6 +225,7 @@ function listen() {
     drag(event);
   });
   frame.addEventListener("pointermove", drag);
+  frame.addEventListener("mousedown", (event) => event.preventDefault()); // it would take the focus away
 
   by("save").addEventListener("click", () => {
     blend(); // a change that has not been drawn yet
