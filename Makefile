@@ -14,7 +14,7 @@ test: .venv/test.stamp lint  ## the fast suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not chaos" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not chaos" $(PYTEST)
 
 chaos: .venv/test.stamp  ## crashes and faults at every point, with and without Ray
 	$(BIN)/python -m pytest -m chaos -s

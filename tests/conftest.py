@@ -40,6 +40,31 @@ def pytest_configure() -> None:
     }
 
 
+LONGEST = (
+    "pipelines/train/test_train.py",
+    "pipelines/cluster/test_nodes.py",
+    "pipelines/test_submit.py",
+    "test_cli.py",
+    "pipelines/apply/test_apply.py",
+    "pipelines/test_killed_night.py",
+    "test_security.py",
+    "pipelines/benchmark/test_engine.py",
+    "pipelines/test_nightly.py",
+    "docs/test_readme.py",
+    "compatibility/test_compatibility.py",
+)
+"""Files that take a minute and more in the slow suite."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left alone with one; the rest as it was, also at random.
+
+    Workers of pytest-xdist take files in this order where they are told `--no-loadscope-reorder`.
+    """
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.fixture(scope="session")
 def free_ports() -> Callable[[int], list[int]]:
     """So many ports for servers that are about to start."""

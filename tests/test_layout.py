@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import batch_nst
+from tests.conftest import LONGEST
 from tests.support.places import ROOT
 
 PACKAGE = ROOT / "batch_nst"
@@ -342,6 +343,10 @@ def test_no_room_and_no_file_is_too_large() -> None:
     long = {str(path.relative_to(ROOT)) for path in FILES if len(path.read_text().splitlines()) > MOST_LINES}
     assert long == set()
     assert long - {"batch_nst/cli.py"} == set()
+
+
+def test_files_of_tests_that_are_run_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 LONG_FUNCTIONS: dict[str, str] = {}
