@@ -26,7 +26,11 @@ SHAPES = [(1, 3, 16, 16), (2, 3, 37, 50), (1, 3, 192, 192), (1, 3, 131, 300), (1
 ALONE = "import sys; sys.modules.update(dict.fromkeys(['torch', 'batch_nst', 'ray', 'onnx']))\n"
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+SLOW_OR_NOT = [name if name == "johnson" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+"""Ten seconds to export each: the default network is enough for the fast suite."""
+
+
+@pytest.fixture(scope="module", params=SLOW_OR_NOT)
 def net(request: pytest.FixtureRequest) -> TransformerNet:
     """Of the default width."""
     torch.manual_seed(0)
@@ -70,6 +74,7 @@ def test_it_is_one_file_that_says_nothing_about_this_machine(graph: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("net", ["small"], indirect=True)
 def test_the_same_weights_are_the_same_bytes_and_the_net_is_left_alone(
     net: TransformerNet, graph: Path
 ) -> None:
