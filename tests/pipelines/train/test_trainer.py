@@ -171,7 +171,7 @@ def test_a_training_that_was_cut_off_after_any_step_ends_to_the_bit_as_an_uninte
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_counts_and_survives_a_checkpoint(
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_counts(
     dataset: tuple[Store, Snapshot], objectives: Objectives, wrong: float
 ) -> None:
     training = begun(objectives)
@@ -184,6 +184,17 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_counts_and_survives
     assert (training.step, training.skipped) == (2, 1)
     for name in ("average", "optimizer", "muon", "net"):
         torch.testing.assert_close(training.state()[name], before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_steps_that_were_not_taken_survive_a_checkpoint_and_fifty_in_a_row_end_a_training(
+    dataset: tuple[Store, Snapshot], objectives: Objectives
+) -> None:
+    training = begun(objectives)
+    batch = next(batches(dataset, 1))
+    training.train_step(batch)
+    with torch.no_grad():
+        training.net.stem[0].weight[0, 0, 0, 0] = math.nan
+    training.train_step(batch)
     resumed = begun(objectives, settings=SETTINGS.model_copy(update={"steps": 1000}))
     resumed.restore(training.state(), training.history)
     with pytest.raises(FloatingPointError, match=r"step 51: .* lower train\.learning_rate"):
