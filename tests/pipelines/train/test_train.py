@@ -217,7 +217,15 @@ def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
 
 def test_a_night_in_a_bucket_ends_as_one_on_disk_that_ends_a_cut_off_training_first(pairs, tmp_path, s3):
     few = ("train.steps=10", "evaluate.sizes=[]", "evaluate.baseline_photos=0", "evaluate.larger_photos=0")
-    figures = finish(start(pairs, "nightly", f"output={s3}/night", *few))
+    # On disk a photo has come since, and there is a mark of a training that was cut off early.
+    home = shutil.copytree(pairs, tmp_path / "home")
+    shutil.copy(home / "photos" / "coffee.png", home / "photos" / "more.png")
+    here, recipe = Store(str(home / "out")), load_recipe(home / "recipe.yaml", few)
+    here.replace(f"checkpoints/{training_version(recipe, latest_snapshot(here))}/mark", b"")
+    with ThreadPoolExecutor() as threads:
+        in_bucket = threads.submit(finish, start(pairs, "nightly", f"output={s3}/night", *few))
+        on_disk = nightly.nightly(recipe, deadline=datetime(9999, 1, 1, tzinfo=UTC))
+        figures = in_bucket.result()
     store, version = Store(f"{s3}/night"), figures["version"]
     assert registry.current(store)["version"] == version
     assert store.list("checkpoints")
@@ -230,13 +238,6 @@ def test_a_night_in_a_bucket_ends_as_one_on_disk_that_ends_a_cut_off_training_fi
     evaluation = registry.require_card(store, version)["evaluation"]
     assert {"speed", "baseline", "larger"} & {*figures, *evaluation} == set()  # what `few` switches off
 
-    # On disk a photo has come since, and there is a mark of a training that was cut off early.
-    home = shutil.copytree(pairs, tmp_path / "home")
-    shutil.copy(home / "photos" / "coffee.png", home / "photos" / "more.png")
-    here = Store(str(home / "out"))
-    here.replace(f"checkpoints/{version}/mark", b"")
-    recipe = load_recipe(home / "recipe.yaml", few)
-    on_disk = nightly.nightly(recipe, deadline=datetime(9999, 1, 1, tzinfo=UTC))
     assert (on_disk["version"], on_disk["published"]) == (version, True)
     assert (on_disk["dataset"]["digest"], on_disk["dataset"]["made"]) == (figures["dataset"]["digest"], 0)
     assert on_disk["dataset"]["stopped"] == "the training on snapshot 1 was cut off and is ended first"
