@@ -27,7 +27,7 @@ VGG_LAYERS = tuple(
 )
 """Names of VGG-16's activations, shallow to deep: relu1_1 ... relu5_3."""
 
-Network = Literal["johnson", "small", "half", "white"]
+Network = Literal["johnson", "small", "half", "white", "skip"]
 NETWORKS = get_args(Network)
 """Architectures of the fast model, by the name in `model.json`; see `batch_nst.engine.transformer_net`."""
 
@@ -272,7 +272,7 @@ class Train(Section):
     """See `generate.precision`."""
     network: Network = "johnson"
     """Architecture of the fast model; `small` has 28 % of the parameters, `half` no maps at full size,
-    `white` besides a last map of the same covariance for all photos."""
+    `white` besides a last map of the same covariance for all photos; `skip` brings outlines back."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Number of channels of the network's first layer."""
     init: str = "random"

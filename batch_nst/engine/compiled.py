@@ -90,9 +90,9 @@ def _graph(net: TransformerNet) -> Model:
     x = op.relu(
         _block(_folded(op.subtract(op.multiply(x, _value(2 / 255)), _value(1.0)), net.fold), net.stem)
     )
-    sizes = []
+    before = []
     for down in net.down:
-        sizes.append(_size(x))
+        before.append(x)
         x = op.relu(_block(x, down))
     for residual in net.residual:
         branch = x
@@ -100,7 +100,9 @@ def _graph(net: TransformerNet) -> Model:
             branch = op.relu(branch) if isinstance(part, nn.ReLU) else _block(branch, part)
         x = op.add(x, branch)
     for up in net.up:
-        x = op.relu(_block(_enlarged(x, sizes.pop()), up))
+        skipped = before.pop()
+        x = _enlarged(x, _size(skipped))
+        x = op.relu(_block(op.concat([x, skipped], 1) if net.skip else x, up))
     x = _convolution(x, net.head)
     if net.fold > 1:
         x = _cut(op.depth_to_space(x, "depth_first", net.fold), whole)

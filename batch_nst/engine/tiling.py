@@ -49,15 +49,16 @@ def stylize_tiles(
         return folded(2 * (part.permute(2, 0, 1)[None].float() / 255) - 1, fold)
 
     x = _conv_norm(_Map(-(-height // fold), -(-width // fold), tile, photo), net.stem).then(F.relu)
-    sizes = []
+    before = []
     for down in net.down:
-        sizes.append((x.height, x.width))
+        before.append(x)
         x = _conv_norm(x, down, keep=True).then(F.relu)
     for residual in net.residual:
         x = _kept(_sum(x, _branch(x, residual)))
     for up in net.up:
-        x = _enlarged(x, *sizes.pop())
-        x = _conv_norm(x, up, keep=bool(sizes)).then(F.relu)
+        skipped = before.pop()
+        x = _enlarged(x, skipped.height, skipped.width)
+        x = _conv_norm(_joined(x, skipped) if net.skip else x, up, keep=bool(before)).then(F.relu)
     head = _convolved(x, net.head)
     stylized = torch.empty(image.shape, dtype=torch.uint8)
     for rows, columns in head.tiles():
@@ -183,6 +184,10 @@ def _kept(x: _Map) -> _Map:
 
 def _sum(x: _Map, y: _Map) -> _Map:
     return replace(x, read=lambda rows, columns: x.read(rows, columns) + y.read(rows, columns))
+
+
+def _joined(x: _Map, y: _Map) -> _Map:
+    return replace(x, read=lambda rows, columns: torch.cat([x.read(rows, columns), y.read(rows, columns)], 1))
 
 
 def _enlarged(x: _Map, height: int, width: int) -> _Map:

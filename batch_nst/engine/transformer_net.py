@@ -17,6 +17,9 @@ than their operations: it folds each 2 x 2 pixels into the channels of one, and 
 2016, arXiv 1609.05158).
 
 The white network is the half one with its last map whitened, see `whitening`.
+
+The skip network has Johnson's maps with smaller ends. It joins each doubled map with the one of its size on
+the way down (Ronneberger et al. 2015, arXiv 1505.04597), which brings the photo's outlines back, and whitens.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,15 +53,18 @@ class _Shape:
     """Makes a residual block of so many channels."""
     white: bool = False
     """Whether maps are whitened after a doubling."""
+    skip: bool = False
+    """Whether a doubled map is joined with the one of its size before the halving."""
 
 
 class TransformerNet(nn.Module):
     """Image transformation network; images of a batch do not influence each other.
 
-    With `width` 32 it has 1,677,635 parameters; the small network has 469,315, the others 1,616,972.
+    With `width` 32 it has 1,677,635 parameters; small has 469,315, half and white 1,616,972, skip 1,712,963.
 
     Attributes:
         fold: side of the square of pixels that become the channels of one.
+        skip: whether a doubled map is joined with the one of its size before the halving.
     """
 
     def __init__(self, width: int = 32, network: Network = "johnson") -> None:
@@ -70,14 +77,16 @@ class TransformerNet(nn.Module):
         super().__init__()
         self.width, self.network = width, network
         shape = _SHAPES[network]
-        self.fold, colours = shape.fold, 3 * shape.fold**2
+        self.fold, self.skip, colours = shape.fold, shape.skip, 3 * shape.fold**2
         down, up = ([width * each for each in channels] for channels in (shape.down, shape.up))
         self.stem = _conv_norm(colours, width, kernel=shape.ends)
         before = zip([width, *down], down, strict=False)
         self.down = nn.ModuleList(_conv_norm(given, made, stride=2) for given, made in before)
         self.residual = nn.ModuleList(shape.block(down[-1]) for _ in range(5))
-        before = zip([down[-1], *up], up, strict=False)
-        self.up = nn.ModuleList(_conv_norm(given, made, white=shape.white) for given, made in before)
+        joined = [width, *down][-2::-1] if shape.skip else [0] * len(up)
+        given = [one + other for one, other in zip([down[-1], *up], joined, strict=False)]
+        both = zip(given, up, strict=True)
+        self.up = nn.ModuleList(_conv_norm(given, made, white=shape.white) for given, made in both)
         self.head = Convolution(up[-1], colours, shape.ends)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -95,16 +104,18 @@ class TransformerNet(nn.Module):
         """
         # Centred because bf16 is most precise around 0; normalisation removes any other shift or gain.
         x = F.relu(self.stem(folded(2 * image - 1, self.fold)))
-        sizes = []
+        sizes, skipped = [], []
         for down in self.down:
             sizes.append(x.shape[2:])
+            skipped += [x] * self.skip
             x = F.relu(down(x))
         for residual in self.residual:
             x = x + residual(x)
         for up in self.up:
             # An odd side was rounded up on the way down, so the last row or column is cut off here.
             height, width = sizes.pop()
-            x = F.relu(up(F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :height, :width]))
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :height, :width]
+            x = F.relu(up(torch.cat([x, skipped.pop()], 1) if self.skip else x))
         # Normalised features through torch's default weights have a standard deviation near 0.4. An untrained
         # result is thus mid-grey with a deviation of 0.2, the contrast of a photo, and Adam's first steps
         # shape the image instead of finding its range. No tanh as in the paper: its gradient vanishes at the
@@ -158,4 +169,5 @@ _SHAPES: Final[Mapping[Network, _Shape]] = {
     "small": _Shape(fold=1, ends=9, down=(2, 4), up=(2, 1), block=_bottleneck),
     "half": _Shape(fold=2, ends=5, down=(4,), up=(2,), block=_residual),
     "white": _Shape(fold=2, ends=5, down=(4,), up=(2,), block=_residual, white=True),
+    "skip": _Shape(fold=1, ends=5, down=(2, 4), up=(2, 1), block=_residual, white=True, skip=True),
 }

@@ -120,7 +120,7 @@ def test_a_wrong_tensor_is_named(
 def test_an_unknown_architecture_is_refused(net: TransformerNet, card: dict[str, Any]) -> None:
     with pytest.raises(
         WeightsError,
-        match=r"architecture is .*; allowed: name 'johnson' or 'small' or 'half' or 'white', and",
+        match=r"architecture is .*; allowed: name 'johnson' or 'small' or 'half' or 'white' or 'skip', and",
     ):
         load_net(model_bytes(net), card)
 

@@ -53,15 +53,25 @@ def test_number_of_parameters_worked_out_by_hand(network: Network) -> None:
         + 64 * 12 * 5**2
         + 12  # 19,212
     )
+    skip = (
+        conv_norm(3, 32, 5)
+        + conv_norm(32, 64, 3)
+        + conv_norm(64, 128, 3)
+        + 5 * plain
+        + conv_norm(128 + 64, 64, 3)
+        + conv_norm(64 + 32, 32, 3)
+        + 32 * 3 * 5**2
+        + 3
+    )
     johnson, small = ends + 5 * plain, ends + 5 * bottleneck
-    expected = {"johnson": johnson, "small": small, "half": half, "white": half}[network]
-    assert (johnson, small, half) == (1_677_635, 469_315, 1_616_972)
+    expected = {"johnson": johnson, "small": small, "half": half, "white": half, "skip": skip}[network]
+    assert (johnson, small, half, skip) == (1_677_635, 469_315, 1_616_972, 1_712_963)
     assert sum(parameter.numel() for parameter in make_net(network, 32).parameters()) == expected
 
 
 def test_every_convolution_reflects(network: Network) -> None:
     convolutions = [module for module in make_net(network, 4).modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == {"johnson": 16, "small": 21, "half": 14, "white": 14}[network]
+    assert len(convolutions) == {"johnson": 16, "small": 21, "half": 14, "white": 14, "skip": 16}[network]
     assert all(conv.padding_mode == "reflect" for conv in convolutions if conv.kernel_size != (1, 1))
     assert all(conv.padding == (0, 0) for conv in convolutions if conv.kernel_size == (1, 1))
 
