@@ -92,6 +92,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             _our_train(checkerboard_weight=Train.model_fields["checkerboard_weight"].default),
         ),
         "muon": Arm("both, by Muon", _our_train(optimizer="muon")),
+        "white": Arm("both, by Muon, white network", _our_train(optimizer="muon", network="white")),
+        "skip": Arm("both, by Muon, skip network", _our_train(optimizer="muon", network="skip")),
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
         "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
         "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),

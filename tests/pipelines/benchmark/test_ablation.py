@@ -219,7 +219,18 @@ def test_arms_are_what_they_are_called() -> None:
         "features": (0, 5, 0, 0),
         "whole": (1, 5, 0, 0),
     }
-    both = ("together", "unfiltered", "together-25", "together-300", "muon", "mixed", "mixed-25", "small")
+    both = (
+        "together",
+        "unfiltered",
+        "together-25",
+        "together-300",
+        "muon",
+        "white",
+        "skip",
+        "mixed",
+        "mixed-25",
+        "small",
+    )
     assert {*steady, *both, "then", "even"} == set(ARMS)
     for name, wanted in steady.items():
         assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}
@@ -238,9 +249,10 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
         assert arm.alone == name.startswith("mixed")
-        assert (arm.train.optimizer == "muon") == (name == "muon")
+        assert (arm.train.optimizer == "muon") == (name in ("muon", "white", "skip"))
         settings = arm.train
-        assert (settings.network, settings.width) == ("small" if name == "small" else "johnson", 32)
+        networks = ("small", "white", "skip")
+        assert (settings.network, settings.width) == (name if name in networks else "johnson", 32)
         whole = name in ("peers", "whole")
         assert (settings.batch_size, settings.crop_size) == ((4, None) if whole else (2, 80))
         assert settings.average == (0 if arm.baseline else defaults.average)
