@@ -5,7 +5,8 @@ not match. Here each normalisation sums its mean and variance over all tiles bef
 tile reads into its neighbours as far as the convolutions reach; only the borders of the image are reflected.
 
 Maps at a half and a quarter of the image's size are computed once and kept: at most 96 bytes per pixel of the
-photo. Maps at full size are computed again where they are used: a fifth more operations in all.
+photo, and 64 more where a network joins maps of the way down. Maps at full size are computed again where they
+are used: a fifth more operations in all.
 """
 
 from __future__ import annotations
