@@ -272,7 +272,8 @@ class Train(Section):
     """See `generate.precision`."""
     network: Network = "johnson"
     """Architecture of the fast model; `small` has 28 % of the parameters, `half` no maps at full size,
-    `white` besides a last map of the same covariance for all photos; `skip` brings outlines back."""
+    `white` besides a last map of nearly one covariance for all photos; `skip` joins maps of the way down, and
+    whitens two."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Number of channels of the network's first layer."""
     init: str = "random"
@@ -284,10 +285,10 @@ class Train(Section):
     """Side of the random crops of a pair in pixels; none takes whole pictures. With few pairs, crops prevent
     overfitting."""
     optimizer: Literal["muon", "adam"] = "muon"
-    """`muon` moves the weights of convolutions by as much in all directions, and the others by Adam; it needs
-    fewer steps. `adam` moves all of them."""
+    """`muon` moves the weights of convolutions by as much in all directions, and the others by Adam; `adam`
+    moves all of them."""
     learning_rate: Schedule = [[0.0, 1e-3], [1.0, 0.0]]
-    """Learning rate; it is warmed up in the first steps."""
+    """Learning rate of Adam, half of Muon's; it is warmed up in the first steps."""
     feature_weight: Schedule = [[0.0, 5.0], [1.0, 1.0]]
     """Weight of the distance to the optimised image in VGG features."""
     pixel_weight: Schedule = 0.0

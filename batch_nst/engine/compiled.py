@@ -38,16 +38,16 @@ def compile_net(net: TransformerNet, threads: int, half: bool) -> Callable[[Pixe
     Args:
         net: a network on the CPU.
         threads: CPU threads to compute on.
-        half: whether convolutions may compute in bf16; they do where the CPU can.
+        half: whether convolutions may compute in bf16; they do where the CPU can. Not for a network that
+            whitens: its roots would be in bf16 too.
 
     Returns:
         A function from uint8 (H, W, 3) or (B, H, W, 3), RGB, H and W at least 16, to the same shape: clamped
         and rounded as by `stylize_image`, in fp32 at most one grey level apart. Threads may share it.
     """
     openvino = load_openvino()
-    exact = not half or any(isinstance(part, Whitening) for part in net.modules())  # roots need precision
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32" if exact else "bf16",
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

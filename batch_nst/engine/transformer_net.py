@@ -64,6 +64,7 @@ class TransformerNet(nn.Module):
 
     Attributes:
         fold: side of the square of pixels that become the channels of one.
+        white: whether maps are whitened after a doubling.
         skip: whether a doubled map is joined with the one of its size before the halving.
     """
 
@@ -77,7 +78,8 @@ class TransformerNet(nn.Module):
         super().__init__()
         self.width, self.network = width, network
         shape = _SHAPES[network]
-        self.fold, self.skip, colours = shape.fold, shape.skip, 3 * shape.fold**2
+        self.fold, self.white, self.skip = shape.fold, shape.white, shape.skip
+        colours = 3 * shape.fold**2
         down, up = ([width * each for each in channels] for channels in (shape.down, shape.up))
         self.stem = _conv_norm(colours, width, kernel=shape.ends)
         before = zip([width, *down], down, strict=False)

@@ -169,7 +169,7 @@ class ModelFiles:
 
         Args:
             device: where it computes.
-            precision: of the convolutions.
+            precision: of the convolutions; a network that whitens is painted in fp32 by OpenVINO.
             backend: what computes; by default `best_backend`.
 
         Raises:
@@ -178,6 +178,8 @@ class ModelFiles:
         net, dtype = self._net(), choose_dtype(device, precision)
         compiled = None
         if (backend or best_backend(device.type)) == "openvino":
+            if net.white:  # in bf16 OpenVINO would take the roots of covariances in it as well
+                dtype = torch.float32
             compiled = _at_first_call(
                 partial(compile_net, net, torch.get_num_threads(), half=dtype == torch.bfloat16)
             )

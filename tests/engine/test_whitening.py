@@ -61,6 +61,11 @@ def test_a_flat_image_is_its_shift_and_has_a_gradient() -> None:
 def test_the_root_of_a_diagonal_by_hand() -> None:
     values = torch.tensor([4.0, 2.0, 1.0])
     torch.testing.assert_close(inverse_root(values.diag()[None])[0], (values**-0.5).diag(), rtol=0.01, atol=0)
+    shares = (
+        inverse_root(torch.tensor([[0.9, 0.1], [0.99, 0.01]]).diag_embed()).square().diagonal(dim1=1, dim2=2)
+    )
+    assert shares[0, 1] * 0.1 == pytest.approx(0.99, abs=0.01)
+    assert shares[1, 1] * 0.01 < 0.5
     # Where there is next to no variance, five steps enlarge by 1.5 each.
     least = inverse_root(torch.tensor([[1.0, 0.0], [0.0, 1e-9]])[None])[0, 1, 1]
     assert least == pytest.approx(1.5**5, rel=0.01)

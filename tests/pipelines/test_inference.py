@@ -8,7 +8,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 import batch_nst
-from batch_nst.engine.model_io import stylize_image
+from batch_nst.data.models.registry import ModelCard
+from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines.inference import FastModel
+from batch_nst.pipelines.inference import FastModel, ModelFiles
 from tests.support.photos import turned
 from tests.support.places import ROOT
 
@@ -186,3 +187,12 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     paint([COLOUR, COLOUR, COLOUR[:16, :16]])
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown())
     assert re.search(r"stylize .* (3/3 .* pictures/s|2/2 .* iterations/s)", text)
+
+
+def test_a_network_that_whitens_is_painted_in_fp32_by_openvino_and_says_so() -> None:
+    for network, said in (("johnson", "openvino bf16"), ("skip", "openvino fp32")):
+        net = TransformerNet(4, network)
+        card = cast(ModelCard, {"architecture": {"name": network, "width": 4}, "digests": {}})
+        files = ModelFiles("v", card, model_bytes(net), "here")
+        assert files.painter(torch.device("cpu"), "bf16", "openvino").engine == said
+        assert files.painter(torch.device("cpu"), "bf16", "torch").engine == "torch bf16"

@@ -50,7 +50,7 @@ def _counts(schedule: Schedule) -> bool:
 def _our_train(optimizer: Literal["adam", "muon"] = "adam", **settings: Any) -> Train:
     """A recipe's defaults, except for crops, as photos are few, and small batches for few cores.
 
-    The checkerboard loss and Muon are used in one arm each, which shows what they change.
+    The checkerboard loss is used in one arm only, which shows what it costs, and Muon in those that name it.
     """
     ours = {"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0} | settings
     return Train(optimizer=optimizer, **ours)

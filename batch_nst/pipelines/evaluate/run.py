@@ -240,9 +240,7 @@ def _log_baseline(evaluation: Evaluation) -> None:
             f"{own['curve'][-1]:,.0f} in {own['seconds_per_image']:.1f} s; fast model {usual['verdict']}"
         )
         if noise := baseline.get("noise"):
-            log(
-                f"on one of them: fast model {noise['verdict']} at weights of 1 to 5, as Johnson et al. count"
-            )
+            log(f"on one of them: fast model {noise['verdict']}, at the weights 1 to 5 of slow_neural_style")
 
 
 def _log_enlarged(larger: Enlarged) -> None:

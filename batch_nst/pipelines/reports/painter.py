@@ -83,10 +83,8 @@ def page_place(page: str | None, runtime: str | None) -> PagePlace | None:
 
 
 def _folder(page: str) -> Path:
-    folder, allowed = (
-        Path(page),
-        "allowed: a folder of this machine that is missing, empty or has such a page",
-    )
+    folder = Path(page)
+    allowed = "allowed: a folder of this machine that is missing, empty or has such a page"
     if "://" in page or meant_by(page):
         raise RecipeError(f"--page {page}: is no path; {allowed}")
     there = folder if folder.exists() else next(each for each in folder.absolute().parents if each.exists())

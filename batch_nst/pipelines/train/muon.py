@@ -3,8 +3,8 @@
 A few directions dominate the gradient of a convolution. Muon takes its moving average as a matrix, with a row
 for each output channel, and sets all singular values to about 1. Each direction then moves by as much.
 
-`torch.optim.Muon` does the same in bf16, which many CPUs only emulate: a step took four times as long. Here
-the products are computed in the type of the weights.
+`torch.optim.Muon` does the same in bf16, which many CPUs only emulate. Here the products are computed in the
+type of the weights.
 """
 
 from __future__ import annotations
