@@ -271,8 +271,9 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """See `generate.precision`."""
     network: Network = "johnson"
-    """Architecture of the fast model. `small` has 28 % of the parameters, `half` no maps at full size. `white`
-    is `half` with a last map of nearly one covariance for all photos; `skip` joins maps of the way down."""
+    """Architecture of the fast model. `small` has 28 % of the parameters, `half` no maps at full size.
+    `white` is `half` with a last map of nearly one covariance for all photos; `skip` joins maps of the way
+    down."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Number of channels of the network's first layer."""
     init: str = "random"
