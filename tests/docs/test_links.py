@@ -17,7 +17,7 @@ PAGES = sorted(
     path
     for path in ROOT.rglob("*.md")
     if not any(
-        part.startswith((".", "made_by_")) or part in ("out", "build", "dist")
+        part.startswith((".", "made_by_")) or part in ("out", "build", "dist", "node_modules")
         for part in path.relative_to(ROOT).parts
     )
 )
