@@ -94,6 +94,11 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "muon": Arm("both, by Muon", _our_train(optimizer="muon")),
         "white": Arm("both, by Muon, white network", _our_train(optimizer="muon", network="white")),
         "skip": Arm("both, by Muon, skip network", _our_train(optimizer="muon", network="skip")),
+        "skip-mixed": Arm(
+            "both, by Muon, skip network, the other photos without pairs",
+            _our_train(optimizer="muon", network="skip"),
+            alone=True,
+        ),
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
         "together-25": Arm("both, 25 photos", _TOGETHER, photos=25),
         "together-300": Arm("both, 300 photos", _TOGETHER, photos=300),

@@ -227,6 +227,7 @@ def test_arms_are_what_they_are_called() -> None:
         "muon",
         "white",
         "skip",
+        "skip-mixed",
         "mixed",
         "mixed-25",
         "small",
@@ -248,11 +249,11 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.photos == photos.get(name, 100)
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
-        assert arm.alone == name.startswith("mixed")
-        assert (arm.train.optimizer == "muon") == (name in ("muon", "white", "skip"))
+        assert arm.alone == ("mixed" in name)
+        assert (arm.train.optimizer == "muon") == (name in ("muon", "white", "skip", "skip-mixed"))
         settings = arm.train
-        networks = ("small", "white", "skip")
-        assert (settings.network, settings.width) == (name if name in networks else "johnson", 32)
+        network = name.partition("-")[0] if name.startswith(("small", "white", "skip")) else "johnson"
+        assert (settings.network, settings.width) == (network, 32)
         whole = name in ("peers", "whole")
         assert (settings.batch_size, settings.crop_size) == ((4, None) if whole else (2, 80))
         assert settings.average == (0 if arm.baseline else defaults.average)
