@@ -50,7 +50,7 @@ def add_command(commands: Commands, run: Run, name: str, text: str, example: str
         name,
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"Example: batch-nst {name} {example}",
+        epilog=f"Example: batch-nst {name} {example}".rstrip(),
     )
     command.set_defaults(run=run)
     how_much = command.add_mutually_exclusive_group()

@@ -40,7 +40,7 @@ from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import load_recipe
 from batch_nst.streams import end_aside, keep_streams, tell
 from batch_nst.summary import summary
-from batch_nst.trials import SAMPLES, add_benchmark, add_init
+from batch_nst.trials import SAMPLES, add_benchmark, add_init, add_zoo
 from batch_nst.upkeep import add_forget, add_inspect, add_models, add_prune, add_rollback
 
 _CONTINUE = {"generate", "train", "nightly", "forget"}
@@ -377,7 +377,8 @@ def _add_apply(commands: Commands) -> None:
     add(
         "model",
         metavar="MODEL",
-        help="the output of a recipe (its published model is used), or one of its models/VERSION",
+        help="one of `batch-nst zoo`; or the output of a recipe (its published model is used), or one of its "
+        "models/VERSION",
     )
     add("source", metavar="IN", help="a photo; or a folder, bucket, list, tar or table of photos")
     add(
@@ -428,7 +429,7 @@ def _apply(options: argparse.Namespace) -> object:
 
 _ON_RECIPES = (_add_plan, _add_generate, _add_train, _add_evaluate, _add_export, _add_nightly)
 _ON_CLUSTERS = (_add_doctor, _add_submit)
-_ON_PHOTOS = (_add_try, _add_apply)
+_ON_PHOTOS = (_add_try, _add_apply, add_zoo)
 _ON_OUTPUTS = (add_inspect, add_forget, add_models, add_rollback, add_prune)
 _COMMANDS = (add_init, *_ON_RECIPES, *_ON_CLUSTERS, *_ON_PHOTOS, *_ON_OUTPUTS, add_benchmark)
 """Functions that add the commands, in the order of `--help`."""

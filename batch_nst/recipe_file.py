@@ -182,7 +182,7 @@ def _absolute(document: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute_path(path: str, folder: Path) -> str:
     whole = os.path.expanduser(path)
-    if "://" in path or path in ("", "bundled") or meant_by(whole):
+    if "://" in path or path in ("", "bundled") or path.startswith("zoo:") or meant_by(whole):
         return path
     return os.path.normpath(folder / whole)
 

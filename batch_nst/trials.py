@@ -1,4 +1,4 @@
-"""Commands for what is not known before a first run, with their options: `init` and `benchmark`."""
+"""Commands for what is not known before a first run: `init`, `zoo` and `benchmark`, with their options."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def _init(options: argparse.Namespace) -> object:
     return init(
         options.folder, options.photos, options.style, options.hours, options.out, device=options.device
     )
+
+
+def add_zoo(commands: Commands) -> None:
+    """Add `zoo`."""
+    text = "list the models that ship with batch_nst; `apply NAME` paints with one"
+    add_command(commands, _zoo, "zoo", text, "")
+
+
+def _zoo(_: argparse.Namespace) -> object:
+    from batch_nst.pipelines.zoo import list_zoo
+
+    return list_zoo()
 
 
 def add_benchmark(commands: Commands) -> None:

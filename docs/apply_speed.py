@@ -32,12 +32,13 @@ from batch_nst.console import log
 from batch_nst.data.images import codec
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models import registry
+from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision, choose_device
 from batch_nst.engine.model_io import model_bytes
 from batch_nst.engine.timing import machine_of
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.inference import ModelFiles, read_model
+from batch_nst.pipelines.inference import exact_model, painter
 
 SIZE = 256
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def seconds(action: Callable[..., object], *arguments: object) -> float:
 
 def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, precision: Precision) -> None:
     """Print the median over all pictures and rounds."""
-    net, fast = model.on(CPU).net, model.painter(choose_device("cpu"), precision)
+    net, fast = exact_model(model, CPU).net, painter(model, choose_device("cpu"), precision)
     loop, ours = [], []
     for turn in range(rounds + 1):
         log(f"pixels to pixels: round {turn} of {rounds}, {len(photos)} pictures")
@@ -74,7 +75,7 @@ def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, preci
 
 def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: int, precision: str) -> None:
     """Print the time per picture of many files, the median over the rounds."""
-    net = model.on(CPU).net
+    net = exact_model(model, CPU).net
     loop, ours, whole = [], [], []
     with TemporaryDirectory() as temporary:
         home = Path(temporary)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from batch_nst.engine.layers import Whitening, inverse_root
 from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
-from batch_nst.engine.whitening import Whitening, inverse_root
 
 TILE = 512
 """Side of a tile in pixels, at every scale."""

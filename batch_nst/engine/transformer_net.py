@@ -16,7 +16,7 @@ The half network has no maps at full resolution, whose normalisations and 9 x 9 
 than their operations: it folds each 2 x 2 pixels into the channels of one, and unfolds its result (Shi et al.
 2016, arXiv 1609.05158).
 
-The white network is the half one with its last map whitened, see `whitening`.
+The white network is the half one with its last map whitened, see `layers.Whitening`.
 
 The skip network has Johnson's maps with smaller ends. It joins each doubled map with the one of its size on
 the way down (Ronneberger et al. 2015, arXiv 1505.04597), which brings the photo's outlines back, and whitens.
@@ -24,37 +24,13 @@ the way down (Ronneberger et al. 2015, arXiv 1505.04597), which brings the photo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from batch_nst.engine.convolution import Convolution
-from batch_nst.engine.whitening import Whitening
+from batch_nst.engine.layers import Convolution, Whitening
+from batch_nst.engine.network import NORM_EPSILON, RESIDUAL_BLOCKS, SHAPES
 from batch_nst.recipe import Network
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The sizes of a network; channels in multiples of its width."""
-
-    fold: int
-    """Side of the square of pixels that become the channels of one."""
-    ends: int
-    """Kernel of the first and the last convolution."""
-    down: tuple[int, ...]
-    """Channels after each halving; before the first there is one times the width."""
-    up: tuple[int, ...]
-    """Channels after each doubling."""
-    block: Callable[[int], nn.Sequential]
-    """Makes a residual block of so many channels."""
-    white: bool = False
-    """Whether maps are whitened after a doubling."""
-    skip: bool = False
-    """Whether a doubled map is joined with the one of its size before the halving."""
 
 
 class TransformerNet(nn.Module):
@@ -77,19 +53,15 @@ class TransformerNet(nn.Module):
         """
         super().__init__()
         self.width, self.network = width, network
-        shape = _SHAPES[network]
+        shape = SHAPES[network]
         self.fold, self.white, self.skip = shape.fold, shape.white, shape.skip
-        colours = 3 * shape.fold**2
-        down, up = ([width * each for each in channels] for channels in (shape.down, shape.up))
-        self.stem = _conv_norm(colours, width, kernel=shape.ends)
-        before = zip([width, *down], down, strict=False)
-        self.down = nn.ModuleList(_conv_norm(given, made, stride=2) for given, made in before)
-        self.residual = nn.ModuleList(shape.block(down[-1]) for _ in range(5))
-        joined = [width, *down][-2::-1] if shape.skip else [0] * len(up)
-        given = [one + other for one, other in zip([down[-1], *up], joined, strict=False)]
-        both = zip(given, up, strict=True)
-        self.up = nn.ModuleList(_conv_norm(given, made, white=shape.white) for given, made in both)
-        self.head = Convolution(up[-1], colours, shape.ends)
+        self.stem = _conv_norm(shape.colours, width, shape.ends)
+        halvings, doublings = shape.halvings(width), shape.doublings(width)
+        self.down = nn.ModuleList(_conv_norm(given, made, stride=2) for given, made in halvings)
+        deepest = halvings[-1][1]
+        self.residual = nn.ModuleList(_branch(shape.block(deepest)) for _ in range(RESIDUAL_BLOCKS))
+        self.up = nn.ModuleList(_conv_norm(given, made, white=shape.white) for given, made in doublings)
+        self.head = Convolution(doublings[-1][1], shape.colours, shape.ends)
 
     def forward(self, image: Tensor) -> Tensor:
         """Stylize a batch. Also works under bf16 autocast.
@@ -140,36 +112,16 @@ def unfolded(cells: Tensor, side: int, height: int, width: int) -> Tensor:
 
 
 def _conv_norm(
-    channels_in: int, channels: int, *, kernel: int = 3, stride: int = 1, white: bool = False
+    channels_in: int, channels: int, kernel: int = 3, *, stride: int = 1, white: bool = False
 ) -> nn.Sequential:
     """(B, channels_in, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride)), normalised per image."""
     return nn.Sequential(
         Convolution(channels_in, channels, kernel, stride=stride, bias=False),  # normalising would remove it
-        Whitening(channels) if white else nn.InstanceNorm2d(channels, affine=True),
+        Whitening(channels) if white else nn.InstanceNorm2d(channels, NORM_EPSILON, affine=True),
     )
 
 
-def _residual(channels: int) -> nn.Sequential:
+def _branch(convolutions: list[tuple[int, int, int]]) -> nn.Sequential:
     """The branch of a residual block; same shape. No ReLU follows the sum (Gross and Wilber 2016)."""
-    return nn.Sequential(_conv_norm(channels, channels), nn.ReLU(), _conv_norm(channels, channels))
-
-
-def _bottleneck(channels: int) -> nn.Sequential:
-    """A branch with a third of the operations: one 3x3 convolution, on half of the channels."""
-    half = channels // 2
-    return nn.Sequential(
-        _conv_norm(channels, half, kernel=1),
-        nn.ReLU(),
-        _conv_norm(half, half),
-        nn.ReLU(),
-        _conv_norm(half, channels, kernel=1),
-    )
-
-
-_SHAPES: Final[Mapping[Network, _Shape]] = {
-    "johnson": _Shape(fold=1, ends=9, down=(2, 4), up=(2, 1), block=_residual),
-    "small": _Shape(fold=1, ends=9, down=(2, 4), up=(2, 1), block=_bottleneck),
-    "half": _Shape(fold=2, ends=5, down=(4,), up=(2,), block=_residual),
-    "white": _Shape(fold=2, ends=5, down=(4,), up=(2,), block=_residual, white=True),
-    "skip": _Shape(fold=1, ends=5, down=(2, 4), up=(2, 1), block=_residual, white=True, skip=True),
-}
+    first, *others = (_conv_norm(*each) for each in convolutions)
+    return nn.Sequential(first, *(layer for each in others for layer in (nn.ReLU(), each)))

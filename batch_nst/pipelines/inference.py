@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache
 from numbers import Integral
-from pathlib import PurePosixPath
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args, overload
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -24,11 +22,12 @@ from batch_nst.data.images.codec import Pixels, resize_short_side
 from batch_nst.data.images.picture import LIMITS, File, Picture, is_several, read_picture
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models import registry
+from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.compiled import compile_net, is_installed
+from batch_nst.engine.compiled import MAX_WHOLE, Backend, best_backend, compile_net, is_half
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
-from batch_nst.engine.model_io import load_net, one_at_a_time, stylize_image
+from batch_nst.engine.model_io import load_net, one_at_a_time, stylize_image, weights_of
 from batch_nst.engine.slow_transfer import Optimizer, optimise
 from batch_nst.engine.tiling import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
@@ -40,12 +39,6 @@ Kind = TypeVar("Kind", Pixels, Tensor, Image.Image)
 """What is answered in kind; a file is answered with a PIL image."""
 
 AnyPicture: TypeAlias = Picture | Tensor
-
-Backend = Literal["openvino", "torch"]
-"""What computes the fast model: OpenVINO on CPUs, torch on GPUs, and on CPUs that have no OpenVINO."""
-
-MAX_WHOLE: dict[Backend, int] = {"torch": 2048 * 2048, "openvino": 1664 * 1664}
-"""Pixels of the largest image that is processed whole, at some 640 and 950 bytes each; others in tiles."""
 
 
 @dataclass(frozen=True)
@@ -135,62 +128,48 @@ class FastModel:
         return stylized
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """A model as it is stored, read once for any number of workers; about 7 MB."""
+def exact_model(files: ModelFiles, device: torch.device) -> FastModel:
+    """The model on a device, in fp32 by torch.
 
-    version: str
-    card: ModelCard
-    """`model.json`."""
-    weights: bytes
-    """`model.safetensors`."""
-    home: str
-    """URI of the folder that both were read from."""
+    Raises:
+        WeightsError: the files do not belong together.
+    """
+    return FastModel(_net(files).to(device), files.card, device)
 
-    @cached_property
-    def name(self) -> str:
-        """The version and the beginning of the weights' SHA-256."""
-        return f"{self.version}@{hashlib.sha256(self.weights).hexdigest()[:12]}"
 
-    def on(self, device: torch.device) -> FastModel:
-        """The model on a device, in fp32.
+def painter(
+    files: ModelFiles, device: torch.device, precision: Precision = "auto", backend: Backend | None = None
+) -> FastModel:
+    """The model on a device, as fast as possible; it differs from `exact_model` by rounding only.
 
-        Raises:
-            WeightsError: the files do not belong together.
-        """
-        return FastModel(self._net().to(device), self.card, device)
+    Its `net` takes one image at a time.
 
-    def painter(
-        self, device: torch.device, precision: Precision = "auto", backend: Backend | None = None
-    ) -> FastModel:
-        """The model on a device, as fast as possible; it differs from `on` by rounding only.
+    Args:
+        files: of the model.
+        device: where it computes.
+        precision: of the convolutions; a network that whitens is painted in fp32 by OpenVINO.
+        backend: what computes; by default `best_backend`.
 
-        Its `net` takes one image at a time.
+    Raises:
+        WeightsError: the files do not belong together.
+    """
+    net, compiled = _net(files), None
+    if (backend or best_backend(device.type)) == "openvino":
+        half = is_half(net.network, precision)
+        dtype = torch.bfloat16 if half else torch.float32
+        threads = torch.get_num_threads()
+        compiled = _at_first_call(lambda: compile_net(weights_of(net), net.network, threads, half=half))
+    else:
+        dtype = choose_dtype(device, precision)
+    faster = one_at_a_time(net).to(device).to(memory_format=torch.channels_last)
+    return FastModel(faster, files.card, device, dtype, compiled)
 
-        Args:
-            device: where it computes.
-            precision: of the convolutions; a network that whitens is painted in fp32 by OpenVINO.
-            backend: what computes; by default `best_backend`.
 
-        Raises:
-            WeightsError: the files do not belong together.
-        """
-        net, dtype = self._net(), choose_dtype(device, precision)
-        compiled = None
-        if (backend or best_backend(device.type)) == "openvino":
-            if net.white:  # in bf16 OpenVINO would take the roots of covariances in it as well
-                dtype = torch.float32
-            compiled = _at_first_call(
-                partial(compile_net, net, torch.get_num_threads(), half=dtype == torch.bfloat16)
-            )
-        faster = one_at_a_time(net).to(device).to(memory_format=torch.channels_last)
-        return FastModel(faster, self.card, device, dtype, compiled)
-
-    def _net(self) -> TransformerNet:
-        try:
-            return load_net(self.weights, self.card)
-        except WeightsError as error:
-            raise WeightsError(f"{self.home}/{error}") from error
+def _net(files: ModelFiles) -> TransformerNet:
+    try:
+        return load_net(files.weights, files.card)
+    except WeightsError as error:
+        raise WeightsError(f"{files.home}/{error}") from error
 
 
 def _at_first_call(make: Callable[[], Callable[[Pixels], Pixels]]) -> Callable[[Pixels], Pixels]:
@@ -199,19 +178,15 @@ def _at_first_call(make: Callable[[], Callable[[Pixels], Pixels]]) -> Callable[[
     return lambda picture: made()(picture)
 
 
-def best_backend(device: str) -> Backend:
-    """The faster backend for a kind of device, `cpu` or `cuda`."""
-    return "openvino" if device == "cpu" and is_installed() else "torch"
-
-
 def load_model(uri: File, device: Device = "auto", precision: Precision = "auto") -> FastModel:
-    """Load the published model of an output, or the model in a folder models/VERSION or a copy of one.
+    """Load a model: the published one of an output, one in a folder models/VERSION, or one of the zoo.
 
     model = load_model("s3://bucket/output")
+    model = load_model("zoo:great_wave")
     model = load_model(Path("out/models/000001-0123456789ab"), device="cpu")
 
     Args:
-        uri: a folder, or a prefix in a bucket.
+        uri: see `read_model`.
         device: where to compute; `auto` is the GPU if torch sees one.
         precision: `fp32` is exact, `bf16` is faster on some devices, and `auto` chooses it there.
 
@@ -220,22 +195,7 @@ def load_model(uri: File, device: Device = "auto", precision: Precision = "auto"
         WeightsError: its files do not belong together.
         DeviceError: torch sees no GPU, and `cuda` was asked for.
     """
-    return read_model(os.path.expanduser(os.fsdecode(uri))).painter(choose_device(device), precision)
-
-
-def read_model(uri: str) -> ModelFiles:
-    """The files of the model that `load_model` takes.
-
-    Raises:
-        RecipeError: `uri` holds no model.
-        WeightsError: a file is missing, or `model.json` is damaged.
-    """
-    folder = _find_model(uri)
-    card = registry.read_folder_card(folder)
-    if card is None:
-        raise WeightsError(f"{folder.join(registry.CARD)}: is gone, and {registry.CURRENT} means it")
-    version = str(card.get("version", PurePosixPath(folder.uri).name))
-    return ModelFiles(version, card, registry.read_folder_weights(folder), folder.uri)
+    return painter(read_model(os.path.expanduser(os.fsdecode(uri))), choose_device(device), precision)
 
 
 def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles | None:
@@ -258,28 +218,10 @@ def read_start(uri: str, store: Store, key: str, otherwise: str) -> ModelFiles |
             log(f"{key}: {uri} has no published model yet: {otherwise}")
             return None
         model = read_model(uri)
-        model.on(torch.device("cpu"))
+        exact_model(model, torch.device("cpu"))
     except RecipeError as error:
         raise RecipeError(f"{key}: {error}") from error
     return model
-
-
-def _find_model(uri: str) -> Store:
-    """The folder of the model at an address.
-
-    Raises:
-        RecipeError: `uri` is neither an output with a published model nor a model's folder.
-    """
-    store = Store(uri)
-    if store.exists(registry.CARD):
-        return store
-    pointer = registry.current(store)
-    if pointer is None:
-        raise RecipeError(
-            f"model {uri}: found neither models/CURRENT below it nor model.json in it; "
-            "allowed: an output with a published model, or a model's folder"
-        )
-    return Store(store.join(f"models/{pointer['version']}"))
 
 
 class Options(TypedDict, total=False):

@@ -242,7 +242,7 @@ def find_finished(
 
 
 def _is_whole(store: Store, version: str) -> bool:
-    """Whether weights and graph have the digests of `model.json`; reads both, about 7 MB each."""
+    """Whether weights and graph have the digests of `model.json`; reads both, 3.5 and 7 MB."""
     try:
         registry.check_parts(store, version, registry.require_card(store, version))
     except WeightsError as error:

@@ -28,6 +28,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 import batch_nst
 from batch_nst.console import log
 from batch_nst.data.images.style import MAX_BYTES, read_style
+from batch_nst.data.models.files import is_in_zoo
 from batch_nst.data.storage.fetch import fetch, is_remote
 from batch_nst.data.storage.store import Store
 from batch_nst.errors import BatchNSTError, JobError, LeaseError, RecipeError, Stopped
@@ -218,7 +219,7 @@ def _check_paths(recipe: Recipe) -> None:
     }
     for key, uris in places.items():
         for uri in filter(None, uris):
-            if not is_remote(uri):
+            if not (is_remote(uri) or (key.endswith("init") and is_in_zoo(uri))):
                 raise RecipeError(
                     f"{key}: {uri} is a path of this machine; allowed: a URI; or, with --shared, a path "
                     "under which all nodes of the cluster see the same files"

@@ -1,5 +1,6 @@
 """Laws of the published weights: exact round trips, bytes that only the weights decide, the faster net."""
 
+import copy
 import hashlib
 import sys
 from collections.abc import Callable
@@ -34,11 +35,15 @@ def card(net: TransformerNet) -> Card:
     return {"architecture": {"name": net.network, "width": 4}}
 
 
-def test_weights_come_back_exactly(net: TransformerNet, card: Card) -> None:
-    back = load_net(model_bytes(net), card)
+def test_weights_come_back_as_halves_and_those_of_version_0_1_0_exactly(
+    net: TransformerNet, card: Card
+) -> None:
+    back, state = load_net(model_bytes(net), card), net.state_dict()
     assert not back.training
-    assert back.state_dict().keys() == net.state_dict().keys()
-    assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+    assert back.state_dict().keys() == state.keys()
+    assert all(torch.equal(back.state_dict()[name], tensor.half().float()) for name, tensor in state.items())
+    full = load_net(save(state), card).state_dict()
+    assert all(torch.equal(full[name], tensor) for name, tensor in state.items())
     assert all(parameter.requires_grad for parameter in back.parameters())
 
 
@@ -72,15 +77,15 @@ def _drop(tensors: dict[str, Tensor]) -> None:
 
 
 def _add(tensors: dict[str, Tensor]) -> None:
-    tensors["tail.bias"] = torch.zeros(2)
+    tensors["tail.bias"] = torch.zeros(2).half()
 
 
 def _reshape(tensors: dict[str, Tensor]) -> None:
-    tensors["stem.1.weight"] = torch.zeros(7)
+    tensors["stem.1.weight"] = torch.zeros(7).half()
 
 
 def _retype(tensors: dict[str, Tensor]) -> None:
-    tensors["head.bias"] = tensors["head.bias"].half()
+    tensors["head.bias"] = tensors["head.bias"].double()
 
 
 def _spoil(tensors: dict[str, Tensor]) -> None:
@@ -91,10 +96,10 @@ def _spoil(tensors: dict[str, Tensor]) -> None:
     ("change", "message"),
     [
         (_spoil, r"'head\.bias' holds NaN or infinite values"),
-        (_drop, r"'head\.bias' is missing, expected: float32 \[(3|12)\]"),
-        (_add, r"'tail\.bias' is float32 \[2\], expected: missing"),
-        (_reshape, r"'stem\.1\.weight' is float32 \[7\], expected: float32 \[4\]"),
-        (_retype, r"'head\.bias' is float16 \[(3|12)\], expected: float32 \[\1\]"),
+        (_drop, r"'head\.bias' is missing, expected: float16 \[(3|12)\]"),
+        (_add, r"'tail\.bias' is float16 \[2\], expected: missing"),
+        (_reshape, r"'stem\.1\.weight' is float16 \[7\], expected: float16 \[4\]"),
+        (_retype, r"'head\.bias' is float64 \[(3|12)\], expected: float16 \[\1\]"),
     ],
 )
 def test_a_wrong_tensor_is_named(
@@ -123,6 +128,14 @@ def test_an_unknown_architecture_is_refused(net: TransformerNet, card: dict[str,
         match=r"architecture is .*; allowed: name 'johnson' or 'small' or 'half' or 'white' or 'skip', and",
     ):
         load_net(model_bytes(net), card)
+
+
+def test_a_weight_that_no_half_holds_is_refused(net: TransformerNet) -> None:
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.head.bias[0] = 1e5
+    with pytest.raises(WeightsError, match=r"'head\.bias' holds values beyond 65,504"):
+        model_bytes(other)
 
 
 def test_something_else_than_safetensors_is_refused(card: Card) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from batch_nst.engine.network import weight_shapes
 from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
 from batch_nst.recipe import NETWORKS, Network
 
@@ -67,6 +68,12 @@ def test_number_of_parameters_worked_out_by_hand(network: Network) -> None:
     expected = {"johnson": johnson, "small": small, "half": half, "white": half, "skip": skip}[network]
     assert (johnson, small, half, skip) == (1_677_635, 469_315, 1_616_972, 1_712_963)
     assert sum(parameter.numel() for parameter in make_net(network, 32).parameters()) == expected
+
+
+def test_the_shapes_of_its_weights_are_told_without_torch(network: Network) -> None:
+    for width in (4, 5):
+        state = make_net(network, width).state_dict()
+        assert weight_shapes(network, width) == {name: tuple(found.shape) for name, found in state.items()}
 
 
 def test_every_convolution_reflects(network: Network) -> None:

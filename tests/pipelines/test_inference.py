@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 import batch_nst
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.models.registry import ModelCard
 from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
-from batch_nst.pipelines.inference import FastModel, ModelFiles
+from batch_nst.pipelines.inference import FastModel, painter
 from tests.support.photos import turned
 from tests.support.places import ROOT
 
@@ -194,5 +195,5 @@ def test_a_network_that_whitens_is_painted_in_fp32_by_openvino_and_says_so() -> 
         net = TransformerNet(4, network)
         card = cast(ModelCard, {"architecture": {"name": network, "width": 4}, "digests": {}})
         files = ModelFiles("v", card, model_bytes(net), "here")
-        assert files.painter(torch.device("cpu"), "bf16", "openvino").engine == said
-        assert files.painter(torch.device("cpu"), "bf16", "torch").engine == "torch bf16"
+        assert painter(files, torch.device("cpu"), "bf16", "openvino").engine == said
+        assert painter(files, torch.device("cpu"), "bf16", "torch").engine == "torch bf16"

@@ -26,7 +26,7 @@ and the image that the model makes.
 
 | file | |
 | --- | --- |
-| `model.safetensors` | the weights, float32, under PyTorch's names |
+| `model.safetensors` | the weights, float16, under PyTorch's names |
 | `model.onnx` | the same as an ONNX graph, once `batch-nst export` or `nightly` has written it |
 | `model.json` | what decided the weights, the training curve, all figures, SHA-256 of the other files |
 | `preview.jpg` | the picture above |

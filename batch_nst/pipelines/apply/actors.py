@@ -11,7 +11,9 @@ import ray.data
 import torch
 
 from batch_nst.data.images.blend import Blend
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.storage.store import Store
+from batch_nst.engine.compiled import Backend
 from batch_nst.engine.device import Precision, choose_device, keep_freed_memory
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
@@ -26,7 +28,7 @@ from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.cluster.rows import a_task_per_row, rows_at_once
 from batch_nst.pipelines.generate.decode import Attempt, first_attempt
-from batch_nst.pipelines.inference import Backend, FastModel, ModelFiles
+from batch_nst.pipelines.inference import FastModel, painter
 
 
 def stylize_photos(
@@ -90,7 +92,7 @@ class FastModelActor:
         # In the first call, not in the constructor: for the reason, see `Stylizer`.
         torch.set_num_threads(self._workers.threads_here())
         keep_freed_memory()
-        return self._files.painter(choose_device(self._workers.device), self._precision, self._backend)
+        return painter(self._files, choose_device(self._workers.device), self._precision, self._backend)
 
     def stylize(self, record: PictureRecord) -> PictureRecord:
         """`stylize_picture` with the actor's model."""

@@ -11,34 +11,25 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from batch_nst.console import log, progress_bar, warn
 from batch_nst.data.images.blend import Blend
+from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.sources.kinds import CONTAINERS, SUFFIXES
 from batch_nst.data.sources.passed import Passed
 from batch_nst.data.sources.photos import Photo, is_uri_list, stream_photos
 from batch_nst.data.storage.fetch import is_remote, split_uri
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.device import Device, Precision, choose_device
+from batch_nst.engine.compiled import Backend, best_backend
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.figures import as_json, omitted
 from batch_nst.globs import MAGIC
-from batch_nst.pipelines.apply.tasks import (
-    ENCODINGS,
-    Outcome,
-    PictureTask,
-    chunks_of,
-    decode_photos,
-    stylize_picture,
-    target_name,
-    write_picture,
-)
+from batch_nst.pipelines.apply.single import checked_weights, stylize_file, tell_slow
+from batch_nst.pipelines.apply.tasks import ENCODINGS, Outcome, PictureTask, chunks_of, target_name
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
-from batch_nst.pipelines.generate.decode import DIED, VANISHED
-from batch_nst.pipelines.inference import Backend, ModelFiles, best_backend, read_model
+from batch_nst.pipelines.generate.decode import DIED
 
 if TYPE_CHECKING:
+    from batch_nst.engine.device import Device, Precision
     from batch_nst.pipelines.cluster.connect import Workers
 
 RECORD = "apply.json"
@@ -92,10 +83,10 @@ def apply(
     apply("out/", "photo.jpg", "stylized.jpg", strength=0.5)
 
     Args:
-        model: see `load_model`.
+        model: see `read_model`.
         source: an image, or an input as `stream_photos` takes it, local or in a bucket.
         target: an image file for an image, a folder for all else.
-        device: where to compute.
+        device: where to compute; see `stylize_file` for one picture.
         keep_colors: see `Blend`.
         strength: see `Blend`.
         precision: precision of the convolutions; `auto` may choose differently on another machine.
@@ -116,17 +107,9 @@ def apply(
     if single:
         folder, slash, name = target.rpartition("/")
         place = Store(folder or slash or ".")
-        (record,) = decode_photos([PictureTask(Photo(name, source, ""), name)])
-        if record.reason == VANISHED:
-            raise RecipeError(
-                f"IN: {source}: there is no such file; for a folder of pictures OUT is a folder"
-            )
-        where = choose_device(device)
-        fast = files.painter(where, precision)
-        _tell_slow(fast.backend, where.type)
-        tally.add(write_picture(stylize_picture(record, lambda: fast, blend), place))
+        tally.add(stylize_file(files, source, (place, name), device, blend, precision))
     else:
-        files.on(torch.device("cpu"))  # a damaged model is refused here, not in an actor
+        checked_weights(files)  # a damaged model is refused here, not in an actor
         job = _Job(files, source, stores, Store(target), device, blend, precision, overwrite, wait_minutes)
         place = job.target
         _stylize_folder(job, tally)
@@ -318,11 +301,6 @@ def _backend_of(record: bytes) -> Backend:
     return "openvino" if isinstance(found, dict) and found["backend"] == "openvino" else "torch"
 
 
-def _tell_slow(backend: Backend | None, device: str) -> None:
-    if backend == "torch" and device == "cpu":
-        log("painting by torch, which takes longer than OpenVINO does (pip install openvino)")
-
-
 def _stylize_folder(job: _Job, tally: _Tally) -> None:
     """Find which pictures are missing from the target, and stylize them."""
     chunks = _missing(job, tally)
@@ -335,7 +313,7 @@ def _stylize_folder(job: _Job, tally: _Tally) -> None:
     if workers:
         from batch_nst.pipelines.apply.actors import stylize_photos
 
-        _tell_slow(job.backend, workers.device)
+        tell_slow(job.backend, workers.device)
         with progress_bar("apply", sum(map(len, chunks)), "pictures") as progress:
             assert job.backend
             for outcome in stylize_photos(

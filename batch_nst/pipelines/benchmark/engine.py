@@ -16,6 +16,7 @@ from batch_nst.console import log
 from batch_nst.data.images.codec import Pixels, crop
 from batch_nst.data.images.sandbox import Limits, decoder_for
 from batch_nst.data.images.style import read_style
+from batch_nst.data.models.files import read_model
 from batch_nst.data.sources.photos import Photo, list_photos
 from batch_nst.data.storage.fetch import fetch
 from batch_nst.engine.baselines import Curve, Method, run_baseline
@@ -45,7 +46,7 @@ from batch_nst.pipelines.benchmark.race import (
 )
 from batch_nst.pipelines.benchmark.table import table
 from batch_nst.pipelines.benchmark.training import measure_training
-from batch_nst.pipelines.inference import FastModel, read_model
+from batch_nst.pipelines.inference import FastModel, exact_model
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.recipe import Generate, Loss, Style, Train, Vgg
 
@@ -175,7 +176,7 @@ def _prepare(photos: str, styles: str, device: Device, scale: Scale, model: str,
         for found in _first("--styles", styles, scale.styles)
     }
     contents = {_name(found): _read(found, scale.size) for found in _first("--images", photos, scale.photos)}
-    fast = read_model(model).on(choose_device(device)) if model else None
+    fast = exact_model(read_model(model), choose_device(device)) if model else None
     if fast:
         _check_fits(fast, model, [image.digest for image in images.values()])
     where, threads = choose_device(device), torch.get_num_threads()

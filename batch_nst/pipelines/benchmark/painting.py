@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from batch_nst.data.images.codec import Pixels
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.engine.compiled import load_openvino
 from batch_nst.engine.model_io import model_bytes, onnx_bytes
 from batch_nst.engine.timing import Spread, seconds, spread_of
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.pipelines.inference import ModelFiles
+from batch_nst.pipelines.inference import painter
 
 Paint = Callable[[Pixels], Pixels]
 
@@ -42,7 +43,7 @@ def measure_painting(device: torch.device, size: int, rounds: int) -> Painting:
     net = TransformerNet().eval()
     card = {"version": "untrained", "architecture": {"name": net.network, "width": net.width}}
     files = ModelFiles("untrained", card, model_bytes(net), "")  # type: ignore[arg-type]
-    fast = files.painter(device)
+    fast = painter(files, device)
     painters: dict[str, Paint] = {"painter": fast, "torch": _plain(net.to(device), device)}
     if device.type == "cpu":
         painters |= _runtimes(net)

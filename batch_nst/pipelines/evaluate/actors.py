@@ -15,6 +15,7 @@ import torch
 from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models.evaluation import Independent, Losses, SpeedTable
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.models.holdout import HeldOutPhoto
 from batch_nst.engine.baselines import PEERS_WEIGHTS, run_baseline, white_noise
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
@@ -25,7 +26,7 @@ from batch_nst.pipelines.cluster.rows import rows_at_once
 from batch_nst.pipelines.evaluate.independent import IndependentMeasure, is_installed
 from batch_nst.pipelines.evaluate.scores import LeftOut, Score, from_row, to_row
 from batch_nst.pipelines.evaluate.speed import measure_speed
-from batch_nst.pipelines.inference import FastModel, ModelFiles
+from batch_nst.pipelines.inference import FastModel, painter
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Recipe
 
@@ -88,7 +89,7 @@ class Scorer:
     @cached_property
     def _painter(self) -> FastModel:
         """The fast model as users have it."""
-        return self._model.painter(self._objectives.device)
+        return painter(self._model, self._objectives.device)
 
     @cached_property
     def _independent(self) -> IndependentMeasure | None:

@@ -38,7 +38,7 @@ from batch_nst.pipelines.reports.night import ScoredModel, Triple
 from batch_nst.recipe import Evaluate, Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.inference import ModelFiles
+    from batch_nst.data.models.files import ModelFiles
 
 _PREVIEWED = 8
 """Photos on a model's contact sheet."""
@@ -83,8 +83,8 @@ def _prepare(recipe: Recipe, store: Store) -> tuple[ModelFiles, list[HeldOutPhot
             f"{store.uri}: snapshot {snapshot.number} has no held-out photo to score a model on; needed: 1"
         )
 
+    from batch_nst.data.models.files import ModelFiles
     from batch_nst.engine.model_io import load_net
-    from batch_nst.pipelines.inference import ModelFiles
 
     weights = registry.read_weights(store, version)
     load_net(weights, card)  # a damaged model is refused here, not in an actor

@@ -36,7 +36,7 @@ from batch_nst.pipelines.generate.write import write_row, write_unit
 from batch_nst.recipe import Generate, Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.inference import ModelFiles
+    from batch_nst.data.models.files import ModelFiles
 
 _SHORTEST = 20 * 60.0
 """Seconds that an execution of Ray Data takes at least, if there is so much to do."""

@@ -28,8 +28,8 @@ from batch_nst.pipelines.generate.decode import DIED
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
+    from batch_nst.data.models.files import ModelFiles
     from batch_nst.pipelines.generate.warm_start import WarmStartFigures
-    from batch_nst.pipelines.inference import ModelFiles
 
 _SHOWN = 20
 """Bad photos that are logged one by one."""

@@ -15,6 +15,7 @@ from batch_nst.console import log
 from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images import codec
 from batch_nst.data.images.style import StyleImage
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.engine.device import choose_batch, run_in_batches
 from batch_nst.engine.slow_transfer import ENGINE
 from batch_nst.pipelines.generate.decode import (
@@ -25,7 +26,7 @@ from batch_nst.pipelines.generate.decode import (
     given_up,
     never,
 )
-from batch_nst.pipelines.inference import FastModel, ModelFiles
+from batch_nst.pipelines.inference import FastModel, exact_model
 from batch_nst.pipelines.objective import Objectives, optimise_photos, to_tensor
 from batch_nst.recipe import Generate, Recipe
 
@@ -115,7 +116,7 @@ class Stylizer:
     @cached_property
     def _fast(self) -> FastModel:
         assert self._model  # only used if there is a model
-        return self._model.on(self._objectives.device)
+        return exact_model(self._model, self._objectives.device)
 
     def _optimised(
         self, photos: Sequence[PhotoRecord], settings: Generate, model: ModelFiles | None

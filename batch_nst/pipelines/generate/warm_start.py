@@ -22,6 +22,7 @@ from batch_nst.data.dataset.plan import Plan
 from batch_nst.data.dataset.plan_files import PLAN_SCHEMA, read_group
 from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images.style import StyleImage
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.statistics import geometric_mean
@@ -30,7 +31,7 @@ from batch_nst.figures import inlined
 from batch_nst.pipelines.cluster.connect import Workers, result_of
 from batch_nst.pipelines.generate.decode import decode_unit, units_of
 from batch_nst.pipelines.generate.stylizer import Stylizer
-from batch_nst.pipelines.inference import ModelFiles, read_start
+from batch_nst.pipelines.inference import read_start
 from batch_nst.recipe import Recipe
 
 _READ, _CHECKED = 16, 8

@@ -28,6 +28,7 @@ from batch_nst.data.dataset.sampler import Batch, Share, decode_pair, portions, 
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models import registry
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.models.registry import History
 from batch_nst.data.storage.fetch import open_filesystem
 from batch_nst.data.storage.store import Store
@@ -36,7 +37,6 @@ from batch_nst.engine.model_io import load_net
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster.connect import Workers, beside_driver
-from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
 from batch_nst.pipelines.train.progress import Progress, ProgressActor

@@ -28,7 +28,7 @@ from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.recipe import Recipe
 
 if TYPE_CHECKING:
-    from batch_nst.pipelines.inference import ModelFiles
+    from batch_nst.data.models.files import ModelFiles
     from batch_nst.pipelines.train.ray_train import Fitted, Pace
 
 

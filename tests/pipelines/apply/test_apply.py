@@ -26,9 +26,11 @@ from batch_nst.data.images.blend import Blend
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.sandbox import Limits
 from batch_nst.data.models import registry
+from batch_nst.data.models.files import read_model
 from batch_nst.data.sources.photos import Photo
 from batch_nst.data.storage import fetch
 from batch_nst.data.storage.store import Store
+from batch_nst.engine.compiled import best_backend
 from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError, RecipeError, WeightsError
@@ -44,7 +46,7 @@ from batch_nst.pipelines.apply.tasks import (
     decode_photos,
     target_name,
 )
-from batch_nst.pipelines.inference import best_backend, load_model, read_model
+from batch_nst.pipelines.inference import load_model, painter
 from batch_nst.recipe import NETWORKS, Network
 from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
 from tests.support.places import ROOT
@@ -263,7 +265,7 @@ def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
     monkeypatch.setattr(inference, "is_installed", lambda: False)
     monkeypatch.setattr(inference, "stylize_image", full)
     paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
-    expected = read_model(model).painter(torch.device("cpu"), "fp32", "openvino")(noise(0))
+    expected = painter(read_model(model), torch.device("cpu"), "fp32", "openvino")(noise(0))
     assert_close(load(tmp_path / "painted.png"), expected)
     monkeypatch.setattr(inference, "stylize_tiles", full)
     with pytest.raises(IncompleteError) as ended:

@@ -17,6 +17,7 @@ import torch
 
 from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes
@@ -30,7 +31,6 @@ from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.generate import actors
 from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.generate.stylizer import Stylizer
-from batch_nst.pipelines.inference import ModelFiles
 from batch_nst.recipe import Recipe
 from tests.support.photo_bucket import Bucket, fill
 from tests.support.ray_nodes import joined, machines, small_ray

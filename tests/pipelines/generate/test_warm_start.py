@@ -21,6 +21,7 @@ from batch_nst.data.dataset.records import PhotoRecord, UnitRecord
 from batch_nst.data.images import codec
 from batch_nst.data.images.style import read_style
 from batch_nst.data.models import registry
+from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.model_io import model_bytes
@@ -38,7 +39,7 @@ from batch_nst.pipelines.generate.warm_start import (
     find_start,
     judge_warm_start,
 )
-from batch_nst.pipelines.inference import ModelFiles, read_model
+from batch_nst.pipelines.inference import exact_model
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Recipe
 from tests.support.pairs import WORKERS, generate_here
@@ -322,7 +323,9 @@ def test_an_image_starts_from_the_picture_that_apply_paints_and_says_so(home: Ho
     model, given = home.find(uri), home.recipe("nowhere")
     assert model is not None
     photos = [photo(name) for name in PHOTOS]
-    start = to_tensor(np.stack([read_model(uri).on(torch.device("cpu"))(pixels) for pixels in photos]))
+    start = to_tensor(
+        np.stack([exact_model(read_model(uri), torch.device("cpu"))(pixels) for pixels in photos])
+    )
     found = optimise(objectives(given).exact, to_tensor(np.stack(photos)), 3, start=start)
     expected = to_pixels(found.images)
     rows = stylized(given, model, photos)
