@@ -30,6 +30,7 @@ from batch_nst.data.models.files import read_model
 from batch_nst.data.sources.photos import Photo
 from batch_nst.data.storage import fetch
 from batch_nst.data.storage.store import Store
+from batch_nst.engine import compiled
 from batch_nst.engine.compiled import best_backend
 from batch_nst.engine.model_io import model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
@@ -125,6 +126,21 @@ def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suff
         assert_close(load(target), expected)
 
 
+WITHOUT = """
+import sys
+sys.modules.update(torch=None, ray=None)
+from batch_nst.pipelines.apply.run import apply
+apply(*sys.argv[1:])
+"""
+
+
+def test_one_picture_needs_neither_torch_nor_ray(model: str, tmp_path: Path) -> None:
+    save(tmp_path / "photo.png", noise(0))
+    names = [model, "photo.png", "painted.png"]
+    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT, *names], cwd=tmp_path, check=True)
+    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_paints(network: Network, tmp_path: Path) -> None:
     small = publish(tmp_path, seed=0, network=network)
@@ -167,7 +183,8 @@ def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
     save(source, pixels)
     net = load_model(model, "cpu", "fp32").net
     whole = stylize_image(net, torch.from_numpy(pixels)).numpy()
-    monkeypatch.setattr(inference, "MAX_WHOLE", {"torch": 1, "openvino": 1})
+    for backend in ("torch", "openvino"):
+        monkeypatch.setitem(compiled.MAX_WHOLE, backend, 1)
     paint_one(model, source, target)
     assert_close(load(target), whole)
 
@@ -247,7 +264,7 @@ def test_a_picture_directly_below_the_root_is_written_there(
         places.append(target.join(record.name))
         return Outcome(record.uri, record.name, "ok")
 
-    monkeypatch.setattr("batch_nst.pipelines.apply.run.write_picture", written)
+    monkeypatch.setattr("batch_nst.pipelines.apply.single.write_picture", written)
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "photo.png", noise(0))
     for target in ("/painted.png", "painted.png", "a/painted.png"):
@@ -262,7 +279,7 @@ def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     save(tmp_path / "photo.png", noise(0))
-    monkeypatch.setattr(inference, "is_installed", lambda: False)
+    monkeypatch.setattr(compiled, "is_installed", lambda: False)
     monkeypatch.setattr(inference, "stylize_image", full)
     paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
     expected = painter(read_model(model), torch.device("cpu"), "fp32", "openvino")(noise(0))
@@ -536,7 +553,7 @@ def test_pictures_are_painted_on_by_what_painted_the_first(
         with pytest.raises(IncompleteError):  # for the bad photos
             paint_all(model, source, target)
         assert used.pop() == by
-    monkeypatch.setattr(inference, "is_installed", lambda: False)
+    monkeypatch.setattr(compiled, "is_installed", lambda: False)
     with pytest.raises(RecipeError, match=r"its apply\.json says backend openvino, .* pip install openvino"):
         paint_all(model, source, target)
 
