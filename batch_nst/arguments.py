@@ -136,10 +136,10 @@ def amount(word: str, most: float = math.inf) -> float:
     return amount
 
 
-def count(word: str) -> int:
-    """Parse a whole number, 1 or more."""
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, 1 or more")
+def count(word: str, least: int = 1) -> int:
+    """Parse a whole number, `least` or more."""
+    if not word.isdecimal() or int(word) < least:
+        raise argparse.ArgumentTypeError(f"given {word!r}; allowed: a whole number, {least} or more")
     return int(word)
 
 

@@ -395,6 +395,10 @@ def _add_apply(commands: Commands) -> None:
         metavar="S",
         help="how much of the style: 0 is the photo, 1 the full style (1)",
     )
+    text = (
+        "paint at this short side, for strokes as large as there, and bring the photo's detail back (its own)"
+    )
+    add("--size", type=partial(count, least=16), metavar="PX", help=text)
     add("--overwrite", action="store_true", help="paint again what is in OUT already")
     add(
         "--store",
@@ -420,6 +424,7 @@ def _apply(options: argparse.Namespace) -> object:
         device=options.device,
         keep_colors=options.keep_colors,
         strength=options.strength,
+        size=options.size,
         precision=options.precision,
         overwrite=options.overwrite,
         stores=options.stores,

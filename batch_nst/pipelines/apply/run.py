@@ -68,6 +68,7 @@ def apply(
     *,
     keep_colors: bool = False,
     strength: float = 1.0,
+    size: int | None = None,
     precision: Precision = "auto",
     overwrite: bool = False,
     stores: Collection[str] = (),
@@ -89,6 +90,7 @@ def apply(
         device: where to compute; see `stylize_file` for one picture.
         keep_colors: see `Blend`.
         strength: see `Blend`.
+        size: see `Blend`.
         precision: precision of the convolutions; `auto` may choose differently on another machine.
         overwrite: stylize all pictures and replace those that exist, whatever made them.
         stores: see `stream_photos`.
@@ -103,7 +105,7 @@ def apply(
     source, target = os.path.expanduser(source), os.path.expanduser(target)
     single = _is_single(source, target)
     _check_apart(source, target, single)
-    files, blend, tally = read_model(model), Blend(keep_colors, float(strength)), _Tally()
+    files, blend, tally = read_model(model), Blend(keep_colors, float(strength), size), _Tally()
     if single:
         folder, slash, name = target.rpartition("/")
         place = Store(folder or slash or ".")
@@ -244,7 +246,8 @@ class _Job:
     @property
     def record(self) -> bytes:
         """The content of `RECORD`."""
-        made_by = {"model": self.model.name, **asdict(self.blend), "precision": self.precision}
+        blend = {name: value for name, value in asdict(self.blend).items() if value is not None}
+        made_by = {"model": self.model.name, **blend, "precision": self.precision}
         return (json.dumps(made_by | {"backend": self.backend}, sort_keys=True) + "\n").encode()
 
     def establish_record(self) -> None:

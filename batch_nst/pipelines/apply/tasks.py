@@ -160,7 +160,7 @@ def stylize_picture(
         if deaths < MOST_DEATHS:
             photo = record.picture
             try:
-                return replace(record, pixels=blend.of(photo, model()(photo)).tobytes())
+                return replace(record, pixels=blend.paint(photo, model()).tobytes())
             except MemoryError as error:
                 return record.refused(Refusal("failed", "out_of_memory", str(error)))
     return record.refused(given_up(deaths, "it"))

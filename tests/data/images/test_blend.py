@@ -52,3 +52,46 @@ def test_grey_stays_grey_under_a_painting_of_any_colour() -> None:
     shown = Blend(keep_colors=True).of(grey, PAINTING)
     np.testing.assert_array_equal(shown[..., 0], shown[..., 1])
     np.testing.assert_array_equal(shown[..., 0], shown[..., 2])
+
+
+def smooth(height: int, width: int) -> Pixels:
+    """Waves so long that a third of the size holds them."""
+    rows, columns = np.mgrid[:height, :width] / 60
+    shades = 128 + 60 * np.sin(rows)[..., None] * np.cos(columns[..., None] + np.arange(3))
+    return shades.astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [None, 300])
+def test_painted_at_its_own_size_it_is_the_models_picture(size: int | None) -> None:
+    photo = smooth(300, 330)
+    shown = Blend(size=size).paint(photo, lambda picture: 255 - picture)
+    np.testing.assert_array_equal(shown, 255 - photo)
+
+
+@pytest.mark.parametrize("size", [100, 450])
+def test_painted_at_another_size_the_model_sees_that_size_and_the_picture_has_the_photos(size: int) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def model(picture: Pixels) -> Pixels:
+        seen.append(picture.shape)
+        return 255 - picture
+
+    photo = smooth(300, 330)
+    shown = Blend(size=size).paint(photo, model)
+    assert seen == [(size, round(330 * size / 300), 3)]
+    assert shown.shape == photo.shape
+    assert np.abs(shown.astype(int) - (255 - photo))[9:-9, 9:-9].max() <= 2
+
+
+def test_painted_smaller_the_photos_detail_comes_back_in_its_light_alone() -> None:
+    """A model that gives an even grey leaves what the smaller photo had lost."""
+    photo = smooth(320, 320)
+    photo[::2, ::2] += 40  # finer than a third of the size can hold
+    painted = np.full((320, 320, 3), 100, np.uint8)
+    shown = Blend(size=100).paint(photo, lambda picture: np.full_like(picture, 100)).astype(int)
+    np.testing.assert_array_equal(shown[..., 0], shown[..., 1])
+    inside = (slice(16, -16), slice(16, -16))
+    detail = (
+        photo[inside].astype(float) - smooth(320, 320)[inside] - 10
+    )  # its mean stays in the smaller photo
+    assert np.abs(shown[inside] - painted[inside] - detail).max() <= 3
