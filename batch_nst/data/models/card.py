@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import yaml
@@ -60,8 +61,7 @@ equal. The checkerboard artefact is the part that repeats every four pixels, in 
 ## How it was made
 
 - The style image has the SHA-256 `{style}`, and was used with a short side of {style_size} px.
-- Trained on {pairs} of a photo and its `X`, snapshot {snapshot} (digest `{digest}`): {steps} of
-  {batch_size}.
+- Trained on {photos_taught}, snapshot {snapshot} (digest `{digest}`): {steps} of {batch_size}.
 - The network is `{architecture}` of width {width}.
 
 ## Licences
@@ -136,12 +136,12 @@ def readme(card: ModelCard) -> str:
         photos=_count(evaluation["photos"], "held-out image"),
         size=evaluation["size"],
         scores=_table(evaluation),
-        iterations=_count(recipe["generate"]["iterations"], "iteration"),
+        iterations=_count(_iterations(card), "iteration"),
         objective=_objective(card["objective"]["loss"]),
         larger=_larger(evaluation.get("larger")),
         style=card["digests"]["style"],
         style_size=card["objective"]["style_size"],
-        pairs=_count(card["snapshot"]["counts"]["ok"], "pair"),
+        photos_taught=_photos_taught(card["snapshot"]["counts"]),
         snapshot=card["snapshot"]["number"],
         digest=card["snapshot"]["digest"],
         steps=_count(card["training"]["steps"], "step"),
@@ -153,6 +153,20 @@ def readme(card: ModelCard) -> str:
         photos_license=_license(licenses["photos"], "generate.license"),
         vgg_license=" (K. Simonyan and A. Zisserman, University of Oxford, CC BY 4.0)" if bundled else "",
     )
+
+
+def _iterations(card: ModelCard) -> int:
+    """Of the images `X` that were scored; version 0.1.0 scored those of the dataset."""
+    evaluation = card["evaluation"]
+    found = evaluation["ratios"]["iterations"] if "ratios" in evaluation else 0
+    return found or int(card["recipe"]["generate"]["iterations"])
+
+
+def _photos_taught(counts: Mapping[str, int]) -> str:
+    """What a snapshot holds to train on."""
+    pairs = f"{_count(counts['ok'], 'pair')} of a photo and its `X`"
+    alone = counts.get("unpaired", 0)
+    return f"{pairs} and {_count(alone, 'photo')} without one" if alone else pairs
 
 
 def _title(image: str) -> str:

@@ -62,7 +62,7 @@ def test_it_tells_figures_origin_and_licences() -> None:
         "| **the model** | 12,346 | 0.25 | 120 | 0.125 | 0.75 | 0.5 |\n",
         "The objective is 5 x content + 100 x style, measured",
         "Trained on 1,200 pairs",
-        "4,000 steps of\n  8.",
+        "4,000 steps of 8.",
         "`model.onnx`): cc-by-4.0, as the recipe says (`publish.license`)\n",
         "- style image: public domain, as the recipe says (`style.license`)\n",
         "- photos of the pairs: unknown: the recipe does not say (`generate.license`)\n",
@@ -74,11 +74,22 @@ def test_it_tells_figures_origin_and_licences() -> None:
 
 def test_r_comes_first_where_it_was_measured() -> None:
     card = copy.deepcopy(CARD)
-    card["evaluation"]["ratios"] = {"verdict": "its pictures score 2.10 times what 300 iterations reach"}
+    verdict = "its pictures score 2.10 times what 300 iterations reach"
+    card["evaluation"]["ratios"] = {"verdict": verdict, "iterations": 300}
     words = (
         "Its pictures score 2.10 times what 300 iterations reach; worth 120 iterations of the optimisation"
     )
     assert words in readme(card)
+
+
+def test_x_is_what_was_scored_and_photos_without_pairs_are_told() -> None:
+    card = copy.deepcopy(CARD)
+    card["recipe"]["generate"]["iterations"] = 60
+    card["evaluation"]["ratios"] = {"verdict": "", "iterations": 300}
+    card["snapshot"]["counts"]["unpaired"] = 900
+    text = readme(card)
+    assert "`X` is the photo after 300 iterations of" in text
+    assert "Trained on 1,200 pairs of a photo and its `X` and 900 photos without one, snapshot 3" in text
 
 
 def test_what_is_known_of_twice_the_size_is_told() -> None:
@@ -108,7 +119,7 @@ def test_one_is_singular() -> None:
         "; on 1 held-out image of 256 px",
         "`X` is the photo after 1 iteration of",
         "Trained on 1 pair of a photo",
-        ": 1 step of\n  8.",
+        ": 1 step of 8.",
         "\nAt 512 px, 1 photo: ",
     ):
         assert line in text, line
