@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow chaos bench gpu overhead planning megapixels fuzz lint install clean
+.PHONY: demo test test-slow chaos bench gpu overhead planning megapixels fuzz zoo lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -45,6 +45,9 @@ megapixels: .venv/test.stamp  ## what painting a picture of 40 megapixels takes 
 
 fuzz: .venv/test.stamp  ## the property tests with 2,000 new inputs each; EXAMPLES=50000 for more
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/properties -s
+
+zoo: .venv/demo.stamp  ## the models of the zoo again, in hours; PHOTOS=FOLDER holds a thousand photos
+	$(BIN)/python jobs/zoo.py --photos $(or $(PHOTOS),photos)
 
 install: .venv/demo.stamp
 
