@@ -1,4 +1,4 @@
-"""Laws of `model.onnx`: what torch paints, at any size, and by the README's program without torch."""
+"""Laws of `model.onnx`: what torch paints, at any size, and by a program without torch."""
 
 import copy
 import re
@@ -21,7 +21,7 @@ from batch_nst.recipe import NETWORKS
 from tests.support.photos import turned
 from tests.support.places import ROOT
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "models.md").read_text()
 SHAPES = [(1, 3, 16, 16), (2, 3, 37, 50), (1, 3, 192, 192), (1, 3, 131, 300), (1, 3, 401, 16)]
 ALONE = "import sys; sys.modules.update(dict.fromkeys(['torch', 'batch_nst', 'ray', 'onnx']))\n"
 
@@ -87,10 +87,10 @@ def test_the_same_weights_are_the_same_bytes_and_the_net_is_left_alone(
     assert again.training
 
 
-def test_the_program_in_the_readme_paints_as_the_model_does(
+def test_the_program_without_torch_paints_as_the_model_does(
     net: TransformerNet, graph: Path, tmp_path: Path
 ) -> None:
-    (program,) = re.findall(r"```python\n(import sys\n.*?)```", README, re.DOTALL)
+    (program,) = re.findall(r"```python\n(import sys\n.*?)```", PAGE, re.DOTALL)
     assert len(program.splitlines()) <= 20
     (tmp_path / "turned.jpg").write_bytes(turned(6))
     noise = np.random.default_rng(0).integers(0, 256, (50, 37, 3), np.uint8)
@@ -104,7 +104,7 @@ def test_the_program_in_the_readme_paints_as_the_model_does(
             assert np.abs(np.asarray(painted, int) - expected).max() <= 1
 
 
-def test_both_readmes_show_the_same_program_and_state_the_operator_set() -> None:
-    assert f"```python\n{card.EXAMPLE}```" in README
-    for text in (README, card._TEMPLATE):
+def test_page_and_card_show_the_same_program_and_state_the_operator_set() -> None:
+    assert f"```python\n{card.EXAMPLE}```" in PAGE
+    for text in (PAGE, card._TEMPLATE):
         assert f"operator set {OPSET}" in text
