@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-slow chaos bench gpu overhead planning megapixels fuzz zoo lint install clean
+.PHONY: demo test test-slow chaos bench gpu overhead planning megapixels fuzz zoo docs lint install clean
 
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
@@ -48,6 +48,9 @@ fuzz: .venv/test.stamp  ## the property tests with 2,000 new inputs each; EXAMPL
 
 zoo: .venv/demo.stamp  ## the models of the zoo again, in hours; PHOTOS=FOLDER holds a thousand photos
 	$(BIN)/python jobs/zoo.py --photos $(or $(PHOTOS),photos)
+
+docs: .venv/test.stamp  ## the pages as a site with search, in out/site; fails at a dead link
+	$(BIN)/mkdocs build --config-file .mkdocs.yml
 
 install: .venv/demo.stamp
 

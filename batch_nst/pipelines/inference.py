@@ -181,12 +181,13 @@ def _at_first_call(make: Callable[[], Callable[[Pixels], Pixels]]) -> Callable[[
 def load_model(uri: File, device: Device = "auto", precision: Precision = "auto") -> FastModel:
     """Load a model: the published one of an output, one in a folder models/VERSION, or one of the zoo.
 
-    model = load_model("s3://bucket/output")
-    model = load_model("zoo:great_wave")
-    model = load_model(Path("out/models/000001-0123456789ab"), device="cpu")
+        model = load_model("s3://bucket/output")
+        model = load_model("zoo:great_wave")
+        model = load_model(Path("out/models/000001-0123456789ab"), device="cpu")
 
     Args:
-        uri: see `read_model`.
+        uri: an output with a published model, a folder models/VERSION or a copy of one, or a name in the
+            zoo: `zoo:NAME`, or NAME alone where no such path exists.
         device: where to compute; `auto` is the GPU if torch sees one.
         precision: `fp32` is exact, `bf16` is faster on some devices, and `auto` chooses it there.
 
@@ -258,8 +259,8 @@ def stylize(
 ) -> object:
     """Slow transfer of pictures in memory or in files, with the bundled VGG-16 and progress on a terminal.
 
-    stylize("photo.jpg", "painting.jpg").save("painted.png")
-    (stylized,) = stylize([photo], style)
+        stylize("photo.jpg", "painting.jpg").save("painted.png")
+        (stylized,) = stylize([photo], style)
 
     Args:
         images: a picture or several, as `FastModel` takes them; those of one size are optimised together.

@@ -46,8 +46,8 @@ class Pair:
 def read_pairs(output: str | os.PathLike[str]) -> Iterator[Pair]:
     """The pairs of an output's newest sealed snapshot, in its order; without torch, without Ray.
 
-    for pair in read_pairs("s3://bucket/output"):
-        print(pair.uri, pair.split, pair.losses.total, pair.stylized.shape)
+        for pair in read_pairs("s3://bucket/output"):
+            print(pair.uri, pair.split, pair.losses.total, pair.stylized.shape)
 
     What the snapshot leaves out (gone, forgotten, filtered by `quality`) is left out. Memory holds one unit.
     All columns of all rows are in the Parquet files below `dataset/data/`.
