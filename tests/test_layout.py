@@ -49,6 +49,7 @@ KNOW_RAY = {
         "generate.actors",
         "generate.warm_start",
         "submit",
+        "train.batches",
         "train.ray_train",
     )
 }

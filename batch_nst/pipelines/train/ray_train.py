@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, NotRequired, cast
 
 import pyarrow.fs
 import ray
-import ray.data
 import ray.train
 import ray.train.torch
 import torch
@@ -24,7 +23,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunCo
 from ray.train.torch import TorchTrainer
 
 from batch_nst.console import ProgressBar, StepTimer, log, progress_bar
-from batch_nst.data.dataset.sampler import Batch, Share, decode_pair, portions, read_portion
+from batch_nst.data.dataset.sampler import Share
 from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.models import registry
@@ -38,10 +37,11 @@ from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster.connect import Workers, beside_driver
 from batch_nst.pipelines.objective import Objectives
+from batch_nst.pipelines.train.batches import training_batches
 from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
 from batch_nst.pipelines.train.progress import Progress, ProgressActor
 from batch_nst.pipelines.train.trainer import Trainer, TrainerState, rate_at
-from batch_nst.recipe import Recipe, Train
+from batch_nst.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
 """Folder below the output from which an interrupted training resumes."""
@@ -57,13 +57,7 @@ _LOOK_AT_WORKERS = "0.5"
 """Seconds between Ray Train's looks at its workers, 2 by default. A checkpoint waits for the next one."""
 _LOOK_FOR_MORE = 300.0
 """Seconds between checks for new nodes. Elastic training adds them by restarting from its last checkpoint."""
-_READERS = 2
-"""Portions of pairs that are read at the same time: one is read while another is handed out."""
 _MOST_DECODERS = 16
-_BLOCK = 4 << 20
-"""Approximate bytes of encoded pairs that one task decodes."""
-_AHEAD = 512 << 20
-"""Approximate bytes of pairs that are read and decoded ahead of a worker."""
 
 
 @dataclass(frozen=True)
@@ -246,43 +240,10 @@ def _training_worker(config: dict[str, Task]) -> None:
                 _report(state, training.history, {"step": step, **parts, "pace": pace}, rank)
 
 
-def training_batches(
-    store: Store, snapshot: Snapshot, settings: Train, share: Share, start: int, decoders: int
-) -> Iterator[Batch]:
-    """A worker's share of every global batch, from step `start` to the last one.
-
-    Each worker has a Ray Data pipeline of its own; the cluster reads and decodes. The tasks request no CPUs,
-    because trainers may have reserved all of them; their number is limited here instead.
-    """
-    places = portions(snapshot, share, start, settings.steps)
-    dataset = (
-        ray.data.from_items(places, override_num_blocks=len(places))
-        .flat_map(
-            read_portion,
-            fn_args=(store, snapshot, share),
-            compute=ray.data.TaskPoolStrategy(_READERS),
-            num_cpus=0,
-        )
-        .map(
-            decode_pair,
-            fn_args=(settings.seed, settings.crop_size),
-            compute=ray.data.TaskPoolStrategy(decoders),
-            num_cpus=0,
-        )
-    )
-    options = dataset.context.execution_options
-    options.preserve_order = True
-    options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=_AHEAD)
-    dataset.context.target_max_block_size = _BLOCK
-    for pairs in dataset.iter_batches(batch_size=len(share.places), prefetch_batches=2):
-        yield Batch(pairs["content"], pairs["optimised"], tuple(pairs["paired"].tolist()))
-
-
 def _decoders(workers: Workers, world: int) -> int:
     """Number of decoding tasks for each worker: the CPUs that trainers do not use, at least one."""
     beside = ray.cluster_resources().get("CPU", 0) / world - workers.num_cpus
-    # Ray Data would fuse two stages of equal concurrency, and a task would then read while it decodes.
-    return min(int(beside), _MOST_DECODERS) if beside >= _READERS + 1 else 1
+    return max(1, min(int(beside), _MOST_DECODERS))
 
 
 def _first_net(task: Task) -> TransformerNet:

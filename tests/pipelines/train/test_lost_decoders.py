@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batch_nst.data.dataset.sampler import Share
-from batch_nst.pipelines.train import ray_train
+from batch_nst.pipelines.train import batches
 from batch_nst.recipe import Train
 from tests.support.ray_nodes import joined, machines
 from tests.support.read_batches import drawn, noise, same
@@ -18,11 +18,11 @@ SETTINGS = Train(steps=STEPS, batch_size=5, crop_size=32)
 
 
 def test_a_lost_node_takes_no_pair_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_train, "_AHEAD", 4 << 20)  # so that pairs are still to be made when it is lost
-    monkeypatch.setattr(ray_train, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(batches, "_AHEAD", 1)  # so that pairs are still to be made when it is lost
+    monkeypatch.setattr(batches, "_BLOCK", 1 << 16)
     dataset, share = noise(tmp_path), Share(0, SETTINGS.batch_size)
     with machines(2) as nodes, joined(nodes):
-        reading = ray_train.training_batches(*dataset, SETTINGS, share, 0, 4)
+        reading = batches.training_batches(*dataset, SETTINGS, share, 0, 4)
         got = list(islice(reading, LOST_AFTER))
         nodes.crash(nodes.nodes[1])
         got += reading

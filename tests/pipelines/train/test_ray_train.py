@@ -1,4 +1,4 @@
-"""Laws of how Ray Data reads and decodes what a training worker sees."""
+"""Laws of how tasks read and decode what a training worker sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ray
 from batch_nst.data.dataset import sampler
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.cluster.connect import Workers, choose_trainers
-from batch_nst.pipelines.train import ray_train
+from batch_nst.pipelines.train import batches, ray_train
 from batch_nst.recipe import Train
 from tests.support.read_batches import Dataset, drawn, noise, same
 
@@ -34,9 +34,9 @@ def test_a_worker_gets_its_pairs_in_their_order_whoever_decodes_them(
     decoders: int,
 ) -> None:
     monkeypatch.setattr(sampler, "PORTION", 50)
-    monkeypatch.setattr(ray_train, "_BLOCK", 1 << 16)  # several tasks a portion
+    monkeypatch.setattr(batches, "_BLOCK", 1 << 16)  # several tasks a portion
     share = sampler.Share(SETTINGS.seed, SETTINGS.batch_size, rank, world)
-    got = list(ray_train.training_batches(*dataset, SETTINGS, share, start, decoders))
+    got = list(batches.training_batches(*dataset, SETTINGS, share, start, decoders))
     wanted = list(drawn(*dataset, share, STEPS, start, SETTINGS.crop_size))
     assert len(got) == len(wanted) == STEPS - start
     assert all(map(same, got, wanted))
@@ -47,7 +47,7 @@ def test_pairs_come_where_trainers_have_reserved_all_cpus(ray_cluster: None, dat
     reserved = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     ray.get(reserved.ready())
     try:
-        got = list(islice(ray_train.training_batches(*dataset, SETTINGS, share, 0, 1), 3))
+        got = list(islice(batches.training_batches(*dataset, SETTINGS, share, 0, 1), 3))
     finally:
         ray.util.remove_placement_group(reserved)
     assert all(map(same, got, drawn(*dataset, share, 3, 0, SETTINGS.crop_size)))
@@ -69,7 +69,8 @@ def test_more_workers_than_a_ray_of_its_own_holds_are_refused(ray_cluster: None)
         (4, 0.5, 1, 3),
         (16, 0.5, 2, 7),
         (100, 0.5, 2, 16),
-        (5, 0.5, 2, 1),
+        (5, 0.5, 2, 2),
+        (2, 0.5, 2, 1),
     ],
 )
 def test_as_many_decode_as_there_are_cpus_beside_the_trainers(
