@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 
 import pytest
@@ -51,6 +52,22 @@ def test_pairs_come_where_trainers_have_reserved_all_cpus(ray_cluster: None, dat
     finally:
         ray.util.remove_placement_group(reserved)
     assert all(map(same, got, drawn(*dataset, share, 3, 0, SETTINGS.crop_size)))
+
+
+def test_nothing_polls_in_the_worker_while_all_is_read_ahead(
+    ray_cluster: None, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that polls takes the interpreter from those that compute: steps took five times as long."""
+    monkeypatch.setattr(batches, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(batches, "_AHEAD", 1)
+    settings = SETTINGS.model_copy(update={"steps": 5000})
+    share = sampler.Share(settings.seed, settings.batch_size)
+    reading = batches.training_batches(*dataset, settings, share, 0, 1)
+    next(reading)
+    time.sleep(1)
+    before = time.process_time()
+    time.sleep(2)
+    assert time.process_time() - before < 0.5
 
 
 def test_more_workers_than_a_ray_of_its_own_holds_are_refused(ray_cluster: None) -> None:
