@@ -264,8 +264,8 @@ def _runs(store: Store) -> list[_Run]:
 
 
 def _plot_speed(runs: Sequence[_Run]) -> Markup | None:
-    """Plot images per hour of each run over its duration."""
-    if not runs:
+    """Plot images per hour of each run over its duration; of one run there is nothing to compare."""
+    if len(runs) < 2:
         return None
     figure, axes = plot(9.4, 2.0)
     rates = np.array([run.images_per_hour for run in runs])

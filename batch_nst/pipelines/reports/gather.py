@@ -88,9 +88,14 @@ def report_of(
 
 
 def training_page(
-    recipe: Recipe, store: Store, version: str, history: Sequence[CurvePoint], step: int
+    recipe: Recipe,
+    store: Store,
+    version: str,
+    history: Sequence[CurvePoint],
+    step: int,
+    ends: datetime | None = None,
 ) -> str:
-    """The HTML of an unfinished training: its curves, and the panel so far."""
+    """The HTML of a training: its curves, the panel so far, and when it ends if that is known (UTC)."""
     return render(
         Report(
             title=f"{_name_of(recipe)}, step {step} of {recipe.train.steps}",
@@ -99,6 +104,8 @@ def training_page(
             run={"model": version, "step": step, "steps": recipe.train.steps, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
             panel=registry.panel_columns(store, version),
+            under_way=step < recipe.train.steps,
+            ends=ends,
         )
     )
 

@@ -169,6 +169,10 @@ class Report:
     night: Night | None = None
     started: datetime | None = None
     """Start of the run, UTC."""
+    under_way: bool = False
+    """Whether the training has not ended: the page loads itself again."""
+    ends: datetime | None = None
+    """When the training will have ended, UTC, by its speed so far; None where that is not known."""
     rival: Evaluation | None = None
     """Evaluation of the model that the gate compared with, from its card."""
     earlier: Sequence[EarlierNight] = ()
@@ -195,6 +199,8 @@ def render(report: Report) -> str:
         night=report.night,
         gate=as_json(report.night.gate) if report.night else {},
         started=report.started,
+        under_way=report.under_way,
+        ends=report.ends,
         rival=report.rival,
         wins=_wins(report.evaluation, report.rival),
         earlier=report.earlier,

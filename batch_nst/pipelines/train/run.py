@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from batch_nst import __version__
@@ -138,10 +140,14 @@ def _fit(recipe: Recipe, store: Store, snapshot: Snapshot, version: str, wait_mi
         f"{workers.device}, from {f'model {start_model.name}' if start_model else 'random weights'}"
     )
     page = registry.model_object(version, PAGE)
+    seen: list[tuple[datetime, int]] = []
 
     def show(history: History, step: int) -> None:
+        if step:
+            seen.append((datetime.now(UTC), step))
+        ends = expected_end(seen, recipe.train.steps)
         try:
-            store.replace(page, training_page(recipe, store, version, history, step).encode())
+            store.replace(page, training_page(recipe, store, version, history, step, ends).encode())
         except StorageError as error:  # training can continue without it
             warn(f"{error}; the page of the training is not up to date")
 
@@ -217,6 +223,14 @@ def _find_start(recipe: Recipe, store: Store) -> ModelFiles | None:
             f"{wanted}, as the recipe's"
         )
     return model
+
+
+def expected_end(seen: Sequence[tuple[datetime, int]], steps: int) -> datetime | None:
+    """When a training of so many steps ends, by moments and the steps done then; None before two of them."""
+    if len(seen) < 2 or seen[-1][1] <= seen[0][1]:
+        return None
+    (first, before), (last, done) = seen[0], seen[-1]
+    return last + (last - first) * ((steps - done) / (done - before))
 
 
 def _figures(card: ModelCard) -> TrainFigures:

@@ -338,6 +338,39 @@ def test_a_browser_shows_all_of_it_without_scrolling_sideways(
     assert look.pictures == page.read_text().count("<img ")
 
 
+def test_one_kind_of_picture_is_shown_alone_and_pixel_by_pixel(
+    given: dict[str, Any], browser: Browser, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(_night(given))
+    browser.look(page, 1280)
+    shown = """[...document.querySelectorAll(".triples img")].filter(image => image.offsetWidth)
+        .map(image => image.closest("figure").className)"""
+    width = "document.querySelector('.triples .model img').offsetWidth"
+    kinds = ["photo", "optimised", "published", "model"]
+    assert browser.value(shown) == kinds * 2
+    small = browser.value(width)
+    for kind in kinds:
+        browser.click(f"#shown-{kind}")
+        assert browser.value(shown) == [kind] * 2
+    assert browser.value(width) > 2 * small
+    browser.click("#pixels")
+    rendering = "getComputedStyle(document.querySelector('.triples .model img')).imageRendering"
+    assert browser.value(rendering) == "pixelated"
+    browser.click("#shown-all")
+    assert browser.value(shown) == kinds * 2
+
+
+def test_a_page_of_a_training_loads_itself_again_and_says_when_it_ends(given: dict[str, Any]) -> None:
+    made = {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
+    ends = datetime(2026, 11, 25, 23, 5)
+    page = render(Report(**made, under_way=True, ends=ends))
+    assert '<meta http-equiv="refresh" content="30">' in page
+    assert "it ends at <strong>23:05 UTC, 25 November</strong>" in page
+    for still in (render(Report(**made)), _night(given)):
+        assert "refresh" not in still
+
+
 def test_the_browser_tells_of_what_would_be_wrong(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(
