@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import ray
@@ -56,11 +57,9 @@ def training_batches(
         start: the first step, from 0.
         decoders: tasks that decode at the same time.
     """
-    remote: dict[str, Any] = {"num_cpus": 0, "max_retries": _FOR_EVER}
-    read = ray.remote(**remote, num_returns="streaming", _generator_backpressure_num_objects=_AHEAD)(
-        _read_blocks
-    )
-    decode = ray.remote(**remote)(_decode_block)
+    task = partial(ray.remote, num_cpus=0, max_retries=_FOR_EVER)
+    read = task(num_returns="streaming", _generator_backpressure_num_objects=_AHEAD)(_read_blocks)
+    decode = task()(_decode_block)
     places = portions(snapshot, share, start, settings.steps)
     reading = _ahead((read.remote(place, store, snapshot, share, _BLOCK) for place in places), _READERS - 1)
     decoding = (
