@@ -2,7 +2,7 @@
 
 python jobs/zoo.py --photos photos/ [NAME ...]
 
-First it tells what each will cost. Killed anywhere, the same command goes on where it was.
+First it says what each will cost. Killed anywhere, the same command continues where it was.
 """
 
 import argparse

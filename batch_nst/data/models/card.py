@@ -156,7 +156,7 @@ def readme(card: ModelCard) -> str:
 
 
 def _iterations(card: ModelCard) -> int:
-    """Of the images `X` that were scored; version 0.1.0 scored those of the dataset."""
+    """Iterations of the images `X` that were scored; version 0.1.0 scored those of the dataset."""
     evaluation = card["evaluation"]
     found = evaluation["ratios"]["iterations"] if "ratios" in evaluation else 0
     return found or int(card["recipe"]["generate"]["iterations"])

@@ -89,7 +89,7 @@ def _decode_block(block: list[EncodedPair], seed: int, crop_size: int | None) ->
 
 
 def _ahead(items: Iterable[_Item], number: int) -> Iterator[_Item]:
-    """The items, of which so many more are begun than were taken."""
+    """The items, of which that many more are started than were taken."""
     begun: deque[_Item] = deque()
     for item in items:
         begun.append(item)
