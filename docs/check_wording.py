@@ -1,8 +1,9 @@
-"""Checks the English of docstrings, comments and messages: long sentences, and words to avoid.
+"""Checks the English of docstrings, comments, messages and pages: long sentences, and words to avoid.
 
-    python docs/check_wording.py            # the package and its scripts
-    python docs/check_wording.py FILE ...
+    python docs/check_wording.py            # the package, its scripts and the pages, but for CHANGELOG.md
+    python docs/check_wording.py FILE ...   # Python or Markdown
 
+Code, tables, headings and the targets of links of a page are left out.
 Prints one line for each fault and ends with 1 if there is any. The words are in `docs/words_to_avoid.txt`.
 """
 
@@ -20,6 +21,15 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 WORDS = ROOT / "docs" / "words_to_avoid.txt"
+EVERY = (
+    "batch_nst/**/*.py",
+    "jobs/*.py",
+    "docs/*.py",
+    "docs/*.md",
+    "README.md",
+    "SECURITY.md",
+    "CONTRIBUTING.md",
+)
 MOST_WORDS = 35
 MESSAGE_WORDS = 4
 """A string with fewer words is a name or a key."""
@@ -28,6 +38,11 @@ _SECTION = re.compile(r"^\s*(Args|Returns|Yields|Raises|Attributes):\s*$")
 _ENTRY = re.compile(r"^\s*(\*{0,2}\w+: |- |\d+\. )")
 _END = re.compile(r"[.!?:](?=[)\"'`]*\s)")
 _CODE = re.compile(r"`[^`]*`")
+_NO_PROSE = re.compile(r"\s*$| {4}|\s*\||#+ ")
+"""A line of a page that is empty, indented code, a row of a table, or a heading."""
+
+_ITEM = re.compile(r"^\s*(- |\d+\. )")
+_MARKUP = re.compile(r"\]\([^)]*\)|\[|\*\*")
 
 
 class Text(NamedTuple):
@@ -83,6 +98,20 @@ def texts(source: str) -> Iterator[Text]:
         yield Text(first, words)
 
 
+def prose(page: str) -> Iterator[Text]:
+    """Paragraphs of a Markdown page and entries of its lists, without what is no prose."""
+    first, words, fenced = 0, "", False
+    for number, line in enumerate([*page.splitlines(), ""], start=1):
+        fence = line.lstrip().startswith("```")
+        fenced ^= fence
+        left_out = fence or fenced or _NO_PROSE.match(line)
+        if words and (left_out or _ITEM.match(line)):
+            yield Text(first, _MARKUP.sub("", words))
+            words = ""
+        if not left_out:
+            first, words = (first, f"{words} {line.strip()}") if words else (number, _ITEM.sub("", line))
+
+
 def sentences(text: str) -> Iterator[str]:
     """The sentences of a text; each entry of a list and of a section such as `Args` begins a new one."""
     for paragraph in re.split(r"\n\s*\n", text):
@@ -104,10 +133,11 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def faults(path: Path, words: list[Avoided]) -> Iterator[str]:
-    """What is to be mended in a Python file, a line each."""
+    """What is to be mended in a Python file or a Markdown page, a line each."""
     name = path.absolute().relative_to(ROOT).as_posix() if path.absolute().is_relative_to(ROOT) else str(path)
     mine = [entry for entry in words if not any(fnmatch.fnmatch(name, f"*{glob}") for glob in entry.allowed)]
-    for text in sorted(texts(path.read_text())):
+    page = path.suffix == ".md"
+    for text in prose(path.read_text()) if page else sorted(texts(path.read_text())):
         where = f"{name}:{text.line}"
         for sentence in sentences(text.text):
             count = len(_CODE.sub("x", sentence).split())
@@ -118,13 +148,13 @@ def faults(path: Path, words: list[Avoided]) -> Iterator[str]:
             if match := entry.pattern.search(plain):
                 around = plain[max(0, match.start() - 20) : match.end() + 20]
                 yield f"{where}: `{match[0]}` in `{around}`: {entry.instead}"
-        if re.match(r"(Of|By|With) [a-z]", plain):
+        if not page and re.match(r"(Of|By|With) [a-z]", plain):
             yield f"{where}: begins with `{plain[:30]}`: name the thing first"
 
 
 def main(arguments: list[str]) -> int:
-    """Check files, or all of the package, jobs and docs; the exit code."""
-    every = [*ROOT.glob("batch_nst/**/*.py"), *ROOT.glob("jobs/*.py"), *ROOT.glob("docs/*.py")]
+    """Check files, or all of the package, jobs, docs and pages; the exit code."""
+    every = [found for glob in EVERY for found in ROOT.glob(glob)]
     words = read_words()
     found = [
         fault
