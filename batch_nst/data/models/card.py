@@ -136,7 +136,7 @@ def readme(card: ModelCard) -> str:
         photos=_count(evaluation["photos"], "held-out image"),
         size=evaluation["size"],
         scores=_table(evaluation),
-        iterations=_count(_iterations(card), "iteration"),
+        iterations=_count(recipe["generate"]["iterations"], "iteration"),
         objective=_objective(card["objective"]["loss"]),
         larger=_larger(evaluation.get("larger")),
         style=card["digests"]["style"],
@@ -153,13 +153,6 @@ def readme(card: ModelCard) -> str:
         photos_license=_license(licenses["photos"], "generate.license"),
         vgg_license=" (K. Simonyan and A. Zisserman, University of Oxford, CC BY 4.0)" if bundled else "",
     )
-
-
-def _iterations(card: ModelCard) -> int:
-    """Iterations of the images `X` that were scored; version 0.1.0 scored those of the dataset."""
-    evaluation = card["evaluation"]
-    found = evaluation["ratios"]["iterations"] if "ratios" in evaluation else 0
-    return found or int(card["recipe"]["generate"]["iterations"])
 
 
 def _photos_taught(counts: Mapping[str, int]) -> str:
