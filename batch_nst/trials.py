@@ -36,7 +36,7 @@ def _init(options: argparse.Namespace) -> object:
 
 def add_zoo(commands: Commands) -> None:
     """Add `zoo`."""
-    text = "list the models that ship with batch_nst; `apply NAME` paints with one"
+    text = "list the models that ship, which `apply NAME` paints with"
     add_command(commands, _zoo, "zoo", text, "")
 
 

@@ -199,7 +199,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "another width": (
         registry.CARD,
         lambda data: _change_card(data, architecture={"name": "johnson", "width": 8}),
-        "tensor 'down.0.0.weight' is float32 [8, 4, 3, 3], expected: float32 [16, 8, 3, 3]",
+        "tensor 'down.0.0.weight' is float16 [8, 4, 3, 3], expected: float16 [16, 8, 3, 3]",
     ),
 }
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -219,15 +220,39 @@ def gram(activation: Tensor) -> Tensor:
     # fp32.
     images, _, channels = rows.shape
     sums = torch.zeros(images, channels, channels)
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    precision, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-    try:
+    with _FACTORS_IN_BF16:
         for block in torch.split(rows, _BLOCK // channels, dim=1):
             wide = block.float()
             sums.baddbmm_(wide.mT, wide)
-    finally:
-        matmul.fp32_precision = precision
     return sums
+
+
+class _FactorsInBf16:
+    """While a thread is inside, oneDNN rounds the factors of fp32 products to bf16.
+
+    The setting is one of the process. So the first thread in makes it and the last one out takes it back.
+    Were each to restore what it found, one could restore what another had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        with self._lock:
+            if not self._inside:
+                self._before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                matmul.fp32_precision = self._before
+
+
+_FACTORS_IN_BF16 = _FactorsInBf16()
 
 
 def positions(activation: Tensor) -> Tensor:

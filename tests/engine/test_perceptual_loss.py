@@ -1,5 +1,7 @@
 """Laws of the objective: the raw sums over their sizes, weighted as the recipe says."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from batch_nst.data.vgg_weights import bundled_weights
 from batch_nst.engine.losses import content_loss, gram_matrix, style_loss, total_variation
-from batch_nst.engine.perceptual_loss import PerceptualLoss
+from batch_nst.engine.perceptual_loss import PerceptualLoss, gram
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.recipe import Loss
 from tests.support.places import SAMPLES
@@ -258,3 +260,14 @@ def test_sums_beyond_half_precision_are_exact_to_fp32() -> None:
         )
         assert losses.content.tolist() == [304**2]  # 304 has 5 significant bits: exact in every dtype
         assert losses.style.tolist() == [(304**2 / 2) ** 2]  # a Gram entry is 304^2 * 4096 over 2 * 4096
+
+
+def test_threads_leave_the_precision_of_products_as_it_was() -> None:
+    """Else a process would round to bf16 all that it multiplies from then on, on CPUs that have it."""
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    activation = torch.rand(1, 8, 16, 16).bfloat16().contiguous(memory_format=torch.channels_last)
+    with ThreadPoolExecutor(8) as pool:
+        grams = list(pool.map(gram, [activation] * 2000))
+    assert matmul.fp32_precision == before
+    assert all(torch.equal(each, grams[0]) for each in grams)
