@@ -12,7 +12,7 @@ import torch
 from batch_nst.data.images.codec import decode_stored, encode
 from batch_nst.data.models import registry
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import model_bytes, stylize_image
+from batch_nst.engine.model_io import load_net, model_bytes, stylize_image
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.cost.requests import Requests, Traffic, generate_requests
 from batch_nst.pipelines.generate.run import GenerateFigures
@@ -31,8 +31,8 @@ def store(tmp_path: Path) -> Store:
 def net(store: Store) -> TransformerNet:
     """Of the published model."""
     torch.manual_seed(3)
-    net = TransformerNet(4).eval()
-    digest = registry.write_part(store, OLD, registry.WEIGHTS, model_bytes(net))
+    weights = model_bytes(TransformerNet(4))
+    digest = registry.write_part(store, OLD, registry.WEIGHTS, weights)
     card = {
         "version": OLD,
         "architecture": {"name": "johnson", "width": 4},
@@ -40,7 +40,7 @@ def net(store: Store) -> TransformerNet:
         "evaluation": {"objectives": {"00": 123.0}},
     }
     registry.write_card(store, OLD, card)
-    return net
+    return load_net(weights, card)
 
 
 def triples(count: int) -> list[Triple]:
