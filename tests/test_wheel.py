@@ -10,13 +10,14 @@ from tests.support.places import ROOT
 
 PACKAGE = ROOT / "batch_nst"
 SAMPLES = {path for path in (PACKAGE / "samples").rglob("*") if path.is_file()}
+ZOO = {path for path in (PACKAGE / "zoo").rglob("*") if path.is_file()}
 MOST_BYTES = 2 << 20
 
 
-def test_every_sample_is_in_the_wheel_and_all_are_small() -> None:
+def test_every_sample_and_model_is_in_the_wheel_and_samples_are_small() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     globs = project["tool"]["setuptools"]["package-data"]["batch_nst"]
-    assert {path for each in globs for path in PACKAGE.glob(each)} >= SAMPLES
+    assert {path for each in globs for path in PACKAGE.glob(each)} >= SAMPLES | ZOO
     assert sum(path.stat().st_size for path in SAMPLES) < MOST_BYTES
 
 

@@ -26,11 +26,12 @@ def model_bytes(net: TransformerNet) -> bytes:
     Raises:
         WeightsError: a weight is beyond float16, 65,504.
     """
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in net.state_dict().items()}
-    for name, tensor in tensors.items():
-        if tensor.isinf().any() and net.state_dict()[name].isfinite().all():
+    halves: dict[str, Tensor] = {}
+    for name, tensor in sorted(net.state_dict().items()):
+        halves[name] = tensor.detach().cpu().half().contiguous()
+        if halves[name].isinf().any() and tensor.isfinite().all():
             raise WeightsError(f"tensor {name!r} holds values beyond 65,504, which float16 does not have")
-    return save(dict(sorted(tensors.items())))
+    return save(halves)
 
 
 def load_net(weights: bytes, card: Description) -> TransformerNet:

@@ -38,9 +38,9 @@ class Blend:
         Burt and Adelson 1983).
         """
         own = min(photo.shape[:2])
-        if self.size in (None, own):
+        if self.size is None or self.size == own:
             return self.of(photo, model(photo))
-        smaller = resize_short_side(photo, self.size or own)
+        smaller = resize_short_side(photo, self.size)
         stylized = _as_large_as(photo, model(smaller))
         if self.size < own:
             blurred = _as_large_as(photo, smaller)
