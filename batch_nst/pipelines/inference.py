@@ -31,7 +31,7 @@ from batch_nst.engine.model_io import load_net, one_at_a_time, stylize_image, we
 from batch_nst.engine.slow_transfer import Optimizer, optimise
 from batch_nst.engine.tiling import stylize_tiles
 from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.errors import RecipeError, WeightsError
+from batch_nst.errors import RecipeError
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Loss, Vgg
 
@@ -166,10 +166,8 @@ def painter(
 
 
 def _net(files: ModelFiles) -> TransformerNet:
-    try:
+    with files.naming_home():
         return load_net(files.weights, files.card)
-    except WeightsError as error:
-        raise WeightsError(f"{files.home}/{error}") from error
 
 
 def _at_first_call(make: Callable[[], Callable[[Pixels], Pixels]]) -> Callable[[Pixels], Pixels]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,14 @@ class ModelFiles:
     def name(self) -> str:
         """The version and the beginning of the weights' SHA-256."""
         return f"{self.version}@{hashlib.sha256(self.weights).hexdigest()[:12]}"
+
+    @contextmanager
+    def naming_home(self) -> Iterator[None]:
+        """Errors about the files name the folder that they lie in."""
+        try:
+            yield
+        except WeightsError as error:
+            raise WeightsError(f"{self.home}/{error}") from error
 
 
 def read_model(uri: str) -> ModelFiles:

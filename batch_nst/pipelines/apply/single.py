@@ -13,7 +13,7 @@ from batch_nst.data.sources.photos import Photo
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.compiled import MAX_WHOLE, best_backend, compile_net, is_half
 from batch_nst.engine.network import Weights, read_weights
-from batch_nst.errors import RecipeError, WeightsError
+from batch_nst.errors import RecipeError
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureTask,
@@ -74,10 +74,8 @@ def checked_weights(files: ModelFiles) -> Weights:
     Raises:
         WeightsError: its files do not belong together.
     """
-    try:
+    with files.naming_home():
         return read_weights(files.weights, files.card)
-    except WeightsError as error:
-        raise WeightsError(f"{files.home}/{error}") from error
 
 
 def tell_slow(backend: str | None, device: str) -> None:
