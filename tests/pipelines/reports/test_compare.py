@@ -2,11 +2,13 @@
 
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -94,7 +96,9 @@ def shown(picture: Pixels) -> str:
 def generated(home: Home, recipe: Recipe, names: list[str]) -> list[PhotoRecord]:
     """The photos that the actor of `generate` makes."""
     photos = [PhotoRecord(bytes(16), status="ok", content=home.pixels(name).tobytes()) for name in names]
-    return list(Stylizer(read_style(recipe.style), recipe, WORKERS)(UnitRecord("u", tuple(photos))).photos)
+    # `try` computes with the threads of this process, and with others products have other bits.
+    workers = replace(WORKERS, threads=torch.get_num_threads())
+    return list(Stylizer(read_style(recipe.style), recipe, workers)(UnitRecord("u", tuple(photos))).photos)
 
 
 def order(names: list[str]) -> list[str]:
