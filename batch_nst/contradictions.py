@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from batch_nst.globs import MAGIC, Glob
-from batch_nst.recipe import Evaluate, Generate, Loss, Recipe, Style
+from batch_nst.recipe import Evaluate, Generate, Loss, Recipe, Style, Train
 
 
 def contradictions(recipe: Recipe) -> list[str]:
@@ -76,6 +76,12 @@ def _of_generate(generate: Generate) -> Iterator[str]:
 def _of_train(recipe: Recipe) -> Iterator[str]:
     if fault := crop_fault(recipe):
         yield fault
+    train = recipe.train
+    if train.crop_size is None and train.crop_until != Train.model_fields["crop_until"].default:
+        yield (
+            f"train.crop_until: given {train.crop_until:g}; without train.crop_size all steps take whole "
+            "pictures; allowed: a crop_size beside it, or no crop_until"
+        )
 
 
 def crop_fault(recipe: Recipe) -> str:

@@ -284,6 +284,9 @@ class Train(Section):
     crop_size: Annotated[int, Field(ge=32, le=4096)] | None = None
     """Side of the random crops of a pair in pixels; none takes whole pictures. With few pairs, crops prevent
     overfitting."""
+    crop_until: Fraction = 1.0
+    """Fraction of the steps that take crops; those after it take whole pictures, which have borders and the
+    proportions of what is painted later."""
     optimizer: Literal["muon", "adam"] = "muon"
     """`muon` moves the weights of convolutions by as much in all directions, and the others by Adam; `adam`
     moves all of them."""
@@ -329,6 +332,10 @@ class Train(Section):
     def init_model(self) -> str | None:
         """URI of the model whose weights training starts from; None where the initial weights are random."""
         return _model_of(self.init)
+
+    def crop_at(self, step: int) -> int | None:
+        """Side of the crops of a step, from 0, in pixels; None where it takes whole pictures."""
+        return self.crop_size if step < self.crop_until * self.steps else None
 
     @field_validator(
         "learning_rate",

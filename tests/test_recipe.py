@@ -468,6 +468,11 @@ def test_a_fault_is_one_line_with_key_what_was_given_and_what_is_allowed(
             "layer above 0",
         ),
         (
+            ["train.crop_until=0.5"],
+            "train.crop_until: given 0.5; without train.crop_size all steps take whole pictures; allowed: a "
+            "crop_size beside it, or no crop_until",
+        ),
+        (
             ["train.crop_size=257"],
             "train.crop_size: given 257; generate.image_size is 256; allowed: 256 or less, or none for whole "
             "pictures",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,13 +23,14 @@ def drawn(
     share: sampler.Share,
     steps: int,
     start: int = 0,
-    crop_size: int | None = None,
+    crop_at: Callable[[int], int | None] = lambda step: None,
 ) -> Iterator[sampler.Batch]:
     """A worker's share of the global batches of steps `start` to `steps` - 1."""
     members = [
-        sampler.decode_pair(pair, share.seed, crop_size)
+        sampler.decode_pair(pair, share.seed, crop_at(pair["position"] // share.batch_size))
         for portion in sampler.portions(snapshot, share, start, steps)
         for pair in sampler.read_portion(portion, store, snapshot, share)
+        if pair["position"] % share.batch_size in share.places
     ]
     size = len(share.places)
     assert len(members) == size * (steps - start)

@@ -28,14 +28,20 @@ from batch_nst.data.images.codec import Pixels, decode_stored
 from batch_nst.data.storage.store import Store
 
 WINDOW_UNITS = 32
-"""Units that are shuffled together."""
+"""Units that are shuffled together, if they are not too large."""
+WINDOW_BYTES = 1 << 30
+"""Approximate bytes of the pairs that are shuffled together."""
 PORTION = 256
 """Minimum number of pairs in a portion; in a small dataset these are several windows."""
 
+_PIXEL_BYTES = 3
+"""Of a pair as stored, approximately."""
 _PORTIONS = 1000
 """Approximate maximum number of portions of a long training."""
 _READERS = 8
 
+_Kind: TypeAlias = Literal["ok", "unpaired"]
+"""Pairs, or photos without pairs."""
 _Order: TypeAlias = npt.NDArray[np.int64]
 """The shuffled places of a window's pairs."""
 
@@ -89,6 +95,8 @@ class Share:
     """Number of workers."""
     unpaired: float = 0.0
     """Fraction of a batch that is photos without pairs, 0 to 1."""
+    side: int = 256
+    """Of the images, in pixels."""
 
     @property
     def places(self) -> range:
@@ -101,12 +109,14 @@ class Share:
 class _Stream:
     """The images of one kind in a training: pairs, or photos without pairs."""
 
-    kind: Literal["ok", "unpaired"]
+    kind: _Kind
     places: tuple[int, ...]
     """The places in each global batch that are for them."""
     batch_size: int
     units: list[UnitEntry]
     """Units that hold some."""
+    most: int
+    """Images that a window may have, if it has more than one unit."""
 
     @property
     def images(self) -> int:
@@ -127,7 +137,7 @@ class _Stream:
     def longest(self) -> float:
         """Positions that a whole window spans."""
         sizes = sorted((unit.get(self.kind, 0) for unit in self.units), reverse=True)
-        return sum(sizes[:WINDOW_UNITS]) / len(self.places)
+        return min(sum(sizes[:WINDOW_UNITS]), max(self.most, sizes[0])) / len(self.places)
 
 
 def _streams(snapshot: Snapshot, share: Share) -> list[_Stream]:
@@ -137,7 +147,8 @@ def _streams(snapshot: Snapshot, share: Share) -> list[_Stream]:
     size, part = share.batch_size, (share.unpaired if pairs else 1.0) if alone else 0.0
     chosen = unpaired_places(size, part)
     others = tuple(place for place in range(size) if place not in chosen)
-    found = [_Stream("ok", others, size, pairs), _Stream("unpaired", chosen, size, alone)]
+    most = WINDOW_BYTES // (_PIXEL_BYTES * share.side**2)
+    found = [_Stream("ok", others, size, pairs, most), _Stream("unpaired", chosen, size, alone, most)]
     return [stream for stream in found if stream.places]
 
 
@@ -168,7 +179,7 @@ def portions(snapshot: Snapshot, share: Share, start: int, steps: int) -> list[P
 
 
 def read_portion(portion: Portion, store: Store, snapshot: Snapshot, share: Share) -> Iterator[EncodedPair]:
-    """This worker's pairs and photos in a portion, in their order."""
+    """The pairs and photos of all workers in a portion, in their order."""
     sources = {
         place: images
         for stream in _streams(snapshot, share)
@@ -176,10 +187,8 @@ def read_portion(portion: Portion, store: Store, snapshot: Snapshot, share: Shar
         for place in stream.places
     }
     for position in range(portion["first"], portion["end"]):
-        place = position % share.batch_size
-        content, optimised = next(sources[place])
-        if place in share.places:
-            yield {"position": position, "content": content, "optimised": optimised}
+        content, optimised = next(sources[position % share.batch_size])
+        yield {"position": position, "content": content, "optimised": optimised}
 
 
 def _images(
@@ -231,8 +240,7 @@ def _windows(stream: _Stream, seed: int, number: int) -> Iterator[tuple[list[str
     epoch, skip = divmod(number, stream.images)
     while True:
         units = np.random.default_rng((seed, epoch, *apart)).permutation(len(sized))
-        for window, first in enumerate(range(0, len(units), WINDOW_UNITS)):
-            members = [sized[index] for index in units[first : first + WINDOW_UNITS]]
+        for window, members in enumerate(_cut([sized[index] for index in units], kind, stream.most)):
             size = sum(unit.get(kind, 0) for unit in members)
             if skip < size:
                 order = np.random.default_rng((seed, epoch, window, *apart)).permutation(size)[skip:]
@@ -241,9 +249,21 @@ def _windows(stream: _Stream, seed: int, number: int) -> Iterator[tuple[list[str
         epoch += 1
 
 
-def _read(
-    store: Store, snapshot: Snapshot, kind: Literal["ok", "unpaired"], unit: str
-) -> list[tuple[bytes, bytes]]:
+def _cut(units: list[UnitEntry], kind: _Kind, most: int) -> Iterator[list[UnitEntry]]:
+    """Units in their order, so many together as a window may have, at least one."""
+    window: list[UnitEntry] = []
+    size = 0
+    for unit in units:
+        images = unit.get(kind, 0)
+        if window and (len(window) == WINDOW_UNITS or size + images > most):
+            yield window
+            window, size = [], 0
+        window.append(unit)
+        size += images
+    yield window
+
+
+def _read(store: Store, snapshot: Snapshot, kind: _Kind, unit: str) -> list[tuple[bytes, bytes]]:
     if kind == "unpaired":
         return [(photo, b"") for photo in unit_photos(store, snapshot, unit)]
     rows = unit_pairs(store, snapshot, unit, "train")

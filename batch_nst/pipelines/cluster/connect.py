@@ -252,8 +252,8 @@ def _head_is_alive() -> bool:
     return True
 
 
-def beside_driver() -> NodeAffinitySchedulingStrategy:
-    """The driver's node, for an actor that a command depends on: the loss of another node does not end it."""
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """This process's node, for an actor that it depends on: the loss of another node does not end both."""
     return on_node(_this_node())
 
 

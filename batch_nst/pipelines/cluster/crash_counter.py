@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from batch_nst.pipelines.cluster.connect import beside_driver, on_node
+from batch_nst.pipelines.cluster.connect import on_node, on_this_node
 
 _PATIENCE = 60.0
 """Seconds in which a node must answer."""
@@ -24,7 +24,7 @@ class CrashCounter:
 
     def __init__(self) -> None:
         """Needs a connected Ray."""
-        state = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_State)
+        state = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(_State)
         self._state: Any = state.remote()
 
     @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from batch_nst.pipelines.cluster.connect import beside_driver
+from batch_nst.pipelines.cluster.connect import on_this_node
 from batch_nst.pipelines.cluster.stop import Budget, Stop
 
 
@@ -15,7 +15,7 @@ class StopFlag:
 
     def __init__(self, budget: Budget) -> None:
         """Needs a connected Ray. The clock of the driver's node decides when the deadline has come."""
-        state = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(_State)
+        state = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(_State)
         self._state: Any = state.remote(budget)
 
     def set(self, stop: Stop) -> None:

@@ -40,12 +40,12 @@ def work_of(recipe: Recipe, images: int, scored: int) -> Work:
         scored: held-out images that the model is scored on.
     """
     train, score, side = recipe.train, recipe.evaluate, recipe.generate.image_size
-    crop = min(train.crop_size or side, side)
+    pixels = sum(min(train.crop_at(step) or side, side) ** 2 for step in range(train.steps))
     baselines = min(score.baseline_photos, scored)
     larger = min(score.larger_photos, scored) * (max(1, score.iterations // LARGER_DIVISOR) + 1)
     return Work(
         pairs=images * (recipe.generate.iterations + 1) * side**2,
-        training=train.steps * train.batch_size * crop**2,
+        training=train.batch_size * pixels,
         scoring=(scored * (score.iterations + 1) + 4 * larger) * side**2
         + _TIMED_ITERATIONS * sum(size**2 for size in score.sizes),
         # On the first photo once more, from noise.

@@ -7,9 +7,11 @@ import os
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, cast
 
@@ -20,6 +22,7 @@ import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
 from batch_nst.console import ProgressBar, StepTimer, log, progress_bar
@@ -35,9 +38,9 @@ from batch_nst.engine.device import Precision
 from batch_nst.engine.model_io import load_net
 from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
-from batch_nst.pipelines.cluster.connect import Workers, beside_driver
+from batch_nst.pipelines.cluster.connect import Workers, on_this_node
 from batch_nst.pipelines.objective import Objectives
-from batch_nst.pipelines.train.batches import training_batches
+from batch_nst.pipelines.train.batches import Blocks, Take, training_batches
 from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
 from batch_nst.pipelines.train.progress import Progress, ProgressActor
 from batch_nst.pipelines.train.trainer import Trainer, TrainerState, rate_at
@@ -133,7 +136,7 @@ def run_training(task: Task, show: Callable[[History, int], None]) -> Fitted:
     if fewest < most:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _WAIT_FOR_WORKERS)
     storage_path, storage_filesystem = _storage(task.store)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(ProgressActor).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(ProgressActor).remote()
     trainer = TorchTrainer(
         _training_worker,
         train_loop_config={"task": replace(task, progress=actor)},
@@ -212,10 +215,9 @@ def _training_worker(config: dict[str, Task]) -> None:
     precision = "bf16" if objectives.dtype == torch.bfloat16 else "fp32"
     reporter = _Reporter(task, training, world) if rank == 0 else None
     first, clock = training.step, StepTimer("busy", "waiting", "writing")
-    share = Share(settings.seed, settings.batch_size, rank, world, settings.unpaired)
-    reading = training_batches(
-        task.store, task.snapshot, settings, share, first, _decoders(task.workers, world)
-    )
+    side = task.recipe.generate.image_size
+    share = Share(settings.seed, settings.batch_size, rank, world, settings.unpaired, side)
+    reading = training_batches(_take(task, share, first), settings, share, _decoders(task.workers, world))
     while training.step < settings.steps:
         with clock.spends("waiting"):
             batch = next(reading)
@@ -238,6 +240,22 @@ def _training_worker(config: dict[str, Task]) -> None:
                 state: Checkpointed = {**training.state(), "init": init, "precision": precision}
                 pace = {**pace, "start_up_seconds": round(start_up, 1)}
                 _report(state, training.history, {"step": step, **parts, "pace": pace}, rank)
+
+
+def _take(task: Task, share: Share, first: int) -> Take:
+    """What gives this worker its pairs from a step on: a reader of its own, or the one of its group."""
+    what = (task.store, task.snapshot, task.recipe.train, share, first)
+    if share.world == 1:
+        return partial(Blocks(*what).take, 0)
+    # The reader of a group that has just ended may still be there, so each has a name of its own. It ends with
+    # the first worker, and runs on its node.
+    name, reader = f"reader-{uuid.uuid4().hex}", None
+    if share.rank == 0:
+        reader = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Blocks)
+        reader = reader.options(name=name).remote(*what)
+    name = broadcast_from_rank_zero(name)
+    handle: Any = reader or ray.get_actor(name)
+    return lambda: cast(list[Any], ray.get(handle.take.remote(share.rank)))
 
 
 def _decoders(workers: Workers, world: int) -> int:

@@ -125,6 +125,22 @@ def test_shares_are_even_to_a_pair_and_make_up_the_global_batch(dataset, world):
     assert {len(its) for its in shares} <= {5 // world, -(-5 // world)}
 
 
+@pytest.mark.parametrize(
+    ("side", "windows"),
+    [(SIDE, [[3, 1], [3, 3]]), (2 * SIDE, [[3, 1], [3], [3]]), (1000, [[3], [1], [3], [3]])],
+)
+def test_larger_pictures_are_shuffled_with_fewer_others(dataset, monkeypatch, side, windows):
+    """So that what a worker holds stays within bounds; a unit that is too large by itself is read alone."""
+    monkeypatch.setattr(sampler, "WINDOW_BYTES", 16 * 3 * SIDE**2)
+    share, (_, snapshot) = sampler.Share(0, 2, side=side), dataset
+    (stream,) = sampler._streams(snapshot, share)
+    assert [[unit["ok"] for unit in window] for window in sampler._cut(stream.units, "ok", stream.most)] == (
+        windows
+    )
+    seen = list(chain.from_iterable(map(numbers, drawn(*dataset, share, 10))))
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(1, 11))
+
+
 def test_crop_and_flip_are_the_same_for_both_pictures_and_depend_on_the_position_alone(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -133,8 +149,8 @@ def test_crop_and_flip_are_the_same_for_both_pictures_and_depend_on_the_position
     summary = units.commit_unit(store, "0" * 32, [{**row(1), "content": both, "stylized": both}], digest="")
     snapshot = Snapshot(1, 1, "", {"ok": 1}, [{**summary, "left_out": 0}], [])
     share = sampler.Share(0, 1)
-    whole = list(drawn(store, snapshot, share, 12, crop_size=5))
-    again = list(drawn(store, snapshot, share, 12, start=4, crop_size=5))
+    whole = list(drawn(store, snapshot, share, 12, crop_at=lambda _: 5))
+    again = list(drawn(store, snapshot, share, 12, start=4, crop_at=lambda _: 5))
     windows = [pixels[y : y + 5, x : x + 5] for y in range(4) for x in range(4)]
     allowed = {window.tobytes() for window in windows} | {window[:, ::-1].tobytes() for window in windows}
     for batch in whole:

@@ -50,12 +50,12 @@ def test_the_work_of_a_recipe_by_hand(tmp_path: Path) -> None:
         tmp_path / "out",
         tmp_path / "photos",
         generate={"image_size": 64},
-        train={"steps": 5, "batch_size": 2, "crop_size": 32},
+        train={"steps": 5, "batch_size": 2, "crop_size": 32, "crop_until": 0.6},
         evaluate={"iterations": 29, "baseline_photos": 2, "larger_photos": 8, "sizes": [32, 128]},
     )
     assert work_of(recipe, images=7, scored=3) == Work(
         pairs=7 * 10 * 64**2,
-        training=5 * 2 * 32**2,
+        training=3 * 2 * 32**2 + 2 * 2 * 64**2,
         scoring=3 * 30 * 64**2 + 3 * (9 + 1) * 128**2 + 8 * (32**2 + 128**2),
         baseline=3 * 30 * 64**2,  # two photos, and one of them from noise
         graphs=1,

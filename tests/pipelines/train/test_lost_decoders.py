@@ -1,5 +1,6 @@
 """What becomes of pairs that are read and decoded on a node that is lost."""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,9 +23,10 @@ def test_a_lost_node_takes_no_pair_along(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(batches, "_BLOCK", 1 << 16)
     dataset, share = noise(tmp_path), Share(0, SETTINGS.batch_size)
     with machines(2) as nodes, joined(nodes):
-        reading = batches.training_batches(*dataset, SETTINGS, share, 0, 4)
+        take = partial(batches.Blocks(*dataset, SETTINGS, share, 0).take, 0)
+        reading = batches.training_batches(take, SETTINGS, share, 4)
         got = list(islice(reading, LOST_AFTER))
         nodes.crash(nodes.nodes[1])
         got += reading
     assert len(got) == STEPS
-    assert all(map(same, got, drawn(*dataset, share, STEPS, crop_size=SETTINGS.crop_size)))
+    assert all(map(same, got, drawn(*dataset, share, STEPS, crop_at=SETTINGS.crop_at)))

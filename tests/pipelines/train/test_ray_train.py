@@ -3,25 +3,69 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import ray
 
 from batch_nst.data.dataset import sampler
+from batch_nst.data.storage.store import Store
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.cluster.connect import Workers, choose_trainers
 from batch_nst.pipelines.train import batches, ray_train
 from batch_nst.recipe import Train
-from tests.support.read_batches import Dataset, drawn, noise, same
+from tests.support.read_batches import UNITS, Dataset, drawn, noise, same
 
 STEPS = 70
-SETTINGS = Train(steps=STEPS, batch_size=5, crop_size=32, seed=4)
+SETTINGS = Train(steps=STEPS, batch_size=5, crop_size=32, crop_until=0.5, seed=4)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return noise(tmp_path_factory.mktemp("pairs"))
+
+
+def reading(
+    dataset: Dataset, settings: Train, share: sampler.Share, start: int = 0, decoders: int = 1
+) -> Iterator[sampler.Batch]:
+    take = partial(batches.Blocks(*dataset, settings, share, start).take, share.rank)
+    return batches.training_batches(take, settings, share, decoders)
+
+
+@dataclass(frozen=True)
+class Counting(Store):
+    """A store that writes down what is read, by any process."""
+
+    def read(self, name: str) -> bytes:
+        with Path(f"{self.uri}.reads").open("a") as file:
+            file.write(f"{name}\n")
+        return super().read(name)
+
+
+def test_eight_workers_read_each_unit_once_an_epoch(ray_cluster: None, tmp_path: Path) -> None:
+    """In step with each other, as they are; and each gets its own."""
+    store, snapshot = noise(tmp_path / "pairs")
+    store, epochs = Counting(store.uri), 2
+    settings = SETTINGS.model_copy(update={"batch_size": 8, "steps": epochs * 3 * UNITS // 8})
+    shares = [sampler.Share(settings.seed, 8, rank, 8) for rank in range(8)]
+    blocks = ray.remote(num_cpus=0)(batches.Blocks).remote(store, snapshot, settings, shares[0], 0)
+
+    def take(rank: int) -> list[Any]:
+        return cast(list[Any], ray.get(blocks.take.remote(rank)))
+
+    workers = [batches.training_batches(partial(take, share.rank), settings, share, 1) for share in shares]
+    steps = list(zip(*workers, strict=True))
+    read = Path(f"{store.uri}.reads").read_text().split()
+    assert len(read) <= 1.1 * epochs * UNITS
+    assert len(steps) == settings.steps
+    for rank, share in enumerate(shares):
+        wanted = drawn(store, snapshot, share, settings.steps, crop_at=settings.crop_at)
+        assert all(map(same, (step[rank] for step in steps), wanted))
 
 
 @pytest.mark.parametrize(("rank", "world", "start", "decoders"), [(0, 1, 0, 3), (1, 2, 9, 1)])
@@ -37,8 +81,8 @@ def test_a_worker_gets_its_pairs_in_their_order_whoever_decodes_them(
     monkeypatch.setattr(sampler, "PORTION", 50)
     monkeypatch.setattr(batches, "_BLOCK", 1 << 16)  # several tasks a portion
     share = sampler.Share(SETTINGS.seed, SETTINGS.batch_size, rank, world)
-    got = list(batches.training_batches(*dataset, SETTINGS, share, start, decoders))
-    wanted = list(drawn(*dataset, share, STEPS, start, SETTINGS.crop_size))
+    got = list(reading(dataset, SETTINGS, share, start, decoders))
+    wanted = list(drawn(*dataset, share, STEPS, start, SETTINGS.crop_at))
     assert len(got) == len(wanted) == STEPS - start
     assert all(map(same, got, wanted))
 
@@ -48,10 +92,10 @@ def test_pairs_come_where_trainers_have_reserved_all_cpus(ray_cluster: None, dat
     reserved = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     ray.get(reserved.ready())
     try:
-        got = list(islice(batches.training_batches(*dataset, SETTINGS, share, 0, 1), 3))
+        got = list(islice(reading(dataset, SETTINGS, share), 3))
     finally:
         ray.util.remove_placement_group(reserved)
-    assert all(map(same, got, drawn(*dataset, share, 3, 0, SETTINGS.crop_size)))
+    assert all(map(same, got, drawn(*dataset, share, 3, 0, SETTINGS.crop_at)))
 
 
 def test_nothing_polls_in_the_worker_while_all_is_read_ahead(
@@ -62,8 +106,8 @@ def test_nothing_polls_in_the_worker_while_all_is_read_ahead(
     monkeypatch.setattr(batches, "_AHEAD", 1)
     settings = SETTINGS.model_copy(update={"steps": 5000})
     share = sampler.Share(settings.seed, settings.batch_size)
-    reading = batches.training_batches(*dataset, settings, share, 0, 1)
-    next(reading)
+    ahead = reading(dataset, settings, share)
+    next(ahead)
     time.sleep(1)
     before = time.process_time()
     time.sleep(2)

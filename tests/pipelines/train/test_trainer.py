@@ -28,6 +28,7 @@ SETTINGS = Train(
     batch_size=BATCH,
     width=4,
     crop_size=32,
+    crop_until=0.5,
     learning_rate=[[0, 1e-2], [1, 1e-3]],
     feature_weight=[[0, 5], [1, 0]],
 )
@@ -40,6 +41,12 @@ def test_weights_follow_their_schedules() -> None:
     assert weights_at(settings, 0.0) == Weights(perceptual=0.0, feature=5.0, pixel=2.0, checkerboard=0.1)
     assert weights_at(settings, 0.25) == Weights(perceptual=0.0, feature=3.0, pixel=2.0, checkerboard=0.1)
     assert weights_at(settings, 1.0) == Weights(perceptual=1.0, feature=1.0, pixel=2.0, checkerboard=0.1)
+
+
+def test_crops_come_first_and_whole_pictures_last() -> None:
+    settings = Train(steps=10, crop_size=32, crop_until=0.75)
+    assert [settings.crop_at(step) for step in range(10)] == 8 * [32] + 2 * [None]
+    assert {Train(steps=10, crop_size=32).crop_at(step) for step in range(10)} == {32}
 
 
 def test_the_learning_rate_warms_up_and_then_follows_its_schedule() -> None:
@@ -100,7 +107,7 @@ def begun(objectives: Objectives, seed: int = 0, settings: Train = SETTINGS) -> 
 
 
 def batches(dataset: tuple[Store, Snapshot], steps: int, start: int = 0) -> Iterator[Batch]:
-    return drawn(*dataset, Share(0, BATCH), steps, start, SETTINGS.crop_size)
+    return drawn(*dataset, Share(0, BATCH), steps, start, SETTINGS.crop_at)
 
 
 def test_photos_without_pairs_may_have_any_optimised_image_and_distances_are_means_over_pairs(
