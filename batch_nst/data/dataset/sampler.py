@@ -35,7 +35,7 @@ PORTION = 256
 """Minimum number of pairs in a portion; in a small dataset these are several windows."""
 
 _PIXEL_BYTES = 3
-"""Of a pair as stored, approximately."""
+"""Bytes of a stored pair for each of its pixels, approximately."""
 _PORTIONS = 1000
 """Approximate maximum number of portions of a long training."""
 _READERS = 8
@@ -96,7 +96,7 @@ class Share:
     unpaired: float = 0.0
     """Fraction of a batch that is photos without pairs, 0 to 1."""
     side: int = 256
-    """Of the images, in pixels."""
+    """Side of the images in pixels."""
 
     @property
     def places(self) -> range:

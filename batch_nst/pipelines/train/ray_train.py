@@ -247,8 +247,8 @@ def _take(task: Task, share: Share, first: int) -> Take:
     what = (task.store, task.snapshot, task.recipe.train, share, first)
     if share.world == 1:
         return partial(Blocks(*what).take, 0)
-    # The reader of a group that has just ended may still be there, so each has a name of its own. It ends with
-    # the first worker, and runs on its node.
+    # The reader of a group that has just ended may still be there, so each has a name of its own. It ends
+    # with the first worker, and runs on its node.
     name, reader = f"reader-{uuid.uuid4().hex}", None
     if share.rank == 0:
         reader = ray.remote(num_cpus=0, scheduling_strategy=on_this_node())(Blocks)
