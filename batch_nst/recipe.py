@@ -169,6 +169,9 @@ class Generate(Section):
     """Photos with more pixels are rejected as too_many_pixels, before they are decoded."""
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Seconds of processor time for decoding a photo; photos that take longer, twice, are rejected."""
+    draft: bool = True
+    """Whether a JPEG is decoded at a part of its size, where one crop is made of it and its short side is at
+    least six times as long. It changes the crop by less than a grey level rms."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes `cuda` where the cluster has a GPU, or starts a node with one when asked."""
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]

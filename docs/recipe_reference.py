@@ -76,6 +76,8 @@ def _allowed(part: dict[str, Any]) -> str:
     if "enum" in part:
         return ", ".join(f"`{choice}`" for choice in part["enum"])
     kind = part["type"]
+    if kind == "boolean":
+        return "`true`, `false`"
     if kind in NUMBERS:
         return NUMBERS[kind] + _range(part)
     if kind == "array":

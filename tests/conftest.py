@@ -46,7 +46,6 @@ LONGEST = (
     "pipelines/test_submit.py",
     "test_cli.py",
     "pipelines/apply/test_apply.py",
-    "pipelines/test_killed_night.py",
     "test_security.py",
     "pipelines/benchmark/test_engine.py",
     "pipelines/test_nightly.py",

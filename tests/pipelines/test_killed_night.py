@@ -1,9 +1,6 @@
 """A night that is killed in each of its steps ends with the bytes of one that never was."""
 
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +14,7 @@ from batch_nst.data.storage.store import Store
 from tests.support.calls import Call
 from tests.support.fake_night import objects
 from tests.support.places import SAMPLES
-from tests.support.sessions import finish, kill, resumed_from, start
-
-pytestmark = pytest.mark.slow
+from tests.support.sessions import finish, resumed_from, start, strike
 
 STEPS = 12
 RECIPE = f"""
@@ -47,31 +42,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def strike(process: subprocess.Popen[str], ripe: Callable[[], object]) -> None:
-    """Kill a night, to the last process of its Ray, as soon as it is ripe; it has not ended by itself."""
-    while not ripe():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
-    kill(process)
-    assert process.returncode == -signal.SIGKILL
-
-
+@pytest.mark.chaos
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "steps",
-    [
-        pytest.param(["train"], id="one"),
-        pytest.param(
-            ["generate", "seal", "train", "export, evaluate", "publish"], id="each", marks=pytest.mark.chaos
-        ),
-    ],
-)
 def test_a_night_that_is_killed_in_its_steps_publishes_the_bytes_of_a_clean_one(
-    call: Call, home: Path, steps: list[str]
+    call: Call, home: Path
 ) -> None:
-    # Iterations give the time to strike in the middle of a unit.
-    few = () if "generate" in steps else ("generate.iterations=5",)
-    clean = finish(start(home, "nightly", "output=clean", *few))
+    clean = finish(start(home, "nightly", "output=clean"))
     version = clean["version"]
     out, store = home / "out", Store(str(home / "out"))
     models_there = out / "models" / version
@@ -88,21 +64,17 @@ def test_a_night_that_is_killed_in_its_steps_publishes_the_bytes_of_a_clean_one(
         "publish": (out / registry.CURRENT).exists,
     }
     left = {}
-    for step in steps:
-        ripe = moments[step]
+    for step, ripe in moments.items():
         assert not ripe(), step
-        strike(start(home, "nightly", *few), ripe)
+        strike(start(home, "nightly"), ripe)
         left[step] = committed()
         if step == "train":
             assert registry.read_card(store, version) is None
         if step == "export, evaluate":
             assert registry.current(store) is None
     assert [*left.values()] == sorted(left.values())
-    assert 1 <= left.get("generate", 1) < 7
-    if "publish" in steps:
-        owe_a_report(home, call, few, version)
-    else:
-        assert finish(start(home, "nightly", *few))["version"] == version
+    assert 1 <= left["generate"] < 7
+    owe_a_report(home, call, version)
     assert committed() == 7
 
     snapshots = [latest_snapshot(Store(str(home / name))) for name in ("out", "clean")]
@@ -118,14 +90,14 @@ def test_a_night_that_is_killed_in_its_steps_publishes_the_bytes_of_a_clean_one(
         assert cards[0][key] == cards[1][key], key
 
 
-def owe_a_report(home: Path, call: Call, few: Sequence[str], version: str) -> None:
+def owe_a_report(home: Path, call: Call, version: str) -> None:
     """Published without a report: the next start writes it, and only then there is nothing left to do."""
     out, store = home / "out", Store(str(home / "out"))
     owed = out / registry.model_object(version, UNREPORTED)
     assert owed.exists()
     assert not list(out.glob("runs/*/report.html"))
     before = objects(store)
-    again = finish(start(home, "nightly", *few))  # scored again, so on as many threads: bits depend on them
+    again = finish(start(home, "nightly"))  # scored again, so on as many threads: bits depend on them
     assert (again["version"], again["published"], again["previous"]) == (version, True, None)
     assert list(out.glob("runs/*/report.html")) == [Path(again["report"])]
     after = objects(store)
@@ -134,6 +106,6 @@ def owe_a_report(home: Path, call: Call, few: Sequence[str], version: str) -> No
     assert after.keys() - before.keys() == written
     assert before.keys() - after.keys() == {registry.model_object(version, UNREPORTED)}
     assert [name for name in after.keys() & before.keys() if after[name] != before[name]] == []
-    again = call("nightly", home / "recipe.yaml", *few).figures
+    again = call("nightly", home / "recipe.yaml").figures
     assert objects(store) == after
     assert (again["nothing_new"], again["version"], again["published"]) == (True, version, True)

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ def kill(process: subprocess.Popen[str]) -> None:
             member.kill()
     psutil.wait_procs(family)
     process.communicate()
+
+
+def strike(process: subprocess.Popen[str], ripe: Callable[[], object]) -> None:
+    """Kill a command, to the last process of its Ray, as soon as it is ripe; it has not ended by itself."""
+    while not ripe():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    kill(process)
+    assert process.returncode == -signal.SIGKILL
 
 
 def resumed_from(home: Path) -> Path | None:

@@ -58,6 +58,8 @@ class GenerateSettings(TypedDict):
     iterations: int
     optimizer: str
     encoding: str
+    draft: NotRequired[bool]
+    """`generate.draft`; without it false."""
 
 
 class Holdout(TypedDict):
@@ -237,16 +239,19 @@ def settings_of(recipe: Recipe, style: StyleImage) -> Manifest:
     }
     if generate.pairs is not None:
         holdout["pairs"] = generate.pairs
+    decides: GenerateSettings = {
+        "image_size": generate.image_size,
+        "iterations": generate.iterations,
+        "optimizer": generate.optimizer,
+        "encoding": generate.encoding,
+    }
+    if generate.draft:
+        decides["draft"] = True
     return {
         "style": {"sha256": style.digest, "size": recipe.style.size},
         "vgg": {"sha256": weights_digest(recipe.vgg), "input": recipe.vgg.input},
         "loss": cast(LossSettings, deciding(recipe, "loss")),
-        "generate": {
-            "image_size": generate.image_size,
-            "iterations": generate.iterations,
-            "optimizer": generate.optimizer,
-            "encoding": generate.encoding,
-        },
+        "generate": decides,
         "holdout": holdout,
         "gram_divisor": "C*H*W",
     }

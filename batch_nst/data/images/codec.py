@@ -2,9 +2,7 @@
 
 `decode` turns any photo into 8-bit sRGB or raises `BadImage`. `crop` and `resize_short_side` make the square
 that is optimised and the style image. `encode` and `decode_stored` write and read pictures of the dataset.
-Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere in this module.
-
-It needs only Pillow and numpy, so that it can be used and tested on any machine.
+Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere here. It needs only Pillow and numpy.
 """
 
 from __future__ import annotations
@@ -44,7 +42,9 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8, (H, W, 3), 0..255, sRGB."""
 
 
-def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pixels:
+def decode(
+    data: bytes, *, min_side: int, max_bytes: int, max_pixels: int, draft_side: int | None = None
+) -> Pixels:
     """The first picture of a JPEG, PNG, WebP, GIF, TIFF or BMP file, as it should be displayed.
 
     EXIF orientation is applied, an embedded ICC profile is converted to sRGB, transparency is composed over
@@ -58,6 +58,7 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
         max_bytes: maximum length of `data`.
         max_pixels: maximum width times height. Pillow always refuses more than 2 * PIL.Image.MAX_IMAGE_PIXELS
             (179 million).
+        draft_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size that keeps this short side.
 
     Returns:
         uint8 (H, W, 3), sRGB, writable.
@@ -99,6 +100,8 @@ def decode(data: bytes, *, min_side: int, max_bytes: int, max_pixels: int) -> Pi
         elif kind == "PNG" and rawmode(image) in ("L;2", "L;4") and "transparency" in image.info:
             image.info["transparency"] *= 85 if rawmode(image) == "L;2" else 17  # as Pillow spreads the greys
         meaning = _meaning(kind, data, image)
+        if kind == "JPEG" and draft_side is not None:
+            image.draft(None, (draft_side, draft_side))
         with _faults(kind, data):
             if kind == "PNG":  # Pillow compares the checksums of pixel data only here
                 again().verify()

@@ -41,6 +41,10 @@ _NO_MEMORY: Final = errno.ENOMEM
 _READY, _PART, _DONE, _BAD, _BUG = b"r", b"p", b"d", b"b", b"x"
 """First byte of the child's answers. They are not pickles: a process that has read a photo is not trusted."""
 
+_DRAFT: Final = 3
+"""Short side of a draft by the side of the square. With 3 the squares of ten photos of 2 to 20 megapixels
+differ by 0.7 grey levels rms at most, with 2 by 1.9."""
+
 _INHERITED = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "HOME", "TMPDIR", "MALLOC_", "GLIBC_")
 """Prefixes of the environment variables that the child inherits; credentials are not among them."""
 
@@ -57,6 +61,8 @@ class Limits:
     max_pixels: int
     max_seconds: float
     """Seconds of processor time per photo."""
+    draft: bool = False
+    """Whether the centre square may be cut from a JPEG that is decoded at a part of its size."""
 
     @property
     def memory(self) -> int:
@@ -230,7 +236,11 @@ def _answers(data: bytes, wanted: _Wanted, limits: Limits) -> Iterator[bytes]:
     """The parts of an answer, one at a time: many large crops together would exceed the memory limit."""
     try:
         picture = codec.decode(
-            data, min_side=limits.min_side, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+            data,
+            min_side=limits.min_side,
+            max_bytes=limits.max_bytes,
+            max_pixels=limits.max_pixels,
+            draft_side=_draft_side(wanted) if limits.draft else None,
         )
         if wanted is None:
             yield _PART + struct.pack("<2I", *picture.shape[:2])
@@ -246,6 +256,15 @@ def _answers(data: bytes, wanted: _Wanted, limits: Limits) -> Iterator[bytes]:
         raise
     except Exception:
         yield _BUG + traceback.format_exc().encode()
+
+
+def _draft_side(wanted: _Wanted) -> int | None:
+    """The short side of a draft for this; None where it takes all pixels.
+
+    Squares that are not at the centre begin at a whole pixel, of which a draft has others.
+    """
+    size, crops = wanted or (0, ())
+    return _DRAFT * size if [number for number, _ in crops] == [0] else None
 
 
 def _limit(limits: Limits) -> None:

@@ -57,7 +57,7 @@ def stylize_photos(
     with a_task_per_row():
         dataset = (
             ray.data.from_items([chunk_row(chunk) for chunk in chunks], override_num_blocks=len(chunks))
-            .flat_map(decode_row, fn_args=(attempt,), num_cpus=0.25)
+            .flat_map(decode_row, fn_args=(attempt,), **workers.decoding)
             .map(
                 actor or FastModelActor,
                 fn_constructor_args=(model, blend, precision, backend, workers, attempt),

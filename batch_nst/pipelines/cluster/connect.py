@@ -11,12 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 import ray
 from ray import exceptions
 from ray._private import ray_constants, services  # each use below says why, and what breaks without it
 from ray._private.utils import get_num_cpus  # what Ray itself would count
+from ray.util import accelerators
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batch_nst.data.storage.store import Store
@@ -41,6 +42,9 @@ _TALKATIVE = ("ray._private.authentication.authentication_token_setup", "ray.dat
 Their names are private to Ray; if they change, the warnings appear and nothing else breaks.
 """
 
+_GPU_LABEL = "ray.io/accelerator-type"
+"""The label that Ray gives to nodes with GPUs."""
+
 _RAYLET_SECONDS, _HEAD_SECONDS = 3.0, 40.0
 """How long parts of Ray may be gone, here and on the head; Ray ends its driver after some 15 and 60 s."""
 
@@ -53,6 +57,16 @@ LOSSES: tuple[type[Exception], ...] = (
     exceptions.RpcError,
 )
 """Errors of a driver whose Ray has gone: of processes, not of what ran in them."""
+
+
+class TaskOptions(TypedDict):
+    """Options of a Ray task."""
+
+    num_cpus: float
+    label_selector: NotRequired[dict[str, str]]
+    """Labels of the nodes that it may run on."""
+    fallback_strategy: NotRequired[list[dict[str, dict[str, str]]]]
+    """Others, where these have no room."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,21 @@ class Workers:
             max_concurrent_calls_per_actor=calls,
             enable_true_multi_threading=True,
         )
+
+    @property
+    def decoding(self) -> TaskOptions:
+        """What a task needs that decodes photos for such actors.
+
+        Beside GPUs it takes a processor, and goes to a node without a GPU where one has room: what decodes on
+        a GPU's node competes with the thread that feeds it. Beside actors on CPUs it fits on one core.
+        """
+        if self.device == "cpu":
+            return {"num_cpus": 0.25}
+        return {
+            "num_cpus": self.num_cpus / 2,
+            "label_selector": {_GPU_LABEL: f"!in({','.join(_gpu_types())})"},
+            "fallback_strategy": [{"label_selector": {}}],
+        }
 
     def threads_here(self) -> int:
         """CPU threads of such an actor on the node where it runs, which may have more cores than others."""
@@ -172,6 +201,13 @@ def _stay_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else the address of the machine's name
 
 
+def _gpu_types() -> list[str]:
+    """The kinds of accelerators that Ray knows, and those of nodes that are up."""
+    known = {kind for name, kind in vars(accelerators).items() if name.isupper() and isinstance(kind, str)}
+    seen = {node["Labels"][_GPU_LABEL] for node in living_nodes() if _GPU_LABEL in node["Labels"]}
+    return sorted(known | seen)
+
+
 def choose_workers(device: Device, minutes: float = WAIT_MINUTES, gpus: int = 1) -> Workers:
     """One actor per GPU, or one per node; waits up to so many minutes for a node, or for so many GPUs.
 
@@ -187,9 +223,9 @@ def workers_on(nodes: Sequence[Mapping[str, float]], device: Literal["cpu", "cud
     """The actors for nodes with these resources, at least one of which has what the device needs."""
     if device == "cuda":
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        cpus = sum(node.get("CPU", 0) for node in nodes if node.get("GPU"))
-        # Less than one CPU for an actor that works on the GPU; the rest is for reading and writing.
-        return Workers("cuda", num_cpus=min(0.5, cpus / gpus / 2), num_gpus=1, threads=2, most=gpus)
+        cpus = min(node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU"))
+        # One for the thread that feeds the GPU and one for those that encode, if that leaves as many.
+        return Workers("cuda", num_cpus=min(2.0, cpus / 2), num_gpus=1, threads=2, most=gpus)
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     threads = min(cores)
     # One actor computes on all cores of a node. It reserves more than half of them, so that a second one does

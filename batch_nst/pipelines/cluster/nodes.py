@@ -43,6 +43,7 @@ class Node(TypedDict):
     NodeManagerAddress: str
     Alive: bool
     Resources: dict[str, float]
+    Labels: dict[str, str]
 
 
 def living_nodes() -> list[Node]:

@@ -102,7 +102,7 @@ def stylize_units(
         return (
             ray.data.from_items([chunk_row(chunk) for chunk in some])
             .flat_map(plan_rows, fn_args=(store, split_of, stop_reason), num_cpus=0.25)
-            .map(decode_row, fn_args=(limits, stop_reason, attempt), num_cpus=0.25)
+            .map(decode_row, fn_args=(limits, stop_reason, attempt), **workers.decoding)
         )
 
     # Photos without pairs need no device, so they come last, when nodes with GPUs may go.

@@ -185,7 +185,9 @@ def photo_records(
     """
     if isinstance(data, Exception):
         return [photo.refused(refusal(data)) for photo in planned]
-    decoder = decoder_for(Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds))
+    decoder = decoder_for(
+        Limits(limits.min_side, limits.max_bytes, limits.max_pixels, limits.max_seconds, limits.draft)
+    )
     try:
         crops = decoder.crops(data, limits.image_size, [(photo.crop, photo.id) for photo in planned])
     except BadImage as error:

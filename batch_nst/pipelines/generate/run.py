@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from batch_nst.console import log, progress_bar, warn
@@ -18,6 +19,7 @@ from batch_nst.data.dataset.plan import Plan, survey
 from batch_nst.data.dataset.quality import describe_filter, filter_counts
 from batch_nst.data.dataset.records import BadPhoto, StageSeconds, UnitOutcome
 from batch_nst.data.dataset.snapshot import Snapshot, bad_photos, seal
+from batch_nst.data.dataset.units import UNPAIRED
 from batch_nst.data.sources.passed import Passed
 from batch_nst.data.storage.lease import Lease
 from batch_nst.data.storage.store import Store
@@ -281,8 +283,8 @@ def _make(
         CrashCounter(),
     )
     deferred = defer_sigterm(flag.set, connect.LOSSES, connect.is_alive)
-    with deferred, progress_bar("generate", plan.to_do, "images") as progress:
-        for outcome in outcomes:
+    with deferred, closing(_shown(outcomes, plan.to_do - plan.unpaired, plan.unpaired)) as shown:
+        for outcome in shown:
             if outcome.refused:
                 raise StorageError(outcome.refused)  # further work would be lost
             if outcome.outage:
@@ -292,13 +294,24 @@ def _make(
             metrics.add(outcome, made.device_seconds, made.span)
             if outcome.pending:
                 continue
-            losses = outcome.losses
-            note = "" if outcome.unpaired else "no image was good"
-            note = f"loss {sum(losses) / len(losses):,.0f}" if losses else note
-            progress.advance(len(losses) + outcome.unpaired + len(outcome.bad), note)
             if stop := _stop_reason(made, recipe.generate.max_rejected, budget):
                 flag.set(stop)
     made.stop = made.stop or budget.stop_reason(made.device_seconds)
+
+
+def _shown(outcomes: Iterable[UnitOutcome], images: int, unpaired: int) -> Generator[UnitOutcome]:
+    """The outcomes, with progress: of so many images, and then of so many photos that stay without pairs."""
+    for alone, some in groupby(outcomes, lambda outcome: outcome.unit.endswith(UNPAIRED)):
+        shown = ("keep", unpaired, "photos") if alone else ("generate", images, "images")
+        with progress_bar(*shown) as progress:
+            for outcome in some:
+                yield outcome
+                if outcome.pending:
+                    continue
+                losses = outcome.losses
+                note = "" if outcome.unpaired else "no image was good"
+                note = f"loss {sum(losses) / len(losses):,.0f}" if losses else note
+                progress.advance(len(losses) + outcome.unpaired + len(outcome.bad), note)
 
 
 def _stop_reason(made: _Made, max_rejected: float, budget: Budget) -> Stop | None:

@@ -23,7 +23,7 @@ from tests.support.later_defaults import later_defaults
 NEW = [("loss", "tv_weight"), ("train", "seed")]
 SNAPSHOT = Snapshot(1, 1, "0" * 32, {}, [], [])
 
-TODAY: dict[str, dict[str, object]] = {"train": {"optimizer": "muon"}}
+TODAY: dict[str, dict[str, object]] = {"generate": {"draft": True}, "train": {"optimizer": "muon"}}
 """What differs from the first defaults."""
 
 
@@ -102,7 +102,7 @@ def test_a_dataset_started_with_a_changed_default_keeps_it(folder: Path) -> None
     with later_defaults({"train.network": "small", "generate.iterations": 100}):
         store = start(recipe_of(folder))
         assert json.loads(store.read(SETTINGS))["defaults"] == {
-            "generate": {"iterations": 100},
+            "generate": TODAY["generate"] | {"iterations": 100},
             "train": TODAY["train"] | {"network": "small"},
         }
         named = training_version(recipe_of(folder), SNAPSHOT)
@@ -198,7 +198,7 @@ def test_settings_that_no_recipe_could_have_are_damage(folder: Path) -> None:
 def test_a_dataset_that_begins_on_cuda_has_large_units_and_keeps_them(folder: Path) -> None:
     store = start(recipe_of(folder, generate={"device": "cuda"}))
     recorded = json.loads(store.read(SETTINGS))["defaults"]
-    assert recorded == TODAY | {"generate": {"unit_images": 256}}
+    assert recorded == TODAY | {"generate": {"draft": True, "unit_images": 256}}
     for device in ("cpu", "cuda", "auto"):
         now = as_started(recipe_of(folder, generate={"device": device}), store)
         assert now.generate.unit_images == survey(now, store).unit_images == 256
@@ -220,7 +220,7 @@ def test_auto_is_settled_by_what_the_cluster_has(folder: Path) -> None:
     assert (plan.unit_images, plan.beginning_on("cpu")) == (16, plan)
     on_cuda = plan.beginning_on("cuda")
     assert on_cuda.unit_images == 256
-    assert on_cuda.settings["defaults"] == TODAY | {"generate": {"unit_images": 256}}
+    assert on_cuda.settings["defaults"] == TODAY | {"generate": {"draft": True, "unit_images": 256}}
     assert on_cuda.beginning_on("cpu") is on_cuda
 
 
@@ -237,6 +237,6 @@ def test_what_later_defaults_record_stays_beside_the_units(folder: Path) -> None
     with later_defaults({"generate.iterations": 100, "train.network": "small"}):
         store = start(recipe_of(folder, generate={"device": "cuda"}))
     assert json.loads(store.read(SETTINGS))["defaults"] == {
-        "generate": {"iterations": 100, "unit_images": 256},
+        "generate": TODAY["generate"] | {"iterations": 100, "unit_images": 256},
         "train": TODAY["train"] | {"network": "small"},
     }

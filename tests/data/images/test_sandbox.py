@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,30 @@ def test_every_kind_of_photo_has_its_outcome_and_the_pixels_that_it_has_in_proce
 def test_a_whole_picture_has_the_pixels_that_it_has_in_process(decoder: Decoder, name: str) -> None:
     picture = decoder.picture(KINDS[name].data)
     np.testing.assert_array_equal(picture, codec.decode(KINDS[name].data, **LIMITS))
+
+
+@pytest.mark.parametrize("photo", sorted((ROOT / "jobs" / "samples" / "gallery").glob("*.jpg")), ids=str)
+def test_the_centre_of_a_draft_is_that_of_the_photo_to_less_than_a_grey_level(
+    decoder: Decoder, photo: Path
+) -> None:
+    data = photo.read_bytes()
+    with closing(Decoder(replace(STRICT, draft=True))) as drafting:
+        (of_draft,), several, whole = (
+            drafting.crops(data, SIZE, CROPS[:1]),
+            drafting.crops(data, SIZE, CROPS),
+            drafting.picture(data),
+        )
+    difference = np.frombuffer(of_draft, np.uint8).astype(float) - np.frombuffer(several[0], np.uint8)
+    assert 0 < np.sqrt((difference**2).mean()) < 1
+    assert several == decoder.crops(data, SIZE, CROPS)
+    np.testing.assert_array_equal(whole, decoder.picture(data))
+
+
+@pytest.mark.parametrize("name", ["JPEG", "wrong extension, PNG called .jpg"])
+def test_a_draft_of_what_is_small_or_no_jpeg_is_the_photo(name: str) -> None:
+    data = KINDS[name].data
+    with closing(Decoder(replace(STRICT, draft=True))) as drafting:
+        assert drafting.crops(data, SIZE, CROPS[:1]) == crops_of(data)[:1]
 
 
 def test_a_whole_picture_that_is_bad_is_refused_like_its_crops(decoder: Decoder) -> None:

@@ -3,12 +3,22 @@
 import os
 import subprocess
 import sys
+import time
 from typing import Literal
 
 import pytest
+import ray
 
-from batch_nst.pipelines.cluster.connect import Workers, trainers_of, workers_on
+from batch_nst.pipelines.cluster.connect import (
+    TaskOptions,
+    Workers,
+    choose_workers,
+    on_node,
+    trainers_of,
+    workers_on,
+)
 from batch_nst.recipe import Train
+from tests.support.ray_nodes import joined, machines
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,8 @@ def test_a_training_worker_reserves_what_it_computes_on_and_no_node_holds_more_t
         ([{"CPU": 1.0}] * 3, "cpu", 0.6, 3),  # a whole one would be all that there is
         ([{"CPU": 0.0}, *[{"CPU": 2.0}] * 4], "cpu", 1.2, 4),
         ([{"CPU": 1.0}, {"CPU": 2.0}], "cpu", 0.6, 2),
-        ([{"CPU": 16.0, "GPU": 1.0}] * 2, "cuda", 0.5, 2),
+        ([{"CPU": 16.0, "GPU": 1.0}] * 2, "cuda", 2, 2),
+        ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 16.0, "GPU": 1.0}, {"CPU": 1.0}], "cuda", 1, 9),
         ([{"CPU": 4.0, "GPU": 8.0}], "cuda", 0.25, 8),
     ],
 )
@@ -62,6 +73,37 @@ def test_actors_leave_processors_for_the_stages_beside_them(
 ) -> None:
     workers = workers_on(nodes, device)
     assert (workers.num_cpus, workers.most) == (num_cpus, most)
+
+
+@ray.remote
+def _where(seconds: float) -> str:
+    time.sleep(seconds)
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _at_once(tasks: int, options: TaskOptions) -> list[str]:
+    """The nodes of so many tasks that run at the same time."""
+    return ray.get([_where.options(**options).remote(1.0) for _ in range(tasks)])
+
+
+@pytest.mark.slow
+def test_photos_for_gpus_are_decoded_on_nodes_without_one_while_these_have_room() -> None:
+    with machines(0) as nodes:
+        # A kind that Ray's list lacks.
+        with_gpu = nodes.add(num_cpus=4, num_gpus=1, labels={"ray.io/accelerator-type": "B300"}).node_id
+        with joined(nodes):
+            workers = choose_workers("cuda")
+            assert (workers.num_cpus, workers.decoding["num_cpus"]) == (2, 1)
+            assert _at_once(2, workers.decoding) == [with_gpu] * 2
+            without = nodes.add(num_cpus=2).node_id
+            assert _at_once(2, workers.decoding) == [without] * 2
+            full = _where.options(num_cpus=2, scheduling_strategy=on_node(without)).remote(600.0)
+            assert _at_once(1, workers.decoding) == [with_gpu]
+            ray.cancel(full, force=True)
+            rows = ray.data.from_items([0.0]).map(
+                lambda row: {"node": ray.get_runtime_context().get_node_id()}, **workers.decoding
+            )
+            assert [row["node"] for row in rows.iter_rows()] == [without]  # Ray Data takes the options too
 
 
 WAITING = """

@@ -234,11 +234,14 @@ def test_all_crops_of_a_held_out_photo_are_on_that_side(made: Made) -> None:
 
 
 def test_photos_without_pairs_are_kept_alone_and_pairs_are_what_they_are_without_them(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = made.bucket.recipe(tmp_path / "out", pairs=0.5)
     plan = survey(given, Store(given.output))
     figures = run(given)
+    told, pairs = capsys.readouterr().err, plan.to_do - plan.unpaired
+    assert f"generate: {pairs} of {pairs} images, " in told
+    assert f"keep: {plan.unpaired} of {plan.unpaired} photos, " in told
     alone = {row["uri"] for row in rows_of(given.output) if row["split"] == "unpaired"}
     assert 0 < len(alone) < len(made.bucket.uris)
     assert plan.unpaired == CROPS * len(alone)
