@@ -151,6 +151,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
 
 
 @pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, which looks for what keeps people from reading or using a page."""
+    script = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        pytest.skip("no axe-core (npm install --no-save axe-core)")
+    return script.read_text()
+
+
+@pytest.fixture(scope="session")
 def shared_proxy(s3: str) -> Iterator[Proxy]:
     """In front of the object store, for those who are sent there by `AWS_ENDPOINT_URL`."""
     with served(Proxy(os.environ["AWS_ENDPOINT_URL"])) as proxy:

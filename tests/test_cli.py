@@ -395,7 +395,7 @@ RAY_DIED = "Ray has died under this command; did memory or a disk run out?"
 @pytest.mark.parametrize(
     ("others", "how", "code", "reason"),
     [
-        ("raylet/raylet ", signal.SIGKILL, 143, "stopped by SIGTERM"),
+        pytest.param("raylet/raylet ", signal.SIGKILL, 143, "stopped by SIGTERM", marks=pytest.mark.chaos),
         ("", signal.SIGTERM, 143, "stopped by SIGTERM"),
         ("raylet/raylet ", signal.SIGKILL, 1, RAY_DIED),
         pytest.param("gcs/gcs_server ", signal.SIGKILL, 1, RAY_DIED, marks=pytest.mark.chaos),

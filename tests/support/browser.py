@@ -157,6 +157,13 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def faults(self, axe: str) -> list[str]:
+        """What axe-core, whose script this is, finds that keeps people from reading or using the page."""
+        self.value(f"{axe}; undefined")
+        rule = "rule => rule.nodes.map(node => `${rule.id}: ${rule.help}: ${node.html}`)"
+        found: list[str] = self.value(f"axe.run().then(found => found.violations.flatMap({rule}))")
+        return found
+
     def until(self, expression: str, seconds: float = 120) -> None:
         """Wait until an expression is true in the page."""
         end = time.monotonic() + seconds

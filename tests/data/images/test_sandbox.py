@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,7 @@ def test_it_ends_with_a_parent_that_ends(tmp_path: Path) -> None:
 # Memory --------------------------------------------------------------------------------------------------
 
 
+@cache
 def largest(side: int) -> dict[str, bytes]:
     """Pictures of the modes and formats whose decoding holds the most at a time."""
     rgb = RGB.resize((side, side))

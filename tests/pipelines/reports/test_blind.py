@@ -79,3 +79,9 @@ def test_a_browser_counts_the_answers(browser: Browser, tmp_path: Path, width: i
     browser.click(f"#{wrong[sides[0]]}1", f"#{sides[5]}6")  # one may change an answer
     assert "6 of 6 answered" in browser.text()
     assert "4 right" in browser.text()
+
+
+def test_nothing_keeps_anyone_from_answering(browser: Browser, axe: str, tmp_path: Path) -> None:
+    (tmp_path / "blind.html").write_text(blind_page(triples(3), "000001-aa"))
+    browser.look(tmp_path / "blind.html", 390)
+    assert browser.faults(axe) == []

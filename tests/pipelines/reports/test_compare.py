@@ -27,6 +27,7 @@ from batch_nst.pipelines.reports.html import data_uri
 from batch_nst.pipelines.try_ import try_variants
 from batch_nst.recipe import Recipe
 from batch_nst.recipe_file import Variant, load_recipe, read_variants
+from tests.support.browser import Browser
 from tests.support.pairs import WORKERS
 from tests.support.places import SAMPLES
 
@@ -130,6 +131,12 @@ def test_pictures_and_losses_are_those_of_generate(home: Home, overrides: list[s
     values = [", ".join(variant.given.values()) for variant in home.variants(*overrides)]
     alts = re.findall(r'alt="([^"]+: [^"]+)"', page)
     assert alts == [f"{name}: {value}" for name in FIRST for value in values]
+
+
+def test_nothing_keeps_anyone_from_reading_it(home: Home, browser: Browser, axe: str) -> None:
+    home.compare(WEIGHTS, "generate.iterations=1,2", photos=1)
+    browser.look(home.page, 390)
+    assert browser.faults(axe) == []
 
 
 def test_pictures_are_those_of_stylize(home: Home) -> None:

@@ -19,6 +19,7 @@ from batch_nst.errors import RecipeError
 from batch_nst.figures import as_json
 from batch_nst.pipelines.reports import dataset as reports_dataset
 from batch_nst.pipelines.reports.dataset import inspect
+from tests.support.browser import Browser
 
 EVIL = '<script>alert("1")</script>&'
 SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [EVIL], "at_least": []}}
@@ -248,3 +249,12 @@ def test_a_bucket_is_looked_at_as_well(s3: str, tmp_path: Path) -> None:
     dataset.seal()
     assert dataset.inspect()["counts"]["ok"] == 6
     assert dataset.shown("Best") == list(range(6))
+
+
+def test_nothing_keeps_anyone_from_reading_it(dataset: Dataset, browser: Browser, axe: str) -> None:
+    dataset.make(*(100.0 + number for number in range(30)), None, 1e6)
+    dataset.seal()
+    dataset.run("1-generate", **MADE)
+    dataset.inspect()
+    browser.look(dataset.page, 390)
+    assert browser.faults(axe) == []

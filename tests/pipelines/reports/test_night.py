@@ -338,6 +338,23 @@ def test_a_browser_shows_all_of_it_without_scrolling_sideways(
     assert look.pictures == page.read_text().count("<img ")
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_keeps_anyone_from_reading_it(
+    given: dict[str, Any], browser: Browser, axe: str, tmp_path: Path, dark: bool
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(_night(given, refused={"why": REFUSAL}))
+    browser.look(page, 1280, dark=dark)
+    assert browser.faults(axe) == []
+    made = {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
+    page.write_text(render(Report(**made)))  # of a training; while it is under way, it loads itself again
+    browser.look(page, 390, dark=dark)
+    assert browser.faults(axe) == []
+    page.write_text('<html lang="en"><title>a page</title><main><h1>cats</h1><img src="data:,">')
+    browser.look(page, 1280)
+    assert [fault.partition(":")[0] for fault in browser.faults(axe)] == ["image-alt"]
+
+
 def test_one_kind_of_picture_is_shown_alone_and_pixel_by_pixel(
     given: dict[str, Any], browser: Browser, tmp_path: Path
 ) -> None:

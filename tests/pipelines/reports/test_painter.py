@@ -370,3 +370,12 @@ def test_keys_and_the_mouse_move_the_divider_and_keys_reach_every_control(
     assert browser.value(divider)[0] == 25
     browser.press("ArrowRight", 39)
     assert browser.value(divider) == [26, "26%"]
+
+
+def test_nothing_keeps_anyone_from_painting(browser: Browser, site: str, axe: str, tmp_path: Path) -> None:
+    photo_of((96, 72)).save(tmp_path / "cup.png")
+    browser.look(site, 390)
+    assert browser.faults(axe) == []
+    browser.choose("#file", tmp_path / "cup.png")
+    browser.until(f"{DONE} || {WRONG}")
+    assert browser.faults(axe) == []
