@@ -211,10 +211,10 @@ def _log(scored: ScoredModel) -> None:
         log(f"{f'{iterations} iterations':>20} {objective:14,.0f}")
     log(f"{'X, as stored':>20} {_parts(evaluation['optimised'])}")
     log(f"{'fast model':>20} {_parts(evaluation['model'])}")
-    ratios = evaluation["ratios"]
+    ratios, images = evaluation["ratios"], evaluation["photos"]
     log(
-        f"{scored.version}: R {ratios['total']:.2f}: {ratios['verdict']}, over {evaluation['photos']} "
-        f"held-out images; content {ratios['content']:.2f}, style {ratios['style']:.2f} of theirs"
+        f"{scored.version}: R {ratios['total']:.2f}: {ratios['verdict']}, over {images} held-out "
+        f"image{'s' * (images != 1)}; content {ratios['content']:.2f}, style {ratios['style']:.2f} of theirs"
     )
     log(f"{'':>{len(scored.version)}}  {evaluation['verdict']}")
     if by_another := ratios.get("independent"):
