@@ -171,7 +171,8 @@ class Generate(Section):
     """Seconds of processor time for decoding a photo; photos that take longer, twice, are rejected."""
     draft: bool = True
     """Whether a JPEG is decoded at a part of its size, where one crop is made of it and its short side is at
-    least six times as long. It changes the crop by less than a grey level rms."""
+    least six times as long. It changes the crop by less than a grey level rms. Sizes that 2, 4 or 8 do not
+    divide are decoded whole."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes `cuda` where the cluster has a GPU, or starts a node with one when asked."""
     actors: Annotated[list[Count], Field(min_length=2, max_length=2)] = [1, 64]

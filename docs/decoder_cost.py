@@ -69,8 +69,8 @@ def main(folder: str) -> None:
     print("| --- | --- | --- | --- | --- |")
     size, other = mean(len(data) for data in photos), mean(row[2] for row in rows)
     print(f"| {len(photos)} | {size:,.0f} | {in_process:.2f} | {other:.2f} | {started:.0f} |\n")
-    cores = " | ".join(f"processors for {rate} images/s" for rate in RATES)
-    print(f"| megapixels | kB | ms | ms, draft | differs by, rms | {cores} (with a draft) |")
+    cores = " | ".join(f"for {rate} images/s" for rate in RATES)
+    print(f"| megapixels | kB | ms | ms, draft | differs by, rms | processors (with a draft) {cores} |")
     print("| ---: " * (5 + len(RATES)) + "|")
     for megapixels, bytes_, slow, fast, rms in sorted(rows):
         needed = " | ".join(f"{rate * slow / 1000:.1f} ({rate * fast / 1000:.1f})" for rate in RATES)

@@ -2,7 +2,7 @@
 
 `decode` turns any photo into 8-bit sRGB or raises `BadImage`. `crop` and `resize_short_side` make the square
 that is optimised and the style image. `encode` and `decode_stored` write and read pictures of the dataset.
-Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere here. It needs only Pillow and numpy.
+Pixels are uint8 arrays of shape (H, W, 3), 0..255, sRGB, everywhere here; it needs only Pillow and numpy.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 
 from batch_nst.data.images.colour import Space, described, of_camera, of_profile, probe
 from batch_nst.data.images.deep import all_bits, is_associated, is_deep, loses_bits, over_white, rawmode
+from batch_nst.data.images.draft import make_draft
 from batch_nst.data.images.formats import chunk, identify, lacks_end, without_texts
 from batch_nst.data.images.reasons import BadImage
 from batch_nst.data.images.tiff import (
@@ -58,7 +59,7 @@ def decode(
         max_bytes: maximum length of `data`.
         max_pixels: maximum width times height. Pillow always refuses more than 2 * PIL.Image.MAX_IMAGE_PIXELS
             (179 million).
-        draft_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size that keeps this short side.
+        draft_side: a JPEG may be decoded at a part of its size, see `make_draft`.
 
     Returns:
         uint8 (H, W, 3), sRGB, writable.
@@ -101,7 +102,7 @@ def decode(
             image.info["transparency"] *= 85 if rawmode(image) == "L;2" else 17  # as Pillow spreads the greys
         meaning = _meaning(kind, data, image)
         if kind == "JPEG" and draft_side is not None:
-            image.draft(None, (draft_side, draft_side))
+            make_draft(image, draft_side)
         with _faults(kind, data):
             if kind == "PNG":  # Pillow compares the checksums of pixel data only here
                 again().verify()

@@ -43,7 +43,7 @@ _READY, _PART, _DONE, _BAD, _BUG = b"r", b"p", b"d", b"b", b"x"
 
 _DRAFT: Final = 3
 """Short side of a draft by the side of the square. With 3 the squares of ten photos of 2 to 20 megapixels
-differ by 0.7 grey levels rms at most, with 2 by 1.9."""
+differ by 0.7 grey levels rms at most, with 2 by 1.9 (docs/photos.md)."""
 
 _INHERITED = ("PATH", "PYTHON", "LD_", "DYLD_", "LANG", "LC_", "HOME", "TMPDIR", "MALLOC_", "GLIBC_")
 """Prefixes of the environment variables that the child inherits; credentials are not among them."""

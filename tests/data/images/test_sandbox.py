@@ -99,7 +99,8 @@ def test_a_whole_picture_has_the_pixels_that_it_has_in_process(decoder: Decoder,
 def test_the_centre_of_a_draft_is_that_of_the_photo_to_less_than_a_grey_level(
     decoder: Decoder, photo: Path
 ) -> None:
-    data = photo.read_bytes()
+    with Image.open(photo) as picture:
+        data = save(picture.convert("RGB").resize((640, 512)), "JPEG", quality=90)
     with closing(Decoder(replace(STRICT, draft=True))) as drafting:
         (of_draft,), several, whole = (
             drafting.crops(data, SIZE, CROPS[:1]),
@@ -112,9 +113,17 @@ def test_the_centre_of_a_draft_is_that_of_the_photo_to_less_than_a_grey_level(
     np.testing.assert_array_equal(whole, decoder.picture(data))
 
 
-@pytest.mark.parametrize("name", ["JPEG", "wrong extension, PNG called .jpg"])
-def test_a_draft_of_what_is_small_or_no_jpeg_is_the_photo(name: str) -> None:
-    data = KINDS[name].data
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("PNG", (640, 512)),
+        ("JPEG", (160, 128)),  # its half has less than three times the side of the square
+        ("JPEG", (642, 512)),  # the square begins at an odd pixel
+        ("JPEG", (641, 512)),
+    ],
+)
+def test_what_is_small_or_uneven_or_no_jpeg_is_decoded_whole(kind: str, size: tuple[int, int]) -> None:
+    data = save(Image.effect_noise(size, 64).convert("RGB"), kind)
     with closing(Decoder(replace(STRICT, draft=True))) as drafting:
         assert drafting.crops(data, SIZE, CROPS[:1]) == crops_of(data)[:1]
 
