@@ -57,8 +57,7 @@ def decode(
         data: the whole file.
         min_side: minimum short side in pixels.
         max_bytes: maximum length of `data`.
-        max_pixels: maximum width times height. Pillow always refuses more than 2 * PIL.Image.MAX_IMAGE_PIXELS
-            (179 million).
+        max_pixels: maximum width times height; Pillow always refuses more than 179 million.
         draft_side: a JPEG may be decoded at a part of its size, see `make_draft`.
 
     Returns:
