@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import ray
 
@@ -63,9 +64,10 @@ def test_eight_workers_read_each_unit_once_an_epoch(ray_cluster: None, tmp_path:
     read = Path(f"{store.uri}.reads").read_text().split()
     assert len(read) <= 1.1 * epochs * UNITS
     assert len(steps) == settings.steps
-    for rank, share in enumerate(shares):
-        wanted = drawn(store, snapshot, share, settings.steps, crop_at=settings.crop_at)
-        assert all(map(same, (step[rank] for step in steps), wanted))
+    whole = drawn(store, snapshot, sampler.Share(settings.seed, 8), settings.steps, crop_at=settings.crop_at)
+    for each, wanted in zip(steps, whole, strict=True):
+        content, optimised = (np.concatenate([batch[part] for batch in each]) for part in (0, 1))
+        assert same(sampler.Batch(content, optimised, sum((batch.paired for batch in each), ())), wanted)
 
 
 @pytest.mark.parametrize(("rank", "world", "start", "decoders"), [(0, 1, 0, 3), (1, 2, 9, 1)])
