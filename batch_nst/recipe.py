@@ -5,6 +5,7 @@ Imports neither torch nor Ray nor pyarrow, so that a typo fails in milliseconds.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from typing import Annotated, Any, Literal, get_args
@@ -337,9 +338,14 @@ class Train(Section):
         """URI of the model whose weights training starts from; None where the initial weights are random."""
         return _model_of(self.init)
 
+    @property
+    def cropped_steps(self) -> int:
+        """Number of steps, the first ones, that take crops if there is a `crop_size`."""
+        return math.ceil(self.crop_until * self.steps)
+
     def crop_at(self, step: int) -> int | None:
         """Side of the crops of a step, from 0, in pixels; None where it takes whole pictures."""
-        return self.crop_size if step < self.crop_until * self.steps else None
+        return self.crop_size if step < self.cropped_steps else None
 
     @field_validator(
         "learning_rate",

@@ -188,6 +188,7 @@ def _absolute_path(path: str, folder: Path) -> str:
 
 
 _ALLOWED = {
+    "bool_type": "true or false",
     "int_type": "a whole number",
     "float_type": "a number",
     "finite_number": "a finite number",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, fields, replace
 
@@ -41,7 +40,7 @@ def work_of(recipe: Recipe, images: int, scored: int) -> Work:
         scored: held-out images that the model is scored on.
     """
     train, score, side = recipe.train, recipe.evaluate, recipe.generate.image_size
-    cropped = math.ceil(train.crop_until * train.steps)
+    cropped = train.cropped_steps
     pixels = cropped * min(train.crop_size or side, side) ** 2 + (train.steps - cropped) * side**2
     baselines = min(score.baseline_photos, scored)
     larger = min(score.larger_photos, scored) * (max(1, score.iterations // LARGER_DIVISOR) + 1)
