@@ -58,7 +58,7 @@ install: .venv/demo.stamp
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'make: needs Python 3.11 or newer; name one: make PYTHON=/path/to/python' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[onnx]'
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 .venv/test.stamp: .venv/demo.stamp

@@ -30,7 +30,7 @@ VGG_LAYERS = tuple(
 
 Network = Literal["johnson", "small", "half", "white", "skip"]
 NETWORKS = get_args(Network)
-"""Architectures of the fast model, by the name in `model.json`; see `batch_nst.engine.transformer_net`."""
+"""Architectures of the fast model, by the name in `model.json`; see `fast_model/transformer_net.py`."""
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]

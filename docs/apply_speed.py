@@ -35,9 +35,9 @@ from batch_nst.data.models import registry
 from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision, choose_device
-from batch_nst.engine.model_io import model_bytes
+from batch_nst.engine.fast_model.model_io import model_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import machine_of
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.inference import exact_model, painter
 
 SIZE = 256

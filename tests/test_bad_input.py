@@ -12,8 +12,8 @@ from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.models import registry
 from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import model_bytes
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.model_io import model_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.recipe_file import load_recipe
 from tests.support.calls import Call, Ended
 from tests.support.pairs import generate_here

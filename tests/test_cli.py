@@ -288,7 +288,7 @@ def test_a_plan_ends_with_its_counts(call: Call, project: Project) -> None:
         **dict.fromkeys(unknown),
         "steps": {
             **dict.fromkeys(
-                ("pairs", "training", "scoring", "export", "in_all"),
+                ("pairs", "training", "scoring", "in_all"),
                 dict.fromkeys(("device_hours", "hours", "price")),
             ),
             "rates_from": None,

@@ -70,7 +70,7 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
         ("np.load", frozenset()),  # without allow_pickle: refuses objects
         ("yaml.load", frozenset()),  # of `_Yaml`, see below
         ("safetensors.torch.load", frozenset()),
-        ("load", frozenset()),  # safetensors', in engine/network.py
+        ("load", frozenset()),  # safetensors', in engine/fast_model/network.py
         ("image.load", frozenset()),
         ("tags.load", frozenset()),  # of a TIFF, by Pillow
         ("objectives.load", frozenset()),
@@ -81,8 +81,11 @@ def test_nothing_that_is_loaded_can_run_code() -> None:
     }
     assert {(name, frozenset(keywords)) for _, name, keywords in named} <= allowed
     assert {path for path, name, _ in named if name == "yaml.load"} == {"batch_nst/recipe_file.py"}
-    assert {path for path, name, _ in named if name == "load"} == {"batch_nst/engine/network.py"}
-    assert "from safetensors.numpy import load\n" in (ROOT / "batch_nst/engine/network.py").read_text()
+    assert {path for path, name, _ in named if name == "load"} == {"batch_nst/engine/fast_model/network.py"}
+    assert (
+        "from safetensors.numpy import load\n"
+        in (ROOT / "batch_nst/engine/fast_model/network.py").read_text()
+    )
     assert "class _Yaml(yaml.SafeLoader)" in (ROOT / "batch_nst/recipe_file.py").read_text()
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.image_metrics import checkerboard
 from batch_nst.engine.perceptual_loss import PerceptualLoss
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg_terms import vgg_terms
 
 GEOMETRIC = ("objective", "content", "style")

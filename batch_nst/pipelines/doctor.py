@@ -115,7 +115,6 @@ def _examine(recipe: Recipe, store: Store, wait_minutes: float) -> Iterator[Chec
         partial(_weights, recipe),
         "reinstall batch_nst for the bundled file, or name a readable safetensors file in vgg.weights",
     )
-    yield _check("export", _export, "pip install 'batch_nst[onnx]', or nightly fails before it publishes")
     yield _check(
         "input",
         partial(_input, recipe),
@@ -205,10 +204,6 @@ def _style_image(recipe: Recipe) -> str:
 def _weights(recipe: Recipe) -> str:
     check_weights(recipe)
     return f"{recipe.vgg.weights}: sha256 {weights_digest(recipe.vgg)}"
-
-
-def _export() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("onnx", "onnxscript"))
 
 
 def _input(recipe: Recipe) -> str:

@@ -37,7 +37,7 @@ def export(recipe: Recipe, store: Store, place: PagePlace | None = None) -> Expo
 
     Raises:
         IncompleteError: the dataset or the model does not exist yet.
-        RecipeError: the onnx extra is not installed, or the page cannot be written.
+        RecipeError: the page cannot be written.
         WeightsError: the model is damaged.
     """
     check_recipe(recipe, store)
@@ -48,10 +48,12 @@ def export(recipe: Recipe, store: Store, place: PagePlace | None = None) -> Expo
     if expected is None or _digest(store, name) != expected:
         if expected is not None:
             log(f"{store.join(name)}: is gone, or not what {registry.CARD} says; it is written again")
-        from batch_nst.engine.model_io import load_net, onnx_bytes
+        from batch_nst.engine.fast_model.network import read_architecture, read_weights
+        from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
 
-        net = load_net(registry.read_weights(store, version), card)
-        card["digests"][registry.GRAPH] = registry.write_part(store, version, registry.GRAPH, onnx_bytes(net))
+        weights = read_weights(registry.read_weights(store, version), card)
+        graph = onnx_bytes(weights, read_architecture(card)["name"])
+        card["digests"][registry.GRAPH] = registry.write_part(store, version, registry.GRAPH, graph)
         registry.write_card(store, version, card)
     if place is None:
         return ExportFigures(version, store.join(name))

@@ -25,12 +25,12 @@ from batch_nst.data.models import registry
 from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.models.registry import ModelCard
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.compiled import MAX_WHOLE, Backend, best_backend, compile_net, is_half
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
-from batch_nst.engine.model_io import load_net, one_at_a_time, stylize_image, weights_of
+from batch_nst.engine.fast_model.compiled import MAX_WHOLE, Backend, best_backend, compile_net, is_half
+from batch_nst.engine.fast_model.model_io import load_net, one_at_a_time, stylize_image, weights_of
+from batch_nst.engine.fast_model.tiling import stylize_tiles
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.slow_transfer import Optimizer, optimise
-from batch_nst.engine.tiling import stylize_tiles
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.objective import Objectives, to_pixels, to_tensor
 from batch_nst.recipe import Loss, Vgg

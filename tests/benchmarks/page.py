@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 import torch
 from PIL import Image
 
-from batch_nst.engine.model_io import onnx_bytes
+from batch_nst.engine.fast_model.model_io import weights_of
+from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import machine_of
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.reports.painter import page_files, page_place, write_page
 from batch_nst.recipe import NETWORKS
 from tests.support import browser as chromium
@@ -48,7 +49,7 @@ def main() -> None:
             page = folder / network
             place = page_place(str(page), options.runtime)
             assert place
-            graph = onnx_bytes(TransformerNet(32, network).eval())
+            graph = onnx_bytes(weights_of(TransformerNet(32, network).eval()), network)
             write_page(page, page_files(graph, network, {"version": "none"}, place.runtime))
             with static_site(page) as address, chromium.start(program, folder / f"of-{network}") as browser:
                 for shape in SHAPES:

@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from batch_nst.data.vgg_weights import bundled_weights
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.lbfgs import Lbfgs
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.slow_transfer import new_step
 from batch_nst.engine.training_loss import Weights, training_loss
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.recipe import Loss
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from batch_nst.data.vgg_weights import bundled_weights
 from batch_nst.engine.baselines import plain_activations, train_step
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.training_loss import Weights, training_loss
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.recipe import Loss
 

@@ -11,10 +11,10 @@ from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.vgg_weights import bundled_weights
 from batch_nst.engine.device import Precision
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.slow_transfer import losses_of, optimise
 from batch_nst.engine.training_loss import GEOMETRIC, training_loss
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.pipelines.objective import Objectives, optimise_photos, to_tensor
 from batch_nst.pipelines.train.trainer import Trainer, weights_at

@@ -18,8 +18,8 @@ from PIL import Image
 import batch_nst
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.models.registry import ModelCard
-from batch_nst.engine.model_io import model_bytes, stylize_image
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.model_io import model_bytes, stylize_image
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.inference import FastModel, painter
 from tests.support.photos import turned

@@ -20,7 +20,7 @@ from batch_nst.data.models import registry
 from batch_nst.data.models.gate import publish
 from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import stylize_image
+from batch_nst.engine.fast_model.model_io import stylize_image
 from batch_nst.errors import GateError, RecipeError
 from batch_nst.figures import as_json
 from batch_nst.pipelines import commands, nightly

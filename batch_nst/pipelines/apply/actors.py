@@ -13,8 +13,8 @@ import torch
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.compiled import Backend
 from batch_nst.engine.device import Precision, choose_device, keep_freed_memory
+from batch_nst.engine.fast_model.compiled import Backend
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureRecord,

@@ -19,7 +19,7 @@ from batch_nst.data.sources.passed import Passed
 from batch_nst.data.sources.photos import Photo, is_uri_list, stream_photos
 from batch_nst.data.storage.fetch import is_remote, split_uri
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.compiled import Backend, best_backend
+from batch_nst.engine.fast_model.compiled import Backend, best_backend
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.figures import as_json, omitted
 from batch_nst.globs import MAGIC

@@ -11,8 +11,8 @@ from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.sources.photos import Photo
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.compiled import MAX_WHOLE, best_backend, compile_net, is_half
-from batch_nst.engine.network import Weights, read_weights
+from batch_nst.engine.fast_model.compiled import MAX_WHOLE, best_backend, compile_net, is_half
+from batch_nst.engine.fast_model.network import Weights, read_weights
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.apply.tasks import (
     Outcome,

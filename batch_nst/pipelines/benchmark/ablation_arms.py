@@ -12,7 +12,7 @@ from torch import Tensor
 
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.engine.baselines import plain_activations, train_step
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.trainer import Trainer
 from batch_nst.recipe import Quality, Schedule, Train, value_at

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from batch_nst.data.images.codec import Pixels
+from batch_nst.engine.fast_model.model_io import stylize_image
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.image_metrics import checkerboard, feature_distance, ssim
-from batch_nst.engine.model_io import stylize_image
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.statistics import mean_figure
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.benchmark.ablation_pairs import Pairs
 from batch_nst.pipelines.benchmark.ablation_records import Metrics, References
 from batch_nst.pipelines.objective import to_tensor

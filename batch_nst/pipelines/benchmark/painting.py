@@ -12,10 +12,11 @@ import torch
 
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models.files import ModelFiles
-from batch_nst.engine.compiled import load_openvino
-from batch_nst.engine.model_io import model_bytes, onnx_bytes
+from batch_nst.engine.fast_model.compiled import load_openvino
+from batch_nst.engine.fast_model.model_io import model_bytes, weights_of
+from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import Spread, seconds, spread_of
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.inference import painter
 
 Paint = Callable[[Pixels], Pixels]
@@ -81,9 +82,7 @@ def _plain(net: TransformerNet, device: torch.device) -> Paint:
 
 def _runtimes(net: TransformerNet) -> dict[str, Paint]:
     """ONNX Runtime and OpenVINO on the graph that `export` writes, as anybody without this program has it."""
-    if not (find_spec("onnx") and find_spec("onnxscript")):
-        return {}
-    graph = onnx_bytes(net)
+    graph = onnx_bytes(weights_of(net), net.network)
     found: dict[str, Paint] = {}
     if find_spec("onnxruntime"):
         import onnxruntime

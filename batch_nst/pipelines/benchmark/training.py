@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.engine.baselines import plain_activations, train_step
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import Spread, seconds, spread_of, wait_for
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.trainer import Trainer
 from batch_nst.recipe import Train

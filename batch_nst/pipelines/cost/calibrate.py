@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster import connect
 from batch_nst.pipelines.cluster.connect import Workers
-from batch_nst.pipelines.cost.step_trial import graph_seconds, step_rates
+from batch_nst.pipelines.cost.step_trial import step_rates
 from batch_nst.pipelines.cost.steps import StepRates
 from batch_nst.pipelines.cost.unit_costs import UnitCosts
 from batch_nst.pipelines.generate.decode import decode_unit, units_of
@@ -81,14 +80,13 @@ def _try_photos(plan: Plan, store: Store, recipe: Recipe, style: StyleImage, wor
 
 
 def _try_steps(style: StyleImage, recipe: Recipe, workers: Workers, trainers: Workers) -> StepRates:
-    """Runs in a worker: the rates of training, scoring and export."""
+    """Runs in a worker: the rates of training and scoring."""
     scoring = training = Objectives.of_recipe(recipe, style, workers.device, workers.threads)
     if (trainers.device, recipe.train.precision) != (workers.device, recipe.generate.precision):
         training = Objectives.on(
             style, recipe.loss, recipe.vgg, trainers.device, recipe.train.precision, trainers.threads
         )
-    rates = step_rates(recipe, scoring, training, trainers.threads)
-    return replace(rates, graph=graph_seconds(recipe.train))
+    return step_rates(recipe, scoring, training, trainers.threads)
 
 
 def _spread(tables: Iterable[pa.Table], rows: int, count: int) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,10 +9,8 @@ import numpy as np
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.codec import Pixels, crop
 from batch_nst.engine.baselines import run_baseline
-from batch_nst.engine.model_io import onnx_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import iteration_seconds, seconds, wait_for
-from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.errors import RecipeError
 from batch_nst.pipelines.cost.steps import StepRates
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.trainer import Trainer
@@ -72,16 +69,6 @@ def _least(run: Callable[[], None]) -> float:
     """Seconds of the faster one of two calls, after one that chooses kernels."""
     run()
     return min(seconds(run) for _ in range(2))
-
-
-def graph_seconds(settings: Train) -> float | None:
-    """Seconds to write the ONNX graph of a network; None where the packages are missing."""
-    start = time.perf_counter()
-    try:
-        onnx_bytes(TransformerNet(settings.width, settings.network))
-    except RecipeError:
-        return None
-    return time.perf_counter() - start
 
 
 def _square(objectives: Objectives, side: int) -> Pixels:

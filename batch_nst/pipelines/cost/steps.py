@@ -27,8 +27,6 @@ class Work:
     scoring: float
     baseline: float
     """The part of scoring that the baseline does."""
-    graphs: int
-    """ONNX graphs to be written."""
 
 
 def work_of(recipe: Recipe, images: int, scored: int) -> Work:
@@ -51,7 +49,6 @@ def work_of(recipe: Recipe, images: int, scored: int) -> Work:
         + _TIMED_ITERATIONS * sum(size**2 for size in score.sizes),
         # On the first photo once more, from noise.
         baseline=(baselines + min(1, baselines)) * (score.iterations + 1) * side**2,
-        graphs=1,
     )
 
 
@@ -64,8 +61,6 @@ class StepRates:
     training: float | None = None
     scoring: float | None = None
     baseline: float | None = None
-    graph: float | None = None
-    """Seconds to write an ONNX graph."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,6 @@ class StepCosts:
     pairs: StepCost
     training: StepCost
     scoring: StepCost
-    export: StepCost
     in_all: StepCost
     """The sum, unknown where a part of it is."""
     rates_from: str | None
@@ -116,7 +110,6 @@ def step_costs(
         pairs,
         _cost(_times(work.training, rates.training), trainers, price),
         _cost(scoring, scorers, price),
-        _cost(_times(work.graphs, rates.graph), 1, price),
     )
     in_all = StepCost(*(_sum(*(getattr(cost, part.name) for cost in costs)) for part in fields(StepCost)))
     return StepCosts(*costs, in_all, rates.source or None)
@@ -128,7 +121,6 @@ def step_lines(costs: StepCosts, unknown: str) -> list[str]:
         "pairs": costs.pairs,
         "training": costs.training,
         "scoring": costs.scoring,
-        "export": costs.export,
         "in all": costs.in_all,
     }
     return [f"{name:>14} {_told(cost, unknown)}" for name, cost in named.items()]
@@ -186,17 +178,17 @@ class _Summary(BaseModel):
 
 
 def last_step_rates(store: Store) -> StepRates | None:
-    """The rates of the last runs in an output that trained, scored and exported; None if none did."""
+    """The rates of the last runs in an output that trained and scored; None if none did."""
     found: StepRates | None = None
     for name in reversed(store.list("runs")):
-        match = re.search(r"-(nightly|train|evaluate|export)/summary\.json$", name)
+        match = re.search(r"-(nightly|train|evaluate)/summary\.json$", name)
         if not match:
             continue
         document = read_document(store, name)
         with intact(store, name):
             rates = _rates(store, match[1], _Summary.model_validate(document))
         found = _completed(found, rates) if found and rates else found or rates
-        if found and None not in (found.training, found.scoring, found.graph):
+        if found and None not in (found.training, found.scoring):
             break
     return found
 
@@ -224,7 +216,6 @@ def _rates(store: Store, command: str, summary: _Summary) -> StepRates | None:
     if summary.seconds_per_image and summary.photos and seconds_scored:
         done = work_of(recipe, 0, summary.photos)
         scoring = seconds_scored * max(1, summary.dataset.devices) / (done.scoring + done.baseline)
-    graph = summary.seconds if command == "export" else night.get("graph")
-    if not (training or scoring or graph):
+    if not (training or scoring):
         return None
-    return StepRates(f"run {summary.run}", training, scoring, scoring, graph)
+    return StepRates(f"run {summary.run}", training, scoring, scoring)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -96,13 +95,12 @@ def remaining_steps(plan: Plan, store: Store, recipe: Recipe, split: Split) -> W
     card = registry.read_card(store, registry.training_version(recipe, snapshot))
     if card is None:
         return whole
-    scored, exported = "evaluation" in card, registry.GRAPH in card["digests"]
+    scored = "evaluation" in card
     return replace(
         whole,
         training=0.0,
         scoring=0.0 if scored else whole.scoring,
         baseline=0.0 if scored else whole.baseline,
-        graphs=0 if exported else 1,
     )
 
 
@@ -117,11 +115,6 @@ def refusals(recipe: Recipe, split: Split) -> list[str]:
         )
     if not split.held_out:
         found.append("evaluate.holdout: no held-out photo to score a model on; needed: 1; add photos")
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        found.append(
-            f"{' and '.join(missing)}: not installed; `nightly` needs: pip install 'batch_nst[onnx]'"
-        )
     return found
 
 

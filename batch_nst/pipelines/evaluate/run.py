@@ -84,7 +84,7 @@ def _prepare(recipe: Recipe, store: Store) -> tuple[ModelFiles, list[HeldOutPhot
         )
 
     from batch_nst.data.models.files import ModelFiles
-    from batch_nst.engine.model_io import load_net
+    from batch_nst.engine.fast_model.model_io import load_net
 
     weights = registry.read_weights(store, version)
     load_net(weights, card)  # a damaged model is refused here, not in an actor

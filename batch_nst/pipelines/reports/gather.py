@@ -201,7 +201,7 @@ def beside_published(triples: Sequence[Triple], store: Store, version: str) -> l
     """
     import torch
 
-    from batch_nst.engine.model_io import load_net, stylize_image
+    from batch_nst.engine.fast_model.model_io import load_net, stylize_image
 
     card = registry.require_card(store, version)
     try:

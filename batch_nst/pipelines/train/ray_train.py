@@ -35,8 +35,8 @@ from batch_nst.data.models.registry import History
 from batch_nst.data.storage.fetch import open_filesystem
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision
-from batch_nst.engine.model_io import load_net
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.model_io import load_net
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster.connect import Workers, on_this_node
 from batch_nst.pipelines.objective import Objectives

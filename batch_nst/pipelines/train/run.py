@@ -67,7 +67,7 @@ def train(recipe: Recipe, store: Store, wait_minutes: float = WAIT_MINUTES) -> T
         log(f"model {version} is already trained")
         return _figures(card)
 
-    from batch_nst.engine.model_io import model_bytes
+    from batch_nst.engine.fast_model.model_io import model_bytes
 
     fitted = _fit(recipe, store, snapshot, version, wait_minutes)
     digests = {

@@ -22,9 +22,9 @@ from torch import Tensor
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models.registry import CurvePoint, History
-from batch_nst.engine.model_io import one_at_a_time, stylize_image
+from batch_nst.engine.fast_model.model_io import one_at_a_time, stylize_image
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.training_loss import GEOMETRIC, Average, Weights, training_loss
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.muon import Muon, matrices
 from batch_nst.recipe import Train, value_at

@@ -30,10 +30,10 @@ from batch_nst.data.models.files import read_model
 from batch_nst.data.sources.photos import Photo
 from batch_nst.data.storage import fetch
 from batch_nst.data.storage.store import Store
-from batch_nst.engine import compiled
-from batch_nst.engine.compiled import best_backend
-from batch_nst.engine.model_io import model_bytes, stylize_image
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model import compiled
+from batch_nst.engine.fast_model.compiled import best_backend
+from batch_nst.engine.fast_model.model_io import model_bytes, stylize_image
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError, RecipeError, WeightsError
 from batch_nst.figures import JsonObject, as_json
 from batch_nst.pipelines import inference

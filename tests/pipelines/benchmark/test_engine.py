@@ -13,12 +13,12 @@ from batch_nst.data.models import registry
 from batch_nst.data.storage.store import Store
 from batch_nst.data.vgg_weights import bundled_weights
 from batch_nst.engine.baselines import run_baseline
-from batch_nst.engine.model_io import model_bytes
+from batch_nst.engine.fast_model.model_io import model_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.perceptual_loss import PerceptualLoss
 from batch_nst.engine.slow_transfer import optimise
 from batch_nst.engine.statistics import geometric_mean
 from batch_nst.engine.timing import bare_pass, spread_of
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.engine.vgg import Vgg16
 from batch_nst.errors import RecipeError
 from batch_nst.figures import as_json

@@ -20,8 +20,8 @@ from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import model_bytes
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.model_io import model_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.figures import as_json
 from batch_nst.pipelines.apply import actors as apply_actors

@@ -225,7 +225,7 @@ def test_a_trial_measures_on_a_worker_and_writes_nothing(requests: Counting, hom
     assert Store(given.output).list() == []
     assert (plan["to_do"], plan["rates_from"], plan["devices"]) == (8, "calibration", 1)
     assert plan["device_hours"] > 0
-    assert min(plan["steps"][step]["hours"] for step in ("pairs", "training", "scoring", "export")) > 0
+    assert min(plan["steps"][step]["hours"] for step in ("pairs", "training", "scoring")) > 0
     assert plan["price"] == pytest.approx(plan["device_hours"] * 3600)
     size = fsspec.filesystem("s3").size(f"{home}/photos/a.png")
     assert plan["bytes_read"] == pytest.approx(5 * size, rel=0.02)  # two photos have a crop in a second unit

@@ -58,7 +58,6 @@ def test_the_work_of_a_recipe_by_hand(tmp_path: Path) -> None:
         training=3 * 2 * 32**2 + 2 * 2 * 64**2,
         scoring=3 * 30 * 64**2 + 3 * (9 + 1) * 128**2 + 8 * (32**2 + 128**2),
         baseline=3 * 30 * 64**2,  # two photos, and one of them from noise
-        graphs=1,
     )
 
 
@@ -69,8 +68,8 @@ def test_whole_pictures_count_where_crops_would_be_larger(tmp_path: Path) -> Non
 
 # --- costs
 
-WORK = Work(pairs=0, training=3600.0, scoring=7200.0, baseline=1800.0, graphs=1)
-RATES = StepRates("run x", training=2.0, scoring=1.0, baseline=4.0, graph=360.0)
+WORK = Work(pairs=0, training=3600.0, scoring=7200.0, baseline=1800.0)
+RATES = StepRates("run x", training=2.0, scoring=1.0, baseline=4.0)
 PAIRS = StepCost(5.0, 2.5, 50.0)
 
 
@@ -79,8 +78,7 @@ def test_costs_are_work_times_rates_and_their_sum() -> None:
         pairs=PAIRS,
         training=StepCost(2.0, 0.5, 20.0),
         scoring=StepCost(4.0, 2.0, 40.0),
-        export=StepCost(0.1, 0.1, 1.0),
-        in_all=StepCost(11.1, 5.1, 111.0),
+        in_all=StepCost(11.0, 5.0, 110.0),
         rates_from="run x",
     )
 
@@ -97,7 +95,7 @@ def test_what_nobody_measured_is_unknown_and_so_is_the_sum() -> None:
 
 def test_what_is_done_costs_nothing_though_nobody_measured_it() -> None:
     free = StepCost(0.0, 0.0, 0.0)
-    costs = step_costs(Work(0, 0, 0, 0, 0), None, free, scorers=1, trainers=1, price=3.0)
+    costs = step_costs(Work(0, 0, 0, 0), None, free, scorers=1, trainers=1, price=3.0)
     assert asdict(costs.in_all) == {"device_hours": 0.0, "hours": 0.0, "price": 0.0}
 
 
@@ -127,7 +125,6 @@ def test_the_rates_of_a_night_give_its_own_time_again(home: Path) -> None:
         summary["steps"] / summary["pace"]["steps_per_second"] / 3600
     )
     assert costs.scoring.hours == pytest.approx(took["scoring"] / 3600)
-    assert costs.export.hours == pytest.approx(took["graph"] / 3600)
 
 
 def test_the_latest_run_of_a_step_counts_and_the_others_are_filled_from_earlier_ones(home: Path) -> None:

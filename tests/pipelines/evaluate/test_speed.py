@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from batch_nst.data.images.style import StyleImage
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.evaluate.speed import COUNTS, measure_speed
 from batch_nst.pipelines.inference import FastModel
 from batch_nst.pipelines.objective import Objectives

@@ -24,9 +24,9 @@ from batch_nst.data.models import registry
 from batch_nst.data.models.files import ModelFiles, read_model
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import model_bytes
+from batch_nst.engine.fast_model.model_io import model_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.slow_transfer import losses_of, optimise
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.figures import as_json
 from batch_nst.pipelines.generate.run import generate

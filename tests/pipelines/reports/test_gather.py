@@ -12,8 +12,8 @@ import torch
 from batch_nst.data.images.codec import decode_stored, encode
 from batch_nst.data.models import registry
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import load_net, model_bytes, stylize_image
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.model_io import load_net, model_bytes, stylize_image
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.cost.requests import Requests, Traffic, generate_requests
 from batch_nst.pipelines.generate.run import GenerateFigures
 from batch_nst.pipelines.reports.gather import beside_published, cost_of, earlier_nights

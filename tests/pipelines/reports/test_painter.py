@@ -17,8 +17,9 @@ from batch_nst.data.images import codec
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.models import registry
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.model_io import onnx_bytes, stylize_image
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.model_io import stylize_image, weights_of
+from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.reports import painter
@@ -219,7 +220,7 @@ def site(net: TransformerNet, runtime: Path, tmp_path_factory: pytest.TempPathFa
         patch.chdir(folder)
         recipe, store, version = fake_night.finish(fake_night.begin(folder), {"0.png": 1.0})
         card = registry.require_card(store, version)
-        graph = registry.write_part(store, version, registry.GRAPH, onnx_bytes(net))
+        graph = registry.write_part(store, version, registry.GRAPH, onnx_bytes(weights_of(net), net.network))
         card["digests"][registry.GRAPH] = graph
         registry.write_card(store, version, card)
         commands.export(recipe, page="page", runtime=str(runtime))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.train.muon import Muon, matrices, orthogonalised
 
 

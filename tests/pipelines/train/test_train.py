@@ -21,7 +21,7 @@ from batch_nst.data.dataset.snapshot import latest_snapshot
 from batch_nst.data.models import registry
 from batch_nst.data.models.registry import training_version
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines import commands, nightly
 from batch_nst.pipelines.train.run import find_cut_off

@@ -15,8 +15,8 @@ from batch_nst.data.dataset.snapshot import Snapshot
 from batch_nst.data.images.codec import encode
 from batch_nst.data.images.style import StyleImage
 from batch_nst.data.storage.store import Store
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.training_loss import Weights
-from batch_nst.engine.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.trainer import Trainer, rate_at, take_step, weights_at
 from batch_nst.recipe import Loss, Network, Train, Vgg

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from batch_nst.engine.compiled import compile_net
-from batch_nst.engine.model_io import stylize_image, weights_of
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model.compiled import compile_net
+from batch_nst.engine.fast_model.model_io import stylize_image, weights_of
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.recipe import NETWORKS, Network
 
 
@@ -57,8 +57,8 @@ import json, sys
 import numpy as np, psutil
 seen = set()
 sys.addaudithook(lambda event, _: seen.add(event))
-from batch_nst.engine.compiled import compile_net
-from batch_nst.engine.network import weight_shapes
+from batch_nst.engine.fast_model.compiled import compile_net
+from batch_nst.engine.fast_model.network import weight_shapes
 weights = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes("johnson", 4).items()}
 compile_net(weights, "johnson", 1, half=False)(np.zeros((16, 16, 3), np.uint8))
 told = [event for event in seen if event.startswith(("socket.", "subprocess."))]

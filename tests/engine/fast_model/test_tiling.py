@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from batch_nst.engine import tiling
-from batch_nst.engine.model_io import one_at_a_time, stylize_image
-from batch_nst.engine.tiling import stylize_tiles
-from batch_nst.engine.transformer_net import TransformerNet
+from batch_nst.engine.fast_model import tiling
+from batch_nst.engine.fast_model.model_io import one_at_a_time, stylize_image
+from batch_nst.engine.fast_model.tiling import stylize_tiles
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.recipe import NETWORKS
 
 TILE = 32

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from batch_nst.engine.network import weight_shapes
-from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
+from batch_nst.engine.fast_model.network import weight_shapes
+from batch_nst.engine.fast_model.transformer_net import TransformerNet, folded, unfolded
 from batch_nst.recipe import NETWORKS, Network
 
 pytestmark = pytest.mark.parametrize("network", NETWORKS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from batch_nst.engine.layers import Convolution, Whitening, inverse_root
+from batch_nst.engine.fast_model.layers import Convolution, Whitening, inverse_root
 
 
 @pytest.mark.parametrize("images", [1, 2])

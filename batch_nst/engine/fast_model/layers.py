@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batch_nst.engine.network import WHITENING_EPSILON, WHITENING_STEPS
+from batch_nst.engine.fast_model.network import WHITENING_EPSILON, WHITENING_STEPS
 
 
 class Convolution(nn.Conv2d):

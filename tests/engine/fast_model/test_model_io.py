@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from batch_nst.engine.model_io import load_net, model_bytes, one_at_a_time, onnx_bytes, stylize_image
-from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.errors import RecipeError, WeightsError
+from batch_nst.engine.fast_model.model_io import load_net, model_bytes, one_at_a_time, stylize_image
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
+from batch_nst.errors import WeightsError
 from batch_nst.recipe import NETWORKS
 
 Card = dict[str, Any]
@@ -185,11 +184,3 @@ def test_the_faster_net_is_the_same_for_one_picture_and_leaves_the_other_alone(
         assert (found - wanted).norm() <= 1e-4 * wanted.norm()
     assert model_bytes(net) == weights
     assert net.stem[0].weight.is_contiguous()
-
-
-def test_without_the_onnx_packages_the_error_says_what_to_install(
-    net: TransformerNet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(RecipeError, match=r"pip install 'batch_nst\[onnx\]'"):
-        onnx_bytes(net)

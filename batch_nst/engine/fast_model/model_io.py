@@ -1,4 +1,4 @@
-"""The fast model as bytes, and back: `model.safetensors` and `model.onnx`. Nothing here touches files."""
+"""The fast model as bytes, and back. Nothing here touches files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from batch_nst.engine.network import Description, Weights, read_architecture, read_weights
-from batch_nst.engine.transformer_net import TransformerNet
-from batch_nst.errors import RecipeError, WeightsError
-
-OPSET = 18
-"""ONNX operator set of the graphs: the oldest that torch's exporter writes, for old runtimes."""
+from batch_nst.engine.fast_model.network import Description, Weights, read_architecture, read_weights
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
+from batch_nst.errors import WeightsError
 
 
 def model_bytes(net: TransformerNet) -> bytes:
@@ -93,59 +90,3 @@ def one_at_a_time(net: TransformerNet) -> TransformerNet:
                 own.weight, own.bias = norm.weight, norm.bias
                 setattr(parent, name, own)
     return faster
-
-
-class _Clamped(nn.Module):
-    """The function of the ONNX graph: the network, with its result clamped to 0..1."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, image: Tensor) -> Tensor:
-        stylized: Tensor = self.net(image)
-        return stylized.clamp(0, 1)
-
-
-def onnx_bytes(net: TransformerNet) -> bytes:
-    """The network as one self-contained ONNX file; the same weights and library versions give the same bytes.
-
-    Input `image` and output `stylized` are float32 (batch, 3, height, width), RGB in 0..1. Batch, height and
-    width are free (at least 16 pixels); the output is clamped.
-
-    Raises:
-        RecipeError: the packages onnx and onnxscript are not installed.
-    """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ModuleNotFoundError as error:
-        raise RecipeError(f"{error}; ONNX export needs: pip install 'batch_nst[onnx]'") from error
-
-    batch = torch.export.Dim("batch")
-    height, width = torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)
-    with torch.no_grad():
-        program = torch.onnx.export(
-            _Clamped(copy.deepcopy(net).cpu().float()).eval(),
-            (
-                torch.zeros(2, 3, 37, 50),
-            ),  # no side is 1 and no two are equal, or the tracer would assume it always
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["stylized"],
-            dynamic_shapes=({0: batch, 2: height, 3: width},),
-            verbose=False,
-        )
-    assert program is not None  # dynamo=True always returns a program
-    model = program.model_proto  # built again on every access
-    graph = model.graph
-    # The tracer stores its Python stack with every node: paths that make the bytes differ between machines.
-    for part in (model, graph, *graph.input, *graph.output, *graph.initializer, *graph.node):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("value_info")
-    # The output has the size of the input, which the tracer writes as a formula of height and width.
-    graph.output[0].type.CopyFrom(graph.input[0].type)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from batch_nst.engine.layers import Convolution, Whitening
-from batch_nst.engine.network import NORM_EPSILON, RESIDUAL_BLOCKS, SHAPES
+from batch_nst.engine.fast_model.layers import Convolution, Whitening
+from batch_nst.engine.fast_model.network import NORM_EPSILON, RESIDUAL_BLOCKS, SHAPES
 from batch_nst.recipe import Network
 
 

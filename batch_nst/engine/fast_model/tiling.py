@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from batch_nst.engine.layers import Whitening, inverse_root
-from batch_nst.engine.transformer_net import TransformerNet, folded, unfolded
+from batch_nst.engine.fast_model.layers import Whitening, inverse_root
+from batch_nst.engine.fast_model.transformer_net import TransformerNet, folded, unfolded
 
 TILE = 512
 """Side of a tile in pixels, at every scale."""
