@@ -14,8 +14,8 @@ from batch_nst.recipe_file import load_recipe
 from tests.support.calls import Call
 from tests.support.places import ROOT
 
-README, START, COMMANDS = (
-    (ROOT / name).read_text() for name in ("README.md", "docs/getting_started.md", "docs/commands.md")
+README, START, WEIGHTS = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/getting_started.md", "docs/choosing_weights.md")
 )
 TINY = [
     "generate.image_size=32",
@@ -36,9 +36,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def shipped() -> list[list[str]]:
     """Commands on what is shipped, in the order of the way in; then the other ones."""
-    lines = [
-        line for text in (START, COMMANDS) for block in blocks(text, "sh") for line in block.splitlines()
-    ]
+    lines = [line for text in (START, WEIGHTS) for block in blocks(text, "sh") for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines if line.startswith("batch-nst")]
     return [command for command in words if {"jobs/recipes/demo.yaml", "out/demo"} & {*command}]
 

@@ -6,7 +6,7 @@ from batch_nst.data.dataset import plan_files
 from batch_nst.data.dataset.units import listed_folders
 from batch_nst.pipelines.cost.requests import Traffic, generate_requests
 from batch_nst.recipe import Generate
-from tests.docs.test_operating import PAIR_MIB, PAIR_SECONDS, UNIT_IMAGES, cost_row
+from tests.docs.test_costs import PAIR_MIB, PAIR_SECONDS, UNIT_IMAGES, cost_row
 from tests.support.places import ROOT
 
 PAGE = (ROOT / "docs" / "scaling.md").read_text()

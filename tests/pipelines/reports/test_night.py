@@ -1,5 +1,6 @@
 """The report of a run: one file, nothing in it trusted, nothing in it fetched."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -376,6 +377,33 @@ def test_one_kind_of_picture_is_shown_alone_and_pixel_by_pixel(
     assert browser.value(rendering) == "pixelated"
     browser.click("#shown-all")
     assert browser.value(shown) == kinds * 2
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_picture_is_drawn_off_the_fast_models_like_a_curtain(
+    given: dict[str, Any], browser: Browser, tmp_path: Path, width: int
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(_night(given))
+    browser.look(page, width)
+    browser.click("#from-photo")
+    places = """(() => {
+        const of = name => document.querySelector(`.triples .${name} img`).getBoundingClientRect();
+        const curtain = document.querySelector(".triples .photo .curtain");
+        const edge = curtain.firstElementChild.getBoundingClientRect();
+        const [photo, model] = [of("photo"), of("model")].map(box => [box.x, box.y, box.width, box.height]);
+        return JSON.stringify({photo, model, edge: edge.x + edge.width / 2 - photo[0]});
+    })()"""
+    for scrolled in (0, 0.25, 1):
+        browser.value(f"document.querySelector('.photo .curtain').scrollLeft = {scrolled} * innerWidth")
+        now = json.loads(browser.value(places))
+        assert now["photo"] == pytest.approx(
+            now["model"], abs=0.5
+        )  # one over the other, wherever the edge is
+        side = now["photo"][2]
+        assert side > 300
+        assert now["edge"] == pytest.approx(max(0, side - scrolled * width), abs=1)
+    assert browser.seen().width <= width  # no page that scrolls sideways
 
 
 def test_a_page_of_a_training_loads_itself_again_and_says_when_it_ends(given: dict[str, Any]) -> None:
