@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -77,6 +78,7 @@ def report_of(
             dataset=dataset,
             run={**facts, "engine": engines, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
+            model=shlex.quote(store.join(f"models/{scored.version}")),
             pairs=_pairs(store, snapshot),
             panel=registry.panel_columns(store, scored.version),
             night=night,

@@ -6,6 +6,7 @@ them all.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from base64 import b64encode
 from collections.abc import Mapping
@@ -79,6 +80,11 @@ def plain(value: object, key: str = "") -> str:
     return str(value)
 
 
+def digest(script: str) -> str:
+    """What a page's policy names a script of its own by."""
+    return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
 def settings(values: object) -> str:
     """Settings as YAML; `values` is anything that `as_json` takes."""
     return yaml.safe_dump(as_json(values), sort_keys=False, allow_unicode=True)
@@ -97,5 +103,6 @@ ENVIRONMENT.filters |= {
     "exact": exact,
     "duration": duration,
     "plain": plain,
+    "digest": digest,
     "settings": settings,
 }

@@ -1,4 +1,6 @@
-"""The report of a run: one HTML file that needs no network, no other file and no JavaScript.
+"""The report of a run: one HTML file that needs no network and no other file.
+
+The page of a training that is under way has one script, to load itself again; no other has any.
 
 Pictures are data URIs, plots are inline SVG. No text in it is trusted: names and reasons come from other
 people's buckets, and the template escapes them all. The same input gives the same bytes.
@@ -162,6 +164,8 @@ class Report:
     """Facts about the run, as a dataclass or mapping; keys that end in `seconds` are shown as a duration."""
     recipe: str
     """Recipe as YAML."""
+    model: str = ""
+    """The model's folder as a shell takes it."""
     pairs: Sequence[tuple[str, bytes, bytes]] = ()
     """Name, photo and optimised image of some training pairs."""
     panel: Sequence[tuple[str, bytes]] = ()
@@ -170,7 +174,7 @@ class Report:
     started: datetime | None = None
     """Start of the run, UTC."""
     under_way: bool = False
-    """Whether the training has not ended: the page loads itself again."""
+    """Whether the training has not ended: the page loads itself again while its box is ticked."""
     ends: datetime | None = None
     """When the training will have ended, UTC, by its speed so far; None where that is not known."""
     rival: Evaluation | None = None
@@ -194,6 +198,7 @@ def render(report: Report) -> str:
         dataset=report.dataset,
         run=as_json(report.run),
         recipe=report.recipe,
+        model=report.model,
         pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in report.pairs],
         panel=[(name, data_uri(column, 800)) for name, column in report.panel],
         night=report.night,

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
@@ -18,7 +19,7 @@ from batch_nst.data.dataset.records import BadPhoto
 from batch_nst.data.images.contact_sheet import contact_sheet
 from batch_nst.data.models.evaluation import SizeTimes, SpeedTable
 from batch_nst.pipelines.cost.requests import Requests
-from batch_nst.pipelines.reports.html import settings
+from batch_nst.pipelines.reports.html import digest, settings
 from batch_nst.pipelines.reports.night import (
     Cost,
     DatasetFacts,
@@ -348,9 +349,10 @@ def test_nothing_keeps_anyone_from_reading_it(
     browser.look(page, 1280, dark=dark)
     assert browser.faults(axe) == []
     made = {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
-    page.write_text(render(Report(**made)))  # of a training; while it is under way, it loads itself again
-    browser.look(page, 390, dark=dark)
-    assert browser.faults(axe) == []
+    for under_way in (False, True):
+        page.write_text(render(Report(**made, under_way=under_way)))
+        browser.look(page, 390, dark=dark)
+        assert browser.faults(axe) == []
     page.write_text('<html lang="en"><title>a page</title><main><h1>cats</h1><img src="data:,">')
     browser.look(page, 1280)
     assert [fault.partition(":")[0] for fault in browser.faults(axe)] == ["image-alt"]
@@ -406,14 +408,30 @@ def test_a_picture_is_drawn_off_the_fast_models_like_a_curtain(
     assert browser.seen().width <= width  # no page that scrolls sideways
 
 
-def test_a_page_of_a_training_loads_itself_again_and_says_when_it_ends(given: dict[str, Any]) -> None:
+def test_a_page_of_a_training_loads_itself_again_and_says_when_it_ends(
+    given: dict[str, Any], browser: Browser, tmp_path: Path
+) -> None:
     made = {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
     ends = datetime(2026, 11, 25, 23, 5)
-    page = render(Report(**made, under_way=True, ends=ends))
-    assert '<meta http-equiv="refresh" content="30">' in page
-    assert "it ends at <strong>23:05 UTC, 25 November</strong>" in page
+    page, text = tmp_path / "index.html", render(Report(**made, under_way=True, ends=ends))
+    page.write_text(text)
+    assert browser.look(page, 390).troubles == []
+    text = text.replace("30000", "300")  # milliseconds
+    assert "it ends at <strong>23:05 UTC, 25 November</strong>" in text
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    page.write_text(re.sub(r"script-src [^\"]*", f"script-src {digest(script)}", text))
+    browser.look(page, 390)
+    browser.value("window.before = true")
+    browser.until("!window.before")
+    browser.click("#reload")
+    browser.value("window.before = true")
+    time.sleep(1)
+    assert browser.value("window.before && !document.getElementById('reload').checked")
+    page.write_text(page.read_text().replace("300", "299"))  # another script than the policy names
+    assert any("script" in trouble for trouble in browser.look(page, 390).troubles)
     for still in (render(Report(**made)), _night(given)):
-        assert "refresh" not in still
+        assert "<script" not in still
+        assert "script-src" not in still
 
 
 def test_the_browser_tells_of_what_would_be_wrong(browser: Browser, tmp_path: Path) -> None:

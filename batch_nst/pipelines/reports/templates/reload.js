@@ -1,0 +1,1 @@
+setInterval(() => { if (document.getElementById("reload").checked) location.reload(); }, 30000);
