@@ -24,7 +24,11 @@ def disarm() -> None:
 
 
 def watch(alive: Callable[[], bool], patience: float) -> None:
-    """Send this process SIGTERM once `alive` is false for `patience` seconds; `is_lost` is true then."""
+    """Send this process SIGTERM once `alive` is false for `patience` seconds; `is_lost` is true then.
+
+    It looks once a second, and counts looks: a process that was stopped for a while, or had no processor,
+    must not end for a single one.
+    """
     if _armed.is_set():
         threading.Thread(target=_look, args=(alive, patience), name="watch", daemon=True).start()
 
@@ -35,12 +39,11 @@ def is_lost() -> bool:
 
 
 def _look(alive: Callable[[], bool], patience: float) -> None:
-    seen = time.monotonic()
-    while time.monotonic() - seen < patience:
+    missed = 0
+    while missed * _LOOK_SECONDS < patience:
         time.sleep(_LOOK_SECONDS)
         if _lost.is_set() or not _armed.is_set():  # another watch has said it, or there is nobody to hear it
             return
-        if alive():
-            seen = time.monotonic()
+        missed = 0 if alive() else missed + 1
     _lost.set()
     os.kill(os.getpid(), signal.SIGTERM)
