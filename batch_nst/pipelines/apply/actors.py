@@ -1,11 +1,9 @@
-"""The Ray Data pipeline of `apply` (decode, stylize, write; one row per picture) and its actor."""
+"""The Ray Data pipeline of `apply` (decode, stylize, write; a row holds a few pictures) and its actor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property
-from typing import Any
 
 import ray.data
 import torch
@@ -19,9 +17,13 @@ from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureRecord,
     PictureTask,
+    Row,
+    as_row,
     chunk_row,
     decode_row,
+    records_in,
     stylize_picture,
+    stylize_pictures,
     write_row,
 )
 from batch_nst.pipelines.cluster.connect import Workers
@@ -67,7 +69,7 @@ def stylize_photos(
             )
             .map(write_row, fn_args=(target,), num_cpus=0.25)
         )
-    return (Outcome(**row) for row in rows_at_once(dataset, "apply"))
+    return (Outcome(**each) for row in rows_at_once(dataset, "apply") for each in row["pictures"])
 
 
 class FastModelActor:
@@ -94,10 +96,10 @@ class FastModelActor:
         keep_freed_memory()
         return painter(self._files, choose_device(self._workers.device), self._precision, self._backend)
 
-    def stylize(self, record: PictureRecord) -> PictureRecord:
+    def stylize(self, record: PictureRecord, attempt: Attempt) -> PictureRecord:
         """`stylize_picture` with the actor's model."""
-        return stylize_picture(record, lambda: self._model, self._blend, self._attempt)
+        return stylize_picture(record, lambda: self._model, self._blend, attempt)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """`stylize` for Ray Data: rows of one `PictureRecord` each."""
-        return asdict(self.stylize(PictureRecord(**row)))
+    def __call__(self, row: Row) -> Row:
+        """`stylize_pictures` for Ray Data."""
+        return as_row(stylize_pictures(records_in(row), self.stylize, self._attempt))

@@ -1,7 +1,8 @@
 """The tasks of `apply` around the fast model: read, decode, encode and write pictures. Without torch and Ray.
 
 `decode_row` and `write_row` are the callables of Ray Data, `decode_photos` and `write_picture` what they do.
-A row between the stages has the fields of a `PictureRecord` as its columns.
+A row between the stages holds a few pictures, see `rows_of`: each row is a task, which costs as much as
+painting a small picture.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -47,6 +48,12 @@ _NAME_TAKEN = (FileExistsError, IsADirectoryError, NotADirectoryError)
 """A folder has the name of the picture, or a file that of one of its folders."""
 _TOGETHER = 8
 """Photos that are read at once."""
+_ROW_BYTES = 8 << 20
+"""Bytes of pixels with which a row is full."""
+
+
+Row: TypeAlias = dict[str, list[dict[str, Any]]]
+"""A row of Ray Data: under `pictures` the fields of several `PictureRecord`s, at the end of `Outcome`s."""
 
 
 class PictureTask(NamedTuple):
@@ -108,15 +115,38 @@ def chunk_row(chunk: Sequence[PictureTask]) -> dict[str, str]:
     return {"tasks": json.dumps(chunk)}
 
 
-def decode_row(row: dict[str, str], attempt: Attempt) -> Iterator[dict[str, Any]]:
-    """`decode_photos` for Ray Data: a row of `chunk_row` to rows of one `PictureRecord` each."""
+def rows_of(records: Iterable[PictureRecord]) -> Iterator[Row]:
+    """Records in rows: as many small pictures as fill one, or one that is larger."""
+    few, size = list[PictureRecord](), 0
+    for record in records:
+        few.append(record)
+        size += len(record.pixels)
+        if size >= _ROW_BYTES:
+            yield as_row(few)
+            few, size = [], 0
+    if few:
+        yield as_row(few)
+
+
+def as_row(each: Iterable[PictureRecord] | Iterable[Outcome]) -> Row:
+    """Pictures as a row of Ray Data."""
+    return {"pictures": [asdict(one) for one in each]}
+
+
+def records_in(row: Row) -> list[PictureRecord]:
+    """The records of a row."""
+    return [PictureRecord(**picture) for picture in row["pictures"]]
+
+
+def decode_row(row: dict[str, str], attempt: Attempt) -> Iterator[Row]:
+    """`decode_photos` for Ray Data: a row of `chunk_row` to rows of `PictureRecord`s."""
     chunk = [PictureTask(Photo(*photo), name) for photo, name in json.loads(row["tasks"])]
-    return map(asdict, decode_photos(chunk, attempt))
+    yield from rows_of(decode_photos(chunk, attempt))
 
 
-def write_row(row: dict[str, Any], target: Store) -> dict[str, str]:
-    """`write_picture` for Ray Data: a row of one `PictureRecord` to a row of its `Outcome`."""
-    return asdict(write_picture(PictureRecord(**row), target))
+def write_row(row: Row, target: Store) -> Row:
+    """`write_picture` for Ray Data: a row of `PictureRecord`s to one of their `Outcome`s."""
+    return as_row(write_picture(record, target) for record in records_in(row))
 
 
 def decode_photos(chunk: Sequence[PictureTask], attempt: Attempt = first_attempt) -> Iterator[PictureRecord]:
@@ -164,6 +194,16 @@ def stylize_picture(
             except MemoryError as error:
                 return record.refused(Refusal("failed", "out_of_memory", str(error)))
     return record.refused(given_up(deaths, "it"))
+
+
+def stylize_pictures(
+    records: Sequence[PictureRecord],
+    stylize: Callable[[PictureRecord, Attempt], PictureRecord],
+    attempt: Attempt,
+) -> list[PictureRecord]:
+    """`stylize_picture` for the records of a row; they are one attempt until a worker has died at them."""
+    with attempt(f"stylize from {records[0].name} on") as died:
+        return [stylize(record, attempt if died else first_attempt) for record in records]
 
 
 def write_picture(record: PictureRecord, target: Store) -> Outcome:

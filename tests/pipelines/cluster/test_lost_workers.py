@@ -29,6 +29,7 @@ from batch_nst.pipelines.apply.run import ApplyFigures, apply
 from batch_nst.pipelines.apply.tasks import PictureRecord, stylize_picture
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.generate import actors
+from batch_nst.pipelines.generate.decode import Attempt
 from batch_nst.pipelines.generate.run import generate
 from batch_nst.pipelines.generate.stylizer import Stylizer
 from batch_nst.recipe import Recipe
@@ -132,13 +133,13 @@ def deadly_actor(photos: tuple[str, ...]) -> type:
     """A `FastModelActor` that kills its worker at some photos, and leaves the others as they are."""
 
     class Deadly(apply_actors.FastModelActor):
-        def stylize(self, record: PictureRecord) -> PictureRecord:
+        def stylize(self, record: PictureRecord, attempt: Attempt) -> PictureRecord:
             def model(pixels: Pixels) -> Pixels:
                 if record.uri.endswith(photos):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return pixels
 
-            return stylize_picture(record, lambda: model, self._blend, self._attempt)
+            return stylize_picture(record, lambda: model, self._blend, attempt)
 
     return Deadly
 
