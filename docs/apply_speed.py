@@ -9,6 +9,8 @@ shows medians. It has three rows:
    stages, without the start of Python, torch and Ray.
 3. The command on all files with its start, which more files would share.
 
+Below it stands what part of its painter's own rate, from pixels to pixels, the command reaches.
+
 python docs/apply_speed.py [--photos FOLDER] [--model MODEL] [--files N] [--rounds N] [--precision P]
 """
 
@@ -59,8 +61,8 @@ def seconds(action: Callable[..., object], *arguments: object) -> float:
     return perf_counter() - start
 
 
-def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, precision: Precision) -> None:
-    """Print the median over all pictures and rounds."""
+def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, precision: Precision) -> float:
+    """Print the median over all pictures and rounds; returns the painter's seconds."""
     net, fast = exact_model(model, CPU).net, painter(model, choose_device("cpu"), precision)
     loop, ours = [], []
     for turn in range(rounds + 1):
@@ -71,10 +73,11 @@ def pixels_to_pixels(model: ModelFiles, photos: list[Pixels], rounds: int, preci
                 loop.append(times[0])
                 ours.append(times[1])
     row(f"pixels to pixels, {str(fast.dtype).removeprefix('torch.')}", median(loop), median(ours))
+    return median(ours)
 
 
-def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: int, precision: str) -> None:
-    """Print the time per picture of many files, the median over the rounds."""
+def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: int, precision: str) -> float:
+    """Print the time per picture of many files, the median over the rounds; returns that of `apply`."""
     net = exact_model(model, CPU).net
     loop, ours, whole = [], [], []
     with TemporaryDirectory() as temporary:
@@ -94,6 +97,7 @@ def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: 
             whole.append(times[1] / files)
     row(f"files to files (JPEG), the last {files - files // 4} of {files}", median(loop), median(ours))
     row(f"the same, {files} files and the start of the command", median(loop), median(whole))
+    return median(ours)
 
 
 def command(model: str, source: Path, target: Path, precision: str) -> None:
@@ -173,8 +177,9 @@ def main() -> None:
     print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}", end=", ")
     print(f"{datetime.date.today()}\n\n| {SIZE} px | ms, plain loop in fp32 | ms, apply | ratio |")
     print("| --- | --- | --- | --- |", flush=True)
-    pixels_to_pixels(model, photos, options.rounds, options.precision)
-    files_to_files(model, photos, options.files, options.rounds, options.precision)
+    painting = pixels_to_pixels(model, photos, options.rounds, options.precision)
+    command_takes = files_to_files(model, photos, options.files, options.rounds, options.precision)
+    print(f"\nFrom files to files: {painting / command_takes:.2f} of the painter's own rate.")
 
 
 if __name__ == "__main__":

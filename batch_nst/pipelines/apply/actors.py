@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import ray.data
-import torch
 
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.device import Precision, choose_device, keep_freed_memory
 from batch_nst.engine.fast_model.compiled import Backend
+from batch_nst.pipelines.apply.painters import Paint, by_openvino, by_torch
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureRecord,
@@ -30,7 +30,9 @@ from batch_nst.pipelines.cluster.connect import Workers
 from batch_nst.pipelines.cluster.crash_counter import CrashCounter
 from batch_nst.pipelines.cluster.rows import a_task_per_row, rows_at_once
 from batch_nst.pipelines.generate.decode import Attempt, first_attempt
-from batch_nst.pipelines.inference import FastModel, painter
+
+if TYPE_CHECKING:
+    from batch_nst.engine.device import Precision
 
 
 def stylize_photos(
@@ -90,11 +92,12 @@ class FastModelActor:
         self._workers, self._attempt = workers, attempt
 
     @cached_property
-    def _model(self) -> FastModel:
+    def _model(self) -> Paint:
         # In the first call, not in the constructor: for the reason, see `Stylizer`.
-        torch.set_num_threads(self._workers.threads_here())
-        keep_freed_memory()
-        return painter(self._files, choose_device(self._workers.device), self._precision, self._backend)
+        threads = self._workers.threads_here()
+        if self._backend == "openvino":
+            return by_openvino(self._files, self._precision, threads)
+        return by_torch(self._files, self._workers.device, self._precision, self._backend, threads)
 
     def stylize(self, record: PictureRecord, attempt: Attempt) -> PictureRecord:
         """`stylize_picture` with the actor's model."""

@@ -23,7 +23,8 @@ from batch_nst.engine.fast_model.compiled import Backend, best_backend
 from batch_nst.errors import IncompleteError, RecipeError, StorageError
 from batch_nst.figures import as_json, omitted
 from batch_nst.globs import MAGIC
-from batch_nst.pipelines.apply.single import checked_weights, stylize_file, tell_slow
+from batch_nst.pipelines.apply.painters import checked_weights
+from batch_nst.pipelines.apply.single import stylize_file, tell_slow
 from batch_nst.pipelines.apply.tasks import ENCODINGS, Outcome, PictureTask, chunks_of, target_name
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.pipelines.generate.decode import DIED

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from batch_nst.console import log
 from batch_nst.data.images.blend import Blend
-from batch_nst.data.images.codec import Pixels
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.sources.photos import Photo
 from batch_nst.data.storage.store import Store
-from batch_nst.engine.fast_model.compiled import MAX_WHOLE, best_backend, compile_net, is_half
-from batch_nst.engine.fast_model.network import Weights, read_weights
+from batch_nst.engine.fast_model.compiled import MAX_WHOLE, best_backend
 from batch_nst.errors import RecipeError
+from batch_nst.pipelines.apply.painters import Paint, by_openvino, by_torch, checked_weights
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureTask,
@@ -53,29 +51,16 @@ def stylize_file(
         StorageError: the file cannot be written.
     """
     folder, name = target
-    weights = checked_weights(files)
+    checked_weights(files)
     (record,) = decode_photos([PictureTask(Photo(name, source, ""), name)])
     if record.reason == VANISHED:
         raise RecipeError(f"IN: {source}: there is no such file; for a folder of pictures OUT is a folder")
     whole = record.height * record.width <= MAX_WHOLE["openvino"]
     if device != "cuda" and whole and best_backend("cpu") == "openvino":
-        network = files.card["architecture"]["name"]
-
-        def model() -> Callable[[Pixels], Pixels]:
-            return compile_net(weights, network, half=is_half(network, precision))
+        paint = by_openvino(files, precision)
     else:
-        model = _by_torch(files, device, precision)
-    return write_picture(stylize_picture(record, model, blend), folder)
-
-
-def checked_weights(files: ModelFiles) -> Weights:
-    """The weights of a model.
-
-    Raises:
-        WeightsError: its files do not belong together.
-    """
-    with files.naming_home():
-        return read_weights(files.weights, files.card)
+        paint = _by_torch(files, device, precision)
+    return write_picture(stylize_picture(record, lambda: paint, blend), folder)
 
 
 def tell_slow(backend: str | None, device: str) -> None:
@@ -84,13 +69,9 @@ def tell_slow(backend: str | None, device: str) -> None:
         log("painting by torch, which takes longer than OpenVINO does (pip install openvino)")
 
 
-def _by_torch(
-    files: ModelFiles, device: Device, precision: Precision
-) -> Callable[[], Callable[[Pixels], Pixels]]:
+def _by_torch(files: ModelFiles, device: Device, precision: Precision) -> Paint:
     from batch_nst.engine.device import choose_device
-    from batch_nst.pipelines.inference import painter
 
     where = choose_device(device)
-    fast = painter(files, where, precision)
-    tell_slow(fast.backend, where.type)
-    return lambda: fast
+    tell_slow(best_backend(where.type), where.type)
+    return by_torch(files, device, precision)
