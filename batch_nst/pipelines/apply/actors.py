@@ -16,8 +16,8 @@ from batch_nst.pipelines.apply.painters import Paint, by_openvino, by_torch
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureRecord,
+    PictureRow,
     PictureTask,
-    Row,
     as_row,
     chunk_row,
     decode_row,
@@ -103,6 +103,6 @@ class FastModelActor:
         """`stylize_picture` with the actor's model."""
         return stylize_picture(record, lambda: self._model, self._blend, attempt)
 
-    def __call__(self, row: Row) -> Row:
+    def __call__(self, row: PictureRow) -> PictureRow:
         """`stylize_pictures` for Ray Data."""
         return as_row(stylize_pictures(records_in(row), self.stylize, self._attempt))

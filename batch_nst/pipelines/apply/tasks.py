@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -52,8 +52,11 @@ _ROW_BYTES = 8 << 20
 """Bytes of pixels with which a row is full."""
 
 
-Row: TypeAlias = dict[str, list[dict[str, Any]]]
-"""A row of Ray Data: under `pictures` the fields of several `PictureRecord`s, at the end of `Outcome`s."""
+class PictureRow(TypedDict):
+    """A row of Ray Data."""
+
+    pictures: list[dict[str, Any]]
+    """The fields of several `PictureRecord`s, at the end of `Outcome`s."""
 
 
 class PictureTask(NamedTuple):
@@ -115,7 +118,7 @@ def chunk_row(chunk: Sequence[PictureTask]) -> dict[str, str]:
     return {"tasks": json.dumps(chunk)}
 
 
-def rows_of(records: Iterable[PictureRecord]) -> Iterator[Row]:
+def rows_of(records: Iterable[PictureRecord]) -> Iterator[PictureRow]:
     """Records in rows: as many small pictures as fill one, or one that is larger."""
     few, size = list[PictureRecord](), 0
     for record in records:
@@ -128,23 +131,23 @@ def rows_of(records: Iterable[PictureRecord]) -> Iterator[Row]:
         yield as_row(few)
 
 
-def as_row(each: Iterable[PictureRecord] | Iterable[Outcome]) -> Row:
+def as_row(each: Iterable[PictureRecord] | Iterable[Outcome]) -> PictureRow:
     """Pictures as a row of Ray Data."""
     return {"pictures": [asdict(one) for one in each]}
 
 
-def records_in(row: Row) -> list[PictureRecord]:
+def records_in(row: PictureRow) -> list[PictureRecord]:
     """The records of a row."""
     return [PictureRecord(**picture) for picture in row["pictures"]]
 
 
-def decode_row(row: dict[str, str], attempt: Attempt) -> Iterator[Row]:
+def decode_row(row: dict[str, str], attempt: Attempt) -> Iterator[PictureRow]:
     """`decode_photos` for Ray Data: a row of `chunk_row` to rows of `PictureRecord`s."""
     chunk = [PictureTask(Photo(*photo), name) for photo, name in json.loads(row["tasks"])]
     yield from rows_of(decode_photos(chunk, attempt))
 
 
-def write_row(row: Row, target: Store) -> Row:
+def write_row(row: PictureRow, target: Store) -> PictureRow:
     """`write_picture` for Ray Data: a row of `PictureRecord`s to one of their `Outcome`s."""
     return as_row(write_picture(record, target) for record in records_in(row))
 
