@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json, sys, time
 import numpy as np, torch
-from PIL import Image
 try:
     from batch_nst.data.dataset.sampler import Batch
     from batch_nst.engine.fast_model.transformer_net import TransformerNet
@@ -30,10 +29,10 @@ try:
 except ImportError:  # before the rooms of 0.2
     from batch_nst.data.pairs import Batch
     from batch_nst.engine.transformer_net import TransformerNet
-    from batch_nst.pipelines.training import Trainer
+    from batch_nst.pipelines.training import Training as Trainer
     from batch_nst.data.style import read_style
     adam = {}
-from batch_nst.engine.timing import machine_of
+
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.recipe import Loss, Style, Train, Vgg
 
