@@ -138,7 +138,7 @@ class Vgg16(nn.Module):
         for name, conv in self.convolutions.items():
             if _is_behind_pooling(name):
                 x = F.max_pool2d(x, 2)
-            x = F.relu_(conv(x))
+            x = F.relu_(conv(x)) if torch.is_grad_enabled() else _rectified(x, conv)
             if name in wanted:
                 activations[name] = x
             if len(activations) == len(wanted):

@@ -195,14 +195,20 @@ class Trainer:
         content: Tensor,
         optimised: Tensor,
         paired: Sequence[bool],
-    ) -> tuple[Tensor, dict[str, Tensor], int]:
+    ) -> tuple[Tensor, list[str]]:
+        """A piece of the batch: gradient, parts of the loss and number of images as `_mean` adds them."""
         objective = self._objectives.fast
         loss, parts = training_loss(
             self._stylize, objective, weights, content, optimised, skip_unweighted, paired
         )
         parts[_PAIRED] = loss.new_full((), sum(paired) / len(paired))
         gradients = torch.autograd.grad(loss, self._parameters)
-        return torch.cat([gradient.flatten() for gradient in gradients]), parts, len(content)
+        values = [*gradients, *parts.values(), loss.new_ones(())]
+        sizes = [value.numel() for value in values]
+        piece = loss.new_empty(sum(sizes), dtype=torch.float64)
+        for place, value in zip(piece.split_with_sizes(sizes), values, strict=True):
+            torch.mul(value.reshape(-1).double(), len(content), out=place)
+        return piece, list(parts)
 
     def _stylize(self, image: Tensor) -> Tensor:
         half = self._objectives.dtype == torch.bfloat16
@@ -259,19 +265,17 @@ def take_step(
         optimizer.step()
 
 
-def _mean(pieces: Iterable[tuple[Tensor, dict[str, Tensor], int]]) -> tuple[Tensor, bool, dict[str, float]]:
+def _mean(pieces: Iterable[tuple[Tensor, list[str]]]) -> tuple[Tensor, bool, dict[str, float]]:
     """Mean gradient, whether it is finite, and parts of the loss over the global batch.
 
-    The sums are taken in fp64, where sums of fp32 numbers are exact except for a rare last bit beyond fp32.
+    A piece is a vector in fp64: gradient and parts times the number of its images, then that number. The sums
+    are taken in fp64, where sums of fp32 numbers are exact except for a rare last bit beyond fp32.
     So the mean does not depend on the order of the pieces. Once a step the host waits for the device, here:
     a step whose gradient is not finite is skipped, on all workers.
     """
-    total: Tensor | None = None
-    for gradient, parts, size in pieces:
-        piece = size * torch.cat([gradient.double(), *(part.double()[None] for part in parts.values())])
-        piece = torch.cat([piece, piece.new_full((1,), size)])
-        total = piece if total is None else total + piece
-    assert total is not None
+    (total, parts), *others = pieces
+    for piece, _ in others:
+        total += piece
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
     mean = total[:-1] / total[-1]
