@@ -102,9 +102,11 @@ class Vgg16(nn.Module):
         )
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
+        self._packed: dict[tuple[str, str], tuple[torch.Size, Tensor]] = {}
 
     def at(self, device: torch.device | str, dtype: torch.dtype) -> Vgg16:
         """Move the network to a device, convolutions in `dtype`; normalisation stays in fp32 or better."""
+        self._packed.clear()
         self.to(device)
         self.convolutions.to(dtype)
         self.adjoints.to(dtype)
@@ -138,7 +140,7 @@ class Vgg16(nn.Module):
         for name, conv in self.convolutions.items():
             if _is_behind_pooling(name):
                 x = F.max_pool2d(x, 2)
-            x = F.relu_(conv(x)) if torch.is_grad_enabled() else _rectified(x, conv)
+            x = F.relu_(conv(x)) if torch.is_grad_enabled() else self._convolved(x, name, "relu")
             if name in wanted:
                 activations[name] = x
             if len(activations) == len(wanted):
@@ -154,10 +156,10 @@ class Vgg16(nn.Module):
         """
         activations, winners = {}, {}
         x = self.normalised(image)
-        for name, conv in self.convolutions.items():
+        for name in self.convolutions:
             if _is_behind_pooling(name):
                 x, winners[name] = F.max_pool2d(x, 2, return_indices=True)
-            x = activations[name] = _rectified(x, conv)
+            x = activations[name] = self._convolved(x, name, "relu")
         return Recorded(activations, winners)
 
     @torch.no_grad()
@@ -177,7 +179,7 @@ class Vgg16(nn.Module):
         for name, before in zip(reversed(names), [*reversed(names[:-1]), None], strict=True):
             add_slope(name, gradient)
             gradient = torch.ops.aten.threshold_backward(gradient, recorded.activations[name], 0)
-            gradient = F.conv2d(gradient, self.adjoints[name], padding=1)
+            gradient = self._convolved(gradient, name, "none")
             if before is not None and name in recorded.winners:
                 gradient = torch.ops.aten.max_pool2d_with_indices_backward(
                     gradient,
@@ -187,19 +189,31 @@ class Vgg16(nn.Module):
                 )
         return gradient.to(self.mean.dtype).contiguous() / self.std
 
+    def _convolved(self, x: Tensor, name: str, then: Literal["relu", "none"]) -> Tensor:
+        """A layer without autograd: forward with ReLU, or, with `none`, the adjoint of its convolution.
+
+        On a CPU it is one operation of oneDNN, which torch's compiler also uses, on weights in the layout
+        that oneDNN computes in: to arrange them takes as long as a small picture. The layout of the last
+        size is kept, as another size may have another one.
+        """
+        conv = self.convolutions[name]
+        weight = conv.get_parameter("weight") if then == "relu" else self.adjoints[name]
+        if x.device.type != "cpu" or not _can_fuse(x.dtype):
+            return F.relu_(conv(x)) if then == "relu" else F.conv2d(x, weight, padding=1)
+        ones = (1, 1)
+        size, packed = self._packed.get((name, then), (None, weight))
+        if size != x.shape:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, ones, ones, ones, 1, x.shape)
+            self._packed[name, then] = x.shape, packed
+        bias = conv.get_parameter("bias") if then == "relu" else None
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, packed, bias, ones, ones, ones, 1, then, [], ""
+        )
+        return convolved
+
     def normalised(self, image: Tensor) -> Tensor:
         """The input of the first convolution for images (B, 3, H, W), RGB, 0..255."""
         return ((image - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
-
-
-def _rectified(x: Tensor, conv: nn.Module) -> Tensor:
-    """`relu(conv(x))`; on a CPU as one fused operation, which torch's compiler also uses."""
-    if x.device.type != "cpu" or not _can_fuse(x.dtype):
-        return F.relu_(conv(x))
-    fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, conv.weight, conv.bias, *((1, 1), (1, 1), (1, 1), 1), "relu", [], ""
-    )
-    return fused
 
 
 def _can_fuse(dtype: torch.dtype) -> bool:

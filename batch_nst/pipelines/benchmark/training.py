@@ -91,9 +91,8 @@ def _ended(run: Callable[[], object], device: torch.device) -> None:
     wait_for(device)
 
 
-@torch.no_grad()
 def _operations(net: nn.Module, image: Tensor) -> int:
-    """Floating-point operations of a forward pass."""
-    with FlopCounterMode(display=False) as counter:
+    """Floating-point operations of a forward pass; with autograd, as fused layers are not counted."""
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         net(image)
     return int(counter.get_total_flops())
