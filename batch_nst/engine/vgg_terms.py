@@ -95,7 +95,7 @@ class _Terms(torch.autograd.Function):
 
 
 def _mean_square(values: Tensor) -> Tensor:
-    """Of each image, (B,), fp32 or better; row by row, see `squared_norm`."""
+    """Mean square of each image, (B,), fp32 or better; row by row, see `squared_norm`."""
     rows = torch.linalg.vector_norm(positions(as_full(values)), dim=2)
     means: Tensor = rows.square().sum(1) / values[0].numel()
     return means

@@ -128,7 +128,7 @@ def test_what_the_front_door_shows_is_found() -> None:
     )
     assert "rollback OUTPUT" in commands(operating)
     assert ("tests/benchmarks/overhead.py", []) in scripts(MAKEFILE)
-    assert ("docs/apply_speed.py", ["--photos", "FOLDER", "--files", "60", "--rounds", "1"]) in scripts(
+    assert ("docs/apply_speed.py", ["--files", "200", "--rounds", "2"]) in scripts(
         ROOT / "docs" / "painting.md"
     )
     assert {"getting-started", "1-see-it-work"} <= anchors(ROOT / "docs" / "getting_started.md")
