@@ -45,6 +45,18 @@ def test_seconds_of_a_pair_are_the_engines() -> None:
     assert re.search(r"\| 256 \| .* \| 18,820 \|", engine)
 
 
+def test_hours_of_a_thousand_pairs_are_the_engines() -> None:
+    engine = (ROOT / "docs" / "engine.md").read_text()
+    with_amx = dict(re.findall(r"^\| (128|256|512) \| .* \| ([\d,]+) \|$", engine, re.MULTILINE))
+    (text,) = re.findall(r"bare network; ([\d,]+), ([\d,]+) and ([\d,]+)\s+device-seconds", engine)
+    without = dict(zip(with_amx, text, strict=True))
+    rows = re.findall(r"^\| (128|256|512) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 6
+    for px, iterations, *hours in rows:
+        seconds = (float(each[px].replace(",", "")) for each in (with_amx, without))
+        assert hours == [f"{each * int(iterations) / 300 / 3600:.2f}" for each in seconds]
+
+
 def test_every_metric_is_listed() -> None:
     source = (ROOT / "batch_nst" / "pipelines" / "cluster" / "metrics.py").read_text()
     old = re.findall(r'(?:Counter|Gauge)\("(\w+)"', source)
