@@ -36,7 +36,7 @@ from batch_nst.pipelines.benchmark.engine_records import (
     Scale,
 )
 from batch_nst.pipelines.benchmark.measure import ResultCache, peak_memory, pipeline_overhead
-from batch_nst.pipelines.benchmark.painting import measure_painting
+from batch_nst.pipelines.benchmark.painting import measure_alone, measure_painting
 from batch_nst.pipelines.benchmark.race import (
     PhotoRace,
     against_pictures,
@@ -67,6 +67,7 @@ QUICK = Scale(
     batches=(1, 4),
     sizes=(64, 128),
     painted=(256,),
+    alone=((256, 256),),
     trained=(96,),
     unit=2,
     units=2,
@@ -220,6 +221,10 @@ def _measure(bench: _Bench) -> tuple[Details, list[PhotoRace]]:
         cache.measure(f"painting {side}", partial(measure_painting, bench.device, side, scale.rounds))
         for side in scale.painted
     ]
+    alone = [
+        cache.measure(f"alone {width} x {height}", partial(measure_alone, bench.device, width, height))
+        for width, height in scale.alone
+    ]
     training = [
         cache.measure(f"training {side}", partial(measure_training, first, side, _TRAINED, scale.rounds))
         for side in scale.trained
@@ -241,6 +246,7 @@ def _measure(bench: _Bench) -> tuple[Details, list[PhotoRace]]:
         sizes=sizes,
         batches=batches,
         painting=painting,
+        alone=alone,
         training=training,
         pipeline=pipeline,
     )

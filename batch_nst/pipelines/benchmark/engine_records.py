@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from batch_nst.engine.timing import Machine, Spread
 from batch_nst.pipelines.benchmark.measure import Overhead, PeakMemory
-from batch_nst.pipelines.benchmark.painting import Painting
+from batch_nst.pipelines.benchmark.painting import Alone, Painting
 from batch_nst.pipelines.benchmark.race import Difference, Speedup
 from batch_nst.pipelines.benchmark.training import TrainingSpeed
 
@@ -40,6 +40,8 @@ class Scale:
     """Sides whose cost is measured, in the batches that the engine chooses."""
     painted: tuple[int, ...] = (256, 512, 1024)
     """Sides of pictures that the fast model paints."""
+    alone: tuple[tuple[int, int], ...] = ((256, 256), (1600, 1250), (4000, 3000))
+    """Width and height of photos that a command of its own paints."""
     trained: tuple[int, ...] = (96, 128, 256)
     """Sides of the crops of training steps."""
     unit: int = 4
@@ -103,6 +105,7 @@ class Details:
     sizes: dict[str, Cost]
     batches: dict[str, Cost]
     painting: list[Painting]
+    alone: list[Alone]
     training: list[TrainingSpeed]
     pipeline: Overhead
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import numpy as np
 import torch
 
-from batch_nst.data.images.codec import Pixels
+from batch_nst.data.images.codec import Pixels, encode
+from batch_nst.data.models import registry
 from batch_nst.data.models.files import ModelFiles
+from batch_nst.data.storage.store import Store
 from batch_nst.engine.fast_model.compiled import load_openvino
 from batch_nst.engine.fast_model.model_io import model_bytes, weights_of
 from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
@@ -36,6 +43,61 @@ class Painting(TypedDict):
     """The faster of the two runtimes over the painter, least seconds each; None if neither is installed."""
     apart: dict[str, dict[str, float]]
     """Grey levels between a painter and the plain loop: `mean` and `most`."""
+
+
+class Alone(TypedDict):
+    """A photo that a command of its own paints into a file."""
+
+    pixels: int
+    seconds: float
+    """From the start of the command to its end, with a warm file cache: the least of three, if it is small."""
+    peak: int | None
+    """Peak memory of its process in bytes, without that of its decoder; None where nobody tells."""
+
+
+_COMMAND = """
+import atexit, sys
+from pathlib import Path
+from batch_nst.cli import main
+
+atexit.register(lambda: Path("status").write_text(Path("/proc/self/status").read_text()))
+main(sys.argv[1:])
+"""
+_SMALL = 4_000_000
+"""Pixels below which a photo takes seconds."""
+
+
+def measure_alone(device: torch.device, width: int, height: int) -> Alone:
+    """Time `apply` on one photo of noise, by an untrained model of the default size."""
+    torch.manual_seed(0)
+    net = TransformerNet().eval()
+    with TemporaryDirectory() as folder:
+        model = Store(f"{folder}/model")
+        digest = registry.write_part(model, "untrained", registry.WEIGHTS, model_bytes(net))
+        registry.write_card(
+            model,
+            "untrained",
+            {  # type: ignore[typeddict-item]
+                "version": "untrained",
+                "architecture": {"name": net.network, "width": net.width},
+                "digests": {registry.WEIGHTS: digest},
+            },
+        )
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        (Path(folder) / "photo.jpg").write_bytes(encode(noise, "jpeg"))
+        words = ["apply", "model/models/untrained", "photo.jpg", "painted.jpg", "--device", device.type]
+        run = partial(
+            subprocess.run,
+            [sys.executable, "-c", _COMMAND, *words],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        took = min(seconds(run) for _ in range(3 if width * height < _SMALL else 1))
+        status = Path(folder) / "status"
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return {"pixels": width * height, "seconds": took, "peak": int(found[1]) * 1024 if found else None}
 
 
 def measure_painting(device: torch.device, size: int, rounds: int) -> Painting:

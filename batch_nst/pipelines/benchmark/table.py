@@ -5,7 +5,7 @@ from __future__ import annotations
 from batch_nst.engine.baselines import TARGET_ITERATIONS
 from batch_nst.engine.timing import Spread
 from batch_nst.pipelines.benchmark.engine_records import BenchmarkFigures, Cost
-from batch_nst.pipelines.benchmark.painting import Painting
+from batch_nst.pipelines.benchmark.painting import Alone, Painting
 from batch_nst.pipelines.benchmark.race import Speedup
 from batch_nst.pipelines.benchmark.training import TrainingSpeed
 
@@ -50,6 +50,7 @@ def table(figures: BenchmarkFigures) -> list[str]:
         *((f"{side} px", _cost(cost)) for side, cost in details.sizes.items()),
         *((f"batch {count}", _cost(cost)) for count, cost in details.batches.items()),
         *((f"painting {each['size']} px", _painting(each)) for each in details.painting),
+        *((f"alone {each['pixels'] / 1e6:.2g} MP", _alone(each)) for each in details.alone),
         *((f"training {each['size']} px", _training(each)) for each in details.training),
         (
             "pipeline",
@@ -65,6 +66,11 @@ def _painting(painting: Painting) -> str:
     far = painting["apart"]["painter"]
     beside = f"; ratio {painting['ratio']:.3g}" if painting["ratio"] else ""
     return f"ms by {painting['backend']}: {times}{beside}; from torch {far['mean']:.2g} grey levels apart"
+
+
+def _alone(alone: Alone) -> str:
+    peak = f", at most {alone['peak'] / 2**20:,.0f} MiB" if alone["peak"] else ""
+    return f"{alone['seconds']:.3g} s from the start of a command to its end{peak}"
 
 
 def _training(training: TrainingSpeed) -> str:

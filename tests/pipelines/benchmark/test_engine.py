@@ -183,6 +183,7 @@ TINY = Scale(
     batches=(1,),
     sizes=(32,),
     painted=(32,),
+    alone=((40, 32),),
     trained=(32,),
     unit=2,
     units=2,
@@ -219,6 +220,9 @@ def test_a_whole_run_and_its_resumption(
     best = min(painting["seconds"][name]["least"] for name in ("onnxruntime", "openvino"))
     assert figures["painting_ratio"] == pytest.approx(best / painting["seconds"]["painter"]["least"])
     assert max(far["mean"] for far in painting["apart"].values()) <= 1.5  # in bf16 on AMX 0.8
+    (alone,) = figures["details"]["alone"]
+    assert alone["pixels"] == 40 * 32
+    assert alone["peak"] > 2**20
     assert figures["details"]["invariance"]["differences"]["alone"]["beyond_1"] <= 0.001
     assert figures["details"]["memory"]["1"]["process"] > 2**20
     json.dumps(figures)
