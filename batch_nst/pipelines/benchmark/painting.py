@@ -50,7 +50,7 @@ class Alone(TypedDict):
 
     pixels: int
     seconds: float
-    """From the start of the command to its end, with a warm file cache: the least of three, if it is small."""
+    """From start to end of the command, with a warm file cache; of small photos the least of three."""
     peak: int | None
     """Peak memory of its process in bytes, without that of its decoder; None where nobody tells."""
 
