@@ -52,7 +52,7 @@ class Alone(TypedDict):
     seconds: float
     """From start to end of the command, with a warm file cache; of small photos the least of three."""
     peak: int | None
-    """Peak memory of its process in bytes, without that of its decoder; None where nobody tells."""
+    """Peak memory of its process in bytes, without that of its decoder; None where it is unknown."""
 
 
 _COMMAND = """
