@@ -222,8 +222,7 @@ def _measure(bench: _Bench) -> tuple[Details, list[PhotoRace]]:
         for side in scale.painted
     ]
     alone = [
-        cache.measure(f"alone {width} x {height}", partial(measure_alone, bench.device, width, height))
-        for width, height in scale.alone
+        cache.measure(f"alone {shape}", partial(measure_alone, bench.device, *shape)) for shape in scale.alone
     ]
     training = [
         cache.measure(f"training {side}", partial(measure_training, first, side, _TRAINED, scale.rounds))
