@@ -73,15 +73,16 @@ def test_a_folder_is_no_object(store: Store) -> None:
 
 
 def test_one_of_many_writers_creates_and_its_bytes_stay(store: Store) -> None:
+    writers = 16 if store.local_path else 5  # in SeaweedFS those who lose wait a second for each other
     for name in ("a", "b/c"):
-        contents = [f"writer {i} ".encode() * 1000 for i in range(16)]
-        start = threading.Barrier(16)
+        contents = [f"writer {i} ".encode() * 1000 for i in range(writers)]
+        start = threading.Barrier(writers)
 
         def write(data: bytes, name: str = name, start: threading.Barrier = start) -> bool:
             start.wait()
             return store.create(name, data)
 
-        with ThreadPoolExecutor(16) as pool:
+        with ThreadPoolExecutor(writers) as pool:
             won = list(pool.map(write, contents))
         assert won.count(True) == 1
         assert store.read(name) == contents[won.index(True)]
