@@ -33,13 +33,11 @@ from PIL import Image
 from batch_nst.console import log
 from batch_nst.data.images import codec
 from batch_nst.data.images.codec import Pixels
-from batch_nst.data.models import registry
 from batch_nst.data.models.files import ModelFiles, read_model
-from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision, choose_device
-from batch_nst.engine.fast_model.model_io import model_bytes
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import machine_of
+from batch_nst.pipelines.benchmark.painting import stored, untrained
 from batch_nst.pipelines.inference import exact_model, painter
 
 SIZE = 256
@@ -84,7 +82,7 @@ def files_to_files(model: ModelFiles, photos: list[Pixels], files: int, rounds: 
         home = Path(temporary)
         few = stored_photos(photos, files // 4, home / "few")
         many = stored_photos(photos, files, home / "many")
-        address = stored_model(model, home / "model")
+        address = stored(model, str(home / "model"))
         for turn in range(1, rounds + 1):
             log(f"files to files: round {turn} of {rounds}: the loop, {files // 4} files")
             loop.append(seconds(loop_over, net, few, home / f"loop-{turn}") / (files // 4))
@@ -131,23 +129,9 @@ def stored_photos(photos: list[Pixels], files: int, folder: Path) -> Path:
     return folder
 
 
-def stored_model(model: ModelFiles, root: Path) -> str:
-    """Write a model to a folder, and return its address for `apply`."""
-    store = Store(str(root))
-    registry.write_part(store, model.version, registry.WEIGHTS, model.weights)
-    registry.write_card(store, model.version, model.card)
-    return store.join(f"models/{model.version}")
-
-
 def row(what: str, loop: float, ours: float) -> None:
     """Print a row of the table; times in seconds."""
     print(f"| {what} | {1000 * loop:.1f} | {1000 * ours:.1f} | {loop / ours:.2f} |", flush=True)
-
-
-def untrained() -> ModelFiles:
-    """An untrained model; weights do not decide the time."""
-    card = {"version": "untrained", "architecture": {"name": "johnson", "width": 32}}
-    return ModelFiles("untrained", card, model_bytes(TransformerNet(32)), "")
 
 
 def main() -> None:

@@ -104,8 +104,9 @@ def _mean_square(values: Tensor) -> Tensor:
 def _add_times(gradient: Tensor, values: Tensor, factors: Tensor) -> None:
     """Add the values of each image times its factor, (B,), in place.
 
-    All is of the network's type: to add fp32 to bf16 takes a CPU twenty times as long. It multiplies by a
-    single number in fp32, and rounds once.
+    What is added has the gradient's type: torch adds fp32 to bf16 very slowly on CPUs.
     """
     for its_gradient, its_values, factor in zip(gradient, values, factors, strict=True):
-        its_gradient += its_values * factor
+        # A CPU multiplies bf16 by a single number in fp32. A GPU would round that number to bf16 first.
+        wide = as_full(its_values) if its_values.is_cuda else its_values
+        its_gradient += (wide * factor).to(its_gradient.dtype)

@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if min(options.batch, options.rounds) < 1 or min(options.sizes) < 32:
+        parser.error("--batch, --rounds: 1 or more; --sizes: 32 or more")
     with TemporaryDirectory() as folder:
         earlier = Path(folder) / "earlier"
         subprocess.run(

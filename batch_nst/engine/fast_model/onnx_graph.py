@@ -1,7 +1,7 @@
 """The fast model as an ONNX graph, written from its weights: for `model.onnx`, and for OpenVINO to compile.
 
 It is the function of `transformer_net`. Nothing here needs torch, which takes seconds to import; its exporter
-takes ten more to trace the network.
+would take more to trace the network.
 """
 
 from __future__ import annotations

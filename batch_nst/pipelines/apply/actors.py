@@ -12,7 +12,7 @@ from batch_nst.data.images.blend import Blend
 from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.fast_model.compiled import Backend
-from batch_nst.pipelines.apply.painters import Paint, by_openvino, by_torch
+from batch_nst.pipelines.apply.painters import Paint, by_openvino, by_torch, checked_weights
 from batch_nst.pipelines.apply.tasks import (
     Outcome,
     PictureRecord,
@@ -96,7 +96,7 @@ class FastModelActor:
         # In the first call, not in the constructor: for the reason, see `Stylizer`.
         threads = self._workers.threads_here()
         if self._backend == "openvino":
-            return by_openvino(self._files, self._precision, threads)
+            return by_openvino(self._files, checked_weights(self._files), self._precision, threads)
         return by_torch(self._files, self._workers.device, self._precision, self._backend, threads)
 
     def stylize(self, record: PictureRecord, attempt: Attempt) -> PictureRecord:

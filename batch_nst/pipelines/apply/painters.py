@@ -28,13 +28,15 @@ def checked_weights(files: ModelFiles) -> Weights:
         return read_weights(files.weights, files.card)
 
 
-def by_openvino(files: ModelFiles, precision: Precision, threads: int | None = None) -> Paint:
+def by_openvino(
+    files: ModelFiles, weights: Weights, precision: Precision, threads: int | None = None
+) -> Paint:
     """A painter on CPUs; torch is imported for the first picture that is too large for one piece."""
     network = files.card["architecture"]["name"]
 
     @cache
     def whole() -> Paint:
-        return compile_net(checked_weights(files), network, threads, half=is_half(network, precision))
+        return compile_net(weights, network, threads, half=is_half(network, precision))
 
     @cache
     def in_tiles() -> Paint:

@@ -51,13 +51,13 @@ def stylize_file(
         StorageError: the file cannot be written.
     """
     folder, name = target
-    checked_weights(files)
+    weights = checked_weights(files)
     (record,) = decode_photos([PictureTask(Photo(name, source, ""), name)])
     if record.reason == VANISHED:
         raise RecipeError(f"IN: {source}: there is no such file; for a folder of pictures OUT is a folder")
     whole = record.height * record.width <= MAX_WHOLE["openvino"]
     if device != "cuda" and whole and best_backend("cpu") == "openvino":
-        paint = by_openvino(files, precision)
+        paint = by_openvino(files, weights, precision)
     else:
         paint = _by_torch(files, device, precision)
     return write_picture(stylize_picture(record, lambda: paint, blend), folder)

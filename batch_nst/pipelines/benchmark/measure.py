@@ -77,19 +77,23 @@ def _peak_memory(batch: int, side: int, device: str) -> PeakMemory:
     style = StyleImage.of_pixels(np.full((64, 64, 3), 128, np.uint8))
     objectives = Objectives.on(style, Loss(), Vgg(), device, "auto", os.cpu_count() or 1)
     content, objective = to_tensor(grey, objectives.device), objectives.fast
-    before = _process_bytes()
+    before = peak_in(_STATUS)
     try:
         optimise(objective, content, 3)
     except torch.OutOfMemoryError:
         return {"before": before, "process": None, "device": None, "out_of_memory": True}
     on_gpu = torch.cuda.max_memory_allocated() if device == "cuda" else None
-    return {"before": before, "process": _process_bytes(), "device": on_gpu, "out_of_memory": False}
+    return {"before": before, "process": peak_in(_STATUS), "device": on_gpu, "out_of_memory": False}
 
 
-def _process_bytes() -> int | None:
-    """Peak resident memory of this process. `getrusage` would count its parent's peak as well."""
+_STATUS = Path("/proc/self/status")
+"""What Linux says of this process."""
+
+
+def peak_in(status: Path) -> int | None:
+    """Peak resident memory in a process's status. `getrusage` would count its parent's peak as well."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = status.read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from batch_nst.engine.fast_model.model_io import model_bytes, weights_of
 from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import Spread, seconds, spread_of
-from batch_nst.pipelines.inference import painter
+from batch_nst.pipelines.benchmark.measure import peak_in
+from batch_nst.pipelines.inference import exact_model, painter
 
 Paint = Callable[[Pixels], Pixels]
 
@@ -60,52 +60,48 @@ import atexit, sys
 from pathlib import Path
 from batch_nst.cli import main
 
-atexit.register(lambda: Path("status").write_text(Path("/proc/self/status").read_text()))
+status = Path("/proc/self/status")
+atexit.register(lambda: status.exists() and Path("status").write_text(status.read_text()))
 main(sys.argv[1:])
 """
+"""The command, which leaves at its end what Linux says of its process."""
 _SMALL = 4_000_000
 """Pixels below which a photo takes seconds."""
 
 
 def measure_alone(device: torch.device, width: int, height: int) -> Alone:
-    """Time `apply` on one photo of noise, by an untrained model of the default size."""
-    torch.manual_seed(0)
-    net = TransformerNet().eval()
+    """Time `apply` on one photo of noise, by an untrained model."""
     with TemporaryDirectory() as folder:
-        model = Store(f"{folder}/model")
-        digest = registry.write_part(model, "untrained", registry.WEIGHTS, model_bytes(net))
-        registry.write_card(
-            model,
-            "untrained",
-            {  # type: ignore[typeddict-item]
-                "version": "untrained",
-                "architecture": {"name": net.network, "width": net.width},
-                "digests": {registry.WEIGHTS: digest},
-            },
-        )
+        model = stored(untrained(), folder)
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         (Path(folder) / "photo.jpg").write_bytes(encode(noise, "jpeg"))
-        words = ["apply", "model/models/untrained", "photo.jpg", "painted.jpg", "--device", device.type]
-        run = partial(
-            subprocess.run,
-            [sys.executable, "-c", _COMMAND, *words],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
+        words = ["apply", model, "photo.jpg", "painted.jpg", "--device", device.type, "-q"]
+        command = [sys.executable, "-c", _COMMAND, *words]
+        run = partial(subprocess.run, command, cwd=folder, stdout=subprocess.DEVNULL, check=True)
         took = min(seconds(run) for _ in range(3 if width * height < _SMALL else 1))
-        status = Path(folder) / "status"
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return {"pixels": width * height, "seconds": took, "peak": int(found[1]) * 1024 if found else None}
+        return {"pixels": width * height, "seconds": took, "peak": peak_in(Path(folder) / "status")}
+
+
+def untrained() -> ModelFiles:
+    """A model of the default size; weights do not decide the time."""
+    torch.manual_seed(0)
+    net = TransformerNet()
+    card = {"version": "untrained", "architecture": {"name": net.network, "width": net.width}}
+    return ModelFiles("untrained", card, model_bytes(net), "")  # type: ignore[arg-type]
+
+
+def stored(model: ModelFiles, folder: str) -> str:
+    """Write a model below a folder; returns its address for `apply`."""
+    store = Store(folder)
+    registry.write_part(store, model.version, registry.WEIGHTS, model.weights)
+    registry.write_card(store, model.version, model.card)
+    return store.join(f"models/{model.version}")
 
 
 def measure_painting(device: torch.device, size: int, rounds: int) -> Painting:
-    """Time an untrained model of the default size on a picture of noise; weights do not decide the time."""
-    torch.manual_seed(0)
-    net = TransformerNet().eval()
-    card = {"version": "untrained", "architecture": {"name": net.network, "width": net.width}}
-    files = ModelFiles("untrained", card, model_bytes(net), "")  # type: ignore[arg-type]
+    """Time an untrained model on a picture of noise."""
+    files = untrained()
+    net = exact_model(files, torch.device("cpu")).net
     fast = painter(files, device)
     painters: dict[str, Paint] = {"painter": fast, "torch": _plain(net.to(device), device)}
     if device.type == "cpu":

@@ -47,6 +47,7 @@ from batch_nst.pipelines.apply.tasks import (
     decode_photos,
     target_name,
 )
+from batch_nst.pipelines.generate.decode import Attempt
 from batch_nst.pipelines.inference import load_model, painter
 from batch_nst.recipe import NETWORKS, Network
 from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
@@ -444,6 +445,34 @@ def test_an_outage_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_painted_picture_lies_below_its_target(key: str, name: str) -> None:
     assert target_name(key) == name
+
+
+def test_small_pictures_share_a_row_and_a_large_one_has_its_own() -> None:
+    sizes = [3 << 20, 3 << 20, 3 << 20, 1 << 20, 20 << 20, 1 << 20]
+    records = [PictureRecord("", str(number), pixels=bytes(size)) for number, size in enumerate(sizes)]
+    rows = list(tasks.rows_of(records))
+    assert [[one["name"] for one in row["pictures"]] for row in rows] == [["0", "1", "2"], ["3", "4"], ["5"]]
+    assert [record for row in rows for record in tasks.records_in(row)] == records
+
+
+def test_pictures_of_a_row_are_one_attempt_until_a_worker_dies_at_them() -> None:
+    records = [PictureRecord("", name) for name in ("a.png", "b.png")]
+    deaths, steps = 0, []
+
+    @contextmanager
+    def attempt(step: str) -> Iterator[int]:
+        steps.append(step)
+        yield deaths
+
+    def stylize(record: PictureRecord, each: Attempt) -> PictureRecord:
+        with each(f"stylize {record.name}"):
+            return record
+
+    assert tasks.stylize_pictures(records, stylize, attempt) == records
+    assert steps == ["stylize from a.png on"]
+    deaths = 1
+    assert tasks.stylize_pictures(records, stylize, attempt) == records
+    assert steps[1:] == ["stylize from a.png on", "stylize a.png", "stylize b.png"]
 
 
 # Many pictures

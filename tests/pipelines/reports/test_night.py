@@ -399,9 +399,8 @@ def test_a_picture_is_drawn_off_the_fast_models_like_a_curtain(
     for scrolled in (0, 0.25, 1):
         browser.value(f"document.querySelector('.photo .curtain').scrollLeft = {scrolled} * innerWidth")
         now = json.loads(browser.value(places))
-        assert now["photo"] == pytest.approx(
-            now["model"], abs=0.5
-        )  # one over the other, wherever the edge is
+        # One lies over the other, wherever the edge is.
+        assert now["photo"] == pytest.approx(now["model"], abs=0.5)
         side = now["photo"][2]
         assert side > 300
         assert now["edge"] == pytest.approx(max(0, side - scrolled * width), abs=1)
@@ -446,6 +445,12 @@ def test_the_browser_tells_of_what_would_be_wrong(browser: Browser, tmp_path: Pa
     assert look.undecoded == ["torn", "gone"]
     assert look.requests == [(tmp_path / "gone.png").as_uri()]
     assert len(look.troubles) >= 2
+
+
+def test_it_ends_with_the_command_that_paints(given: dict[str, Any]) -> None:
+    text = Page(render(Report(**given, model="'a b/models/v'"))).text
+    assert "batch-nst apply 'a b/models/v' photo.jpg painted.png" in text
+    assert "batch-nst apply" not in Page(render(Report(**given))).text
 
 
 def test_every_name_is_shown_as_it_is(report: str) -> None:
