@@ -375,8 +375,8 @@ def _device(recipe: Recipe, nodes: Sequence[_Node], wait_minutes: float) -> str:
         f"{count} x {kind}" for kind, count in Counter(kind for found in seen for kind in found).items()
     )
     return (
-        f"generate on {generate}, up to {chosen[0].at_once(recipe.generate.actors)} actors of "
-        f"{chosen[0].threads} threads; train on {train}; GPUs that are up: {kinds or 'none'}"
+        f"generate on {generate}, actors: {chosen[0].in_words(recipe.generate.actors)}; "
+        f"train on {train}; GPUs that are up: {kinds or 'none'}"
         f"{'; looked at: ' if looked else ''}{looked}"
     )
 

@@ -125,14 +125,6 @@ def test_after_sigterm_no_unit_begins_and_all_that_have_are_committed(bucket: Bu
 # --- nodes
 
 
-def wait_until_busy(nodes: int, command: Command) -> list[str]:
-    """Until so many nodes have done a unit; their ids."""
-    while len(busy := sorted({entry["node"] for entry in entries(command.journal)})) < nodes:
-        assert command.process.poll() is None, command.log
-        time.sleep(0.1)
-    return busy
-
-
 def begun(command: Command) -> Counter[str]:
     return Counter(entry["unit"] for entry in entries(command.journal) if entry["event"] == "began")
 
@@ -148,7 +140,7 @@ def test_a_node_that_is_lost_costs_its_actor_one_unit_and_its_replacement_works(
     recipe = bucket.recipe("lost-node", crops=5, actors=[3, 3])
     with machines(3) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
-        wait_until_busy(3, command)
+        command.wait_until_busy(3)
         wait_until_done(recipe, UNITS * 5 / 3, command)
         crashed = time.time()
         replacement = cluster.replace(cluster.nodes[0])
@@ -174,7 +166,7 @@ def test_where_no_replacement_comes_the_other_nodes_finish(bucket: Bucket, tmp_p
     recipe = bucket.recipe("fewer-nodes", crops=4, actors=[3, 3])
     with machines(3) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
-        wait_until_busy(3, command)
+        command.wait_until_busy(3)
         cluster.crash(cluster.nodes[0])
         figures = command.finish()
     assert_as_from_one_clean_run(bucket, "fewer-nodes", figures, crops=4)
@@ -186,7 +178,7 @@ def test_a_notice_of_30_seconds_loses_no_unit(bucket: Bucket, tmp_path: Path) ->
     recipe = bucket.recipe("notice", crops=12, actors=[3, 3])
     with machines(3) as cluster:
         command = Command(tmp_path, recipe, 1.0, cluster.cluster.address)
-        wait_until_busy(3, command)
+        command.wait_until_busy(3)
         told, node = time.time(), cluster.nodes[0]
         cluster.drain(node, 30)
         cluster.add()

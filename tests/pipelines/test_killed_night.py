@@ -1,5 +1,6 @@
-"""A night that is killed in each of its steps ends with the bytes of one that never was."""
+"""Nights that are killed, and nights whose nodes come and go, end with the bytes of a clean one."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from batch_nst.data.dataset.units import DATA
 from batch_nst.data.models import registry
 from batch_nst.data.models.gate import UNREPORTED
 from batch_nst.data.storage.store import Store
+from tests.support.autoscaling import busiest, crash, from_zero
 from tests.support.calls import Call
 from tests.support.fake_night import objects
 from tests.support.places import SAMPLES
@@ -76,9 +78,14 @@ def test_a_night_that_is_killed_in_its_steps_publishes_the_bytes_of_a_clean_one(
     assert 1 <= left["generate"] < 7
     owe_a_report(home, call, version)
     assert committed() == 7
+    assert_published_as_by_a_clean_night(home, version, clean["dataset"]["digest"])
 
+
+def assert_published_as_by_a_clean_night(home: Path, version: str, digest: str) -> None:
+    """Pairs, model, graph, card and figures of `out` are those of `clean`."""
+    store = Store(str(home / "out"))
     snapshots = [latest_snapshot(Store(str(home / name))) for name in ("out", "clean")]
-    assert snapshots[0].digest == snapshots[1].digest == clean["dataset"]["digest"]
+    assert snapshots[0].digest == snapshots[1].digest == digest
     pointers = [registry.current(Store(str(home / name))) for name in ("out", "clean")]
     assert pointers[0]["version"] == version
     assert pointers[0]["digests"] == pointers[1]["digests"]
@@ -88,6 +95,35 @@ def test_a_night_that_is_killed_in_its_steps_publishes_the_bytes_of_a_clean_one(
     cards = [registry.require_card(Store(str(home / name)), version) for name in ("out", "clean")]
     for key in ("digests", "training", "evaluation"):
         assert cards[0][key] == cards[1][key], key
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_night_on_nodes_that_come_and_go_publishes_the_bytes_of_a_clean_one(
+    home: Path, free_ports: Callable[[int], list[int]]
+) -> None:
+    """Three nodes at most, none of which runs yet. In each step the busiest is lost."""
+    out = home / "out"
+    growing = ("generate.actors=[1, 3]", "train.workers=[1, 2]")
+    with from_zero(free_ports(1)[0], most=3, cpu={"CPU": 1}) as address:
+        clean = finish(start(home, "nightly", "output=clean", *growing, address=address))
+        moments: dict[str, Callable[[], object]] = {
+            "generate": lambda: list((out / DATA).rglob("*.parquet")),
+            "train": lambda: resumed_from(home),
+            "evaluate": lambda: (out / "models" / clean["version"] / registry.GRAPH).exists(),
+        }
+        night, lost = start(home, "nightly", *growing, address=address), set()
+        for ripe in moments.values():
+            while not ripe():
+                assert night.poll() is None, night.communicate()[1]
+                time.sleep(0.005)
+            node = busiest(address)
+            crash(node)
+            lost.add(node.pid)
+        figures = finish(night)
+    assert len(lost) == len(moments)
+    assert (figures["published"], figures["version"]) == (True, clean["version"])
+    assert_published_as_by_a_clean_night(home, figures["version"], clean["dataset"]["digest"])
 
 
 def owe_a_report(home: Path, call: Call, version: str) -> None:

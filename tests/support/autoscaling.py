@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
@@ -39,7 +41,8 @@ def config(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> di
         "upscaling_speed": 20.0,
         "idle_timeout_minutes": IDLE_MINUTES,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "tests.support.machines.Provider",
             "gcs_address": f"127.0.0.1:{port}",
             "disable_node_updaters": True,
             "launch_multiple": True,
@@ -70,8 +73,17 @@ def config(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> di
 def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterator[str]:
     """The address of a head whose node types have these resources, up to `most` nodes each.
 
-    Without types nothing starts nodes.
+    Without types nothing starts nodes. Processes that are started meanwhile have its token.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        with _head(port, types, most) as address:
+            yield address
+
+
+@contextlib.contextmanager
+def _head(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> Iterator[str]:
     # Not pytest's folder: Ray's sockets lie in it, and their paths are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "autoscaling.yaml"
@@ -105,6 +117,36 @@ def from_zero(port: int, most: int = 2, **types: Mapping[str, float]) -> Iterato
             yield f"127.0.0.1:{port}"
         finally:
             end(head)
+
+
+def nodes_of(address: str) -> list[psutil.Process]:
+    """The nodes of this cluster that its autoscaler has started: a process each, with children."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and f"--gcs-address={address}" in process.info["cmdline"]
+    ]
+
+
+def busiest(address: str) -> psutil.Process:
+    """The node of these on which most actors and tasks are at work."""
+
+    def at_work(node: psutil.Process) -> int:
+        found = 0
+        for process in node.children():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                name = "".join(process.cmdline()[:1])
+                found += name.startswith("ray::") and not name.startswith("ray::IDLE")
+        return found
+
+    return max(nodes_of(address), key=at_work)
+
+
+def crash(node: psutil.Process) -> None:
+    """Kill a node with all that runs on it, as when the power fails."""
+    for process in (node, *node.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def end(head: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import ray
 import yaml
 from ray.cluster_utils import Cluster
 
+from tests.support.fake_device import QUICK, entries
 from tests.support.places import ROOT
 
 STORE = 100 << 20
@@ -166,6 +168,17 @@ class Command:
                 text=True,
                 start_new_session=True,
             )
+
+    def wait_until_busy(self, nodes: int) -> list[str]:
+        """Until so many nodes have begun a unit; their ids."""
+        while len(busy := sorted({entry["node"] for entry in entries(self.journal)})) < nodes:
+            assert self.process.poll() is None, self.log
+            time.sleep(0.1)
+        return busy
+
+    def hurry(self) -> None:
+        """Let units take no time from now on."""
+        (self.journal / QUICK).touch()
 
     def finish(self) -> dict[str, Any]:
         """What it printed, with `exit_code`."""

@@ -123,6 +123,8 @@ class UnitRecord:
     """Start of the optimisation with the network loaded, in seconds since the epoch."""
     seconds: float = 0.0
     """Time that a device spent on the unit."""
+    actor: str = ""
+    """ID of the actor that holds this device."""
 
     @property
     def pending(self) -> bool:
@@ -171,6 +173,8 @@ class UnitOutcome:
     """Start of the optimisation, in seconds since the epoch."""
     ended: float = 0.0
     """Time of the commit, in seconds since the epoch."""
+    actor: str = ""
+    """ID of the actor that made the unit; empty if it needed none."""
     photos_read: int = 0
     bytes_read: int = 0
     bytes_written: int = 0

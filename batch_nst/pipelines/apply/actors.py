@@ -34,6 +34,9 @@ from batch_nst.pipelines.generate.decode import Attempt, first_attempt
 if TYPE_CHECKING:
     from batch_nst.engine.device import Precision
 
+_ACTORS = [1, 64]
+"""The fewest and the most, as nodes come: a recipe's default."""
+
 
 def stylize_photos(
     model: ModelFiles,
@@ -65,7 +68,7 @@ def stylize_photos(
             .map(
                 actor or FastModelActor,
                 fn_constructor_args=(model, blend, precision, backend, workers, attempt),
-                compute=workers.pool([1, workers.most], len(chunks)),
+                compute=workers.pool(_ACTORS, len(chunks)),
                 num_cpus=workers.num_cpus,
                 num_gpus=workers.num_gpus or None,
             )

@@ -24,7 +24,14 @@ from batch_nst.data.storage.store import Store
 from batch_nst.errors import ClusterError, RecipeError
 from batch_nst.pipelines.cluster import session
 from batch_nst.pipelines.cluster.address import check_address
-from batch_nst.pipelines.cluster.nodes import Node, cores_here, living_nodes, settle_device, wait_for_room
+from batch_nst.pipelines.cluster.nodes import (
+    Node,
+    cores_here,
+    living_nodes,
+    settle_device,
+    started_here,
+    wait_for_room,
+)
 from batch_nst.pipelines.cluster.stop import WAIT_MINUTES
 from batch_nst.pipelines.cluster.watch import is_lost, watch
 from batch_nst.recipe import Train
@@ -118,8 +125,14 @@ class Workers:
         return cores_here(self.num_cpus) if on_node else self.threads
 
     def at_once(self, actors: list[int]) -> int:
-        """How many actors can work at the same time, given the recipe's [fewest, most]."""
+        """How many actors the nodes that are up hold, given the recipe's [fewest, most]."""
         return max(1, min(actors[1], self.most))
+
+    def in_words(self, actors: list[int]) -> str:
+        """How many there are and can be, given the recipe's [fewest, most]: `1 of 8 threads, ...`."""
+        now, more = self.at_once(actors), f", up to {actors[1]} as nodes come"
+        may_grow = now < actors[1] and not started_here()
+        return f"{now} of {self.threads} threads{more if may_grow else ''}"
 
 
 def connect() -> None:

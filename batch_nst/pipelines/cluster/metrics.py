@@ -38,8 +38,8 @@ METRICS = {
     "batch_nst_iterations_total": Metric("Iterations of all images."),
     "batch_nst_stage_seconds_total": Metric("Seconds of units in each stage.", _STAGES),
     "batch_nst_device_idle_seconds_total": Metric("Seconds that devices had no work before a unit."),
-    "batch_nst_devices": Metric("Devices that can work at the same time."),
-    "batch_nst_device_busy_ratio": Metric("Share of the time since the first unit began."),
+    "batch_nst_devices": Metric("Devices that were at work at the same time, at most."),
+    "batch_nst_device_busy_ratio": Metric("Share of their time that devices were at work."),
     "batch_nst_seconds_per_image": Metric("Device-seconds for an image of the last unit."),
 }
 """What is shown of `generate`, by name: one value for an output and each status or stage."""
@@ -48,29 +48,29 @@ METRICS = {
 class Metrics:
     """The progress of `generate`."""
 
-    def __init__(self, output: str, to_do: int, iterations: int, devices: int) -> None:
+    def __init__(self, output: str, to_do: int, iterations: int) -> None:
         """Nothing is done yet.
 
         Args:
             output: the output's URI.
             to_do: number of images to make.
             iterations: iterations of each image.
-            devices: number of devices that can work at the same time.
         """
-        self._to_do, self._of_each, self._devices = to_do, iterations, devices
+        self._to_do, self._of_each = to_do, iterations
         self._output, self._old = output_label(output), _OldNames(to_do, iterations)
         metrics = {name: (each.description, each.labels) for name, each in METRICS.items()}
         self._counters = {name: Counter(name, *metrics[name]) for name in metrics if name.endswith("_total")}
         self._gauges = {name: Gauge(name, *metrics[name]) for name in metrics.keys() - self._counters.keys()}
         self._set("batch_nst_images_left", to_do)
 
-    def add(self, outcome: UnitOutcome, device_seconds: float, span_seconds: float) -> None:
+    def add(self, outcome: UnitOutcome, devices: int, device_seconds: float, idle_seconds: float) -> None:
         """Add a unit that was committed or left pending.
 
         Args:
             outcome: the unit's.
+            devices: the largest number that were at work at the same time.
             device_seconds: sum over all units so far.
-            span_seconds: from the first unit's start to the last one's end.
+            idle_seconds: time that devices had no work, likewise.
         """
         if outcome.pending:
             self._count("batch_nst_units_total", 1, status="outage" if outcome.outage else "stopped")
@@ -89,8 +89,8 @@ class Metrics:
         self._count("batch_nst_device_idle_seconds_total", outcome.idle_seconds)
         self._to_do -= made + outcome.unpaired + len(outcome.bad)
         self._set("batch_nst_images_left", self._to_do)
-        self._set("batch_nst_devices", self._devices)  # Ray forgets what is not refreshed
-        busy = min(1.0, device_seconds / max(1e-9, span_seconds * self._devices))
+        self._set("batch_nst_devices", devices)  # Ray forgets what is not refreshed
+        busy = device_seconds / max(1e-9, device_seconds + idle_seconds)
         self._set("batch_nst_device_busy_ratio", busy)
         self._old.add(outcome, busy)
 
@@ -118,7 +118,7 @@ class _OldNames:
         self._iterations = Counter("iterations_total", "Iterations of all images.")
         self._queue = Gauge("queue_depth", "Images that are still to be tried.", ("queue",))
         self._seconds = Gauge("seconds_per_image", "Device-seconds for an image of the last unit.")
-        self._busy = Gauge("device_busy_ratio", "Share of the time since the first unit began.")
+        self._busy = Gauge("device_busy_ratio", "Share of their time that devices were at work.")
         self._queue.set(to_do, {"queue": "images"})
 
     def add(self, outcome: UnitOutcome, busy: float) -> None:

@@ -60,7 +60,7 @@ def settle_device(device: Device) -> Literal["cpu", "cuda"]:
     """What `auto` means on this cluster: the GPU if one is up or can come, else the CPU."""
     if device == "auto":
         head = ray.get_runtime_context().gcs_address
-        return "cuda" if room("GPU") or (not _started_here() and _gpu_can_come(head)) else "cpu"
+        return "cuda" if room("GPU") or (not started_here() and _gpu_can_come(head)) else "cpu"
     return device
 
 
@@ -79,7 +79,7 @@ def wait_for_room(resource: str, minutes: float, workers: int = 1, amount: int =
     """
     if room(resource, amount) >= workers:
         return
-    if _started_here() and (resource == "GPU" or room("CPU")):
+    if started_here() and (resource == "GPU" or room("CPU")):
         raise RecipeError(_too_small(resource, workers, amount))
     start, said = time.monotonic(), -math.inf
     try:
@@ -138,7 +138,7 @@ def _gpu_can_come(_head: str) -> bool:
         request_resources(bundles=[])
 
 
-def _started_here() -> bool:
+def started_here() -> bool:
     """Whether this process has started its Ray, which has this machine and nothing else."""
     # Private, as no public call says it (Ray 2.60). Without it, a command looks for an autoscaler first.
     node = ray._private.worker._global_node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -175,6 +176,7 @@ class UnitActor:
         self._device = ThreadPoolExecutor(max_workers=1)
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._free_since = time.perf_counter()
+        self._id = uuid.uuid4().hex  # not Ray's, which an actor keeps when it starts again on another node
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, str]:
         """Stylize and write the unit of a row; the row of its outcome. `_CALLS` may run at the same time."""
@@ -187,7 +189,7 @@ class UnitActor:
         if made.pending:
             return made
         self._free_since = time.perf_counter()
-        return replace(made, idle_seconds=idle)
+        return replace(made, idle_seconds=idle, actor=self._id)
 
     def _written(self, unit: UnitRecord) -> dict[str, str]:
         return outcome_to_row(write_unit(unit, self._store, self._settings, self._encoders))

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from typing import TYPE_CHECKING
 
 from batch_nst.console import log, progress_bar, warn
@@ -73,7 +73,7 @@ class GenerateFigures:
     device: str | None
     """`cpu` or `cuda`; None if nothing was to be made."""
     devices: int
-    """Number of devices that can work at the same time."""
+    """Largest number of devices that were at work at the same time."""
     warm_start: WarmStartFigures | None
     """None if images start from their photos without a trial."""
     span_seconds: float
@@ -190,7 +190,6 @@ class _Made:
     """What a run has made so far. Memory: a few bytes per unit, and the first bad photos."""
 
     device: str | None = None
-    devices: int = 0
     warm_start: WarmStartFigures | None = None
     summaries: dict[str, str] = field(default_factory=dict)
     """Summaries of committed units, in JSON, by unit."""
@@ -209,6 +208,8 @@ class _Made:
     """The first bad photos."""
     began: float = math.inf
     ended: float = -math.inf
+    at_work: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """When each actor began its first unit and ended its last one, in seconds since the epoch."""
     stop: Stop | None = None
     """Why no further unit starts."""
 
@@ -216,6 +217,11 @@ class _Made:
     def tried(self) -> int:
         """Images that are done, good or bad."""
         return self.pairs + self.unpaired + self.reasons.total()
+
+    @property
+    def devices(self) -> int:
+        """The largest number of devices that were at work at the same time: nodes come and go."""
+        return most_at_once(self.at_work.values())
 
     @property
     def device_seconds(self) -> float:
@@ -246,6 +252,15 @@ class _Made:
         self.given_up += any(photo.reason == DIED for photo in outcome.bad)
         self.bad += outcome.bad[: max(0, _SHOWN - len(self.bad))]
         self.began, self.ended = min(self.began, outcome.began), max(self.ended, outcome.ended)
+        if outcome.actor:
+            begun, ended = self.at_work.get(outcome.actor, (math.inf, -math.inf))
+            self.at_work[outcome.actor] = min(begun, outcome.began), max(ended, outcome.ended)
+
+
+def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
+    """The largest number of spans of time that have a moment in common; one may begin as another ends."""
+    moments = sorted(moment for began, ended in spans for moment in ((began, 1), (ended, -1)))
+    return max(accumulate(change for _, change in moments), default=0)
 
 
 def _make(
@@ -266,11 +281,11 @@ def _make(
     connect.connect()
     connect.check_output_is_shared(store)
     workers = connect.choose_workers(recipe.generate.device, budget.wait_minutes)
-    made.device, made.devices = workers.device, workers.at_once(recipe.generate.actors)
+    made.device = workers.device
     style, flag = plan.style, StopFlag(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
-    log(f"optimising on {workers.device}, {workers.threads} threads an actor, up to {workers.most} actors")
-    metrics = Metrics(store.uri, plan.to_do, recipe.generate.iterations, made.devices)
+    log(f"optimising on {workers.device}, actors: {workers.in_words(recipe.generate.actors)}")
+    metrics = Metrics(store.uri, plan.to_do, recipe.generate.iterations)
     outcomes = stylize_units(
         plan.chunks(),
         partial(split_of, holdout=plan.settings["holdout"]),
@@ -291,7 +306,7 @@ def _make(
                 made.fail(outcome.outage)
             if not outcome.pending:
                 made.add(outcome)
-            metrics.add(outcome, made.device_seconds, made.span)
+            metrics.add(outcome, made.devices, made.device_seconds, made.idle_seconds)
             if outcome.pending:
                 continue
             if stop := _stop_reason(made, recipe.generate.max_rejected, budget):

@@ -64,6 +64,7 @@ def write_unit(unit: UnitRecord, store: Store, settings: Generate, threads: int 
         idle_seconds=unit.idle_seconds,
         began=unit.began,
         ended=ended,
+        actor=unit.actor,
         photos_read=unit.photos_read,
         bytes_read=unit.bytes_read,
         bytes_written=len(encoded.data),

@@ -47,14 +47,14 @@ def test_a_unit_adds_its_images_and_the_seconds_of_its_stages(recorded: Counter[
     def value(name: str, **labels: str) -> float:
         return recorded[name, frozenset({**(OUTPUT if "batch_nst" in name else {}), **labels}.items())]
 
-    shown = Metrics("s3://bucket/out", to_do=10, iterations=300, devices=2)
+    shown = Metrics("s3://bucket/out", to_do=10, iterations=300)
     assert value("batch_nst_images_left") == 10
     bad = (BadPhoto("a", "rejected", "", "", "u"), BadPhoto("b", "failed", "", "", "u"))
     stages = StageSeconds(1, 2, 0, 8, 16, 32)  # Ray refuses to add 0
-    shown.add(UnitOutcome("u", losses=(1.0, 2.0), bad=bad, stages=stages, idle_seconds=4), 8.0, 10.0)
-    shown.add(UnitOutcome("v", losses=(3.0,), unpaired=2, stages=StageSeconds(device=4)), 12.0, 10.0)
-    shown.add(UnitOutcome("w", outage="away"), 12.0, 10.0)
-    shown.add(UnitOutcome("x", stopped=True), 12.0, 10.0)
+    shown.add(UnitOutcome("u", losses=(1.0, 2.0), bad=bad, stages=stages, idle_seconds=4), 2, 8.0, 4.0)
+    shown.add(UnitOutcome("v", losses=(3.0,), unpaired=2, stages=StageSeconds(device=4)), 2, 12.0, 8.0)
+    shown.add(UnitOutcome("w", outage="away"), 2, 12.0, 8.0)
+    shown.add(UnitOutcome("x", stopped=True), 2, 12.0, 8.0)
 
     def by_label(name: str) -> dict[str, float]:
         ((label, values),) = METRICS[name].values.items()

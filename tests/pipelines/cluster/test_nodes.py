@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,10 @@ from PIL import Image
 
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
-from tests.support.autoscaling import from_zero
+from tests.support.autoscaling import busiest, crash, from_zero
+from tests.support.fake_device import entries
+from tests.support.photo_bucket import UNITS, Bucket, fill
+from tests.support.ray_nodes import Command
 from tests.support.sessions import finish, start
 
 pytestmark = pytest.mark.slow
@@ -36,12 +38,6 @@ def home(tmp_path: Path) -> Path:
     Image.effect_noise((40, 32), 64).convert("RGB").save(tmp_path / "style.png")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def _token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.fixture
@@ -110,6 +106,23 @@ def test_a_node_of_one_core_comes_for_a_dataset_and_again_for_a_training_and_for
         assert finish(run(home, address, "apply", model, "photos", "painted"))["made"] == 4
         assert_given_up(run(home, address, "apply", model, "photos", "again", "--device", "cuda", *LIMIT))
         ask(address, "wait_until_nothing_is_asked_for()")
+
+
+def test_actors_come_with_their_nodes_and_a_node_that_is_lost_is_replaced(tmp_path: Path, port: int) -> None:
+    """Each works on all cores of its node."""
+    fill(Store(str(tmp_path)), UNITS)
+    bucket = Bucket(str(tmp_path), UNITS)
+    with from_zero(port, most=2, cpu={"CPU": 2}) as address:
+        command = Command(tmp_path, bucket.recipe("out", crops=20, actors=[1, 2]), 2.0, address)
+        command.wait_until_busy(2)
+        crash(busiest(address))
+        command.wait_until_busy(3)
+        command.hurry()
+        figures = command.finish()
+    assert (figures["exit_code"], figures["made"], figures["pending"]) == (0, 20 * UNITS, 0), command.log
+    assert figures["devices"] == 2
+    assert {entry["threads"] for entry in entries(command.journal)} == {2}
+    assert "1 of 2 threads, up to 2 as nodes come" in command.log
 
 
 IMPATIENT = """

@@ -498,8 +498,8 @@ def test_prometheus_sees_what_became_of_images(made: Made) -> None:
     (node,) = ray.nodes()
     page = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     # Ray forgets a gauge whose run has ended; its counters stay.
-    shown = metrics.Metrics("s3://bucket/out", 0, 1, 1)
-    shown.add(UnitOutcome("u", losses=(1.0,), stages=StageSeconds(device=1.0)), 1.0, 1.0)
+    shown = metrics.Metrics("s3://bucket/out", 0, 1)
+    shown.add(UnitOutcome("u", losses=(1.0,), stages=StageSeconds(device=1.0)), 1, 1.0, 0.0)
     told = METRICS | {"ok", "rejected", "failed"}
     deadline = time.monotonic() + 120
     while True:  # Ray tells of them every few seconds, and not of all at once

@@ -3,7 +3,7 @@
 import pytest
 
 from batch_nst.data.dataset.audit import COUNTED
-from batch_nst.pipelines.generate.run import too_few
+from batch_nst.pipelines.generate.run import most_at_once, too_few
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,17 @@ def test_rejected_and_failed_images_count_alike_and_nothing_made_is_no_success(
     for outcome in ("ok", "held_out", "filtered", "forgotten"):  # each of them was made
         counts = {**dict.fromkeys(COUNTED, 0), "pending": 0, **bad, outcome: ok}
         assert too_few(counts, 20, limit) == told + more
+
+
+@pytest.mark.parametrize(
+    ("spans", "most"),
+    [
+        ([], 0),
+        ([(1, 5)], 1),
+        ([(1, 5), (5, 9)], 1),  # a node that was lost, and the one that came for it
+        ([(1, 5), (4, 9), (8, 9)], 2),
+        ([(1, 9), (2, 3), (2, 4), (5, 6)], 3),
+    ],
+)
+def test_devices_are_those_that_worked_at_the_same_time(spans: list[tuple[float, float]], most: int) -> None:
+    assert most_at_once(spans) == most
