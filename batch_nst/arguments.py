@@ -72,15 +72,16 @@ def takes_recipe(
     more: str = "",
     values: str = "section.key=value",
     what: str = "set a key of the recipe for this call, such as train.steps=8000",
+    nargs: str | None = None,
 ) -> None:
     """Add the arguments for a recipe and for values of its keys."""
-    command.add_argument("recipe", metavar="RECIPE", help=f"a recipe: a YAML file{more}")
+    command.add_argument("recipe", metavar="RECIPE", nargs=nargs, help=f"a recipe: a YAML file{more}")
     command.add_argument("overrides", nargs="*", default=[], metavar=values, help=what)
 
 
-def takes_recipe_and_lease(command: argparse.ArgumentParser) -> None:
+def takes_recipe_and_lease(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Add the arguments for a recipe, and `--wait`."""
-    takes_recipe(command)
+    takes_recipe(command, nargs=nargs)
     takes_wait(command)
 
 

@@ -230,16 +230,25 @@ def _evaluate(options: argparse.Namespace) -> object:
 def _add_export(commands: Commands) -> None:
     text = "write the model as ONNX too, for other programs"
     command = add_command(commands, _export, "export", text, "jobs/recipes/demo.yaml")
-    takes_recipe_and_lease(command)
+    takes_recipe_and_lease(command, nargs="?")
     text = "write a web page there too, which paints photos in a browser"
     command.add_argument("--page", metavar="DIR", help=text)
     text = "the npm package onnxruntime-web for the page: node_modules/onnxruntime-web"
     command.add_argument("--runtime", metavar="FOLDER", help=text)
+    text = "no RECIPE: the page is to paint with all models that ship"
+    command.add_argument("--zoo", action="store_true", help=text)
 
 
 def _export(options: argparse.Namespace) -> object:
     from batch_nst.pipelines.commands import export
+    from batch_nst.pipelines.zoo import export_zoo
 
+    if options.zoo and options.recipe is not None:
+        raise RecipeError(f"--zoo: given with the recipe {options.recipe}; allowed: one of the two")
+    if options.zoo:
+        return export_zoo(options.page, options.runtime)
+    if options.recipe is None:
+        raise RecipeError("RECIPE: missing; allowed: a recipe, or --zoo")
     return export(_recipe(options), options.wait, options.page, options.runtime)
 
 

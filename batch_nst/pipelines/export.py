@@ -57,11 +57,9 @@ def export(recipe: Recipe, store: Store, place: PagePlace | None = None) -> Expo
         registry.write_card(store, version, card)
     if place is None:
         return ExportFigures(version, store.join(name))
-    from batch_nst.pipelines.reports.painter import page_files, write_page
+    from batch_nst.pipelines.reports.painter import PageModel, title_of, write_page
 
-    parts = page_files(store.read(name), recipe.style.image, card, place.runtime)
-    page = write_page(place.folder, parts)
-    log(f"page: {page}; look at it with: python -m http.server --directory {place.folder}")
+    page = write_page(place, [PageModel(title_of(recipe.style.image), card, store.read(name))])
     return ExportFigures(version, store.join(name), str(page))
 
 

@@ -1,11 +1,19 @@
-"""The command `zoo`: the models that ship with the package."""
+"""The models that ship with the package: the command `zoo`, and their page, by `export --zoo`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batch_nst.console import log
 from batch_nst.data.models.files import IN_ZOO, ZOO, read_model, zoo_names
+from batch_nst.errors import RecipeError
+
+if TYPE_CHECKING:
+    from batch_nst.pipelines.reports.painter import PageModel
+
+_PAINTINGS = Path(__file__).parents[1] / "samples" / "styles"
 
 
 @dataclass(frozen=True)
@@ -50,3 +58,45 @@ def _model(name: str) -> ZooModel:
     ratios = files.card["evaluation"]["ratios"]
     license = files.card["licenses"]["style"]
     return ZooModel(name, ratios["total"], ratios["content"], license, len(files.weights), str(ZOO / name))
+
+
+@dataclass(frozen=True)
+class ZooPageFigures:
+    """Figures of `batch-nst export --zoo`."""
+
+    page: str
+    """Path of the page's `index.html`."""
+    models: list[str]
+
+
+def export_zoo(page: str | None, runtime: str | None) -> ZooPageFigures:
+    """Write a page that paints with any model of the zoo. Needs no recipe and no lease.
+
+    Args:
+        page: a folder on this machine that is missing, empty, or has such a page.
+        runtime: the folder of the npm package onnxruntime-web.
+
+    Raises:
+        RecipeError: one of them is missing or cannot be used.
+        WeightsError: the package is damaged.
+    """
+    from batch_nst.pipelines.reports.painter import page_place, write_page
+
+    place = page_place(page, runtime)
+    if place is None:
+        raise RecipeError("--zoo: writes a page of all models of the zoo; allowed: with --page DIR")
+    names = zoo_names()
+    return ZooPageFigures(str(write_page(place, [_page_model(name) for name in names])), names)
+
+
+def _page_model(name: str) -> PageModel:
+    from batch_nst.engine.fast_model.network import read_architecture, read_weights
+    from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
+    from batch_nst.pipelines.reports.painter import PageModel, title_of
+
+    files = read_model(f"{IN_ZOO}{name}")
+    with files.naming_home():
+        weights = read_weights(files.weights, files.card)
+    graph = onnx_bytes(weights, read_architecture(files.card)["name"])
+    painting = (_PAINTINGS / f"{name}.jpg").read_bytes()
+    return PageModel(title_of(name), files.card, graph, f"models/{name}.onnx", painting)

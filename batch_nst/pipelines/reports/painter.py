@@ -1,4 +1,4 @@
-"""The page of `export --page`: it paints photos in a browser, by `model.onnx` and the runtime of ONNX.
+"""The page of `export --page`: it paints photos in a browser, by graphs of models and the runtime of ONNX.
 
 The folder is complete in itself and needs a web server, but none that sends headers of its own.
 """
@@ -6,7 +6,7 @@ The folder is complete in itself and needs a web server, but none that sends hea
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, Field, ValidationError
 
 import batch_nst
+from batch_nst.console import log
 from batch_nst.data.models.registry import ModelCard
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines.reports.html import ENVIRONMENT
@@ -53,6 +54,36 @@ class Runtime:
     version: str
     files: Mapping[str, bytes]
     """The bytes of each file, by its name in the page."""
+
+
+@dataclass(frozen=True)
+class PageModel:
+    """A model that a page paints with."""
+
+    title: str
+    """The painting's name, as the page shows it."""
+    card: ModelCard
+    graph: bytes
+    """The bytes of `model.onnx`."""
+    file: str = "model.onnx"
+    """Name of the graph in the page."""
+    painting: bytes | None = None
+    """A JPEG of the painting, which a page of several models shows; None: it is not in the page."""
+
+    @property
+    def picture(self) -> str:
+        """Name of the painting in the page."""
+        return PurePosixPath(self.file).with_suffix(".jpg").as_posix()
+
+    @property
+    def licenses(self) -> Mapping[str, object]:
+        """What the recipe said of weights, style and photos."""
+        return self.card.get("licenses") or dict.fromkeys(("weights", "style", "photos"), "unknown")
+
+    @property
+    def size(self) -> str:
+        """Of the graph, for people."""
+        return f"{len(self.graph) / 1e6:.1f} MB"
 
 
 @dataclass(frozen=True)
@@ -139,24 +170,22 @@ def _mit(copyright_line: str) -> str:
     return ENVIRONMENT.get_template("mit.txt.j2").render(copyright=copyright_line)
 
 
-def page_files(graph: bytes, style_image: str, card: ModelCard, runtime: Runtime) -> dict[str, bytes]:
+def title_of(style_image: str) -> str:
+    """The name of a painting, by its path or URI."""
+    return PurePosixPath(style_image).stem.replace("_", " ")
+
+
+def page_files(models: Sequence[PageModel], runtime: Runtime) -> dict[str, bytes]:
     """All files of a page by their names; `index.html` is the last.
 
     Args:
-        graph: the bytes of `model.onnx`.
-        style_image: its path or URI, for the title.
-        card: `model.json` of the model.
+        models: what it paints with, one or more; the first is chosen when the page opens.
         runtime: what paints in the browser.
     """
-    unknown = {"weights": "unknown", "style": "unknown", "photos": "unknown"}
     about = {
         "generator": f"batch_nst {batch_nst.__version__}",
-        "title": PurePosixPath(style_image).stem.replace("_", " "),
-        "version": card["version"],
-        "batch_nst": card.get("batch_nst", "unknown"),
+        "models": models,
         "runtime": runtime.version,
-        "size": f"{len(graph) / 1e6:.1f} MB",
-        "licenses": card.get("licenses", unknown),
         "ours": _mit("Copyright (c) 2026 the batch_nst authors"),
     }
     rendered = {"LICENSES.txt": "painter_licenses.txt.j2", "page.css": "painter.css.j2"}
@@ -167,7 +196,8 @@ def page_files(graph: bytes, style_image: str, card: ModelCard, runtime: Runtime
         return ENVIRONMENT.get_template(template).render(about).strip().encode() + b"\n"
 
     return {
-        "model.onnx": graph,
+        **{model.file: model.graph for model in models},
+        **{model.picture: model.painting for model in models if model.painting},
         "sample.jpg": (own / _SAMPLE).read_bytes(),
         **runtime.files,
         **{name: render(template) for name, template in rendered.items()},
@@ -179,19 +209,21 @@ def page_files(graph: bytes, style_image: str, card: ModelCard, runtime: Runtime
     }
 
 
-def write_page(folder: Path, parts: Mapping[str, bytes]) -> Path:
-    """Write a page; files of an earlier one are replaced. Returns `index.html`.
+def write_page(place: PagePlace, models: Sequence[PageModel]) -> Path:
+    """Write the page of these models; files of an earlier one are replaced. Returns `index.html`.
 
     Raises:
         RecipeError: the folder cannot be written.
     """
     try:
-        for name, data in parts.items():
-            target = folder / name
+        for name, data in page_files(models, place.runtime).items():
+            target = place.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(f".{target.name}.part")
             part.write_bytes(data)
             part.replace(target)
     except OSError as error:
-        raise RecipeError(f"--page {folder}: cannot be written: {error.strerror}") from error
-    return folder / "index.html"
+        raise RecipeError(f"--page {place.folder}: cannot be written: {error.strerror}") from error
+    page = place.folder / "index.html"
+    log(f"page: {page}; look at it with: python -m http.server --directory {place.folder}")
+    return page

@@ -12,17 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
+from batch_nst import load_model
 from batch_nst.cli import parse
 from batch_nst.data.images import codec
 from batch_nst.data.images.blend import Blend
 from batch_nst.data.models import registry
+from batch_nst.data.models.files import read_model, zoo_names
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.fast_model.model_io import stylize_image, weights_of
+from batch_nst.engine.fast_model.network import read_weights
 from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import RecipeError
 from batch_nst.pipelines import commands
 from batch_nst.pipelines.reports import painter
+from batch_nst.pipelines.zoo import export_zoo
 from batch_nst.recipe import Recipe
 from tests.support import fake_night
 from tests.support.browser import Browser
@@ -91,8 +95,9 @@ def test_the_page_is_all_that_a_static_server_needs_and_can_be_written_again(
 def test_names_are_shown_as_they_are() -> None:
     card = {"version": "1", "licenses": {"weights": "A & B", "style": "<c>", "photos": "unknown"}}
     runtime = painter.Runtime("1.30.0", {})
-    parts = painter.page_files(b"", "s3://x/<b>Evil_&.jpg", card, runtime)  # type: ignore[arg-type]
-    assert b"<h1>&lt;b&gt;Evil &amp;</h1>" in parts["index.html"]
+    title = painter.title_of("s3://x/<b>Evil_&.jpg")
+    parts = painter.page_files([painter.PageModel(title, card, b"")], runtime)  # type: ignore[arg-type]
+    assert b"&lt;b&gt;Evil &amp;</h1>" in parts["index.html"]
     assert b"the weights: A & B\n" in parts["LICENSES.txt"]
     assert list(parts)[-1] == "index.html"
 
@@ -190,6 +195,33 @@ def test_a_wheel_has_all_that_a_page_is_made_of() -> None:
     templates = {path for path in (folder / "pipelines/reports/templates").iterdir() if path.is_file()}
     assert templates <= packed
     assert parse(["export", "r.yaml", "--page", "a", "--runtime", "b"]).page == "a"
+
+
+def test_a_page_of_the_zoo_has_every_model_and_its_painting(tmp_path: Path, call: Call) -> None:
+    site, runtime = tmp_path / "site", package(tmp_path / "npm")
+    figures = call("export", "--zoo", "--page", site, "--runtime", runtime).figures
+    assert (figures["page"], figures["models"]) == (str(site / "index.html"), zoo_names())
+    graphs = {f"models/{name}.onnx" for name in zoo_names()}
+    paintings = {f"models/{name}.jpg" for name in zoo_names()}
+    assert names(site) == PAGE - {"model.onnx"} | graphs | paintings
+    for name in zoo_names():
+        files = read_model(f"zoo:{name}")
+        graph = onnx_bytes(read_weights(files.weights, files.card), files.card["architecture"]["name"])
+        assert (site / f"models/{name}.onnx").read_bytes() == graph
+        assert files.card["version"] in (site / "LICENSES.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--zoo"], "--zoo: writes a page of all models of the zoo; allowed: with --page DIR"),
+        (["recipe.yaml", "--zoo"], "--zoo: given with the recipe recipe.yaml; allowed: one of the two"),
+        (["--page", "site", "--runtime", "npm"], "RECIPE: missing; allowed: a recipe, or --zoo"),
+    ],
+)
+def test_a_page_is_of_a_recipe_or_of_the_zoo(call: Call, given: list[str], told: str) -> None:
+    ended = call("export", *given)
+    assert (ended.code, told in ended.stderr) == (2, True), ended.stderr
 
 
 # --- in a real browser, with the real package
@@ -380,3 +412,25 @@ def test_nothing_keeps_anyone_from_painting(browser: Browser, site: str, axe: st
     browser.choose("#file", tmp_path / "cup.png")
     browser.until(f"{DONE} || {WRONG}")
     assert browser.faults(axe) == []
+
+
+def test_a_painting_of_the_zoo_is_chosen_and_paints(
+    browser: Browser, runtime: Path, axe: str, tmp_path: Path
+) -> None:
+    photo_of((48, 40)).save(tmp_path / "cup.png")
+    export_zoo(str(tmp_path / "page"), str(runtime))
+    with static_site(tmp_path / "page") as address:
+        browser.look(address, 390)
+        painted = []
+        for number, name in enumerate(zoo_names()[:2]):
+            browser.value(f"(document.querySelectorAll('input[name=model]')[{number}].click(), 0)")
+            assert browser.value("document.querySelector('h1').textContent") == name.replace("_", " ")
+            if not painted:
+                browser.choose("#file", tmp_path / "cup.png")  # the second one paints it by itself
+            browser.until(f"{DONE} || {WRONG}")
+            painted.append(saved(browser, tmp_path, "cup-painted.png"))
+            expected = load_model(f"zoo:{name}", precision="fp32")(np.asarray(photo_of((48, 40))))
+            assert (np.abs(painted[-1].astype(int) - expected) <= 1).mean() > 0.999
+        assert browser.faults(axe) == []
+        look = browser.seen()
+        assert (look.width <= 390, look.troubles) == (True, [])

@@ -27,9 +27,13 @@ function fail(words) {
 /** Seconds for people: two digits, and no more. */
 const seconds = (number) => `${number < 10 ? number.toPrecision(2) : Math.round(number)} seconds`;
 
+/** The graph that paints: the one that is chosen, where there are several. */
+const model = () => document.querySelector("input[name=model]:checked")?.value ?? "model.onnx";
+
 /** A worker that has the model. A worker of a blob keeps the policy of this page; one with an address has none. */
 function start() {
-  const script = `import ${JSON.stringify(new URL("worker.js", document.baseURI).href)};`;
+  const address = new URL(`worker.js?${new URLSearchParams({ model: model() })}`, document.baseURI);
+  const script = `import ${JSON.stringify(address.href)};`;
   const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
   const started = { worker, isReady: false };
   started.ready = new Promise((resolve, reject) => {
@@ -185,6 +189,15 @@ function listen() {
       fail(`sample.jpg could not be fetched: ${error.message}.`);
     }
   });
+  for (const choice of document.querySelectorAll("input[name=model]")) {
+    const tell = () => (by("style").textContent = choice.labels[0].textContent.trim());
+    if (choice.checked) tell(); // a browser may remember what was chosen before it loaded the page again
+    choice.addEventListener("change", () => {
+      tell();
+      stop();
+      if (source) paint(source);
+    });
+  }
   by("most").addEventListener("change", () => source && paint(source));
   by("stop").addEventListener("click", () => {
     stop();

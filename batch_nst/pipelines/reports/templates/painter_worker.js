@@ -13,8 +13,9 @@ ort.env.wasm.wasmPaths = {
 };
 
 async function load() {
-  const answer = await fetch(beside("model.onnx"));
-  if (!answer.ok) throw new Error(`model.onnx could not be fetched: the server answers ${answer.status}`);
+  const name = new URL(import.meta.url).searchParams.get("model");
+  const answer = await fetch(beside(name));
+  if (!answer.ok) throw new Error(`${name} could not be fetched: the server answers ${answer.status}`);
   const model = new Uint8Array(await answer.arrayBuffer());
   return ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
 }
