@@ -44,6 +44,12 @@ def _without_credentials(uri: str) -> str:
     return uri
 
 
+def _of_the_web(address: str) -> str:
+    if not re.fullmatch(r"https?://[^\s<>\"']+", _without_credentials(address)):
+        raise ValueError("allowed: an address that begins with https:// or http://")
+    return address
+
+
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 """An identifier of the Hugging Face Hub, such as cc-by-4.0."""
@@ -425,6 +431,8 @@ class Publish(Section):
     """Number of the newest models that `prune` keeps; refused and unfinished ones are not counted."""
     license: License = "unknown"
     """Licence of the models' weights, for their README: an identifier of the Hugging Face Hub."""
+    page: Annotated[str, AfterValidator(_of_the_web)] | None = None
+    """Address at which a page of `export --page` is served; reports have a link to it."""
 
 
 class Recipe(Section):

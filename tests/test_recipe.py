@@ -332,6 +332,10 @@ LAYERS = ", ".join(VGG_LAYERS)
         ("evaluate.sizes=[256, 16]", "evaluate.sizes.1: given 16; allowed: 32 or more"),
         ("publish.margin=1", "publish.margin: given 1; allowed: less than 1"),
         ("publish.max_objective=0", "publish.max_objective: given 0; allowed: more than 0"),
+        (
+            "publish.page=javascript:alert(1)",
+            "publish.page: given 'javascript:alert(1)'; allowed: an address that begins with https:// or http://",
+        ),
         ("loss.content_weight=-1", "loss.content_weight: given -1; allowed: 0 or more"),
         ("loss.style_weight=.inf", "loss.style_weight: given inf; allowed: a finite number"),
         ("generate.actors=[4]", "generate.actors: given [4]; allowed: 2 values or more"),
@@ -574,7 +578,7 @@ def test_a_glob_without_quotes_is_refused_with_the_remedy(write: Write) -> None:
 
 def test_unknown_keys_are_answered_with_every_key_of_their_section(write: Write) -> None:
     told = fault(write(MINIMAL + "publish: {margins: 1}\n"))
-    assert told.endswith("allowed here: margin, max_objective, keep, license; did you mean margin?")
+    assert told.endswith("allowed here: margin, max_objective, keep, license, page; did you mean margin?")
 
 
 def test_every_fault_has_its_line(write: Write) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import time
-from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +30,6 @@ class Look(NamedTuple):
     """What the console tells, of scripts, of the page's own policy, or of requests."""
     requests: list[str]
     """Addresses of what the page fetched, without itself and what is in it."""
-    screenshot: bytes
-    """PNG, of the whole page."""
 
 
 class Browser:
@@ -72,23 +69,20 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
 
-    def look(
-        self, page: Path | str, width: int, height: int = 844, scale: float = 1, dark: bool = False
-    ) -> Look:
+    def look(self, page: Path | str, width: int, height: int = 844, dark: bool = False) -> Look:
         """Open a page in a window of so many CSS pixels, below 600 as a phone does.
 
         Args:
             page: an HTML file, or a URL.
             width: of the window.
             height: of the window.
-            scale: pixels of the screenshot for a CSS pixel.
             dark: as people who prefer it see it.
         """
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
             height=height,
-            deviceScaleFactor=scale,
+            deviceScaleFactor=1,
             mobile=width < 600,
         )
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -102,7 +96,6 @@ class Browser:
     def seen(self) -> Look:
         """The page that is open, as it is now; troubles and requests are those since it was opened."""
         found = self._call("Runtime.evaluate", expression=_MEASURE, returnByValue=True)["result"]["value"]
-        shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
         told = (
             "Runtime.exceptionThrown",
             "Runtime.consoleAPICalled",
@@ -120,7 +113,6 @@ class Browser:
             undecoded=found["undecoded"],
             troubles=[json.dumps(event) for event in self._events if event["method"] in told],
             requests=[url for url in urls[1:] if not url.startswith("data:")],
-            screenshot=b64decode(shot["data"]),
         )
 
     def click(self, *selectors: str) -> None:

@@ -70,7 +70,7 @@ class Metrics:
             outcome: the unit's.
             devices: the largest number that were at work at the same time.
             device_seconds: sum over all units so far.
-            idle_seconds: time that devices had no work, likewise.
+            idle_seconds: time that devices had no work, of all units so far.
         """
         if outcome.pending:
             self._count("batch_nst_units_total", 1, status="outage" if outcome.outage else "stopped")

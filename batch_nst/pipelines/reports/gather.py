@@ -79,6 +79,7 @@ def report_of(
             run={**facts, "engine": engines, "batch_nst": __version__},
             recipe=settings(recipe.model_dump()),
             model=shlex.quote(store.join(f"models/{scored.version}")),
+            page=recipe.publish.page,
             pairs=_pairs(store, snapshot),
             panel=registry.panel_columns(store, scored.version),
             night=night,

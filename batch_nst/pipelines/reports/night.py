@@ -166,6 +166,8 @@ class Report:
     """Recipe as YAML."""
     model: str = ""
     """The model's folder as a shell takes it."""
+    page: str | None = None
+    """Address of a page that paints in the browser."""
     pairs: Sequence[tuple[str, bytes, bytes]] = ()
     """Name, photo and optimised image of some training pairs."""
     panel: Sequence[tuple[str, bytes]] = ()
@@ -199,6 +201,7 @@ def render(report: Report) -> str:
         run=as_json(report.run),
         recipe=report.recipe,
         model=report.model,
+        page=report.page,
         pairs=[(name, data_uri(photo, 192), data_uri(made, 192)) for name, photo, made in report.pairs],
         panel=[(name, data_uri(column, 800)) for name, column in report.panel],
         night=report.night,

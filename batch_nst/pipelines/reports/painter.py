@@ -82,7 +82,7 @@ class PageModel:
 
     @property
     def size(self) -> str:
-        """Of the graph, for people."""
+        """Bytes of the graph, for people."""
         return f"{len(self.graph) / 1e6:.1f} MB"
 
 

@@ -453,6 +453,13 @@ def test_it_ends_with_the_command_that_paints(given: dict[str, Any]) -> None:
     assert "batch-nst apply" not in Page(render(Report(**given))).text
 
 
+def test_it_has_a_link_to_the_page_that_paints_where_the_recipe_names_one(given: dict[str, Any]) -> None:
+    address = "https://paint.example.com/auvers?a=1&b=2"
+    for page, links in ((address, 1), (None, 0)):
+        html = render(Report(**given, model="models/v", page=page))
+        assert html.count(f'<a href="{address.replace("&", "&amp;")}" rel="noreferrer">') == links
+
+
 def test_every_name_is_shown_as_it_is(report: str) -> None:
     assert "<script" not in report
     page = Page(report)
