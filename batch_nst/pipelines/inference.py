@@ -147,7 +147,7 @@ def painter(
     Args:
         files: of the model.
         device: where it computes.
-        precision: of the convolutions; a network that whitens is painted in fp32 by OpenVINO.
+        precision: of the convolutions.
         backend: what computes; by default `best_backend`.
 
     Raises:
@@ -155,7 +155,7 @@ def painter(
     """
     net, compiled = _net(files), None
     if (backend or best_backend(device.type)) == "openvino":
-        half = is_half(net.network, precision)
+        half = is_half(precision)
         dtype = torch.bfloat16 if half else torch.float32
         threads = torch.get_num_threads()
         compiled = _at_first_call(lambda: compile_net(weights_of(net), net.network, threads, half=half))

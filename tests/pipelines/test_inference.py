@@ -190,10 +190,11 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     assert re.search(r"stylize .* (3/3 .* pictures/s|2/2 .* iterations/s)", text)
 
 
-def test_a_network_that_whitens_is_painted_in_fp32_by_openvino_and_says_so() -> None:
-    for network, said in (("johnson", "openvino bf16"), ("skip", "openvino fp32")):
+def test_a_painter_says_what_computes_and_in_which_precision() -> None:
+    for network in ("johnson", "skip"):
         net = TransformerNet(4, network)
         card = cast(ModelCard, {"architecture": {"name": network, "width": 4}, "digests": {}})
         files = ModelFiles("v", card, model_bytes(net), "here")
-        assert painter(files, torch.device("cpu"), "bf16", "openvino").engine == said
-        assert painter(files, torch.device("cpu"), "bf16", "torch").engine == "torch bf16"
+        for precision, backend in (("bf16", "openvino"), ("bf16", "torch"), ("fp32", "openvino")):
+            engine = painter(files, torch.device("cpu"), precision, backend).engine
+            assert engine == f"{backend} {precision}"

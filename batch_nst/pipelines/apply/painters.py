@@ -36,7 +36,7 @@ def by_openvino(
 
     @cache
     def whole() -> Paint:
-        return compile_net(weights, network, threads, half=is_half(network, precision))
+        return compile_net(weights, network, threads, half=is_half(precision))
 
     @cache
     def in_tiles() -> Paint:
