@@ -1,6 +1,7 @@
-"""Paints the gallery of the README: photos that ship on top, below them a row for each model of the zoo.
+"""Paints the pictures of the README: photos that ship on top, below them a row for each model of the zoo.
 
 python jobs/gallery.py --out docs/gallery.jpg
+python jobs/gallery.py --hard --out docs/hard.jpg
 """
 
 import argparse
@@ -15,13 +16,17 @@ from batch_nst.data.models.files import zoo_names
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 PHOTOS = [SAMPLES / "content" / "astronaut.jpg", *sorted((SAMPLES / "gallery").glob("*.jpg"))]
-SIDE, GAP = 512, 6
+HARD = [
+    SAMPLES / "content" / f"{name}.jpg"
+    for name in ("hubble_deep_field", "rocket", "solar_panel", "mount_rushmore")
+]
+SIDE, HARD_SIDE, GAP = 512, 320, 6
 
 
-def square(path: Path) -> Pixels:
-    """The middle of a photo, uint8 (SIDE, SIDE, 3)."""
+def square(path: Path, side: int) -> Pixels:
+    """The middle of a photo, uint8 (side, side, 3)."""
     with Image.open(path) as photo:
-        return np.asarray(ImageOps.fit(photo.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS))
+        return np.asarray(ImageOps.fit(photo.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
 
 
 def main() -> None:
@@ -29,10 +34,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="the picture to write, a JPEG file")
+    parser.add_argument("--hard", action="store_true", help="photos of kinds that do not work, and smaller")
     options = parser.parse_args()
-    photos = [square(path) for path in PHOTOS]
+    side = HARD_SIDE if options.hard else SIDE
+    photos = [square(path, side) for path in (HARD if options.hard else PHOTOS)]
     rows = [photos, *(load_model(f"zoo:{name}")(photos) for name in zoo_names())]
-    step = SIDE + GAP
+    step = side + GAP
     sheet = Image.new("RGB", (len(photos) * step - GAP, len(rows) * step - GAP), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):

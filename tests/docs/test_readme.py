@@ -24,7 +24,6 @@ TINY = [
     "style.size=32",
     "train.steps=3",
     "train.crop_size=32",
-    "train.width=4",
     "evaluate.iterations=2",
     "evaluate.sizes=[32]",
 ]
