@@ -375,7 +375,7 @@ def _device(recipe: Recipe, nodes: Sequence[_Node], wait_minutes: float) -> str:
         f"{count} x {kind}" for kind, count in Counter(kind for found in seen for kind in found).items()
     )
     return (
-        f"generate on {generate}, actors: {chosen[0].in_words(recipe.generate.actors)}; "
+        f"generate on {generate} by {chosen[0].in_words(recipe.generate.actors)}; "
         f"train on {train}; GPUs that are up: {kinds or 'none'}"
         f"{'; looked at: ' if looked else ''}{looked}"
     )

@@ -31,7 +31,7 @@ MAX_WHOLE: dict[Backend, int] = {"torch": 2048 * 2048, "openvino": 1664 * 1664}
 """Pixels of the largest image that is processed whole, at some 640 and 950 bytes each; others in tiles."""
 
 _LARGE = 1024 * 1024
-"""Pixels above which pieces give back their memory: half as much in all, for the time to ask for it again."""
+"""Pixels above which pieces return their memory: half as much in all, for the time to ask for it again."""
 _IMAGE, _STYLIZED = "image", "stylized"
 
 
@@ -109,7 +109,7 @@ class _Piece(NamedTuple):
     """Its memory for a call."""
 
     def run(self, values: dict[str, Any], is_large: bool) -> None:
-        """Add to the values what this piece makes of them; for a large picture, give back its memory."""
+        """Add to the values what this piece makes of them; for a large picture, return its memory."""
         request = self.compiled.create_infer_request() if is_large else self.request
         for place, name in enumerate(self.given):
             request.set_input_tensor(place, values[name])
@@ -151,7 +151,7 @@ def _cut(model: Any, there: list[str], made: list[str]) -> tuple[Any, list[str]]
 
 
 def _output(model: Any, name: str) -> Any:
-    """The output of a node with this name; None if there is none."""
+    """The output of a node with this name; None if no node has one."""
     outputs = (output for node in model.get_ops() for output in node.outputs())
     return next((output for output in outputs if name in output.get_names()), None)
 

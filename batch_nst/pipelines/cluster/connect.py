@@ -129,10 +129,11 @@ class Workers:
         return max(1, min(actors[1], self.most))
 
     def in_words(self, actors: list[int]) -> str:
-        """How many there are and can be, given the recipe's [fewest, most]: `1 of 8 threads, ...`."""
-        now, more = self.at_once(actors), f", up to {actors[1]} as nodes come"
-        may_grow = now < actors[1] and not started_here()
-        return f"{now} of {self.threads} threads{more if may_grow else ''}"
+        """The actors that there are and can be, given the recipe's [fewest, most]."""
+        now = self.at_once(actors)
+        more = f", up to {actors[1]} as nodes come" if now < actors[1] and not started_here() else ""
+        some = "1 actor with" if now == 1 else f"{now} actors, each with"
+        return f"{some} {self.threads} thread{'s' if self.threads > 1 else ''}{more}"
 
 
 def connect() -> None:

@@ -284,7 +284,7 @@ def _make(
     made.device = workers.device
     style, flag = plan.style, StopFlag(budget)
     model, made.warm_start = check_start(model, plan, store, style, recipe, workers)
-    log(f"optimising on {workers.device}, actors: {workers.in_words(recipe.generate.actors)}")
+    log(f"optimising on {workers.device} by {workers.in_words(recipe.generate.actors)}")
     metrics = Metrics(store.uri, plan.to_do, recipe.generate.iterations)
     outcomes = stylize_units(
         plan.chunks(),

@@ -51,7 +51,7 @@ def test_in_bf16_nearly_all_values_are_within_three_grey_levels_of_fp32(network:
 
 
 @pytest.mark.parametrize("network", ["white", "skip"])
-def test_a_large_picture_whose_memory_is_given_back_has_the_same_bits(
+def test_a_large_picture_whose_memory_is_returned_has_the_same_bits(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

@@ -122,7 +122,7 @@ def test_actors_come_with_their_nodes_and_a_node_that_is_lost_is_replaced(tmp_pa
     assert (figures["exit_code"], figures["made"], figures["pending"]) == (0, 20 * UNITS, 0), command.log
     assert figures["devices"] == 2
     assert {entry["threads"] for entry in entries(command.journal)} == {2}
-    assert "1 of 2 threads, up to 2 as nodes come" in command.log
+    assert "by 1 actor with 2 threads, up to 2 as nodes come" in command.log
 
 
 IMPATIENT = """
