@@ -121,12 +121,12 @@ def test_targets_of_make_are_in_the_makefile(page: Path) -> None:
 
 def test_what_the_front_door_shows_is_found() -> None:
     """The checks above see what they are for."""
-    readme, operating = ROOT / "README.md", ROOT / "docs" / "operating.md"
+    readme, repair = ROOT / "README.md", ROOT / "docs" / "repair.md"
     assert (
         "nightly auvers.yaml                              # every night: what is new, and a better model"
         in (commands(readme))
     )
-    assert "rollback OUTPUT" in commands(operating)
+    assert "rollback OUTPUT" in commands(repair)
     assert ("tests/benchmarks/overhead.py", []) in scripts(MAKEFILE)
     assert ("docs/apply_speed.py", ["--files", "200", "--rounds", "2"]) in scripts(
         ROOT / "docs" / "painting.md"

@@ -72,5 +72,5 @@ def test_later_nights_are_the_formulas(photos: int) -> None:
 
 
 @pytest.mark.parametrize("photos", [10**4, 10**6], ids=power)
-def test_the_first_screen_tells_the_costs_of_the_operating_page(photos: int) -> None:
+def test_the_first_screen_tells_the_costs_of_their_page(photos: int) -> None:
     assert cost_row(photos) in (ROOT / "README.md").read_text().splitlines()
