@@ -1,4 +1,4 @@
-"""docs/cluster.md and its manifests agree with the commands, with each other and with `cluster.yaml`."""
+"""The pages of a cluster and their manifests agree with the commands, each other and `cluster.yaml`."""
 
 import copy
 import gzip
@@ -18,7 +18,7 @@ from batch_nst.data.storage.lease import CLOCK_SKEW
 from batch_nst.pipelines.submit import STOP_SECONDS
 from tests.support.places import ROOT
 
-PAGE = (ROOT / "docs" / "cluster.md").read_text()
+PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("cluster", "doctor", "every_night"))
 MANIFESTS = ROOT / "docs" / "kubernetes"
 IMAGE = f"registry.example.com/batch-nst:{__version__}"
 
