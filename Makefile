@@ -11,7 +11,7 @@ demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/dem
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
 
 test: .venv/test.stamp lint  ## the fast suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not chaos" $(PYTEST)

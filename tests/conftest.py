@@ -51,8 +51,17 @@ LONGEST = (
     "pipelines/test_nightly.py",
     "docs/test_readme.py",
     "compatibility/test_compatibility.py",
+    "chaos/test_bad_weather.py",
+    "pipelines/reports/test_night.py",
+    "engine/test_slow_transfer.py",
+    "pipelines/generate/test_photos.py",
+    "pipelines/generate/test_generate.py",
+    "chaos/test_kill_everywhere.py",
+    "pipelines/train/test_ray_train.py",
+    "pipelines/benchmark/test_ablation.py",
+    "chaos/test_one_writer.py",
 )
-"""Files that take a minute and more in the slow suite."""
+"""Files that take a minute and more in the slow suite, and those that take longest in the fast one."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

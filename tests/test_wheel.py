@@ -24,7 +24,7 @@ def test_every_sample_and_model_is_in_the_wheel_and_samples_are_small() -> None:
 def test_benchmark_takes_what_is_shipped() -> None:
     options = parse(["benchmark"])
     assert len(SAMPLES & {*Path(options.images).glob("*.jpg")}) == 19
-    assert len(SAMPLES & {*Path(options.styles).glob("*.jpg")}) == 2
+    assert len(SAMPLES & {*Path(options.styles).glob("*.jpg")}) == 3
 
 
 def test_try_takes_what_is_shipped_where_no_recipe_is_named(call: Call, tmp_path: Path) -> None:

@@ -144,7 +144,12 @@ class Zombie:
 
 
 @pytest.mark.parametrize(
-    ("at", "delivered"), [(f"/{units.DATA}/", True), ("/snapshots/", False), ("/snapshots/", True)]
+    ("at", "delivered"),
+    [
+        (f"/{units.DATA}/", True),
+        ("/snapshots/", False),
+        pytest.param("/snapshots/", True, marks=pytest.mark.chaos),
+    ],
 )
 def test_a_zombie_that_wakes_up_cannot_spoil_a_snapshot(
     bucket: Bucket, proxy: Proxy, at: str, delivered: bool

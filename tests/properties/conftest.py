@@ -11,7 +11,7 @@ _TRIED = pytest.StashKey[int]()
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
 settings.register_profile(
-    "few", derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=_SLOW
+    "few", derandomize=True, deadline=None, database=None, max_examples=50, suppress_health_check=_SLOW
 )
 settings.register_profile(
     "fuzz",
