@@ -90,13 +90,12 @@ def export_zoo(page: str | None, runtime: str | None) -> ZooPageFigures:
 
 
 def _page_model(name: str) -> PageModel:
-    from batch_nst.engine.fast_model.network import read_architecture, read_weights
+    from batch_nst.engine.fast_model.network import read_architecture
     from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
+    from batch_nst.pipelines.apply.painters import checked_weights
     from batch_nst.pipelines.reports.painter import PageModel, title_of
 
     files = read_model(f"{IN_ZOO}{name}")
-    with files.naming_home():
-        weights = read_weights(files.weights, files.card)
-    graph = onnx_bytes(weights, read_architecture(files.card)["name"])
+    graph = onnx_bytes(checked_weights(files), read_architecture(files.card)["name"])
     painting = (_PAINTINGS / f"{name}.jpg").read_bytes()
     return PageModel(title_of(name), files.card, graph, f"models/{name}.onnx", painting)

@@ -12,10 +12,11 @@ from batch_nst.data.dataset.units import DATA
 from batch_nst.data.models import registry
 from batch_nst.data.models.gate import UNREPORTED
 from batch_nst.data.storage.store import Store
-from tests.support.autoscaling import busiest, crash, from_zero
+from tests.support.autoscaling import busiest, from_zero
 from tests.support.calls import Call
 from tests.support.fake_night import objects
 from tests.support.places import SAMPLES
+from tests.support.ray_nodes import crash
 from tests.support.sessions import finish, resumed_from, start, strike
 
 STEPS = 12

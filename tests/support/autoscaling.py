@@ -142,13 +142,6 @@ def busiest(address: str) -> psutil.Process:
     return max(nodes_of(address), key=at_work)
 
 
-def crash(node: psutil.Process) -> None:
-    """Kill a node with all that runs on it, as when the power fails."""
-    for process in (node, *node.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
 def end(head: subprocess.Popen[bytes]) -> None:
     """Kill the head and all that it or its autoscaler has started; `ray stop` would kill others' too."""
     try:

@@ -63,6 +63,13 @@ def joined(machines: Machines) -> Iterator[None]:
         ray.shutdown()
 
 
+def crash(raylet: psutil.Process) -> None:
+    """Kill a node with all that runs on it, as when the power fails."""
+    for process in (raylet, *raylet.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 class Machines:
     """A head that runs no tasks, and workers that hold one actor each."""
 
@@ -96,10 +103,7 @@ class Machines:
 
     def crash(self, node: Any) -> None:
         """As when the power fails."""
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        for process in (raylet, *raylet.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        crash(psutil.Process(node.all_processes["raylet"][0].process.pid))
         self.cluster.remove_node(node, allow_graceful=False)
 
     def drain(self, node: Any, seconds: int) -> None:

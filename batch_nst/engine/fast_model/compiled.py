@@ -79,7 +79,7 @@ def compile_net(
     compiled = []
     for made, may_be_half in pieces(network) if half else [([_STYLIZED], False)]:
         model, given = _cut(core.read_model(graph), there, made)
-        precision = "bf16" if half and may_be_half else "f32"
+        precision = "bf16" if may_be_half else "f32"
         model = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision})
         compiled.append(_Piece(given, made, model, model.create_infer_request()))
         there += made

@@ -12,10 +12,10 @@ from PIL import Image
 
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
-from tests.support.autoscaling import busiest, crash, from_zero
+from tests.support.autoscaling import busiest, from_zero
 from tests.support.fake_device import entries
 from tests.support.photo_bucket import UNITS, Bucket, fill
-from tests.support.ray_nodes import Command
+from tests.support.ray_nodes import Command, crash
 from tests.support.sessions import finish, start
 
 pytestmark = pytest.mark.slow
