@@ -1,8 +1,6 @@
 """The fast model on CPUs, compiled by OpenVINO: the function of `stylize_image`, faster.
 
-It compiles the graph of `model.onnx`. In bf16 a network that whitens is cut into pieces: OpenVINO has one
-precision for a graph, and the roots of covariances stay fp32. Nothing here needs torch, which takes seconds
-to import.
+It compiles the graph of `model.onnx`. Nothing here needs torch, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -11,13 +9,13 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from threading import Lock
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from batch_nst.engine.fast_model.network import Weights
-from batch_nst.engine.fast_model.onnx_graph import is_root, onnx_bytes, pieces
+from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
 from batch_nst.recipe import Network
 
 _CONVERTER = "openvino.tools.ovc"
@@ -29,10 +27,6 @@ Backend = Literal["openvino", "torch"]
 
 MAX_WHOLE: dict[Backend, int] = {"torch": 2048 * 2048, "openvino": 1664 * 1664}
 """Pixels of the largest image that is processed whole, at some 640 and 950 bytes each; others in tiles."""
-
-_LARGE = 1024 * 1024
-"""Pixels above which pieces return their memory: half as much in all, for the time to ask for it again."""
-_IMAGE, _STYLIZED = "image", "stylized"
 
 
 def is_installed() -> bool:
@@ -55,7 +49,7 @@ def is_half(precision: Literal["auto", "fp32", "bf16"]) -> bool:
 def compile_net(
     weights: Weights, network: Network, threads: int | None = None, *, half: bool
 ) -> Callable[[Pixels], Pixels]:
-    """Compile a network for this machine's CPU; takes about 0.2 s, in pieces 0.4 s.
+    """Compile a network for this machine's CPU; takes about 0.2 s.
 
     Args:
         weights: of the network.
@@ -69,55 +63,24 @@ def compile_net(
     """
     openvino = load_openvino()
     settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or 0,
         "NUM_STREAMS": 1,
         # Pinned threads of two processes would share cores while others idle.
         "ENABLE_CPU_PINNING": False,
     }
-    core, graph, there = openvino.Core(), onnx_bytes(weights, network), list[str]()
-    compiled = []
-    for made, may_be_half in pieces(network) if half else [([_STYLIZED], False)]:
-        model, given = _cut(core.read_model(graph), there, made)
-        precision = "bf16" if may_be_half else "f32"
-        model = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision})
-        compiled.append(_Piece(given, made, model, model.create_infer_request()))
-        there += made
-    one = Lock()
+    core = openvino.Core()
+    model = _for_pixels(core.read_model(onnx_bytes(weights, network)))
+    request, one = core.compile_model(model, "CPU", settings).create_infer_request(), Lock()
 
     def stylize(image: Pixels) -> Pixels:
-        batch = np.ascontiguousarray(image.reshape(-1, *image.shape[-3:]))
-        values = {_IMAGE: openvino.Tensor(batch)}
-        is_large = len(compiled) > 1 and batch.size > 3 * _LARGE
-        with one:  # pieces have memory for one call, and each call computes on all threads
-            for piece in compiled:
-                piece.run(values, is_large)
-            stylized: Pixels = values[_STYLIZED].data.reshape(image.shape).copy()
+        batch = image.reshape(-1, *image.shape[-3:])
+        with one:  # it has memory for one call, and each call computes on all threads
+            stylized: Pixels = request.infer([batch])[0].reshape(image.shape)
         return stylized
 
     return stylize
-
-
-class _Piece(NamedTuple):
-    """A part of the graph, compiled."""
-
-    given: list[str]
-    """Names of what it reads."""
-    made: list[str]
-    compiled: Any
-    request: Any
-    """Its memory for a call."""
-
-    def run(self, values: dict[str, Any], is_large: bool) -> None:
-        """Add to the values what this piece makes of them; for a large picture, return its memory."""
-        request = self.compiled.create_infer_request() if is_large else self.request
-        for place, name in enumerate(self.given):
-            request.set_input_tensor(place, values[name])
-        request.infer()
-        values |= {name: request.get_output_tensor(place) for place, name in enumerate(self.made)}
-        if is_large:
-            del request
-            self.compiled.release_memory()
 
 
 def load_openvino() -> Any:
@@ -133,52 +96,19 @@ def load_openvino() -> Any:
     return openvino
 
 
-def _cut(model: Any, there: list[str], made: list[str]) -> tuple[Any, list[str]]:
-    """The part of a graph that makes these of the image and of what is there already; names of its inputs."""
-    from openvino import Model
-    from openvino import opset13 as op
-
-    is_last = made == [_STYLIZED]
-    ends = model.get_results() if is_last else [op.result(_output(model, name)) for name in made]
-    inputs = {_IMAGE: model.input(0).node}
-    for name in there:
-        if output := _output(model, name):  # else no node needs it that is left
-            inputs[name] = op.parameter(output.partial_shape, np.float32, name)
-            for reader in output.get_target_inputs():
-                reader.replace_source_output(inputs[name].output(0))
-    part = Model(ends, list(inputs.values()), "part")
-    return _with_types(part, list(inputs), made), list(inputs)
-
-
-def _output(model: Any, name: str) -> Any:
-    """The output of a node with this name; None if no node has one."""
-    outputs = (output for node in model.get_ops() for output in node.outputs())
-    return next((output for output in outputs if name in output.get_names()), None)
-
-
-def _with_types(model: Any, given: list[str], made: list[str]) -> Any:
-    """A part from and to uint8 (B, H, W, 3), and to others in bf16, but for the roots."""
+def _for_pixels(model: Any) -> Any:
+    """A graph of `onnx_graph` from and to uint8 (B, H, W, 3)."""
     from openvino import Layout, Type
     from openvino import opset13 as op
     from openvino.preprocess import PrePostProcessor
 
     ends = PrePostProcessor(model)
-    for place, name in enumerate(given):
-        if name == _IMAGE:
-            ends.input(place).tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
-            ends.input(place).model().set_layout(Layout("NCHW"))
-            ends.input(place).preprocess().convert_element_type(Type.f32).scale(255.0)
-        elif not is_root(name):
-            ends.input(place).tensor().set_element_type(Type.bf16)
-    for place, name in enumerate(made):
-        if name == _STYLIZED:
-            ends.output(place).model().set_layout(Layout("NCHW"))
-            levels = ends.output(place).postprocess()
-            levels.custom(
-                lambda shown: op.round(op.multiply(shown, np.float32(255)), "half_to_even").output(0)
-            )
-            levels.convert_element_type(Type.u8)
-            ends.output(place).tensor().set_layout(Layout("NHWC"))
-        elif not is_root(name):
-            ends.output(place).tensor().set_element_type(Type.bf16)
+    ends.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+    ends.input().model().set_layout(Layout("NCHW"))
+    ends.input().preprocess().convert_element_type(Type.f32).scale(255.0)
+    ends.output().model().set_layout(Layout("NCHW"))
+    levels = ends.output().postprocess()
+    levels.custom(lambda shown: op.round(op.multiply(shown, np.float32(255)), "half_to_even").output(0))
+    levels.convert_element_type(Type.u8)
+    ends.output().tensor().set_layout(Layout("NHWC"))
     return ends.build()

@@ -45,18 +45,18 @@ def onnx_bytes(weights: Weights, network: Network) -> bytes:
     add = graph.add
 
     def block(x: str, name: str, steps: int = 1, white: bool = False) -> str:
-        x = _convolved(graph, x, weights[f"{name}.0.weight"], steps=steps, output=_map(name) if white else "")
+        x = _convolved(graph, x, weights[f"{name}.0.weight"], steps=steps)
         gains, shifts = weights[f"{name}.1.weight"], weights[f"{name}.1.bias"]
         if white:
-            return _whitened(graph, x, gains, shifts, _root(name))
+            return _whitened(graph, x, gains, shifts)
         return add("InstanceNormalization", x, gains, shifts, epsilon=NORM_EPSILON)
 
     x = add("Sub", add("Mul", "image", _value(2)), _value(1))
-    x = add("Relu", block(_folded(graph, x, shape.fold), "stem"), output=_before(0))
+    x = add("Relu", block(_folded(graph, x, shape.fold), "stem"))
     before = []
     for place in range(len(shape.down)):
         before.append(x)
-        x = add("Relu", block(x, f"down.{place}", steps=2), output=_before(place + 1))
+        x = add("Relu", block(x, f"down.{place}", steps=2))
     for residual in range(RESIDUAL_BLOCKS):
         branch = x
         for place in range(len(shape.block(0))):
@@ -72,46 +72,6 @@ def onnx_bytes(weights: Weights, network: Network) -> bytes:
         x = _cut(graph, add("DepthToSpace", x, blocksize=shape.fold, mode="CRD"), "image")
     x = add("Add", add("Mul", x, _value(0.5)), _value(0.5))
     return graph.file(add("Clip", x, _value(0), _value(1), output="stylized"))
-
-
-def pieces(network: Network) -> list[tuple[list[str], bool]]:
-    """What to compute one after the other where a runtime has one precision for a graph.
-
-    Maps may be bf16, roots of covariances may not.
-
-    Returns:
-        For each piece, the names of what it makes, and whether it may compute in bf16.
-    """
-    shape, found = SHAPES[network], []
-    kept = [_before(place) for place in range(len(shape.down))]
-    for place in range(len(shape.up)) if shape.white else ():
-        name = f"up.{place}"
-        found += [([_map(name), *kept], True), ([_root(name)], False)]
-        kept = []
-    return [*found, (["stylized"], True)]
-
-
-def is_root(name: str) -> bool:
-    """Whether this is the root of a covariance."""
-    return name.endswith(_ROOT)
-
-
-_ROOT: Final = ".root"
-
-
-def _root(block: str) -> str:
-    """Name of the root of a block's covariance, times its gains."""
-    return f"{block}{_ROOT}"
-
-
-def _map(block: str) -> str:
-    """Name of the map that a block whitens."""
-    return f"{block}.map"
-
-
-def _before(place: int) -> str:
-    """Name of the map before the halving of this place."""
-    return f"before.{place}"
 
 
 @dataclass
@@ -174,21 +134,22 @@ def _cut(graph: _Graph, x: str, other: str) -> str:
     return graph.add("Slice", x, _numbers(0, 0), _size(graph, other), _numbers(2, 3))
 
 
-def _convolved(graph: _Graph, x: str, weight: Array, *bias: Array, steps: int = 1, output: str = "") -> str:
+def _convolved(graph: _Graph, x: str, weight: Array, *bias: Array, steps: int = 1) -> str:
     """A convolution with an odd kernel, with reflection padding of half its size."""
     if reach := weight.shape[2] // 2:
         around = _numbers(0, 0, reach, reach)
         x = graph.add("Pad", x, np.concatenate([around, around]), mode="reflect")
-    return graph.add("Conv", x, weight, *bias, strides=[steps, steps], output=output)
+    return graph.add("Conv", x, weight, *bias, strides=[steps, steps])
 
 
-def _whitened(graph: _Graph, x: str, gains: Array, shifts: Array, name: str) -> str:
-    """`layers.Whitening`; the root times the gains gets this name."""
+def _whitened(graph: _Graph, x: str, gains: Array, shifts: Array) -> str:
+    """`layers.Whitening`."""
     add, one = graph.add, np.eye(len(gains), dtype=np.float32)[None]
-    rows = add("Sub", x, add("ReduceMean", x, _numbers(2, 3), keepdims=1))
-    rows = add("Reshape", rows, _numbers(0, 0, -1))  # (batch, channels, positions)
+    last = add("Transpose", x, perm=[0, 2, 3, 1])
+    rows = add("Reshape", last, _numbers(0, -1, len(gains)))  # (batch, positions, channels)
+    rows = add("Sub", rows, add("ReduceMean", rows, _numbers(1), keepdims=1))
     positions = add("ReduceProd", _size(graph, x), keepdims=0)
-    covariance = add("MatMul", rows, add("Transpose", rows, perm=[0, 2, 1]))
+    covariance = add("MatMul", add("Transpose", rows, perm=[0, 2, 1]), rows)
     covariance = add("Div", covariance, add("Cast", positions, to=TensorProto.FLOAT))
     trace = add("ReduceSum", add("Mul", covariance, one), _numbers(1, 2), keepdims=1)
     trace = add("Add", trace, _value(WHITENING_EPSILON))
@@ -198,9 +159,9 @@ def _whitened(graph: _Graph, x: str, gains: Array, shifts: Array, name: str) -> 
         cubed = add("MatMul", add("MatMul", root, root), root)
         less = add("Mul", add("MatMul", cubed, scaled), _value(0.5))
         root = add("Sub", add("Mul", root, _value(1.5)), less)
-    rooted = add("Mul", add("Div", root, add("Sqrt", trace)), gains[None, :, None], output=name)
-    white = add("Add", add("MatMul", rooted, rows), shifts[None, :, None])
-    return add("Reshape", white, add("Shape", x))
+    rooted = add("Mul", add("Div", root, add("Sqrt", trace)), gains[None, None, :])
+    white = add("Add", add("MatMul", rows, rooted), shifts[None, None, :])
+    return add("Transpose", add("Reshape", white, add("Shape", last)), perm=[0, 3, 1, 2])
 
 
 def _value(given: float | list[int]) -> npt.NDArray[np.float32]:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from batch_nst.data.models.files import read_model, zoo_names
-from batch_nst.engine.fast_model import compiled
 from batch_nst.engine.fast_model.compiled import compile_net
 from batch_nst.engine.fast_model.model_io import stylize_image, weights_of
 from batch_nst.engine.fast_model.network import read_weights
@@ -50,22 +49,8 @@ def test_in_bf16_nearly_all_values_are_within_three_grey_levels_of_fp32(network:
     painted(network, half=True, width=32)
 
 
-@pytest.mark.parametrize("network", ["white", "skip"])
-def test_a_large_picture_whose_memory_is_returned_has_the_same_bits(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    stylize = compile_net(weights_of(TransformerNet(4, network)), network, 2, half=True)
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    expected = stylize(image)
-    monkeypatch.setattr(compiled, "_LARGE", 1)
-    for _ in range(2):
-        np.testing.assert_array_equal(stylize(image), expected)
-
-
 @pytest.mark.parametrize("name", zoo_names())
 def test_in_bf16_the_zoo_paints_what_it_does_in_fp32(name: str) -> None:
-    """Roots of covariances in bf16 would be seen: this is a promise of the whole picture."""
     files = read_model(f"zoo:{name}")
     weights, network = read_weights(files.weights, files.card), files.card["architecture"]["name"]
     with Image.open(SAMPLES / "content" / "coffee.jpg") as image:
