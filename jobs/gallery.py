@@ -33,7 +33,7 @@ def square(path: Path, side: int) -> Pixels:
 
 
 def slowly(photos: list[Pixels], name: str, card: ModelCard) -> list[Pixels]:
-    """The same photos by slow transfer, 300 iterations under the loss that a model of the zoo learned from."""
+    """The same photos after 300 iterations under the loss that a model of the zoo learned from."""
     painting, loss = STYLES / f"{name}.jpg", Loss(**card["recipe"]["loss"])
     return stylize(photos, painting, style_size=card["recipe"]["style"]["size"], iterations=300, loss=loss)
 
