@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -57,6 +58,9 @@ def by_torch(
     threads: int | None = None,
 ) -> Paint:
     """A painter on any device; see `inference.painter`. With `threads` this process computes on so many."""
+    # Tiles are made and freed again and again, and the kernel fills each of their pages with zeros: large
+    # pages take it half the time. Torch reads this when it makes its first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     import torch
 
     from batch_nst.engine.device import choose_device, keep_freed_memory
