@@ -4,6 +4,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
 export RAY_USAGE_STATS_ENABLED = 0
+# The suites start hundreds of processes: each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow chaos bench gpu overhead planning megapixels fuzz zoo docs lint install clean
 

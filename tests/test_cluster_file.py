@@ -26,26 +26,29 @@ from ray.scripts.scripts import start
 
 from tests.support.places import ROOT
 
-VARIANTS = ("image", "gcp", "hosts")
+VARIANTS = {"image": "aws", "gcp": "gcp", "hosts": "local"}
+"""With the provider of each."""
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def read(text: str) -> dict[str, Any]:
+    document = yaml.safe_load(text)
+    assert isinstance(document, dict)
+    return document
 
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    document = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    assert isinstance(document, dict)
-    return document
+    return read((ROOT / "cluster.yaml").read_text())
 
 
 def variant(name: str) -> dict[str, Any]:
     """The file with the lines of a variant uncommented, as its comment says."""
-    text = subprocess.run(
-        ["sed", f"s/^#{name} //", "cluster.yaml"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
+    sed = ["sed", f"s/^#{name} //", "cluster.yaml"]
+    text = subprocess.run(sed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert f"sed 's/^#{name} //' cluster.yaml" in text
-    document = yaml.safe_load(text)
-    assert isinstance(document, dict)
-    return document
+    return read(text)
 
 
 @pytest.fixture
@@ -76,46 +79,31 @@ def start_options(command: str) -> dict[str, Any]:
 # --- schemas
 
 
-def test_it_passes_rays_own_check(raw: dict[str, Any]) -> None:
-    checked(raw)
-
-
-@pytest.mark.parametrize(
-    "path", ["idle_timeout_minutes", "available_node_types/gpu_on_demand/min_workers", "docker"]
-)
-def test_a_misspelt_key_is_refused(raw: dict[str, Any], path: str) -> None:
-    *sections, key = path.split("/")
-    holder = raw
-    for section in sections:
-        holder = holder[section]
-    holder[f"{key}_"] = holder.pop(key, {})
-    with pytest.raises(jsonschema.ValidationError, match=f"'{key}_' was unexpected"):
-        checked(raw)
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_passes_rays_own_check(name: str) -> None:
-    assert (
-        checked(variant(name))["provider"]["type"] == {"image": "aws", "gcp": "gcp", "hosts": "local"}[name]
-    )
+    """As the file itself does, in the fixture `cluster`."""
+    assert checked(variant(name))["provider"]["type"] == VARIANTS[name]
 
 
 @pytest.mark.parametrize(
     ("name", "path"),
     [
+        ("", "idle_timeout_minutes"),
+        ("", "available_node_types/gpu_on_demand/min_workers"),
+        ("", "docker"),
         ("image", "docker/run_options"),
         ("gcp", "available_node_types/gpu_on_demand/labels"),
         ("hosts", "auth/ssh_user"),
     ],
 )
-def test_a_misspelt_key_of_a_variant_is_refused(name: str, path: str) -> None:
+def test_a_misspelt_key_is_refused(raw: dict[str, Any], name: str, path: str) -> None:
     *sections, key = path.split("/")
-    raw = holder = variant(name)
+    given = holder = variant(name) if name else raw
     for section in sections:
         holder = holder[section]
-    holder[f"{key}_"] = holder.pop(key)
-    with pytest.raises(jsonschema.ValidationError):
-        checked(raw)
+    holder[f"{key}_"] = holder.pop(key, {})
+    with pytest.raises(jsonschema.ValidationError, match=f"'{key}_' was unexpected"):
+        checked(given)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -275,13 +263,6 @@ def test_labels_are_such_as_ray_takes_and_tell_the_truth(cluster: dict[str, Any]
 # --- what is kept on a node
 
 
-def test_logs_are_rotated(cluster: dict[str, Any]) -> None:
-    for command in start_commands(cluster):
-        before = command.partition("ray start")[0]
-        assert re.search(r"export [^;]*\bRAY_ROTATION_MAX_BYTES=\d{8,9}\b", before)
-        assert re.search(r"export [^;]*\bRAY_ROTATION_BACKUP_COUNT=[1-9]\b", before)
-
-
 def test_old_sessions_go_and_nothing_else(cluster: dict[str, Any], tmp_path: Path) -> None:
     long_ago = time.time() - 20 * 86400
     for name in ("session_2026-01-01_00-00-00", "session_2026-02-02_00-00-00", "other"):
@@ -307,15 +288,24 @@ def test_the_dashboard_is_on_loopback(cluster: dict[str, Any]) -> None:
     assert "--dashboard-host=127.0.0.1" in start_commands(cluster)[0]
 
 
-def test_every_node_starts_with_the_token(cluster: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "RAY_AUTH_MODE=token",
+        "RAY_USAGE_STATS_ENABLED=0",
+        r"RAY_ROTATION_MAX_BYTES=\d{8,9}",
+        "RAY_ROTATION_BACKUP_COUNT=[1-9]",
+    ],
+)
+def test_every_node_asks_for_the_token_tells_nobody_and_rotates_its_logs(
+    cluster: dict[str, Any], setting: str
+) -> None:
     for command in start_commands(cluster):
-        before = command.partition("ray start")[0]
-        assert re.search(r"export [^;]*\bRAY_AUTH_MODE=token\b", before)
-        assert re.search(r"export [^;]*\bRAY_USAGE_STATS_ENABLED=0\b", before)
+        assert re.search(rf"export [^;]*\b{setting}\b", command.partition("ray start")[0])
+
+
+def test_every_node_gets_the_token_and_no_port_is_opened(cluster: dict[str, Any]) -> None:
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-
-
-def test_no_port_is_opened(cluster: dict[str, Any]) -> None:
     assert cluster["provider"]["security_group"] == {"GroupName": "batch-nst"}
 
 

@@ -17,7 +17,7 @@ from batch_nst.data.storage.lease import CLOCK_SKEW, SECONDS
 from batch_nst.data.storage.store import Store
 from tests.support.dataset_laws import assert_each_planned_id_once, assert_whole, below, look
 from tests.support.namespaces import unshared
-from tests.support.photo_bucket import UNITS, Bucket
+from tests.support.photo_bucket import FEW, Bucket
 from tests.support.store_proxy import Proxy, Request
 from tests.support.units_job import Job, Order, as_words, run
 
@@ -25,9 +25,9 @@ HOUR = 3600.0
 
 
 def test_of_eight_submissions_at_the_same_moment_one_runs_and_the_others_name_it(
-    bucket: Bucket, proxy: Proxy
+    few: Bucket, proxy: Proxy
 ) -> None:
-    recipe = bucket.recipe("eight")
+    recipe = few.recipe("eight")
     others_gone, taken = threading.Event(), threading.Event()
     all_here = threading.Barrier(8, taken.set, timeout=300)
 
@@ -56,7 +56,7 @@ def test_of_eight_submissions_at_the_same_moment_one_runs_and_the_others_name_it
         waiter.join()
     assert sorted(outcome["exit_code"] for outcome in outcomes.values()) == [0] + [4] * 7
     (winner,) = (pid for pid, outcome in outcomes.items() if outcome["exit_code"] == 0)
-    assert outcomes[winner]["made"] == UNITS
+    assert outcomes[winner]["made"] == FEW
     for pid, outcome in outcomes.items():
         assert pid == winner or f"(pid {winner}, generate)" in outcome["error"]
     seen = look(Store(recipe["output"]))
@@ -65,8 +65,8 @@ def test_of_eight_submissions_at_the_same_moment_one_runs_and_the_others_name_it
     assert len(below(seen, "lease")) == len(below(seen, "dataset/snapshots")) == 1
 
 
-def test_a_dead_holder_is_followed_at_once_on_its_own_host(bucket: Bucket, proxy: Proxy) -> None:
-    recipe = bucket.recipe("dead")
+def test_a_dead_holder_is_followed_at_once_on_its_own_host(few: Bucket, proxy: Proxy) -> None:
+    recipe = few.recipe("dead")
     started: Future[Job] = Future()
 
     def strike(request: Request) -> None:
@@ -76,13 +76,13 @@ def test_a_dead_holder_is_followed_at_once_on_its_own_host(bucket: Bucket, proxy
     proxy.after = strike
     started.set_result(Job(Order(recipe, {"AWS_ENDPOINT_URL": proxy.url})))
     assert started.result().finish() == {"exit_code": -signal.SIGKILL}
-    assert run(recipe)["made"] == UNITS - 1  # without waiting for the end of its lease
+    assert run(recipe)["made"] == FEW - 1  # without waiting for the end of its lease
     assert record(recipe, 1)["released"] is False
 
 
 @pytest.mark.chaos
-def test_a_dead_holder_is_followed_after_its_time_elsewhere(bucket: Bucket, proxy: Proxy) -> None:
-    recipe = bucket.recipe("dead-elsewhere")
+def test_a_dead_holder_is_followed_after_its_time_elsewhere(few: Bucket, proxy: Proxy) -> None:
+    recipe = few.recipe("dead-elsewhere")
     first: Future[int] = Future()
 
     def strike(request: Request) -> None:
@@ -98,7 +98,7 @@ def test_a_dead_holder_is_followed_after_its_time_elsewhere(bucket: Bucket, prox
     refused = run(recipe)
     assert refused["exit_code"] == 4
     assert "@far-away (pid " in refused["error"]
-    assert run(recipe, wait=True)["made"] == UNITS - 1
+    assert run(recipe, wait=True)["made"] == FEW - 1
     expired, taken = (
         datetime.fromisoformat(record(recipe, n)[key]) for n, key in ((1, "expires"), (2, "acquired"))
     )
@@ -152,9 +152,9 @@ class Zombie:
     ],
 )
 def test_a_zombie_that_wakes_up_cannot_spoil_a_snapshot(
-    bucket: Bucket, proxy: Proxy, at: str, delivered: bool
+    few: Bucket, proxy: Proxy, at: str, delivered: bool
 ) -> None:
-    zombie = Zombie(bucket, proxy, f"zombie-{at.strip('/').replace('/', '-')}-{delivered}", at, delivered)
+    zombie = Zombie(few, proxy, f"zombie-{at.strip('/').replace('/', '-')}-{delivered}", at, delivered)
     refused = run(zombie.recipe)  # it is not dead, only asleep
     assert refused["exit_code"] == 4
     assert f"(pid {zombie.job.pid}, generate)" in refused["error"]
@@ -163,7 +163,7 @@ def test_a_zombie_that_wakes_up_cannot_spoil_a_snapshot(
     before = look(Store(zombie.recipe["output"]))
     outcome = zombie.wake()
     if (at, delivered) == ("/snapshots/", True):
-        assert outcome == successor | {"made": UNITS}  # both have sealed the same
+        assert outcome == successor | {"made": FEW}  # both have sealed the same
     else:
         assert outcome["exit_code"] == 4, outcome
     after = look(Store(zombie.recipe["output"]))

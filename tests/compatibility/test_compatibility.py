@@ -118,18 +118,8 @@ def states(output: Path) -> dict[str, str]:
 def test_a_plan_finds_everything_done_and_nothing_new(home: Path, without_ray: None) -> None:
     before = objects(home / "output")
     figures = call("plan", home / "recipe.yaml")
-    counts = {
-        name: figures[name] for name in ("photos", "found", "done", "rejected", "to_do", "unpaired", "gone")
-    }
-    assert counts == {
-        "photos": 10,
-        "found": 10,
-        "done": 10,
-        "rejected": 0,
-        "to_do": 0,
-        "unpaired": 0,
-        "gone": 0,
-    }
+    assert [figures[name] for name in ("photos", "found", "done")] == [10, 10, 10]
+    assert [figures[name] for name in ("rejected", "to_do", "unpaired", "gone")] == [0, 0, 0, 0]
     assert objects(home / "output") == before
 
 
@@ -148,20 +138,17 @@ def test_a_key_that_the_recipe_omits_decides_the_pixels_that_it_decided(begun: P
     assert new == old
 
 
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("loss.style_weight=50.0", ("loss.style_weight", "100.0", "50.0")),
-        ("style.size=128", ("style.size", "256", "128")),
-        ("generate.iterations=300", ("generate.iterations", "300")),
-        ("evaluate.holdout=0.1", ("holdout.fraction", "0.05", "0.1")),
-    ],
-)
-def test_settings_of_other_pixels_are_refused(
-    home: Path, without_ray: None, override: str, told: tuple[str, ...]
-) -> None:
-    error = call("plan", home / "recipe.yaml", override, code=2)["error"]
-    assert [word for word in told if word not in error] == []
+def test_settings_of_other_pixels_are_refused(home: Path, without_ray: None) -> None:
+    other = ("loss.style_weight=50.0", "style.size=128", "generate.iterations=300", "evaluate.holdout=0.1")
+    error = call("plan", home / "recipe.yaml", *other, code=2)["error"]
+    began = f"the dataset in {home / 'output'} was started with"
+    for told in (
+        f"loss.style_weight: {began} 100.0, the recipe says 50.0",
+        f"style.size: {began} 256, the recipe says 128",
+        f"generate.iterations: {began} 5, the recipe says 300",
+        f"holdout.fraction: {began} 0.05, the recipe says 0.1",
+    ):
+        assert told in error
 
 
 def test_a_look_at_the_dataset_finds_what_is_in_it(home: Path, without_ray: None) -> None:
@@ -228,15 +215,11 @@ def test_another_night_finds_nothing_new_and_writes_nothing(home: Path, without_
 
 def test_the_models_are_listed(home: Path, without_ray: None) -> None:
     assert states(home / "output") == {PREVIOUS: "previous", CUT_OFF: "unfinished", PUBLISHED: "published"}
-    scored = {version: card(home / "output", version)["evaluation"] for version in (PREVIOUS, PUBLISHED)}
-    for model in call("models", home / "output")["models"]:
-        if model["version"] in scored:
-            evaluation = scored[model["version"]]
-            assert (model["photos"], model["objective"]) == (
-                evaluation["photos"],
-                evaluation["model"]["total"],
-            )
-            assert model["trained"] is not None
+    models = {model["version"]: model for model in call("models", home / "output")["models"]}
+    for version in (PREVIOUS, PUBLISHED):
+        model, scored = models[version], card(home / "output", version)["evaluation"]
+        assert (model["photos"], model["objective"]) == (scored["photos"], scored["model"]["total"])
+        assert model["trained"] is not None
 
 
 def test_the_model_before_is_published_again(home: Path, without_ray: None) -> None:

@@ -2,26 +2,22 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from batch_nst.engine.image_metrics import checkerboard
 
 
-def repeated(cell: Tensor, rows: int, columns: int) -> Tensor:
-    """(1, 3, 4 rows, 4 columns)."""
-    return cell.repeat(rows, columns).expand(1, 3, -1, -1)
-
-
-def test_a_board_by_hand() -> None:
-    board = torch.tensor([[120.0, 130.0], [130.0, 120.0]])  # 5 from their mean, each
-    [found] = checkerboard(repeated(board, 8, 10)).tolist()
-    assert found == pytest.approx(5.0, rel=1e-6)
-
-
-def test_one_column_in_four_by_hand() -> None:
-    column = torch.tensor([[8.0, 0.0, 0.0, 0.0]])  # from their mean, 2: 6, -2, -2, -2
-    [found] = checkerboard(repeated(column, 16, 5)).tolist()
-    assert found == pytest.approx(12**0.5, rel=1e-6)
+@pytest.mark.parametrize(
+    ("cell", "grey_levels"),
+    [
+        ([[120.0, 130.0], [130.0, 120.0]], 5),  # 5 from their mean, each
+        ([[8.0, 0.0, 0.0, 0.0]], 12**0.5),  # from their mean, 2: 6, -2, -2, -2
+    ],
+    ids=["a board", "one column in four"],
+)
+def test_what_repeats_is_told_in_grey_levels_by_hand(cell: list[list[float]], grey_levels: float) -> None:
+    board = torch.tensor(cell)
+    image = board.repeat(16 // len(board), 5).expand(1, 3, -1, -1)
+    assert checkerboard(image).tolist() == [pytest.approx(grey_levels, rel=1e-6)]
 
 
 def test_each_picture_of_a_batch_by_itself() -> None:

@@ -63,6 +63,11 @@ def failures(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return failed
 
 
+def left_in(output: str) -> list[Path]:
+    """The files that lie there."""
+    return [path for path in Path(output).rglob("*") if path.is_file()]
+
+
 # --- before Ray
 
 
@@ -90,11 +95,7 @@ def test_a_cluster_out_of_reach_is_named_and_what_needs_it_is_skipped(recipe: Re
     """Neither is Ray imported before it is reached."""
     path = Path(recipe.output).parent / "recipe.yaml"
     path.write_text(recipe.model_dump_json())
-    ran = subprocess.run(
-        [sys.executable, "-c", AND_TELL, path],
-        capture_output=True,
-        text=True,
-    )
+    ran = subprocess.run([sys.executable, "-c", AND_TELL, path], capture_output=True, text=True)
     assert ran.returncode == 1, ran.stderr
     figures = json.loads(ran.stdout)
     states = {check["name"]: check["state"] for check in figures["checks"]}
@@ -109,29 +110,23 @@ def test_a_cluster_out_of_reach_is_named_and_what_needs_it_is_skipped(recipe: Re
     (row,) = (number for number, line in enumerate(lines) if line.startswith("failed"))
     assert f"RAY_ADDRESS {nobody}: [Errno 111] Connection refused" in lines[row]
     assert lines[row + 1].strip().startswith("remedy: set RAY_ADDRESS to HOST:PORT")
-    assert [path.name for path in Path(recipe.output).rglob("*") if path.is_file()] == []
+    assert left_in(recipe.output) == []
 
 
 def test_a_check_that_fails_stops_no_other(recipe: Recipe, nobody: str) -> None:
     ill = changed(changed(recipe, "style", image="/nowhere.png"), "generate", input="/nowhere")
-    failed = failures(ill)
-    assert list(failed) == ["painting", "input", "cluster"]
+    failed = failures(changed(ill, "vgg", weights=recipe.style.image))
+    assert list(failed) == ["painting", "weights", "input", "cluster"]
     assert "style.image: /nowhere.png" in failed["painting"]["told"]
+    assert "is not a safetensors file" in failed["weights"]["told"]
     assert "generate.input: /nowhere: there is no such file or folder" in failed["input"]["told"]
-
-
-def test_weights_of_another_kind_are_found(recipe: Recipe, nobody: str) -> None:
-    ill = changed(recipe, "vgg", weights=recipe.style.image)
-    assert "is not a safetensors file" in failures(ill)["weights"]["told"]
 
 
 def test_one_photo_of_the_first_must_be_readable(recipe: Recipe, nobody: str) -> None:
     photo = f"{recipe.generate.input}/0.png"
     assert list(failures(changed(recipe, "generate", input=["/nowhere.jpg", photo]))) == ["cluster"]
-    assert (
-        "/nowhere.jpg: cannot be read"
-        in failures(changed(recipe, "generate", input=["/nowhere.jpg"]))["input"]["told"]
-    )
+    failed = failures(changed(recipe, "generate", input=["/nowhere.jpg"]))
+    assert "/nowhere.jpg: cannot be read" in failed["input"]["told"]
 
 
 def test_a_store_that_lets_a_second_writer_in_is_found(
@@ -145,7 +140,7 @@ def test_a_store_that_lets_a_second_writer_in_is_found(
     failed = failures(recipe)
     assert "exclusive create does not work" in failed["output"]["told"]
     assert list(failed) == ["output", "cluster"]
-    assert [path for path in Path(recipe.output).rglob("*") if path.is_file()] == []
+    assert left_in(recipe.output) == []
 
 
 @pytest.mark.parametrize("seconds", [60, -60])
@@ -244,7 +239,7 @@ def test_all_is_well_and_nothing_is_left(recipe: Recipe, capsys: pytest.CaptureF
     assert "1 nodes up, 4 CPUs, 0 GPUs" in told["cluster"]
     assert "generate on cpu" in told["device"]
     assert len(capsys.readouterr().err.splitlines()) == 10
-    assert [path for path in Path(recipe.output).rglob("*") if path.is_file()] == []
+    assert left_in(recipe.output) == []
 
 
 @pytest.mark.usefixtures("ray_cluster")

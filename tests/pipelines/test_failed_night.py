@@ -6,6 +6,7 @@ import shutil
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from batch_nst.data.dataset import units
 from batch_nst.data.dataset.manifest import SETTINGS
 from batch_nst.data.dataset.plan import survey
-from batch_nst.data.dataset.snapshot import latest_snapshot
+from batch_nst.data.dataset.snapshot import require_snapshot
 from batch_nst.data.dataset.summaries import SUMMARIES
 from batch_nst.data.models import registry
 from batch_nst.data.models.registry import training_version
@@ -49,53 +50,42 @@ def unmake(store: Store, split: str) -> None:
     store.delete(SUMMARIES)
 
 
-def fail(recipe: Recipe, kind: type[BatchNSTError], deadline: datetime | None = None) -> dict[str, object]:
+def summary_of(store: Store, command: str = "nightly") -> dict[str, Any]:
+    """What the one run of a command has written down."""
+    (name,) = (name for name in store.list("runs") if name.endswith(f"-{command}/summary.json"))
+    return dict(json.loads(store.read(name)))
+
+
+def fail(recipe: Recipe, kind: type[BatchNSTError], deadline: datetime | None = None) -> dict[str, Any]:
     """What a night that fails tells: its summary, which is the figures that it ends with, to be posted."""
     with pytest.raises(kind) as error:
         nightly.nightly(recipe, deadline=deadline)
     store = Store(recipe.output)
-    (name,) = (name for name in store.list("runs") if name.endswith("-nightly/summary.json"))
-    summary = dict(json.loads(store.read(name)))
+    summary = summary_of(store)
     assert summary == {"command": "nightly", "started": summary["started"], **error.value.figures}
     assert summary["error"] == str(error.value)
-    assert summary["report"] == store.join(name.replace("summary.json", "report.html"))
+    assert summary["report"] == store.join(f"runs/{summary['run']}/report.html")
     assert f"The reason: {error.value}." in text_of(summary)
     return summary
 
 
-def text_of(summary: dict[str, object]) -> str:
+def text_of(summary: dict[str, Any]) -> str:
     """Of the page that tells of it."""
-    markup = re.sub(
-        r"<(style|details).*?</\1>|<[^>]*>", " ", Path(str(summary["report"])).read_text(), flags=re.S
-    )
+    markup = re.sub(r"<(style|details).*?</\1>|<[^>]*>", " ", Path(summary["report"]).read_text(), flags=re.S)
     return " ".join(unescape(markup).split())
 
 
 # --- the reason
 
 
-def test_photos_that_are_gone(file: Path) -> None:
-    finish(file, {"0": 1.0})
-    shutil.rmtree(file.parent / "photos")
-    told = fail(load_recipe(file), RecipeError)["error"]
-    assert "generate.input: " in str(told)
-
-
 def test_settings_that_are_damaged(file: Path) -> None:
-    finish(file, {"0": 1.0})
-    recipe = load_recipe(file)
-    Store(recipe.output).replace(SETTINGS, b"{")
-    assert "dataset.json: is damaged" in str(fail(recipe, StorageError)["error"])
-
-
-def test_generate_leaves_a_summary_where_the_settings_are_damaged(file: Path) -> None:
-    make_pairs(load_recipe(file))
-    store = Store(load_recipe(file).output)
+    recipe, store, _ = finish(file, {"0": 1.0})
     store.replace(SETTINGS, b"{")
-    with pytest.raises(StorageError, match=r"dataset\.json: is damaged") as error:
-        commands.generate(load_recipe(file))
-    (name,) = (name for name in store.list("runs") if name.endswith("-generate/summary.json"))
-    assert json.loads(store.read(name))["error"] == str(error.value)
+    error = fail(recipe, StorageError)["error"]
+    assert "dataset.json: is damaged" in error
+    with pytest.raises(StorageError) as told:
+        commands.generate(recipe)
+    assert summary_of(store, "generate")["error"] == str(told.value) == error
 
 
 def test_more_rejected_photos_than_are_allowed(file: Path) -> None:
@@ -111,10 +101,8 @@ def test_more_rejected_photos_than_are_allowed(file: Path) -> None:
 def test_a_training_that_is_refused_and_the_pairs_before_it(file: Path) -> None:
     snapshot = make_pairs(load_recipe(file))
     summary = fail(load_recipe(file, ["train.batch_size=3"]), RecipeError)
-    assert str(summary["error"]).startswith("train.batch_size: given 3; ")
-    dataset = summary["dataset"]
-    assert isinstance(dataset, dict)
-    assert (dataset["ok"], dataset["digest"]) == (2, snapshot.digest)
+    assert summary["error"].startswith("train.batch_size: given 3; ")
+    assert (summary["dataset"]["ok"], summary["dataset"]["digest"]) == (2, snapshot.digest)
     assert re.search(r"found 3 .* Time pairs [\d.]+ s training [\d.]+ s The last of these", text_of(summary))
 
 
@@ -125,7 +113,7 @@ def test_a_model_that_is_damaged_and_the_steps_before_it(file: Path) -> None:
     registry.write_card(store, version, card)
     store.delete(registry.model_object(version, registry.GRAPH))  # so it is to be made
     summary = fail(recipe, RecipeError)
-    assert str(summary["error"]).startswith(f"{registry.CARD}: architecture is None; ")
+    assert summary["error"].startswith(f"{registry.CARD}: architecture is None; ")
     assert (summary["version"], summary["steps"], summary["training"]) == (version, 7, {"loss": 3.5})
     assert registry.current(store) is None
 
@@ -139,8 +127,7 @@ def test_a_bug_is_told_by_its_kind_and_the_published_model_stays(
     monkeypatch.setattr("batch_nst.pipelines.generate.run.generate", lambda *_: {}["secret"])
     with pytest.raises(KeyError):
         nightly.nightly(recipe)
-    (name,) = (name for name in store.list("runs") if name.endswith("summary.json"))
-    summary = json.loads(store.read(name))
+    summary = summary_of(store)
     assert summary["error"] == "a bug: KeyError"
     text = text_of(summary)
     assert f"The reason: a bug: KeyError. Model {version} stays published. Time pairs" in text
@@ -167,9 +154,9 @@ def test_where_no_page_can_be_written_the_reason_is_still_the_nights_own(
 
 
 def test_a_browser_shows_the_page_of_a_failed_night(file: Path, browser: Browser) -> None:
-    make_pairs(load_recipe(file))
-    shutil.rmtree(file.parent / "photos")
     recipe = load_recipe(file)
+    make_pairs(recipe)
+    shutil.rmtree(file.parent / "photos")
     fail(recipe, RecipeError)
     with pytest.raises(RecipeError) as error:
         nightly.nightly(recipe)
@@ -187,8 +174,7 @@ def test_a_partial_dataset_without_a_held_out_photo_is_not_trained_on(file: Path
     make_pairs(recipe)
     unmake(store, "held_out")
     summary = fail(recipe, IncompleteError, PASSED)
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
+    snapshot = require_snapshot(store)
     assert (snapshot.counts["ok"], snapshot.counts["pending"]) == (2, 1)
     assert summary["error"] == (
         f"{store.uri}: snapshot {snapshot.number} has 2 pairs to train on and no held-out one to score a "
@@ -227,7 +213,7 @@ def test_a_dataset_whose_held_out_photos_are_bad_is_not_trained_on_either(file: 
     make_pairs(recipe)
     unmake(Store(recipe.output), "held_out")
     make_pairs(recipe, status="rejected")
-    told = str(fail(recipe, IncompleteError)["error"])
+    told = fail(recipe, IncompleteError)["error"]
     assert re.search(r"no held-out one .*, 0 images are pending; needed: 1; add photos$", told)
 
 
@@ -240,8 +226,7 @@ def test_pairs_that_have_been_learned_from_are_not_learned_from_again(file: Path
     add_photo(file)
     with acquire(store, "test") as lease:
         generate(recipe, store, lease, budget=commands.Budget(0.0), min_done=0.5)
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
+    snapshot = require_snapshot(store)
     assert (snapshot.number, snapshot.counts["pending"]) == (2, 1)
     assert training_version(recipe, snapshot) == version
 
@@ -251,9 +236,7 @@ def test_pairs_that_have_been_learned_from_are_not_learned_from_again(file: Path
 
 def begin_training(recipe: Recipe, store: Store) -> str:
     """What a night that was killed in its training leaves: a checkpoint, and no model."""
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
-    version = training_version(recipe, snapshot)
+    version = training_version(recipe, require_snapshot(store))
     store.replace(f"checkpoints/{version}/checkpoint_000000/state.pt", b"half of it")
     return version
 
@@ -286,7 +269,7 @@ def test_a_training_that_would_be_refused_now_is_not_waited_for(file: Path) -> N
         generate(recipe, store, lease, budget=commands.Budget(0.0))
     begin_training(recipe, store)
     partial = load_recipe(file, ["generate.unit_images=1", "train.min_done=0.75"])
-    assert find_cut_off(partial, store) == latest_snapshot(store)
+    assert find_cut_off(partial, store) == require_snapshot(store)
     assert find_cut_off(recipe, store) is None
 
 

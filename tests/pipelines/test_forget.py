@@ -1,6 +1,8 @@
 """Laws of `batch-nst forget`: gone for good, nothing else touched, and the same after a kill anywhere."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from batch_nst.data.dataset import plan_files, units
 from batch_nst.data.dataset.card import CARD
 from batch_nst.data.dataset.forgotten import FORGOTTEN, digest_without
 from batch_nst.data.dataset.manifest import write_settings
-from batch_nst.data.dataset.snapshot import SNAPSHOTS, latest_snapshot, seal, unit_pairs
+from batch_nst.data.dataset.snapshot import SNAPSHOTS, require_snapshot, seal, unit_pairs
 from batch_nst.data.dataset.summaries import SUMMARIES, changes_of
 from batch_nst.data.images.codec import encode
 from batch_nst.data.models import registry
@@ -27,10 +29,11 @@ from batch_nst.pipelines.forget import forget
 from batch_nst.recipe import Quality
 from batch_nst.recipe_file import load_recipe
 from tests.support import fake_night
+from tests.support.fake_night import objects
 
 SETTINGS = {"style": {"sha256": "5f" * 32}, "holdout": {"fraction": 0.1, "photos": [], "at_least": ["held"]}}
 KEYS = ("anna", "bob", "held", "bad", "late")
-VERSION = "000001-abcdef012345"
+VERSION, CUT_OFF = "000001-abcdef012345", "000001-0123456789ab"
 RULES = Quality(max_deviation=9.0, min_change=0.5)
 
 
@@ -82,8 +85,10 @@ def plan_of(store: Store) -> pa.Table:
     )
 
 
-def begin(store: Store) -> Store:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Five photos of two crops in units of three, of which the last is pending; a model has seen the rest."""
+    store = Store(str(tmp_path_factory.mktemp("made")))
     write_settings(store, SETTINGS)
     rows = [
         {"id": bytes.fromhex(image(key, crop)), "key": key, "source": f"s3://photos/{key}", "crop": crop}
@@ -98,7 +103,7 @@ def begin(store: Store) -> Store:
     registry.write_card(store, VERSION, {"version": VERSION, "evaluation": evaluation})
     store.replace(registry.model_object(VERSION, registry.PREVIEW), b"sheet")
     registry.point(store, VERSION, {}, 1)
-    store.replace("checkpoints/000001-0123456789ab/checkpoint_1/weights", b"half")
+    store.replace(f"checkpoints/{CUT_OFF}/checkpoint_1/weights", b"half")
     store.replace("runs/one-nightly/summary.json", json.dumps({"version": VERSION}).encode())
     store.replace("runs/one-nightly/report.html", b"report")
     store.replace("runs/two-evaluate/summary.json", json.dumps({"version": "another"}).encode())
@@ -106,9 +111,14 @@ def begin(store: Store) -> Store:
     return store
 
 
+def copy_to(path: Path, made: Store) -> Store:
+    return Store(str(shutil.copytree(made.uri, path)))
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return begin(Store(str(tmp_path / "out")))
+def store(made: Store, tmp_path: Path) -> Store:
+    """A copy of it."""
+    return copy_to(tmp_path / "out", made)
 
 
 def run(store: Store, *words: str) -> dict[str, Any]:
@@ -121,14 +131,9 @@ def rows_of(store: Store) -> dict[str, dict[str, Any]]:
     return {row["id"].hex(): row for unit in done for row in units.read_unit(store, unit)}
 
 
-def objects(store: Store) -> dict[str, bytes]:
-    return {name: store.read(name) for name in store.list() if not name.startswith("lease/")}
-
-
 def check_readers(store: Store) -> None:
     """The latest snapshot hands out what it counts."""
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
+    snapshot = require_snapshot(store)
     for side, count in (("train", "ok"), ("held_out", "held_out")):
         for unit in snapshot.units:
             assert len(list(unit_pairs(store, snapshot, unit["unit"], side))) == unit[count]
@@ -140,7 +145,7 @@ def check_readers(store: Store) -> None:
 
 def test_of_a_photo_nothing_is_left_but_its_ids(store: Store) -> None:
     before = rows_of(store)
-    first = latest_snapshot(store)
+    first = require_snapshot(store)
     figures = run(store, image("anna"))
     named = {image("anna"), image("anna", 1)}
     assert (figures["photos"], set(figures["ids"]), figures["pairs"]) == (1, named, 2)
@@ -152,9 +157,7 @@ def test_of_a_photo_nothing_is_left_but_its_ids(store: Store) -> None:
         else:
             assert left == before[identity]
     assert after.keys() == before.keys()
-    snapshot = latest_snapshot(store)
-    assert first is not None
-    assert snapshot is not None
+    snapshot = require_snapshot(store)
     assert (snapshot.number, snapshot.counts) == (2, {**first.counts, "ok": 3, "forgotten": 2})
     assert snapshot.digest != first.digest
     handed_out = [
@@ -183,40 +186,32 @@ def test_a_unit_says_of_itself_what_it_is_now(store: Store) -> None:
 
 def test_the_snapshot_before_the_units_were_rewritten_stays_the_latest(store: Store) -> None:
     run(store, image("anna"))
-    sealed = latest_snapshot(store)
+    sealed = require_snapshot(store)
     store.delete(SUMMARIES)
     assert seal_as_generate(store, 9) == sealed
 
 
 def test_bad_and_held_out_photos_are_forgotten_too(store: Store) -> None:
+    before = require_snapshot(store).counts
     figures = run(store, image("bad"), image("held"))
     assert (figures["photos"], figures["pairs"]) == (2, 2)
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
-    assert {name: snapshot.counts[name] for name in ("ok", "held_out", "rejected", "forgotten")} == {
-        "ok": 5,
-        "held_out": 0,
-        "rejected": 0,
-        "forgotten": 4,
-    }
+    assert (before["ok"], before["held_out"], before["rejected"]) == (5, 2, 2)
+    assert require_snapshot(store).counts == {**before, "held_out": 0, "rejected": 0, "forgotten": 4}
     assert {row["detail"] for row in rows_of(store).values()} == {None}
 
 
 def test_the_rules_of_the_last_snapshot_stay_in_force(store: Store) -> None:
     run(store, image("anna"))
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
+    snapshot = require_snapshot(store)
     assert {name: snapshot.quality[name] for name in RULES.model_dump()} == RULES.model_dump()
 
 
-def test_a_dataset_without_a_snapshot_gets_one(tmp_path: Path) -> None:
-    store = begin(Store(str(tmp_path / "out")))
+def test_a_dataset_without_a_snapshot_gets_one(store: Store) -> None:
     for name in (f"{SNAPSHOTS}/000001.json", SUMMARIES, *store.list("models"), *store.list("checkpoints")):
         store.delete(name)
     assert run(store, image("anna"))["snapshot"] == 1
-    snapshot = latest_snapshot(store)
-    assert snapshot is not None
-    assert (snapshot.counts["ok"], snapshot.counts["forgotten"]) == (3, 2)
+    counts = require_snapshot(store).counts
+    assert (counts["ok"], counts["forgotten"]) == (3, 2)
 
 
 # --- who has seen it
@@ -226,7 +221,7 @@ def test_models_and_files_that_have_seen_it_are_told(store: Store) -> None:
     kept = objects(store)
     figures = run(store, image("anna"))
     assert figures["models"] == [
-        {"version": "000001-0123456789ab", "splits": ["train"], "published": False},
+        {"version": CUT_OFF, "splits": ["train"], "published": False},
         {"version": VERSION, "splits": ["train"], "published": True},
     ]
     assert figures["files"] == ["runs/one-nightly/report.html"]
@@ -257,7 +252,7 @@ def test_a_model_of_a_later_snapshot_has_not_seen_it(store: Store) -> None:
     run(store, image("anna"))
     registry.write_card(store, "000002-abcdef012345", {})
     versions = {model["version"] for model in run(store, image("anna"))["models"]}
-    assert versions == {"000001-0123456789ab", VERSION}
+    assert versions == {CUT_OFF, VERSION}
     assert "000002-abcdef012345" in {model["version"] for model in run(store, image("bob"))["models"]}
 
 
@@ -265,11 +260,7 @@ def test_a_model_whose_snapshot_is_deleted_may_have_seen_it(store: Store) -> Non
     registry.write_card(store, "000003-abcdef012345", {})
     figures = run(store, image("anna"))
     splits = {model["version"]: model["splits"] for model in figures["models"]}
-    assert splits == {
-        "000001-0123456789ab": ["train"],
-        VERSION: ["train"],
-        "000003-abcdef012345": ["unknown"],
-    }
+    assert splits == {CUT_OFF: ["train"], VERSION: ["train"], "000003-abcdef012345": ["unknown"]}
 
 
 def test_a_photo_that_was_bad_was_seen_by_no_model(store: Store) -> None:
@@ -377,29 +368,26 @@ REQUESTS = 6
 
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_at_any_request_it_ends_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+    made: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    whole = begin(Store(str(tmp_path / "whole")))
     words = (image("anna"), image("bob", 1))
-    expected = run(whole, *words)
+    whole = copy_to(tmp_path / "whole", made)
+    expected, sealed = run(whole, *words), require_snapshot(whole)
     for request in range(1, REQUESTS + 2):
-        store = begin(Store(str(tmp_path / f"killed{request}")))
+        store = copy_to(tmp_path / f"killed{request}", made)
         with monkeypatch.context() as patch:
             kill_at(patch, request, after)
-            if request <= REQUESTS:
-                with pytest.raises(Killed):
-                    run(store, *words)
-            else:
+            with pytest.raises(Killed) if request <= REQUESTS else contextlib.nullcontext():
                 run(store, *words)
         check_readers(store)
         assert run(store, *words) == expected
-        assert {name: data for name, data in objects(store).items() if SNAPSHOTS not in name} == {
-            name: data for name, data in objects(whole).items() if SNAPSHOTS not in name
-        }
-        sealed, first = latest_snapshot(store), latest_snapshot(whole)
-        assert sealed is not None
-        assert first is not None
-        assert (sealed.number, sealed.digest, sealed.units) == (first.number, first.digest, first.units)
+        left, wanted = (
+            {name: data for name, data in objects(each).items() if SNAPSHOTS not in name}
+            for each in (store, whole)
+        )
+        assert left == wanted
+        found = require_snapshot(store)
+        assert (found.number, found.digest, found.units) == (sealed.number, sealed.digest, sealed.units)
 
 
 def test_generate_ends_what_was_cut_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,6 +426,5 @@ def test_a_photo_without_a_pair_is_forgotten_and_the_model_that_learned_from_it_
     figures = as_json(commands.forget(store.uri, alone[:1]))
     assert figures["models"] == [{"version": VERSION, "splits": ["unpaired"], "published": False}]
     assert f"model {VERSION} was trained on them" in capsys.readouterr().err
-    now = latest_snapshot(store)
-    assert now is not None
-    assert (now.counts["unpaired"], now.counts["forgotten"]) == (len(alone) - 1, 1)
+    now = require_snapshot(store).counts
+    assert (now["unpaired"], now["forgotten"]) == (len(alone) - 1, 1)

@@ -1,6 +1,7 @@
 """Laws of `models`, `rollback` and `prune`: what is listed, what is published, and what is never deleted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,15 @@ FIRST, SECOND, WORSE, HALF, THIRD = (
 FREE = Publish()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Three snapshots; the models of three nights published, one refused, one unfinished."""
-    file = begin(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe and its output: three snapshots; three models published, one refused, one unfinished."""
+    home = tmp_path_factory.mktemp("made")
+    file = begin(home)
     for number in range(3):
-        Image.effect_noise((40, 40), 64).convert("RGB").save(tmp_path / "photos" / f"more{number}.png")
+        Image.effect_noise((40, 40), 64).convert("RGB").save(home / "photos" / f"more{number}.png")
         make_pairs(load_recipe(file), init="content" if number else f"model:{FIRST}@0123456789ab")
-    store = Store(str(tmp_path / "out"))
+    store = Store(str(home / "out"))
     make_model(store, FIRST, {"a": 300.0})
     publish(FIRST, FREE, store, 0)
     make_model(store, SECOND, {"a": 200.0})
@@ -55,7 +57,13 @@ def store(tmp_path: Path) -> Store:
             summary = {"version": version, "started": f"2026-11-{run[6:8]}T{started}:00Z"}
             store.replace(f"runs/{run}-{step}/summary.json", json.dumps(summary).encode())
     store.replace("runs/20261124T0200Z-000003-nightly/summary.json", b'{"started": "-", "error": "stopped"}')
-    return store
+    return home
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    """A copy of that output; the recipe lies beside it."""
+    return Store(str(shutil.copytree(made, tmp_path, dirs_exist_ok=True) / "out"))
 
 
 def current(store: Store) -> Any:
@@ -223,11 +231,7 @@ def test_first_it_only_tells(store: Store, capsys: pytest.CaptureFixture[str]) -
     before = {name: store.read(name) for name in store.list()}
     figures = as_json(commands.prune(store.uri, keep=1))
     assert figures == {
-        "kept": {
-            SECOND: "published before",
-            THIRD: "published",
-            FIRST: "pairs started from it",
-        },
+        "kept": {SECOND: "published before", THIRD: "published", FIRST: "pairs started from it"},
         "to_delete": [WORSE, HALF],
         "deleted": [],
     }

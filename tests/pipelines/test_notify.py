@@ -1,13 +1,14 @@
 """Laws of `--notify`: the figures arrive, its failure is a warning, and its address is shown nowhere."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,78 +18,64 @@ import pytest
 from batch_nst.data.models.gate import publish
 from batch_nst.data.storage.lease import acquire
 from batch_nst.data.storage.store import Store
-from batch_nst.pipelines import notify
+from batch_nst.pipelines import nightly, notify
 from tests.support.calls import Call, Ended
 from tests.support.fake_night import begin, finish, objects
+from tests.support.served import served
 
 SECRET = "7f3dc0ffee"
 PATH = f"/hooks/{SECRET}?key={SECRET}"
 
 
-class Hook:
+class Hook(ThreadingHTTPServer):
     """A server that somebody watches."""
 
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
         self.status, self.location = 204, ""
-        self.hangs = threading.Event()
+        self.hangs, self.over = False, threading.Event()
         self.received: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.headers: dict[str, str] = {}
         self.words: list[bytes] = []
         """Of all processes, while a request was answered, those that hold the secret."""
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                hook.paths.append(self.path)
-                hook.headers = {name.lower(): value for name, value in self.headers.items()}
-                hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                hook.words += [words for words in command_lines() if SECRET.encode() in words]
-                if hook.hangs.is_set():
-                    over.wait(60)
-                self.send_response(hook.status)
-                if hook.location:
-                    self.send_header("Location", hook.location)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        over = self._over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.place = f"127.0.0.1:{self._server.server_port}"
+        self.place = f"127.0.0.1:{self.server_port}"
         self.url = f"http://{self.place}{PATH}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def stop(self) -> None:
-        self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
+
+class _Connection(BaseHTTPRequestHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        hook = self.server
+        hook.paths.append(self.path)
+        hook.headers = {name.lower(): value for name, value in self.headers.items()}
+        hook.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        hook.words += [words for words in command_lines() if SECRET.encode() in words]
+        if hook.hangs:
+            hook.over.wait(60)
+        self.send_response(hook.status)
+        if hook.location:
+            self.send_header("Location", hook.location)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def command_lines() -> Iterator[bytes]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with contextlib.suppress(OSError):  # it has ended
             yield path.read_bytes()
-        except OSError:  # it has ended
-            continue
-
-
-@contextmanager
-def serving() -> Iterator[Hook]:
-    found = Hook()
-    try:
-        yield found
-    finally:
-        found.stop()
 
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serving() as found:
+    with served(Hook()) as found:
         yield found
+        found.over.set()
 
 
 def warning(capsys: pytest.CaptureFixture[str]) -> str:
@@ -130,16 +117,17 @@ def test_an_answer_that_is_no_success_is_a_warning(
 
 
 def test_a_redirect_is_not_followed(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving() as other:
+    with served(Hook()) as other:
         hook.status, hook.location = 307, other.url
         notify.post(hook.url, "{}")
         assert other.received == []
     assert warning(capsys) == "answered 307"
 
 
-def test_nobody_there_is_a_warning(hook: Hook, capsys: pytest.CaptureFixture[str]) -> None:
-    hook.stop()
-    notify.post(hook.url, "{}")
+def test_nobody_there_is_a_warning(
+    free_ports: Callable[[int], list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    notify.post(f"http://127.0.0.1:{free_ports(1)[0]}{PATH}", "{}")
     assert warning(capsys).startswith("Connect call failed")
 
 
@@ -147,7 +135,7 @@ def test_who_does_not_answer_is_not_waited_for(
     hook: Hook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(notify, "_SECONDS", 0.2)
-    hook.hangs.set()
+    hook.hangs = True
     notify.post(hook.url, "{}")
     assert warning(capsys) == "TimeoutError"
 
@@ -155,14 +143,26 @@ def test_who_does_not_answer_is_not_waited_for(
 # --- nights
 
 
-def start(*words: str, url: str = "", code: str = "") -> subprocess.CompletedProcess[str]:
+def start(*words: str, url: str = "") -> subprocess.Popen[str]:
     """A night in a process of its own, with the address in the environment or among the words."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", *(("-c", code) if code else ("-m", "batch_nst")), "nightly", *words],
-        env=os.environ | {"BATCH_NST_NOTIFY": url},
-        capture_output=True,
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "batch_nst", "nightly", *words],
+        env=os.environ | {notify.VARIABLE: url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.fixture
+def night(hook: Hook, call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A night in this process, with the address in the environment."""
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setenv(notify.VARIABLE, hook.url)  # the command takes it away, for its children
+        return call("nightly", *words)
+
+    return run
 
 
 @pytest.fixture
@@ -176,15 +176,14 @@ def finished(tmp_path: Path) -> tuple[str, Store]:
 def test_a_night_posts_what_it_prints_and_nobody_sees_where(hook: Hook, finished: tuple[str, Store]) -> None:
     file, store = finished
     before = objects(store)
-    calls = (
-        start(file, "--notify", hook.url),
-        start(f"--notify={hook.url}", file),
-        start(file, url=hook.url),
-    )
-    for ran in calls:
-        assert (ran.returncode, ran.stderr.count("\n")) == (0, 1), ran.stderr  # nothing new
-        assert SECRET not in ran.stdout + ran.stderr
-    assert hook.received == [json.loads(ran.stdout) for ran in calls]
+    printed = []
+    for words in ([file, "--notify", hook.url], [f"--notify={hook.url}", file]):
+        process = start(*words)
+        stdout, stderr = process.communicate()
+        assert (process.returncode, stderr.count("\n")) == (0, 1), stderr  # nothing new
+        assert SECRET not in stdout + stderr
+        printed.append(json.loads(stdout))
+    assert hook.received == printed
     assert hook.received[0]["nothing_new"] is True
     assert hook.received[0]["output"] == store.uri
     assert objects(store) == before
@@ -207,29 +206,21 @@ cli.main()
 
 
 def test_a_command_that_starts_itself_anew_in_the_background_ignores_ctrl_c_as_before(hook: Hook) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", IGNORED, SIGINT, "nightly", "recipe.yaml", "--notify", hook.url],
-        capture_output=True,
-        text=True,
-    )
+    words = [sys.executable, "-c", IGNORED, SIGINT, "nightly", "recipe.yaml", "--notify", hook.url]
+    ran = subprocess.run(words, capture_output=True, text=True)
     assert ran.returncode == 1
     assert "KeyError: 'outlived'" in ran.stderr
 
 
 def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
-    hook: Hook, finished: tuple[str, Store], call: Call, monkeypatch: pytest.MonkeyPatch
+    hook: Hook, finished: tuple[str, Store], night: Call
 ) -> None:
     file, store = finished
-
-    def night(*words: str) -> Ended:
-        monkeypatch.setenv("BATCH_NST_NOTIFY", hook.url)  # the command takes it away, for its children
-        return call("nightly", file, *words)
-
-    wrong = night("train.step=1")
+    wrong = night(file, "train.step=1")
     with acquire(store, "somebody"):
-        held = night()
+        held = night(file)
     (Path(file).parent / "painting.png").unlink()
-    failed = night()
+    failed = night(file)
     calls = (wrong, held, failed)
     assert [ended.code for ended in calls] == [2, 4, 2]
     assert hook.received == [ended.figures for ended in calls]
@@ -240,72 +231,59 @@ def test_a_night_that_fails_is_posted_with_its_exit_code_and_error(
     assert "run" not in hook.received[2]  # nothing has begun
 
 
-SIGTERM = """
-import os, signal
-from batch_nst import cli
-from batch_nst.pipelines import nightly
-nightly.find_finished = lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause()
-cli.main()
-"""
-BUG = """
-from batch_nst import cli
-from batch_nst.pipelines import nightly
-nightly.find_finished = lambda *_: {}["%s"]
-cli.main()
-"""
+def summary_of(store: Store) -> dict[str, Any]:
+    """What the one run of a night has written down."""
+    (name,) = (name for name in store.list("runs") if name.endswith("summary.json"))
+    return dict(json.loads(store.read(name)))
 
 
 def test_a_night_that_is_stopped_is_posted_as_its_run_tells_it(
-    hook: Hook, finished: tuple[str, Store]
+    hook: Hook, finished: tuple[str, Store], night: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, store = finished
-    ran = start(file, url=hook.url, code=SIGTERM)
-    assert ran.returncode == 143
+    monkeypatch.setattr(nightly, "find_finished", lambda *_: signal.raise_signal(signal.SIGTERM))
+    ended = night(file)
+    assert ended.code == 143
     (told,) = hook.received
-    assert told == json.loads(ran.stdout)
+    assert told == ended.figures
     assert told["error"] == "stopped by SIGTERM; start it again and it continues"
-    (summary,) = (name for name in store.list("runs") if name.endswith("summary.json"))
-    written = json.loads(store.read(summary))
+    written = summary_of(store)
     del written["started"], written["seconds"], told["seconds"]
     assert told == written | {"exit_code": 143}
 
 
-def test_of_a_bug_nothing_but_its_kind_is_posted(hook: Hook, finished: tuple[str, Store]) -> None:
-    ran = start(finished[0], url=hook.url, code=BUG % SECRET)
-    assert ran.returncode == 1
-    assert f"KeyError: '{SECRET}'" in ran.stderr
+def test_of_a_bug_nothing_but_its_kind_is_posted(
+    hook: Hook, finished: tuple[str, Store], night: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, store = finished
+    monkeypatch.setattr(nightly, "find_finished", lambda *_: {}[SECRET])
+    with pytest.raises(KeyError, match=SECRET):
+        night(file)
     assert hook.received == [{"command": "nightly", "exit_code": 1, "error": "a bug: KeyError"}]
-    (summary,) = (name for name in finished[1].list("runs") if name.endswith("summary.json"))
-    assert json.loads(finished[1].read(summary))["error"] == "a bug: KeyError"
+    assert summary_of(store)["error"] == "a bug: KeyError"
 
 
 def test_a_night_is_as_good_as_it_was_when_nobody_takes_its_figures(
-    hook: Hook, finished: tuple[str, Store]
+    hook: Hook, finished: tuple[str, Store], night: Call
 ) -> None:
     hook.status = 500
-    ran = start(finished[0], "--notify", hook.url)
-    assert ran.returncode == 0
-    *_, last = ran.stderr.splitlines()
+    ended = night(finished[0])
+    assert ended.code == 0
+    *_, last = ended.stderr.splitlines()
     assert last == "warning: --notify http://127.0.0.1: the figures were not delivered: answered 500"
-    assert SECRET not in ran.stdout + ran.stderr
+    assert SECRET not in ended.stdout + ended.stderr
 
 
 def test_an_answer_is_not_needed_to_stop_a_night(hook: Hook, finished: tuple[str, Store]) -> None:
     """SIGTERM while the figures are posted: the night is over, and ends as it was."""
-    hook.hangs.set()
-    with subprocess.Popen(
-        [sys.executable, "-m", "batch_nst", "nightly", finished[0]],
-        env=os.environ | {"BATCH_NST_NOTIFY": hook.url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not hook.received:
-            assert process.poll() is None, process.communicate()
-            threading.Event().wait(0.01)
-        process.send_signal(signal.SIGTERM)
-        hook.stop()
-        _, stderr = process.communicate()
+    hook.hangs = True
+    process = start(finished[0], url=hook.url)
+    while not hook.received:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    hook.over.set()
+    _, stderr = process.communicate()
     assert process.returncode == 0
     assert "Traceback" not in stderr
 

@@ -156,10 +156,9 @@ def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_server_out_of_reach_is_named(free_ports: Callable[[int], list[int]]) -> None:
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"  # and not the one in the environment
+    told = rf"^--address {address}: Failed to connect .*:{port}"
     for call in (submit.status, submit.stop):
-        with pytest.raises(
-            BatchNSTError, match=rf"^--address {address}: Failed to connect .*:{port}"
-        ) as raised:
+        with pytest.raises(BatchNSTError, match=told) as raised:
             call(recipe_of("s3://b/out"), address)
         assert raised.value.exit_code == 1
 
@@ -191,9 +190,8 @@ def job_server() -> Iterator[int]:
 @pytest.mark.usefixtures("_settings")
 def test_a_job_server_that_asks_for_a_token_is_told(job_server: int) -> None:
     address = f"http://127.0.0.1:{job_server}"
-    with pytest.raises(
-        BatchNSTError, match=f"^--address {address}: requires the cluster's token: set RAY_AUTH_MODE"
-    ):
+    told = f"^--address {address}: requires the cluster's token: set RAY_AUTH_MODE"
+    with pytest.raises(BatchNSTError, match=told):
         submit.status(recipe_of("s3://b/out"), address)
 
 
@@ -265,6 +263,15 @@ def test_an_address_that_is_none_of_a_job_server_is_refused(address: str) -> Non
 # --- a cluster of three nodes
 
 
+RECIPE = """
+output: out
+style: {image: painting.png, size: 32}
+generate:
+  {input: photos, image_size: 64, iterations: 40, unit_images: 1, crops: 1, precision: fp32, device: cpu,
+   actors: [2, 2]}
+"""
+
+
 class Submitter:
     """The command, on the machine of somebody who has the cluster's token."""
 
@@ -281,21 +288,7 @@ class Submitter:
         Image.effect_noise((40, 32), 64).convert("RGB").save(folder / "painting.png")
         for number in range(12):
             Image.effect_noise((70, 70), 64).convert("RGB").save(folder / "photos" / f"{number}.png")
-        document = {
-            "output": "out",
-            "style": {"image": "painting.png", "size": 32},
-            "generate": {
-                "input": "photos",
-                "image_size": 64,
-                "iterations": 40,
-                "unit_images": 1,
-                "crops": 1,
-                "precision": "fp32",
-                "device": "cpu",
-                "actors": [2, 2],
-            },
-        }
-        (folder / "recipe.yaml").write_text(json.dumps(document))
+        (folder / "recipe.yaml").write_text(RECIPE)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         words = ("submit", f"{self.folder}/recipe.yaml", "--address", self.address, *words)
@@ -374,13 +367,8 @@ def test_the_same_call_joins_and_who_stops_waiting_stops_nothing_but_stop_does(
     cluster: tuple[Machines, str], tmp_path: Path
 ) -> None:
     here = Submitter(tmp_path, cluster[1])
-    same = (
-        "--shared",
-        "--command",
-        "generate",
-        "--retry",
-        "generate.crops=100",  # more than anybody waits for
-    )
+    more = "generate.crops=100"  # than anybody waits for
+    same = ("--shared", "--command", "generate", "--retry", more)
     begun = here.call(*same, "--detach")
     assert (begun["exit_code"], begun["joined"]) == (0, False)
     waiting, leaving = here.start(*same), here.start(*same)
@@ -432,23 +420,23 @@ def test_doctor_runs_as_a_job_and_finds_gpus_that_are_none(
 # --- a wheel
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the programs are of an environment with the wheel of this checkout, which sees no checkout."""
-    source, environment = tmp_path / "source", tmp_path / "environment"
+    folder = tmp_path_factory.mktemp("installed")
+    source, environment = folder / "source", folder / "environment"
     shutil.copytree(ROOT / "batch_nst", source / "batch_nst", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     venv.create(environment, symlinks=True)
     (site,) = environment.glob("lib/*/site-packages")
 
     def pip(*words: str | Path) -> None:
         quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
-        subprocess.run([sys.executable, "-m", "pip", *words, *quiet], check=True, cwd=tmp_path)
+        subprocess.run([sys.executable, "-m", "pip", *words, *quiet], check=True, cwd=folder)
 
-    pip("wheel", source, "--no-build-isolation", "--wheel-dir", tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
+    pip("wheel", source, "--no-build-isolation", "--wheel-dir", folder)
+    (wheel,) = folder.glob("*.whl")
     # Not --python: pip then looks at the packages beside itself, and finds this one installed.
     pip("install", "--no-index", "--target", site, wheel)
     # What batch_nst needs is here already. Links in that folder to a checkout are not followed from there.

@@ -161,6 +161,7 @@ def test_ids_are_those_of_key_version_and_crop(photos: list[tuple[str, str]], cr
     )
     ids = photo_ids(batch, crop).to_pylist()
     assert ids == [photo_id(key, version, crop) for key, version in photos]
+    assert photo_ids(batch.slice(1), crop) == photo_ids(batch, crop).slice(1)
     assert len(set(ids)) == len(set(photos))
     assert not set(ids) & set(photo_ids(batch, crop + 1).to_pylist())
 

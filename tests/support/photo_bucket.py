@@ -13,6 +13,8 @@ from tests.support.places import PAINTING
 
 SIDE = 64
 UNITS = 12
+FEW = 4
+"""Units of a job to which a crash does what it does to one of many."""
 
 
 class Bucket(NamedTuple):

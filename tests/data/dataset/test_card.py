@@ -88,11 +88,17 @@ def test_hugging_face_loads_the_folder_by_its_card(tmp_path: Path, monkeypatch: 
     datasets = pytest.importorskip("datasets")
     store = Store(str(tmp_path / "out"))
     flat = {"bytes": encode(np.full((8, 8, 3), 90, np.uint8), "webp"), "path": None}
-    row = {"id": bytes(16), "uri": "a", "split": "train", "status": "ok", "content": flat, "stylized": flat}
-    units.commit_unit(store, "ab" * 16, [row], "00" * 16)
+    good = {"status": "ok", "content": flat, "stylized": flat, "total_loss": 32.5}
+    for number, outcome in enumerate((good, {"status": "rejected"})):  # no picture in the whole of the second
+        row = {"id": bytes([number] * 16), "uri": "a", "split": "train", **outcome}
+        units.commit_unit(store, f"{number:032}", [row], "00" * 16)
     pq.write_table(plan_files.PLAN_SCHEMA.empty_table(), plan := io.BytesIO())
     store.create("dataset/plan/000001.parquet", plan.getvalue())  # another Parquet file, of other columns
     write_card(store, SNAPSHOT, SETTINGS)
     found = datasets.load_dataset(store.join("dataset"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert found.num_rows == 1
-    assert found[0]["stylized"].getpixel((0, 0)) == (90, 90, 90)
+    assert isinstance(found.features["stylized"], datasets.Image)
+    made, refused = found
+    assert (made["id"], made["status"], made["total_loss"]) == (bytes(16), "ok", 32.5)
+    for picture in (made["content"], made["stylized"]):
+        assert (picture.size, picture.getpixel((0, 0))) == ((8, 8), (90, 90, 90))
+    assert (refused["status"], refused["content"], refused["stylized"]) == ("rejected", None, None)

@@ -91,7 +91,6 @@ def test_painted_smaller_the_photos_detail_comes_back_in_its_light_alone() -> No
     shown = Blend(size=100).paint(photo, lambda picture: np.full_like(picture, 100)).astype(int)
     np.testing.assert_array_equal(shown[..., 0], shown[..., 1])
     inside = (slice(16, -16), slice(16, -16))
-    detail = (
-        photo[inside].astype(float) - smooth(320, 320)[inside] - 10
-    )  # its mean stays in the smaller photo
+    # The mean of what was added stays in the smaller photo.
+    detail = photo[inside].astype(float) - smooth(320, 320)[inside] - 10
     assert np.abs(shown[inside] - painted[inside] - detail).max() <= 3

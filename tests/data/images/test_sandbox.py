@@ -53,6 +53,12 @@ def decoder() -> Iterator[Decoder]:
         yield shared
 
 
+@pytest.fixture(scope="module")
+def drafting() -> Iterator[Decoder]:
+    with closing(Decoder(replace(STRICT, draft=True))) as shared:
+        yield shared
+
+
 def crops_of(data: bytes) -> list[bytes]:
     """What must come back for a good photo, worked out in this process."""
     picture = codec.decode(data, **LIMITS)
@@ -79,6 +85,8 @@ def test_every_kind_of_photo_has_its_outcome_and_the_pixels_that_it_has_in_proce
     kind = KINDS[name]
     if kind.status == "ok":
         assert decoder.crops(kind.data, SIZE, CROPS) == crops_of(kind.data)
+        whole = codec.decode(kind.data, **LIMITS)
+        np.testing.assert_array_equal(decoder.picture(kind.data), whole)
     else:
         with pytest.raises(BadImage) as caught:
             decoder.crops(kind.data, SIZE, CROPS)
@@ -86,31 +94,17 @@ def test_every_kind_of_photo_has_its_outcome_and_the_pixels_that_it_has_in_proce
         assert caught.value.detail
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["JPEG, EXIF orientation 6", "PNG, wide-gamut profile (Display P3)", "JPEG, CMYK inverted as Adobe does"],
-)
-def test_a_whole_picture_has_the_pixels_that_it_has_in_process(decoder: Decoder, name: str) -> None:
-    picture = decoder.picture(KINDS[name].data)
-    np.testing.assert_array_equal(picture, codec.decode(KINDS[name].data, **LIMITS))
-
-
 @pytest.mark.parametrize("photo", sorted((ROOT / "jobs" / "samples" / "gallery").glob("*.jpg")), ids=str)
 def test_the_centre_of_a_draft_is_that_of_the_photo_to_less_than_a_grey_level(
-    decoder: Decoder, photo: Path
+    decoder: Decoder, drafting: Decoder, photo: Path
 ) -> None:
     with Image.open(photo) as picture:
         data = save(picture.convert("RGB").resize((640, 512)), "JPEG", quality=90)
-    with closing(Decoder(replace(STRICT, draft=True))) as drafting:
-        (of_draft,), several, whole = (
-            drafting.crops(data, SIZE, CROPS[:1]),
-            drafting.crops(data, SIZE, CROPS),
-            drafting.picture(data),
-        )
+    (of_draft,), several = (drafting.crops(data, SIZE, crops) for crops in (CROPS[:1], CROPS))
     difference = np.frombuffer(of_draft, np.uint8).astype(float) - np.frombuffer(several[0], np.uint8)
     assert 0 < np.sqrt((difference**2).mean()) < 1
     assert several == decoder.crops(data, SIZE, CROPS)
-    np.testing.assert_array_equal(whole, decoder.picture(data))
+    np.testing.assert_array_equal(drafting.picture(data), decoder.picture(data))
 
 
 @pytest.mark.parametrize(
@@ -122,22 +116,19 @@ def test_the_centre_of_a_draft_is_that_of_the_photo_to_less_than_a_grey_level(
         ("JPEG", (641, 512)),
     ],
 )
-def test_what_is_small_or_uneven_or_no_jpeg_is_decoded_whole(kind: str, size: tuple[int, int]) -> None:
+def test_what_is_small_or_uneven_or_no_jpeg_is_decoded_whole(
+    drafting: Decoder, kind: str, size: tuple[int, int]
+) -> None:
     data = save(Image.effect_noise(size, 64).convert("RGB"), kind)
-    with closing(Decoder(replace(STRICT, draft=True))) as drafting:
-        assert drafting.crops(data, SIZE, CROPS[:1]) == crops_of(data)[:1]
-
-
-def test_a_whole_picture_that_is_bad_is_refused_like_its_crops(decoder: Decoder) -> None:
-    with pytest.raises(BadImage, match=r"^empty: "):
-        decoder.picture(b"")
+    assert drafting.crops(data, SIZE, CROPS[:1]) == crops_of(data)[:1]
 
 
 def test_one_process_serves_all_good_and_bad_photos(decoder: Decoder) -> None:
     decoder.crops(PNG, SIZE, CROPS)
     pid = decoder.pid
-    with pytest.raises(BadImage):
-        decoder.crops(b"", SIZE, CROPS)
+    for ask in (lambda: decoder.crops(b"", SIZE, CROPS), lambda: decoder.picture(b"")):
+        with pytest.raises(BadImage, match=r"^empty: "):
+            ask()
     assert decoder.crops(JPEG, SIZE, []) == []
     assert decoder.crops(JPEG, SIZE, CROPS) == crops_of(JPEG)
     assert decoder.pid == pid != os.getpid()
@@ -245,13 +236,13 @@ sys.stdin.read()
 """Finds the package by a path that is not in its environment, in a folder with traps."""
 
 
-def start_parent(folder: Path, busy: bool, max_seconds: float) -> tuple[subprocess.Popen[str], int]:
+def start_parent(folder: Path, busy: bool) -> tuple[subprocess.Popen[str], int]:
     (folder / "photo.png").write_bytes(PNG)
     (folder / "busy").write_bytes(ENDLESS if busy else b"")
     for name in ("json", "numpy", "images"):
         (folder / f"{name}.py").write_text("raise SystemExit('from the wrong folder')")
     parent = subprocess.Popen(
-        [sys.executable, "-P", "-c", PARENT, str(ROOT), "busy", str(max_seconds)],
+        [sys.executable, "-P", "-c", PARENT, str(ROOT), "busy", str(MAX_SECONDS)],
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         cwd=folder,
         stdin=subprocess.PIPE,
@@ -264,7 +255,7 @@ def start_parent(folder: Path, busy: bool, max_seconds: float) -> tuple[subproce
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_it_ends_after_a_parent_that_was_killed(tmp_path: Path, busy: bool) -> None:
-    parent, child = start_parent(tmp_path, busy, MAX_SECONDS)
+    parent, child = start_parent(tmp_path, busy)
     with parent:
         assert not gone(child)
         parent.kill()
@@ -272,7 +263,7 @@ def test_it_ends_after_a_parent_that_was_killed(tmp_path: Path, busy: bool) -> N
 
 
 def test_it_ends_with_a_parent_that_ends(tmp_path: Path) -> None:
-    parent, child = start_parent(tmp_path, busy=False, max_seconds=MAX_SECONDS)
+    parent, child = start_parent(tmp_path, busy=False)
     with parent:
         assert not gone(child)
         assert parent.communicate("")[0] == ""

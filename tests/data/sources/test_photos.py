@@ -19,7 +19,6 @@ from batch_nst.data.sources.photos import (
     list_photos,
     photo_id,
 )
-from batch_nst.data.storage import fetch as storage_fetch
 from batch_nst.data.storage.fetch import fetch
 from batch_nst.errors import RecipeError
 from batch_nst.uris import meant_by
@@ -34,29 +33,19 @@ class Place:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        on_disk = "://" not in uri
+        self.files = fsspec.filesystem("file", auto_mkdir=True) if on_disk else fsspec.filesystem("s3")
 
     def put(self, *names: str, data: bytes | None = None) -> None:
+        """Each holds these bytes, or its name."""
         for name in names:
-            content = name.encode() if data is None else data
-            if "://" in self.uri:
-                fsspec.filesystem("s3").pipe_file(f"{self.uri}/{name}", content)
-            else:
-                path = Path(self.uri, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-
-    def remove(self, name: str) -> None:
-        if "://" in self.uri:
-            fsspec.filesystem("s3").rm_file(f"{self.uri}/{name}")
-        else:
-            Path(self.uri, name).unlink()
+            self.files.pipe_file(f"{self.uri}/{name}", name.encode() if data is None else data)
 
 
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "disk":
-        return Place(str(tmp_path / "photos"))
-    return Place(f"{request.getfixturevalue('s3')}/{tmp_path.name}/photos")
+    root = str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    return Place(f"{root}/photos")
 
 
 def keys(source: str | list[str]) -> list[str]:
@@ -78,36 +67,19 @@ def test_an_id_is_pinned() -> None:
 
 def test_every_part_counts_and_none_runs_into_the_next() -> None:
     named = [("a", "b", 0), ("a", "b", 1), ("a", "c", 0), ("b", "b", 0)]
-    ambiguous = [
-        ("ab", "c", 0),
-        ("a", "bc", 0),
-        ("abc", "", 0),
-        ("", "abc", 0),
-        ("a", "b\0", 0),
-        ("a\0", "b", 0),
-    ]
-    found = {photo_id(*parts) for parts in [*named, *ambiguous]}
-    assert len(found) == len(named) + len(ambiguous)
-    assert {len(identity) for identity in found} == {16}
+    ambiguous = [("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc"), ("a", "b\0"), ("a\0", "b")]
+    found = {photo_id(*parts) for parts in [*named, *((key, version, 0) for key, version in ambiguous)]}
+    assert [len(identity) for identity in found] == [16] * 10
 
 
 def test_a_photo_keeps_its_id_when_others_come_and_go(place: Place) -> None:
     place.put("b.jpg", "c.jpg")
     before = ids(place.uri)
     place.put("a.jpg", "z/d.jpg")
-    place.remove("c.jpg")
+    place.files.rm_file(f"{place.uri}/c.jpg")
     after = ids(place.uri)
     assert sorted(after) == ["a.jpg", "b.jpg", "z/d.jpg"]
     assert after["b.jpg"] == before["b.jpg"]
-
-
-def test_new_content_is_a_new_photo(place: Place) -> None:
-    place.put("a.jpg", data=b"old")
-    before = ids(place.uri)
-    place.put("a.jpg", data=b"newer")
-    after = ids(place.uri)
-    assert before.keys() == after.keys()
-    assert before != after
 
 
 # --- the split
@@ -136,23 +108,16 @@ def test_some_are_held_out_whatever_their_hash_says() -> None:
 
 
 def test_a_folder_gives_its_photos_and_nothing_else(place: Place) -> None:
-    place.put(*PLAIN, *OTHERS)
+    place.put(*PLAIN, *ODD, *OTHERS)
     found = list_photos(place.uri)
-    assert [photo.key for photo in found] == sorted(PLAIN)
-    assert [fetch(photo.source, 100).decode() for photo in found] == sorted(PLAIN)
-    assert keys(place.uri + "/") == sorted(PLAIN)
+    assert [photo.key for photo in found] == sorted([*PLAIN, *ODD])
+    assert [fetch(photo.source, 100).decode() for photo in found] == sorted([*PLAIN, *ODD])
+    assert list_photos(place.uri + "/") == found
 
 
 def test_a_neighbour_whose_name_begins_alike_is_not_in_the_folder(place: Place) -> None:
     place.put("2026/a.jpg", "20267/b.jpg", "2026.jpg")
     assert keys(f"{place.uri}/2026") == ["a.jpg"]
-
-
-def test_odd_names_survive(place: Place) -> None:
-    place.put(*ODD)
-    found = list_photos(place.uri)
-    assert [photo.key for photo in found] == sorted(ODD)
-    assert [fetch(photo.source, 100).decode() for photo in found] == sorted(ODD)
 
 
 def test_globs_lists_and_folders_agree(place: Place, tmp_path: Path) -> None:
@@ -167,9 +132,7 @@ def test_globs_lists_and_folders_agree(place: Place, tmp_path: Path) -> None:
     uris = sorted(folder)
     listed = list_photos([*uris, uris[0]])
     assert listed == [folder[uri]._replace(key=uri) for uri in uris]
-    (tmp_path / "list.txt").write_bytes(
-        "\n".join(["\ufeff" + uris[0], "", f" {uris[1]}\r", uris[2], ""]).encode()
-    )
+    (tmp_path / "list.txt").write_bytes(f"\ufeff{uris[0]}\n\n {uris[1]}\r\n{uris[2]}\n".encode())
     assert list_photos(str(tmp_path / "list.txt"), [place.uri]) == listed
 
 
@@ -198,8 +161,6 @@ def test_a_listed_photo_that_does_not_exist_stays(place: Place) -> None:
     found = {photo.source: photo for photo in list_photos(uris)}
     assert sorted(found) == sorted(uris)
     assert found[uris[1]].version == "missing"
-    place.put("gone.jpg")
-    assert list_photos(uris[1])[0].version != "missing"  # and is a new photo when it comes
 
 
 @pytest.mark.parametrize("uri", [f"/{'x' * 5000}.jpg", "/a\0b.jpg"], ids=["long", "zero byte"])
@@ -209,7 +170,7 @@ def test_a_name_that_a_disk_cannot_have_stays(uri: str) -> None:
         fetch(uri, 10)
 
 
-@pytest.mark.parametrize("name", ["none", "none/*.jpg", "empty", "none.txt", "blank.txt"])
+@pytest.mark.parametrize("name", ["none/*.jpg", "empty", "blank.txt"])
 def test_nothing_to_find_is_the_recipes_fault(place: Place, name: str) -> None:
     place.put("a.jpg", "empty/readme.md")
     place.put("blank.txt", data=b"\n \n")
@@ -220,8 +181,6 @@ def test_nothing_to_find_is_the_recipes_fault(place: Place, name: str) -> None:
 def test_a_bucket_that_does_not_exist_is_the_recipes_fault(s3: str) -> None:
     with pytest.raises(RecipeError, match=r"generate\.input"):
         list_photos("s3://no-such-bucket/photos")
-    with pytest.raises(RecipeError, match="no such protocol"):
-        list_photos("ftpp://host/photos")
 
 
 def test_a_list_that_is_no_text_is_the_recipes_fault(tmp_path: Path) -> None:
@@ -265,11 +224,8 @@ def test_a_pattern_takes_photos_by_their_keys(place: Place) -> None:
     assert [photo.key for photo in found] == ["0a1b2c", "deep/d3", "e.jfif", "f.jpg"]
     assert passed == {".csv": 1, "hidden": 1, "of a system": 1}
     assert [photo.key for photo in list_photos(place.uri, pattern="*.{jfif,jpe}")] == ["e.jfif"]
-    assert [photo.key for photo in list_photos(f"{place.uri}/*", pattern="**")] == [
-        "0a1b2c",
-        "e.jfif",
-        "f.jpg",
-    ]
+    below = list_photos(f"{place.uri}/*", pattern="**")
+    assert [photo.key for photo in below] == ["0a1b2c", "e.jfif", "f.jpg"]
 
 
 def test_a_pattern_for_an_input_that_names_its_photos_is_refused(place: Place) -> None:
@@ -308,9 +264,8 @@ def test_shards_are_named_as_their_writers_do(place: Place) -> None:
     with pytest.raises(RecipeError, match=r"there is no 00003\.tar$"):
         list_photos(f"{place.uri}/t/{{00002..00004}}.tar")
     place.put("t/00003.tar.gz")
-    with pytest.raises(
-        RecipeError, match=r"given 00000\.tar and 00003\.tar\.gz; .* not compressed; .*/t/\*\*/\*\.tar$"
-    ):
+    told = r"given 00000\.tar and 00003\.tar\.gz; .* not compressed; .*/t/\*\*/\*\.tar$"
+    with pytest.raises(RecipeError, match=told):
         list_photos(f"{place.uri}/t")
     place.put("z/00003.tgz")
     with pytest.raises(RecipeError, match=r"given 00003\.tgz; .* not compressed$"):
@@ -320,9 +275,8 @@ def test_shards_are_named_as_their_writers_do(place: Place) -> None:
 def test_a_folder_in_a_list_is_refused_and_so_is_a_glob(place: Place) -> None:
     place.put("more/a.jpg", "b.jpg")
     for item, what in (("more", "a folder"), ("*.jpg", "a glob")):
-        with pytest.raises(
-            RecipeError, match=rf"given .* in a list, {what}; allowed in a list: photos; a glob takes"
-        ):
+        told = rf"given .* in a list, {what}; allowed in a list: photos; a glob takes"
+        with pytest.raises(RecipeError, match=told):
             list_photos([f"{place.uri}/b.jpg", f"{place.uri}/{item}"])
     assert keys(f"{place.uri}/{{more,.}}/**/*.jpg") == ["more/a.jpg"]
 
@@ -333,11 +287,9 @@ def test_a_slip_is_refused_with_what_was_meant(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text(slip)
-    meant = meant_by(slip)
+    told = rf"no such file or folder; probably meant: {re.escape(str(meant_by(slip)))}$"
     for source in (slip, [slip], "list.txt"):
-        with pytest.raises(
-            RecipeError, match=rf"no such file or folder; probably meant: {re.escape(str(meant))}$"
-        ):
+        with pytest.raises(RecipeError, match=told):
             list_photos(source)
     Place(f"{tmp_path}/{slip.rpartition('/')[0]}").put("a.jpg", "x.jpg")
     assert len(list_photos(slip)) == 1  # unless it is there
@@ -365,24 +317,16 @@ def test_a_name_that_is_not_utf_8_becomes_a_row_that_fails(tmp_path: Path) -> No
         fetch(bad.source, 10)
 
 
-def test_links_to_photos_are_photos_even_broken_ones(tmp_path: Path) -> None:
-    (tmp_path / "real.jpg").write_bytes(b"x")
-    (tmp_path / "link.jpg").symlink_to("real.jpg")
-    (tmp_path / "broken.jpg").symlink_to("nowhere")
+def test_links_to_photos_are_photos_even_broken_ones_and_those_in_a_circle(tmp_path: Path) -> None:
+    Place(str(tmp_path)).put("real.jpg")
+    links = {"link.jpg": "real.jpg", "broken.jpg": "nowhere", "circle.jpg": "circle.jpg", "deep": "deep"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
     (tmp_path / "folder.jpg").mkdir()
     found = {photo.key: photo.version for photo in list_photos(str(tmp_path))}
-    assert found["broken.jpg"] == "missing"
+    assert sorted(found) == ["broken.jpg", "circle.jpg", "link.jpg", "real.jpg"]
+    assert found["broken.jpg"] == found["circle.jpg"] == "missing"
     assert found["link.jpg"] == found["real.jpg"]
-    assert sorted(found) == ["broken.jpg", "link.jpg", "real.jpg"]
-
-
-def test_links_in_a_circle_are_photos_that_are_missing(tmp_path: Path) -> None:
-    Place(str(tmp_path)).put("a.jpg")
-    (tmp_path / "b.jpg").symlink_to("b.jpg")
-    (tmp_path / "deep").symlink_to("deep")
-    found = {photo.key: photo.version for photo in list_photos(str(tmp_path))}
-    assert sorted(found) == ["a.jpg", "b.jpg"]
-    assert found["b.jpg"] == "missing"
 
 
 def test_photos_of_a_linked_folder_are_photos(tmp_path: Path) -> None:
@@ -395,19 +339,6 @@ def test_photos_of_a_linked_folder_are_photos(tmp_path: Path) -> None:
     assert [photo.key for photo in found] == ["b.jpg", "linked/a.jpg"]
     assert [fetch(photo.source, 100).decode() for photo in found] == ["photos/b.jpg", "elsewhere/a.jpg"]
     assert passed == {"links in a circle": 2}
-
-
-def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Place(str(tmp_path)).put("a.jpg", ".snapshot/hourly/a.jpg")
-    scandir, seen = os.scandir, []
-
-    def watched(path: str) -> object:
-        seen.append(path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", watched)
-    assert keys(str(tmp_path)) == ["a.jpg"]
-    assert seen == [str(tmp_path)]
 
 
 def test_a_version_speaks_of_content_where_the_store_tells_it() -> None:
@@ -433,14 +364,9 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(
         list_photos(str(tmp_path))
 
 
-def test_listing_reads_no_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.put(*PLAIN)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("bytes were read")
-
-    monkeypatch.setattr("batch_nst.data.sources.photos.fetch", refuse)
-    monkeypatch.setattr(storage_fetch, "get_range", refuse)
-    monkeypatch.setattr("batch_nst.data.sources.listing.get_range", refuse)
-    monkeypatch.setattr(Path, "open", refuse)
-    assert keys(place.uri) == sorted(PLAIN)
+def test_listing_a_disk_opens_no_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Place(str(tmp_path)).put(*PLAIN)
+    with monkeypatch.context() as patch:
+        for opens in ("builtins.open", "io.open", "io.FileIO", "os.open"):
+            patch.setattr(opens, None)
+        assert keys(str(tmp_path)) == sorted(PLAIN)

@@ -69,9 +69,11 @@ def test_the_same_weights_are_the_same_bytes_also_channels_last(net: Transformer
     assert onnx_bytes(weights_of(again), again.network) == graph.read_bytes()
 
 
+@pytest.mark.parametrize("net", ["johnson"], indirect=True)
 def test_the_program_without_torch_paints_as_the_model_does(
     net: TransformerNet, graph: Path, tmp_path: Path
 ) -> None:
+    """Of one network: the program is the same for all, and each graph agrees with torch."""
     (program,) = re.findall(r"```python\n(import sys\n.*?)```", PAGE, re.DOTALL)
     assert len(program.splitlines()) <= 20
     (tmp_path / "turned.jpg").write_bytes(turned(6))

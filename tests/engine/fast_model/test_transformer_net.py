@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from batch_nst.engine.fast_model.network import weight_shapes
 from batch_nst.engine.fast_model.transformer_net import TransformerNet, folded, unfolded
@@ -11,8 +10,8 @@ from batch_nst.recipe import NETWORKS, Network
 pytestmark = pytest.mark.parametrize("network", NETWORKS)
 
 
-def make_net(network: Network, width: int, seed: int = 0) -> TransformerNet:
-    torch.manual_seed(seed)
+def make_net(network: Network, width: int) -> TransformerNet:
+    torch.manual_seed(0)
     return TransformerNet(width, network)
 
 
@@ -76,13 +75,6 @@ def test_the_shapes_of_its_weights_are_told_without_torch(network: Network) -> N
         assert weight_shapes(network, width) == {name: tuple(found.shape) for name, found in state.items()}
 
 
-def test_every_convolution_reflects(network: Network) -> None:
-    convolutions = [module for module in make_net(network, 4).modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == {"johnson": 16, "small": 21, "half": 14, "white": 14, "skip": 16}[network]
-    assert all(conv.padding_mode == "reflect" for conv in convolutions if conv.kernel_size != (1, 1))
-    assert all(conv.padding == (0, 0) for conv in convolutions if conv.kernel_size == (1, 1))
-
-
 def test_a_flat_image_gets_no_frame(network: Network) -> None:
     """Zero padding would show where the border is; reflection makes a flat image flat everywhere."""
     net = make_net(network, 4)
@@ -107,20 +99,6 @@ def test_untrained_it_is_mid_grey_with_the_contrast_of_a_photo(network: Network)
         result = make_net(network, 32)(torch.rand(2, 3, 64, 64))
     assert result.mean().item() == pytest.approx(0.5, abs=0.15)
     assert 0.05 < result.std().item() < 0.4
-
-
-def test_the_seed_decides_the_weights(network: Network) -> None:
-    one, same, other = (make_net(network, 4, seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["head.weight"], other["head.weight"])
-
-
-def test_memory_format_changes_nothing(network: Network) -> None:
-    net, image = make_net(network, 8), torch.rand(2, 3, 33, 47)
-    with torch.no_grad():
-        expected = net(image)
-        result = net.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 def test_bf16_autocast_is_close_and_gives_full_precision_pixels(network: Network) -> None:

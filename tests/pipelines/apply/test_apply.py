@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,15 @@ from batch_nst.pipelines.apply.tasks import (
     target_name,
 )
 from batch_nst.pipelines.generate.decode import Attempt
-from batch_nst.pipelines.inference import load_model, painter
+from batch_nst.pipelines.inference import FastModel, load_model
 from batch_nst.recipe import NETWORKS, Network
 from tests.support.photos import FORBIDDEN, KINDS, LIMITS, MAX_SECONDS, VANISHED, file_name, turned
 from tests.support.places import ROOT
 from tests.support.served import served
+from tests.support.web_server import WebServer
 
 SIZE = (44, 60)
+ORIENTATION = 0x0112  # of EXIF
 
 
 def publish(root: Path, seed: int, width: int = 4, network: Network = "johnson") -> str:
@@ -77,6 +78,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return publish(tmp_path_factory.mktemp("model"), seed=0)
 
 
+@pytest.fixture(scope="module")
+def loaded(model: str) -> FastModel:
+    """What paints, in the precision of `paint`."""
+    return load_model(model, "cpu", "fp32")
+
+
 def noise(seed: int) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
 
@@ -96,35 +103,58 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def assert_close(shown: Pixels, expected: Pixels, apart: int = 1) -> None:
+def assert_close(shown: Pixels, expected: Pixels) -> None:
     assert shown.shape == expected.shape
-    assert np.abs(shown.astype(int) - expected).max() <= apart
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+
+
+def assert_close_jpeg(shown: Path, expected: Pixels) -> None:
+    assert np.abs(load(shown).astype(int) - codec.as_stored(expected, "jpeg")).mean() < 1
+
+
+def paint(model: str, source: Path | str, target: Path | str, **options: Any) -> JsonObject:
+    return as_json(apply(model, str(source), str(target), "cpu", **{"precision": "fp32", **options}))
+
+
+def run_python(*words: object) -> str:
+    """What it prints; it ends well."""
+    ran = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 # One picture, without Ray
 
 
-def paint_one(model: str, source: Path, target: Path, **options: Any) -> JsonObject:
-    return as_json(apply(model, str(source), str(target), "cpu", precision="fp32", **options))
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    save(tmp_path / "photo.png", noise(0))
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "painted.png"
 
 
 @pytest.mark.parametrize(
     ("suffix", "format"), [("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("WEBP", "WEBP")]
 )
-def test_the_suffix_of_the_target_is_the_format(model: str, tmp_path: Path, suffix: str, format: str) -> None:
-    source, target = tmp_path / "photo.png", tmp_path / f"painted.{suffix}"
-    save(source, noise(0))
-    figures = paint_one(model, source, target)
+def test_the_suffix_of_the_target_is_the_format(
+    model: str, loaded: FastModel, photo: Path, suffix: str, format: str
+) -> None:
+    target = photo.with_name(f"painted.{suffix}")
+    figures = paint(model, photo, target)
     counts = {"found": 1, "ok": 1, "rejected": 0, "failed": 0, "pending": 0, "made": 1}
     assert figures == {**counts, "reasons": {}}
     with Image.open(target) as picture:
         assert picture.format == format
-    expected = load_model(model, "cpu", "fp32")(noise(0))
     if format == "JPEG":
-        stored = codec.as_stored(expected, "jpeg")
-        assert np.abs(load(target).astype(int) - stored).mean() < 1
+        assert_close_jpeg(target, loaded(noise(0)))
     else:
-        assert_close(load(target), expected)
+        assert_close(load(target), loaded(noise(0)))
 
 
 WITHOUT = """
@@ -135,59 +165,36 @@ apply(*sys.argv[1:])
 """
 
 
-def test_one_picture_needs_neither_torch_nor_ray(model: str, tmp_path: Path) -> None:
-    save(tmp_path / "photo.png", noise(0))
-    names = [model, "photo.png", "painted.png"]
-    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT, *names], cwd=tmp_path, check=True)
-    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu")(noise(0)))
+def test_one_picture_needs_neither_torch_nor_ray(model: str, photo: Path, target: Path) -> None:
+    run_python("-W", "error", "-c", WITHOUT, model, photo, target)
+    assert_close(load(target), load_model(model, "cpu")(noise(0)))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_paints(network: Network, tmp_path: Path) -> None:
-    small = publish(tmp_path, seed=0, network=network)
-    save(tmp_path / "photo.png", noise(0))
-    paint_one(small, tmp_path / "photo.png", tmp_path / "painted.png")
+def test_every_network_paints(network: Network, tmp_path: Path, photo: Path, target: Path) -> None:
+    paint(publish(tmp_path, seed=0, network=network), photo, target)
     torch.manual_seed(0)
     expected = stylize_image(TransformerNet(4, network).eval(), torch.from_numpy(noise(0))).numpy()
-    assert_close(load(tmp_path / "painted.png"), expected)
+    assert_close(load(target), expected)
 
 
-def test_a_photo_is_painted_upright(model: str, tmp_path: Path) -> None:
-    (tmp_path / "turned.jpg").write_bytes(turned(6))
-    paint_one(model, tmp_path / "turned.jpg", tmp_path / "painted.png")
-    upright = codec.decode(turned(6), **LIMITS)
-    assert upright.shape[1] > upright.shape[0]
-    assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu", "fp32")(upright))
-    with Image.open(tmp_path / "painted.png") as picture:
-        assert picture.getexif().get(0x0112) is None
-
-
-def test_colours_and_strength_are_those_asked_for(model: str, tmp_path: Path) -> None:
-    source, target = tmp_path / "photo.png", tmp_path / "painted.png"
-    photo = noise(0)
-    save(source, photo)
-    paint_one(model, source, target, strength=0)
-    np.testing.assert_array_equal(load(target), photo)
-    painting = load_model(model, "cpu", "fp32")(photo).astype(float)
-    paint_one(model, source, target, strength=0.25)
-    assert np.abs(load(target) - (0.75 * photo + 0.25 * painting)).max() < 0.8
-    paint_one(model, source, target, keep_colors=True)
-    kept = np.clip(photo + (painting - photo) @ np.array([[0.299], [0.587], [0.114]]), 0, 255)
-    assert np.abs(load(target) - kept).max() < 1.6
+@pytest.mark.parametrize("options", [{"strength": 0.0}, {"strength": 0.25}, {"keep_colors": True}], ids=str)
+def test_colours_and_strength_are_those_asked_for(
+    model: str, loaded: FastModel, photo: Path, target: Path, options: dict[str, Any]
+) -> None:
+    paint(model, photo, target, **options)
+    assert_close(load(target), Blend(**options).paint(noise(0), loaded))
 
 
 def test_a_large_picture_is_painted_in_tiles_and_is_the_same(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, loaded: FastModel, photo: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target = tmp_path / "photo.png", tmp_path / "painted.png"
     pixels = np.random.default_rng(0).integers(0, 256, (560, 530, 3), np.uint8)
-    save(source, pixels)
-    net = load_model(model, "cpu", "fp32").net
-    whole = stylize_image(net, torch.from_numpy(pixels)).numpy()
+    save(photo, pixels)
     for backend in ("torch", "openvino"):
         monkeypatch.setitem(compiled.MAX_WHOLE, backend, 1)
-    paint_one(model, source, target)
-    assert_close(load(target), whole)
+    paint(model, photo, target)
+    assert_close(load(target), stylize_image(loaded.net, torch.from_numpy(pixels)).numpy())
 
 
 MEGAPIXELS = int(os.environ.get("MEGAPIXELS", "3"))
@@ -214,37 +221,32 @@ def test_so_many_megapixels_take_120_bytes_each(tmp_path: Path) -> None:
     with Image.open(ROOT / "jobs" / "samples" / "content" / "great_wall.jpg") as photo:
         for size in sizes:
             photo.resize(size).save(tmp_path / "large.jpg")
-            ran = subprocess.run(
-                [sys.executable, "-c", PEAK, model, tmp_path / "large.jpg", tmp_path / "painted.jpg"],
-                capture_output=True,
-                text=True,
-            )
-            assert ran.returncode == 0, ran.stderr
+            kib = run_python("-c", PEAK, model, tmp_path / "large.jpg", tmp_path / "painted.jpg")
             with Image.open(tmp_path / "painted.jpg") as painted:
                 assert painted.size == size
-            peaks.append(1024 * int(ran.stdout))
+            peaks.append(1024 * int(kib))
     pixels = [math.prod(size) for size in sizes]
     print(f"{pixels} pixels: {peaks} bytes")
     assert peaks[1] - peaks[0] < 120 * (pixels[1] - pixels[0])
 
 
 def test_a_picture_that_the_net_cannot_reach_across_says_so(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, photo: Path, target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(tmp_path / "thin.png", np.zeros((15, 200, 3), np.uint8))
+    save(photo, np.zeros((15, 200, 3), np.uint8))
     with pytest.raises(IncompleteError, match="1 of 1 pictures were not stylized") as ended:
-        paint_one(model, tmp_path / "thin.png", tmp_path / "painted.png")
+        paint(model, photo, target)
     assert ended.value.figures["reasons"] == {"too_small": 1}
-    assert "thin.png: too_small: PNG of 200 x 15 pixels; least side: 16" in capsys.readouterr().err
-    assert not (tmp_path / "painted.png").exists()
-    save(tmp_path / "least.png", noise(0)[:16, :16])
-    assert paint_one(model, tmp_path / "least.png", tmp_path / "painted.png")["ok"] == 1
+    assert "photo.png: too_small: PNG of 200 x 15 pixels; least side: 16" in capsys.readouterr().err
+    assert not target.exists()
+    save(photo, noise(0)[:16, :16])
+    assert paint(model, photo, target)["ok"] == 1
 
 
 def test_what_a_format_cannot_hold_is_refused(model: str, tmp_path: Path) -> None:
     save(tmp_path / "long.png", np.zeros((16, 16_384, 3), np.uint8))
     with pytest.raises(IncompleteError) as ended:
-        paint_one(model, tmp_path / "long.png", tmp_path / "painted.webp")
+        paint(model, tmp_path / "long.png", tmp_path / "painted.webp")
     assert ended.value.figures["reasons"] == {"too_large_for_format": 1}
     assert list(tmp_path.glob("painted*")) == []
 
@@ -257,7 +259,7 @@ def test_a_copy_of_a_models_folder_is_that_model_wherever_it_lies(model: str, tm
 
 
 def test_a_picture_directly_below_the_root_is_written_there(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places: list[str] = []
 
@@ -267,27 +269,25 @@ def test_a_picture_directly_below_the_root_is_written_there(
 
     monkeypatch.setattr("batch_nst.pipelines.apply.single.write_picture", written)
     monkeypatch.chdir(tmp_path)
-    save(tmp_path / "photo.png", noise(0))
     for target in ("/painted.png", "painted.png", "a/painted.png"):
-        apply(model, str(tmp_path / "photo.png"), target, "cpu", precision="fp32")
+        paint(model, photo, target)
     assert places == ["//painted.png", str(tmp_path / "painted.png"), str(tmp_path / "a/painted.png")]
 
 
 def test_what_memory_does_not_hold_is_painted_in_tiles_or_is_a_failed_picture(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, loaded: FastModel, photo: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    save(tmp_path / "photo.png", noise(0))
+    expected = loaded(noise(0))
     monkeypatch.setattr(compiled, "is_installed", lambda: False)
     monkeypatch.setattr(inference, "stylize_image", full)
-    paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
-    expected = painter(read_model(model), torch.device("cpu"), "fp32", "openvino")(noise(0))
-    assert_close(load(tmp_path / "painted.png"), expected)
+    paint(model, photo, target)
+    assert_close(load(target), expected)
     monkeypatch.setattr(inference, "stylize_tiles", full)
     with pytest.raises(IncompleteError) as ended:
-        paint_one(model, tmp_path / "photo.png", tmp_path / "painted.png")
+        paint(model, photo, target)
     assert (ended.value.figures["failed"], ended.value.figures["reasons"]) == (1, {"out_of_memory": 1})
 
 
@@ -295,49 +295,34 @@ NAMES = ["photo.jfif", "0a1b2c3d", "photo[1].jpg", "what?.png", "two words"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_picture_is_painted_whatever_it_is_called(model: str, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(png(noise(0)))
+def test_one_picture_is_painted_whatever_it_is_called(
+    model: str, loaded: FastModel, tmp_path: Path, target: Path, name: str
+) -> None:
+    photo = tmp_path / name
+    photo.write_bytes(png(noise(0)))
     for place in ("", "file://"):
-        figures = apply(
-            model, f"{place}{tmp_path}/{name}", f"{tmp_path}/painted.png", "cpu", precision="fp32"
-        )
-        assert figures.made == 1
-        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu", "fp32")(noise(0)))
+        assert paint(model, f"{place}{photo}", target)["made"] == 1
+        assert_close(load(target), loaded(noise(0)))
     if name.endswith((".jpg", ".png")):
         with pytest.raises(RecipeError, match=r"^OUT: .*which lies in IN"):
-            paint_one(model, tmp_path / name, tmp_path / name)
+            paint(model, photo, photo)
     with pytest.raises(
         RecipeError, match=r"^OUT: given .*allowed for one picture: a name that ends in \.jpg"
     ):
-        paint_one(model, tmp_path / name, tmp_path / "out")
-    assert (tmp_path / name).read_bytes() == png(noise(0))
+        paint(model, photo, tmp_path / "out")
+    assert photo.read_bytes() == png(noise(0))
 
 
-class Album(BaseHTTPRequestHandler):
-    """A web server that has one photo, under an address with a query."""
-
-    def do_GET(self) -> None:
-        found = self.path == "/photo?id=7&size=large"
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(png(noise(0))) if found else 0))
-        self.end_headers()
-        if found and self.command == "GET":
-            self.wfile.write(png(noise(0)))
-
-    do_HEAD = do_GET  # noqa: N815 - the names are those of the base
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def test_a_url_with_a_query_is_one_picture(model: str, tmp_path: Path) -> None:
-    with served(ThreadingHTTPServer(("127.0.0.1", 0), Album)) as server:
-        place = f"http://127.0.0.1:{server.server_port}/photo"
-        apply(model, f"{place}?id=7&size=large", f"{tmp_path}/painted.png", "cpu", precision="fp32")
-        assert_close(load(tmp_path / "painted.png"), load_model(model, "cpu", "fp32")(noise(0)))
+def test_a_url_with_a_query_is_one_picture(
+    model: str, loaded: FastModel, tmp_path: Path, target: Path
+) -> None:
+    with served(WebServer()) as web:
+        web.answer = lambda asked: png(noise(0)) if asked.path == "/photo?id=7&size=large" else 404
+        paint(model, f"{web.url}/photo?id=7&size=large", target)
+        assert_close(load(target), loaded(noise(0)))
         with pytest.raises(RecipeError, match=r"^IN: http://.* there is no such file"):
-            apply(model, f"{place}?id=8", f"{tmp_path}/other.png", "cpu")
-    assert [path.name for path in tmp_path.iterdir()] == ["painted.png"]
+            paint(model, f"{web.url}/photo?id=8", tmp_path / "other.png")
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("target", ["painted.png", "painted"])
@@ -345,7 +330,7 @@ def test_a_url_with_a_query_is_one_picture(model: str, tmp_path: Path) -> None:
 def test_a_misspelt_picture_is_told_as_that(model: str, tmp_path: Path, source: str, target: str) -> None:
     save(tmp_path / "a.png", noise(0))
     with pytest.raises(RecipeError, match=r"^IN: .*: there is no such file"):
-        paint_one(model, tmp_path / source, tmp_path / target)
+        paint(model, tmp_path / source, tmp_path / target)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -357,7 +342,7 @@ def test_folders_and_files_of_photos_are_no_one_picture_whatever_they_are_called
     (tmp_path / "list.txt").touch()
     for source in ("folder.jpg", "a.parquet", "list.txt", "folder.jpg/*.png", "nowhere*"):
         with pytest.raises(RecipeError, match=r"^OUT: .*; allowed for a folder of pictures: a folder$"):
-            paint_one(model, tmp_path / source, tmp_path / "painted.png")
+            paint(model, tmp_path / source, tmp_path / "painted.png")
 
 
 def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
@@ -366,20 +351,17 @@ def test_a_damaged_model_is_refused_in_one_line(model: str, tmp_path: Path) -> N
     save(tmp_path / "in" / "photo.png", noise(0))
     for source, target in (("in/photo.png", "x/painted.png"), ("in", "x")):
         with pytest.raises(WeightsError, match="sha256"):
-            apply(str(tmp_path / "model"), str(tmp_path / source), str(tmp_path / target), "cpu")
+            paint(str(tmp_path / "model"), tmp_path / source, tmp_path / target)
     assert not (tmp_path / "x").exists()
 
 
 # From bytes to pixels
 
 
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that the table of kinds is true for."""
-    monkeypatch.setattr(tasks, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))
-
-
-def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: None, tmp_path: Path) -> None:
+def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "LIMITS", Limits(**LIMITS, max_seconds=MAX_SECONDS))  # those of the table
     kinds = [name for name in KINDS if name not in (VANISHED, FORBIDDEN)]
     for name in kinds:
         (tmp_path / file_name(name)).write_bytes(KINDS[name].data)
@@ -398,30 +380,32 @@ def test_every_kind_of_photo_has_the_outcome_that_it_has_in_generation(limits: N
             assert record.detail
 
 
-def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        save(tmp_path / name, noise(0))
-    (chunk,) = chunks_of(
-        PictureTask(Photo(name, str(tmp_path / name), ""), name) for name in ("a.png", "b.png")
-    )
-    deaths, steps = {"decode from a.png on": 0, "decode b.png": 3}, []
+def attempts(deaths: dict[str, int]) -> tuple[Attempt, list[str]]:
+    """Steps that have ended so many workers, and those that were begun."""
+    steps: list[str] = []
 
     @contextmanager
     def attempt(step: str) -> Iterator[int]:
         steps.append(step)
         yield deaths.get(step, 0)
 
+    return attempt, steps
+
+
+def test_of_photos_read_together_the_one_that_ends_workers_is_given_up(tmp_path: Path) -> None:
+    names = ("a.png", "b.png")
+    for name in names:
+        save(tmp_path / name, noise(0))
+    (chunk,) = chunks_of(PictureTask(Photo(name, str(tmp_path / name), ""), name) for name in names)
+    deaths = {"decode b.png": 3}
+    attempt, steps = attempts(deaths)
     assert [record.status for record in decode_photos(chunk, attempt)] == ["ok", "ok"]
     assert steps == ["decode from a.png on"]
     deaths["decode from a.png on"] = 1
     good, bad = decode_photos(chunk, attempt)
     assert steps[1:] == ["decode from a.png on", "decode a.png", "decode b.png"]
     assert good.status == "ok"
-    assert (bad.status, bad.reason, bad.detail) == (
-        "failed",
-        "worker_died",
-        "it has ended 3 workers",
-    )
+    assert (bad.status, bad.reason, bad.detail) == ("failed", "worker_died", "it has ended 3 workers")
     assert tasks.stylize_picture(bad, lambda: np.copy, Blend()) == bad
 
 
@@ -457,12 +441,8 @@ def test_small_pictures_share_a_row_and_a_large_one_has_its_own() -> None:
 
 def test_pictures_of_a_row_are_one_attempt_until_a_worker_dies_at_them() -> None:
     records = [PictureRecord("", name) for name in ("a.png", "b.png")]
-    deaths, steps = 0, []
-
-    @contextmanager
-    def attempt(step: str) -> Iterator[int]:
-        steps.append(step)
-        yield deaths
+    deaths: dict[str, int] = {}
+    attempt, steps = attempts(deaths)
 
     def stylize(record: PictureRecord, each: Attempt) -> PictureRecord:
         with each(f"stylize {record.name}"):
@@ -470,16 +450,12 @@ def test_pictures_of_a_row_are_one_attempt_until_a_worker_dies_at_them() -> None
 
     assert tasks.stylize_pictures(records, stylize, attempt) == records
     assert steps == ["stylize from a.png on"]
-    deaths = 1
+    deaths["stylize from a.png on"] = 1
     assert tasks.stylize_pictures(records, stylize, attempt) == records
     assert steps[1:] == ["stylize from a.png on", "stylize a.png", "stylize b.png"]
 
 
 # Many pictures
-
-
-def paint_all(model: str, source: Path, target: Path, **options: Any) -> JsonObject:
-    return as_json(apply(model, str(source), str(target), "cpu", **{"precision": "fp32", **options}))
 
 
 @pytest.fixture(scope="module")
@@ -499,46 +475,51 @@ PAINTED = {"a.png": 0, "deep/b.webp": None, "deep/er/c d.png": 2, "e.bmp.png": 3
 """What must be there, and the seed of those that no encoder of the source has changed."""
 
 
+First = tuple[Path, JsonObject]
+
+
 @pytest.fixture(scope="module")
-def first(
-    ray_cluster: None, model: str, source: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+def first(ray_cluster: None, model: str, source: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
     """A target after a first run, and its figures."""
     target = tmp_path_factory.mktemp("painted") / "out"
     with pytest.raises(IncompleteError, match="3 of 8 pictures were not stylized") as ended:
-        paint_all(model, source, target)
+        paint(model, source, target)
     return target, ended.value.figures
 
 
+def record_of(model: str) -> JsonObject:
+    """Of a target's pictures, without what computed them, as before 0.2."""
+    return {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
+
+
 def test_a_folder_is_painted_name_by_name_and_every_photo_is_accounted_for(
-    first: tuple[Path, dict[str, Any]], model: str
+    first: First, model: str, loaded: FastModel
 ) -> None:
     target, figures = first
     counts = {"found": 8, "ok": 5, "rejected": 3, "failed": 0, "pending": 0, "made": 5}
     assert figures == {**counts, "reasons": {"not_an_image": 1, "same_name": 1, "truncated": 1}}
     assert files(target).keys() == {*PAINTED, RECORD}
-    loaded = load_model(model, "cpu", "fp32")
     for name, seed in PAINTED.items():
         with Image.open(target / name) as picture:
             assert picture.format == {".webp": "WEBP", ".JPG": "JPEG"}.get(Path(name).suffix, "PNG")
+            assert picture.getexif().get(ORIENTATION) is None
         if seed is not None:
             assert_close(load(target / name), loaded(noise(seed)))
     upright = codec.decode(turned(8), **LIMITS)
-    expected = codec.as_stored(loaded(upright), "jpeg").astype(int)
-    assert np.abs(load(target / "turned.JPG") - expected).mean() < 1
-    record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
-    assert json.loads((target / RECORD).read_text()) == record | {"backend": best_backend("cpu")}
+    assert upright.shape[1] > upright.shape[0]
+    assert_close_jpeg(target / "turned.JPG", loaded(upright))
+    assert json.loads((target / RECORD).read_text()) == record_of(model) | {"backend": best_backend("cpu")}
 
 
 def test_a_second_run_paints_what_is_missing_and_nothing_else(
-    first: tuple[Path, dict[str, Any]], model: str, source: Path, capsys: pytest.CaptureFixture[str]
+    first: First, model: str, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target, figures = first
     before = files(target)
     (target / "deep" / "b.webp").unlink()
     times = {name: (target / name).stat().st_mtime_ns for name in before if name != "deep/b.webp"}
     with pytest.raises(IncompleteError) as ended:
-        paint_all(model, source, target)
+        paint(model, source, target)
     assert ended.value.figures == {**figures, "made": 1}
     assert "4 pictures are there already" in capsys.readouterr().err
     assert files(target) == before
@@ -546,23 +527,19 @@ def test_a_second_run_paints_what_is_missing_and_nothing_else(
 
 
 def test_pictures_of_another_model_or_other_options_are_not_mixed_with_those_there(
-    first: tuple[Path, dict[str, Any]], model: str, source: Path, tmp_path: Path
+    first: First, model: str, source: Path, tmp_path: Path
 ) -> None:
     before = files(first[0])
     other = publish(tmp_path / "other", seed=1)
     changed: list[dict[str, Any]] = [{"strength": 0.5}, {"keep_colors": True}, {"precision": "bf16"}]
     for uri, options in ((other, {}), *((model, each) for each in changed)):
         with pytest.raises(RecipeError, match=r"^OUT .*: its apply\.json says .* allowed: .*--overwrite$"):
-            paint_all(uri, source, first[0], **options)
+            paint(uri, source, first[0], **options)
     assert files(first[0]) == before
 
 
 def test_pictures_are_painted_on_by_what_painted_the_first(
-    first: tuple[Path, dict[str, Any]],
-    model: str,
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    first: First, model: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folders of before 0.2 do not say by what: it was torch."""
     used: list[str] = []
@@ -572,40 +549,34 @@ def test_pictures_are_painted_on_by_what_painted_the_first(
         return iter(())
 
     monkeypatch.setattr("batch_nst.pipelines.apply.actors.stylize_photos", painted)
-    record = json.loads((first[0] / RECORD).read_text())
-    del record["backend"]
     for number, (said, by) in enumerate((({}, "torch"), ({"backend": "openvino"}, "openvino"))):
         target = tmp_path / str(number)
         shutil.copytree(first[0], target)
         (target / "a.png").unlink()
-        (target / RECORD).write_text(json.dumps(record | said))
+        (target / RECORD).write_text(json.dumps(record_of(model) | said))
         with pytest.raises(IncompleteError):  # for the bad photos
-            paint_all(model, source, target)
+            paint(model, source, target)
         assert used.pop() == by
     monkeypatch.setattr(compiled, "is_installed", lambda: False)
     with pytest.raises(RecipeError, match=r"its apply\.json says backend openvino, .* pip install openvino"):
-        paint_all(model, source, target)
+        paint(model, source, target)
 
 
 def test_overwrite_paints_all_again_and_tells_no_model_of_what_it_did_not_paint(
-    first: tuple[Path, dict[str, Any]],
-    model: str,
-    source: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    first: First, model: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "out"
     shutil.copytree(first[0], target)
     (target / "gone from in.png").write_bytes((target / "a.png").read_bytes())
     with pytest.raises(IncompleteError) as ended:
-        paint_all(model, source, target, strength=0.0, overwrite=True)
+        paint(model, source, target, strength=0.0, overwrite=True)
     assert (ended.value.figures["ok"], ended.value.figures["made"]) == (5, 5)
     np.testing.assert_array_equal(load(target / "a.png"), noise(0))
     assert not (target / RECORD).exists()
     assert "1 pictures there were not stylized now, the first is gone from in.png" in capsys.readouterr().err
     before = files(target)
     with pytest.raises(RecipeError, match=r"no apply\.json that says of which model"):
-        paint_all(model, source, target, strength=0.0)
+        paint(model, source, target, strength=0.0)
     assert files(target) == before
 
 
@@ -615,30 +586,28 @@ def png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def parquet(home: Path, photos: dict[str, bytes]) -> None:
-    pq.write_table(pa.table({"image": [*photos.values()], "id": [*photos]}), home / "a.parquet")
-
-
 def test_photos_in_a_file_are_painted_too_and_one_bad_name_costs_one_picture(
-    ray_cluster: None, model: str, tmp_path: Path
+    ray_cluster: None, model: str, loaded: FastModel, tmp_path: Path
 ) -> None:
     unusable = ["x" * 300, "a\0b", "x.png/below a file", "taken"]
     photos = dict(zip([*"xyz", *unusable], map(noise, range(7)), strict=True))
-    parquet(tmp_path, {key: png(pixels) for key, pixels in photos.items()})
+    table = pa.table({"image": list(map(png, photos.values())), "id": [*photos]})
+    pq.write_table(table, tmp_path / "a.parquet")
     (tmp_path / "out" / "a.parquet" / "taken.png").mkdir(parents=True)
     save(tmp_path / "out" / "a.parquet" / "x.png", noise(0))
     with pytest.raises(IncompleteError) as ended:
-        paint_all(model, tmp_path / "a.parquet", tmp_path / "out", overwrite=True)
+        paint(model, tmp_path / "a.parquet", tmp_path / "out", overwrite=True)
     figures = ended.value.figures
     assert (figures["found"], figures["made"], figures["reasons"]) == (7, 3, {"unusable_name": 4})
-    loaded = load_model(model, "cpu", "fp32")
     for seed, key in enumerate("xyz"):
         assert_close(load(tmp_path / "out" / "a.parquet" / f"{key}.png"), loaded(noise(seed)))
 
 
 @pytest.mark.slow
-def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str, tmp_path: Path) -> None:
-    home, loaded = Store(f"{s3}/apply"), load_model(model, "cpu", "fp32")
+def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(
+    model: str, loaded: FastModel, s3: str, tmp_path: Path
+) -> None:
+    home = Store(f"{s3}/apply")
     for name in Store(model).list():
         home.create(f"model/{name}", Store(model).read(name))
     for seed, name in enumerate(("a.png", "deep/b.png")):
@@ -649,13 +618,7 @@ def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str,
         ("in/a.png", "one.png", {"found": 1, "ok": 1, "made": 1}),
     ):
         words = ["apply", *(home.join(name) for name in ("model", source, target)), "--precision", "fp32"]
-        ran = subprocess.run(
-            [sys.executable, "-m", "batch_nst", *words],
-            capture_output=True,
-            text=True,
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert json.loads(ran.stdout).items() >= counts.items()
+        assert json.loads(run_python("-m", "batch_nst", *words)).items() >= counts.items()
     for seed, name in enumerate(("out/a.png", "out/deep/b.png")):
         (tmp_path / "painted.png").write_bytes(home.read(name))
         assert_close(load(tmp_path / "painted.png"), loaded(noise(seed)))
@@ -666,17 +629,10 @@ def test_a_bucket_is_painted_into_a_bucket_by_a_model_in_it(model: str, s3: str,
 def test_how_fast_it_is_can_be_measured(tmp_path: Path) -> None:
     """What it finds depends on the machine; that there are three rows, and each tells its ratio, does not."""
     save(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
-    words = ["docs/apply_speed.py", "--photos", tmp_path, "--files", "4", "--rounds", "1"]
-    ran = subprocess.run(
-        [sys.executable, *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    rows = [line.strip("| ").split(" | ") for line in ran.stdout.splitlines() if line.startswith("| ")][2:]
-    told = [name.split(",")[0] for name, *_ in rows]
-    assert told == ["pixels to pixels", "files to files (JPEG)", "the same"]
+    told = run_python("docs/apply_speed.py", "--photos", tmp_path, "--files", 4, "--rounds", 1)
+    rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| ")][2:]
+    measured = [name.split(",")[0] for name, *_ in rows]
+    assert measured == ["pixels to pixels", "files to files (JPEG)", "the same"]
     for _, *figures in rows:
         loop, ours, ratio = map(float, figures)
         assert loop > 0
@@ -691,12 +647,11 @@ def test_nothing_to_paint_starts_no_ray_and_the_bad_ones_are_listed_as_far_as_on
     (tmp_path / "list.txt").write_text("\n".join(lines))
     name = target_name(lines[0])
     save(tmp_path / "out" / name, noise(1))
-    record = {"keep_colors": False, "model": read_model(model).name, "precision": "fp32", "strength": 1.0}
-    (tmp_path / "out" / RECORD).write_text(json.dumps(record, sort_keys=True) + "\n")
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record_of(model)))
     monkeypatch.setattr("batch_nst.pipelines.cluster.connect.connect", lambda: pytest.fail("Ray was started"))
     monkeypatch.setattr("batch_nst.pipelines.apply.run._LOG_SECONDS", 0.0)
     with pytest.raises(IncompleteError, match="25 of 26") as ended:
-        paint_all(model, tmp_path / "list.txt", tmp_path / "out")
+        paint(model, tmp_path / "list.txt", tmp_path / "out")
     assert ended.value.figures["reasons"] == {"same_name": 25}
     told = capsys.readouterr().err.splitlines()
     assert told[:2] == ["listing: 26 pictures", "1 pictures are there already"]
@@ -711,11 +666,5 @@ def test_a_target_among_the_photos_is_refused(model: str, tmp_path: Path, target
     given = "photos/deep/a.png" if target.endswith(".png") else "photos"
     for source in {given, "photos/**/*.png"} if given == "photos" else {given}:
         with pytest.raises(RecipeError, match=r"^OUT: given .* which lies in IN"):
-            paint_all(model, tmp_path / source, Path(os.path.join(tmp_path, target)))
+            paint(model, tmp_path / source, Path(os.path.join(tmp_path, target)))
     assert files(tmp_path) == before
-
-
-def test_an_input_that_is_none_is_called_in(model: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^IN: .*nowhere: there is no such file or folder"):
-        paint_all(model, tmp_path / "nowhere", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []

@@ -1,15 +1,10 @@
 """Laws of `batch-nst plan` against real runs: requests as a server counts them, bytes as they lie there."""
 
-import http.client
-import os
-import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 import numpy as np
@@ -29,76 +24,42 @@ from batch_nst.pipelines.cost.workload import workload_of
 from batch_nst.recipe import Recipe
 from tests.support.pairs import generate_here
 from tests.support.ray_nodes import small_ray
-
-
-class Counting:
-    """An address of the object store behind which every request is counted, of whatever process."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.sent: list[tuple[str, str]] = []
-        behind, sent = urlsplit(endpoint).netloc, self.sent
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _pass_on(self) -> None:
-                sent.append((self.command, self.path))
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                headers = {name: value for name, value in self.headers.items() if name != "Expect"}
-                connection = http.client.HTTPConnection(behind)
-                connection.request(self.command, self.path, body, headers)  # signed for the Host in them
-                answer = connection.getresponse()
-                data = answer.read()
-                connection.close()
-                self.send_response_only(answer.status)
-                for name, value in answer.getheaders():
-                    if name not in ("Content-Length", "Transfer-Encoding", "Connection"):
-                        self.send_header(name, value)
-                length = answer.getheader("Content-Length") if self.command == "HEAD" else len(data)
-                self.send_header("Content-Length", str(length or 0))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _pass_on  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-
-    def counted(self) -> dict[str, int]:
-        """By kind, since the last call; without renewals of the lease, of which a slow machine has more."""
-        sent, self.sent[:] = self.sent[:], []
-        kinds = Counter({"reads": 0, "writes": 0, "lists": 0})
-        renewals = -3  # the lease is taken, tried and given back
-        for method, path in sent:
-            if method in ("GET", "HEAD"):
-                kinds["lists" if "list-type=2" in path else "reads"] += 1
-            elif method == "PUT":
-                kinds["writes"] += 1
-                renewals += "/lease/" in path
-            else:
-                assert method == "DELETE" or path.endswith("?delete"), (method, path)
-        kinds["writes"] -= max(0, renewals)
-        return dict(kinds)
+from tests.support.store_proxy import Proxy
 
 
 @pytest.fixture(scope="module")
-def requests(s3: str) -> Iterator[Counting]:
-    """The counter, and a small Ray whose workers take its address from the environment."""
-    counting = Counting(os.environ["AWS_ENDPOINT_URL"])
-    thread = threading.Thread(target=counting.server.serve_forever, daemon=True)
-    thread.start()
+def small_ray_behind_the_proxy(shared_proxy: Proxy) -> Iterator[None]:
+    """Its workers take the proxy's address from the environment, and so every request is counted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", counting.endpoint)
+        patch.setenv("AWS_ENDPOINT_URL", shared_proxy.url)
         s3fs.S3FileSystem.clear_instance_cache()  # they keep the address that they began with
         with small_ray():
-            yield counting
+            yield
     s3fs.S3FileSystem.clear_instance_cache()
-    counting.server.shutdown()
-    counting.server.server_close()
-    thread.join()
+
+
+@pytest.fixture
+def sent(small_ray_behind_the_proxy: None, proxy: Proxy) -> Callable[[], dict[str, int]]:
+    """Requests by kind since the last call, of whatever process.
+
+    Without renewals of the lease, of which a slow machine has more.
+    """
+
+    def counted() -> dict[str, int]:
+        requests = list(proxy.requests)
+        proxy.forget()
+        for request in requests:  # a POST to a bucket deletes several
+            assert request.kind != "post" or "/" not in request.key, request
+        kinds = Counter(request.kind for request in requests)
+        leases = sum(request.kind == "put" and "/lease/" in request.key for request in requests)
+        renewals = max(0, leases - 3)  # it is taken, tried and given back
+        return {
+            "reads": kinds["get"] + kinds["head"],
+            "writes": kinds["put"] - renewals,
+            "lists": kinds["list"],
+        }
+
+    return counted
 
 
 @pytest.fixture
@@ -139,7 +100,9 @@ def planned(given: Recipe) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_a_first_run_and_its_successors_send_what_the_formula_says(requests: Counting, home: str) -> None:
+def test_a_first_run_and_its_successors_send_what_the_formula_says(
+    sent: Callable[[], dict[str, int]], home: str
+) -> None:
     filesystem, bucket = fsspec.filesystem("s3"), home.removeprefix("s3://")
     put(f"{home}/painting.png")
     for name in "abcde":
@@ -148,9 +111,9 @@ def test_a_first_run_and_its_successors_send_what_the_formula_says(requests: Cou
     given = recipe(home, f"{home}/photos", crops=2)
     plan = as_json(commands.plan(given))
     assert (plan["to_do"], plan["rates_from"]) == (12, None)
-    requests.counted()
+    sent()
     first = commands.generate(given)
-    assert requests.counted() == plan["store_requests"] == planned_before_first_run()
+    assert sent() == plan["store_requests"] == planned_before_first_run()
 
     # The bytes are those that lie there, and the next plan goes by them.
     sizes = {name: filesystem.size(f"{bucket}/out/{name}") for name in Store(given.output).list(DATA)}
@@ -171,17 +134,17 @@ def test_a_first_run_and_its_successors_send_what_the_formula_says(requests: Cou
     assert plan["device_hours"] == pytest.approx(first["device_seconds"] / 12 * 2 / 3600)
     assert plan["bytes_read"] == round(first["bytes_read"] / 8)
     assert plan["bytes_written"] == round(first["bytes_written"] / 12 * 2)
-    requests.counted()
+    sent()
     commands.generate(given)
-    assert requests.counted() == expected
+    assert sent() == expected
 
     # As after a run that was cut off before it sealed what it had done.
     filesystem.rm(f"{bucket}/out/dataset/snapshots/000002.json")
     put(f"{home}/photos/g.png")
     expected = planned(given)
-    requests.counted()
+    sent()
     commands.generate(given)
-    assert requests.counted() == expected
+    assert sent() == expected
 
 
 def planned_before_first_run() -> dict[str, int]:
@@ -199,7 +162,7 @@ def planned_before_first_run() -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_a_list_of_uris_sends_what_the_formula_says(requests: Counting, home: str) -> None:
+def test_a_list_of_uris_sends_what_the_formula_says(sent: Callable[[], dict[str, int]], home: str) -> None:
     put(f"{home}/painting.png")
     names = [f"{home}/elsewhere/{name}.png" for name in "ab"]
     for name in names:
@@ -208,20 +171,22 @@ def test_a_list_of_uris_sends_what_the_formula_says(requests: Counting, home: st
         file.write("\n".join(names))
     given = recipe(home, f"{home}/photos.txt")
     expected = planned(given)
-    requests.counted()
+    sent()
     commands.generate(given)
-    assert requests.counted() == expected
+    assert sent() == expected
 
 
 @pytest.mark.slow
-def test_a_trial_measures_on_a_worker_and_writes_nothing(requests: Counting, home: str) -> None:
+def test_a_trial_measures_on_a_worker_and_writes_nothing(
+    sent: Callable[[], dict[str, int]], home: str
+) -> None:
     put(f"{home}/painting.png")
     for name in "abcd":
         put(f"{home}/photos/{name}.png")
     given = recipe(home, f"{home}/photos", crops=2, iterations=40)
-    requests.counted()
+    sent()
     plan = as_json(commands.plan(given, calibrate=True, price_per_device_hour=3600.0))
-    assert requests.counted()["writes"] == 0
+    assert sent()["writes"] == 0
     assert Store(given.output).list() == []
     assert (plan["to_do"], plan["rates_from"], plan["devices"]) == (8, "calibration", 1)
     assert plan["device_hours"] > 0
@@ -238,7 +203,9 @@ def test_a_trial_measures_on_a_worker_and_writes_nothing(requests: Counting, hom
 
 
 @pytest.mark.slow
-def test_a_trial_without_a_good_photo_says_what_is_wrong(requests: Counting, home: str) -> None:
+def test_a_trial_without_a_good_photo_says_what_is_wrong(
+    sent: Callable[[], dict[str, int]], home: str
+) -> None:
     put(f"{home}/painting.png")
     put(f"{home}/photos/a.png", side=20)
     with pytest.raises(IncompleteError, match=r"of 1 photos is good; the first, s3:.*/a\.png: too_small"):

@@ -53,35 +53,31 @@ def put_tars(home: Store, _: Path) -> str:
     return home.join("tars")
 
 
+def put_uris(home: Store, disk: Path) -> list[str]:
+    folder = put_folder(home, disk)
+    return [f"{folder}/{name}" for name in PHOTOS]
+
+
 def put_csv(home: Store, disk: Path) -> str:
     """On the disk, of photos in the bucket."""
-    folder = put_folder(home, disk)
-    (disk / "table.csv").write_text("\n".join(["uri", *(f"{folder}/{name}" for name in PHOTOS)]))
+    (disk / "table.csv").write_text("\n".join(["uri", *put_uris(home, disk)]))
     return str(disk / "table.csv")
 
 
 def put_versions(home: Store, disk: Path) -> str:
-    folder = put_folder(home, disk)
-    uris = [f"{folder}/{name}" for name in PHOTOS]
+    uris = put_uris(home, disk)
     pq.write_table(pa.table({"uri": uris, "version": ["1"] * len(uris)}), disk / "table.parquet")
     return str(disk / "table.parquet")
 
 
 def put_list(home: Store, disk: Path) -> str:
-    folder = put_folder(home, disk)
-    (disk / "list.txt").write_text("\n".join(f"{folder}/{name}" for name in PHOTOS))
+    (disk / "list.txt").write_text("\n".join(put_uris(home, disk)))
     return str(disk / "list.txt")
 
 
 @pytest.mark.parametrize(
     ("put", "listed", "looked_at"),
-    [
-        (put_folder, 5, 0),
-        (put_list, 0, 5),
-        (put_csv, 0, 5),
-        (put_versions, 0, 0),
-        (put_tars, 2, 5 + 2),
-    ],
+    [(put_folder, 5, 0), (put_list, 0, 5), (put_csv, 0, 5), (put_versions, 0, 0), (put_tars, 2, 5 + 2)],
 )
 def test_requests_to_list_an_input_are_counted(
     home: Store,

@@ -48,15 +48,6 @@ GOOD = ("astronaut", "chelsea", "coffee", "moose", "panda")
 HELD_OUT = "chelsea"
 CROPS = 2
 
-METRICS = {
-    f"ray_{name}"
-    for name in (
-        *("images_total", "units_total", "iterations_total"),
-        *("queue_depth", "seconds_per_image", "device_busy_ratio"),
-        *metrics.METRICS,
-    )
-}
-
 Row = dict[str, Any]
 
 
@@ -85,7 +76,9 @@ def break_some(folder: Path) -> dict[str, Path]:
     return {reason: folder / name for reason, name in named.items()}
 
 
-def recipe(output: str | Path, source: str | list[str], **changes: Any) -> Recipe:
+def recipe(
+    output: str | Path, source: str | list[str], held_out: tuple[str, ...] = (), **changes: Any
+) -> Recipe:
     document = {
         "output": str(output),
         "style": {"image": str(PAINTING), "size": SIDE},
@@ -100,21 +93,16 @@ def recipe(output: str | Path, source: str | list[str], **changes: Any) -> Recip
             "max_rejected": 1.0,
             **changes,
         },
-        "evaluate": {"holdout": 0.0, "holdout_photos": []},
+        "evaluate": {"holdout": 0.0, "holdout_photos": [*held_out]},
     }
     return Recipe.model_validate(document)
 
 
-def hold_out(given: Recipe, *keys: str) -> Recipe:
-    return given.model_copy(
-        update={"evaluate": given.evaluate.model_copy(update={"holdout_photos": [*keys]})}
-    )
-
-
-def run(given: Recipe) -> dict[str, Any]:
+def run(given: Recipe, **limits: Any) -> dict[str, Any]:
+    """The figures of a run on Ray."""
     store = Store(given.output)
     with acquire(store, "generate") as lease:
-        return as_json(generate(given, store, lease))
+        return as_json(generate(given, store, lease, **limits))
 
 
 def rows_of(output: str | Path) -> list[Row]:
@@ -162,8 +150,7 @@ class Bucket:
         self.uris = [*self.good.values(), *self.bad.values(), str(self.missing)]
 
     def recipe(self, output: Path, uris: list[str] | None = None, **changes: Any) -> Recipe:
-        named = uris or [*self.uris, self.uris[0]]
-        return hold_out(recipe(output, named, **changes), self.good[HELD_OUT])
+        return recipe(output, uris or [*self.uris, self.uris[0]], (self.good[HELD_OUT],), **changes)
 
 
 class Made:
@@ -173,11 +160,20 @@ class Made:
         self.bucket, self.output = bucket, output
         self.recipe = bucket.recipe(output)
         self.figures = run(self.recipe)
-        self.rows = rows_of(output)
+        self.by_id = by_id(output)
+        self.rows = list(self.by_id.values())
+        self.good = [row for row in self.rows if row["status"] == "ok"]
+        assert len(self.good) == CROPS * len(GOOD)
 
     def copy(self, output: Path) -> Recipe:
         shutil.copytree(self.output, output)
         return self.bucket.recipe(output)
+
+    def again(self, output: Path, **changes: Any) -> dict[bytes, Row]:
+        """The rows of two of the photos, made in another way."""
+        uris = [self.bucket.good[name] for name in (HELD_OUT, "coffee")]
+        generate_here(self.bucket.recipe(output, uris, **changes))
+        return by_id(output)
 
 
 @pytest.fixture(scope="module")
@@ -243,32 +239,25 @@ def test_photos_without_pairs_are_kept_alone_and_pairs_are_what_they_are_without
     assert f"generate: {pairs} of {pairs} images, " in told
     assert f"keep: {plan.unpaired} of {plan.unpaired} photos, " in told
     alone = {row["uri"] for row in rows_of(given.output) if row["split"] == "unpaired"}
-    assert 0 < len(alone) < len(made.bucket.uris)
     assert plan.unpaired == CROPS * len(alone)
     good = CROPS * len(alone & {*made.bucket.good.values()})
     assert (figures["unpaired"], figures["kept"]) == (good, good)
     assert figures["ok"] + figures["held_out"] == figures["made"] == CROPS * len(GOOD) - good
     assert figures["rejected"] + figures["failed"] == len(made.rows) - CROPS * len(GOOD)
-    whole, half = by_id(made.output), by_id(given.output)
+    half = by_id(given.output)
     paired = {name: row for name, row in half.items() if row["uri"] not in alone}
-    assert_same_images({name: whole[name] for name in paired}, paired)
+    assert_same_images({name: made.by_id[name] for name in paired}, paired)
     for name in half.keys() - paired.keys():
-        row = half[name]
-        assert row["status"] == whole[name]["status"]
+        row, whole = half[name], made.by_id[name]
+        assert row["status"] == whole["status"]
         assert {row[column] for column in ("stylized", "total_loss", "iterations", "engine")} == {None}
         if row["status"] == "ok":
-            np.testing.assert_array_equal(pixels(row, "content"), pixels(whole[name], "content"))
+            np.testing.assert_array_equal(pixels(row, "content"), pixels(whole, "content"))
     for unit in units.done_units(Store(given.output)):
         sides = {row["split"] == "unpaired" for row in units.read_unit(Store(given.output), unit)}
         assert sides == {unit.endswith(units.UNPAIRED)}
     again = run(given)
     assert (again["tried"], again["snapshot"], again["digest"]) == (0, 1, figures["digest"])
-
-
-def good_rows(made: Made) -> list[Row]:
-    rows = [row for row in made.rows if row["status"] == "ok"]
-    assert len(rows) == CROPS * len(GOOD)
-    return rows
 
 
 def crops_of(output: str) -> dict[bytes, int]:
@@ -280,29 +269,19 @@ def crops_of(output: str) -> dict[bytes, int]:
 
 def test_the_content_is_the_crop_of_the_decoded_photo_to_the_last_bit(made: Made) -> None:
     crops = crops_of(made.recipe.output)
-    limits = made.recipe.generate
-    for row in good_rows(made):
-        photo = codec.decode(
-            Path(row["uri"]).read_bytes(),
-            min_side=limits.min_side,
-            max_bytes=limits.max_bytes,
-            max_pixels=limits.max_pixels,
-        )
+    limits = made.recipe.generate.model_dump(include={"min_side", "max_bytes", "max_pixels"})
+    for row in made.good:
+        data = Path(row["uri"]).read_bytes()
+        photo = codec.decode(data, **limits)
         expected = codec.crop(photo, SIDE, crops[row["id"]], row["id"])
         np.testing.assert_array_equal(pixels(row, "content"), expected)
         assert (row["height"], row["width"]) == (SIDE, SIDE)
 
 
 def test_losses_are_those_of_the_stored_pictures(made: Made) -> None:
-    objective = Objectives.on(
-        read_style(made.recipe.style),
-        made.recipe.loss,
-        made.recipe.vgg,
-        "cpu",
-        "fp32",
-        torch.get_num_threads(),
-    ).exact
-    rows = good_rows(made)
+    style, threads = read_style(made.recipe.style), torch.get_num_threads()
+    objective = Objectives.on(style, made.recipe.loss, made.recipe.vgg, "cpu", "fp32", threads).exact
+    rows = made.good
     content = to_tensor(np.stack([pixels(row, "content") for row in rows]))
     stylized = to_tensor(np.stack([pixels(row, "stylized") for row in rows]))
     losses = losses_of(objective, stylized, content)
@@ -315,7 +294,7 @@ def test_losses_are_those_of_the_stored_pictures(made: Made) -> None:
 def test_a_unit_says_how_far_each_image_is_from_its_photo(made: Made) -> None:
     moved = {
         row["id"]: np.abs(pixels(row, "content").astype(float) - pixels(row, "stylized")).mean()
-        for row in good_rows(made)
+        for row in made.good
     }
     store = Store(made.recipe.output)
     told: dict[bytes, float] = {}
@@ -326,7 +305,7 @@ def test_a_unit_says_how_far_each_image_is_from_its_photo(made: Made) -> None:
 
 
 def test_a_row_says_how_it_was_made(made: Made) -> None:
-    assert {(row["iterations"], row["init"], row["engine"]) for row in good_rows(made)} == {
+    assert {(row["iterations"], row["init"], row["engine"]) for row in made.good} == {
         (3, "content", f"{ENGINE} lbfgs cpu fp32")
     }
 
@@ -334,7 +313,7 @@ def test_a_row_says_how_it_was_made(made: Made) -> None:
 def test_without_ray_the_dataset_is_the_same_to_the_bit(made: Made, tmp_path: Path) -> None:
     given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
     assert generate_here(given).digest == made.figures["digest"]
-    assert_same_images(by_id(given.output), {row["id"]: row for row in made.rows})
+    assert_same_images(by_id(given.output), made.by_id)
 
 
 def test_another_start_makes_nothing_and_leaves_everything_as_it_is(made: Made) -> None:
@@ -381,31 +360,20 @@ def test_a_retry_is_a_further_attempt_at_failed_images_alone_and_the_last_one_co
 
 def test_neighbours_in_a_batch_change_no_bit_of_an_image(made: Made, tmp_path: Path) -> None:
     # Beside another photo, where it was beside a crop of its own.
-    uris = [made.bucket.good[name] for name in GOOD[1:]]
-    generate_here(made.bucket.recipe(tmp_path / "out", uris, crops=1))
-    some = by_id(tmp_path / "out")
-    assert len(some) == len(uris)
-    assert_same_images(some, {row["id"]: row for row in made.rows if row["id"] in some})
+    some = made.again(tmp_path / "out", crops=1)
+    assert len(some) == 2
+    assert_same_images(some, {identity: made.by_id[identity] for identity in some})
 
 
 def test_a_larger_unit_changes_an_image_by_rounding_alone(made: Made, tmp_path: Path) -> None:
-    uris = [made.bucket.good[name] for name in GOOD[1:]]
-    generate_here(made.bucket.recipe(tmp_path / "out", uris, unit_images=7))
-    some = by_id(tmp_path / "out")
-    assert len(some) == CROPS * len(uris)
-    others = {row["id"]: row for row in made.rows}
+    some = made.again(tmp_path / "out", unit_images=2 * CROPS)
+    assert len(some) == 2 * CROPS
     for identity, row in some.items():
-        np.testing.assert_array_equal(pixels(row, "content"), pixels(others[identity], "content"))
-        assert row["total_loss"] == pytest.approx(others[identity]["total_loss"], rel=1e-4)
-        levels = pixels(row, "stylized").astype(int) - pixels(others[identity], "stylized")
+        other = made.by_id[identity]
+        np.testing.assert_array_equal(pixels(row, "content"), pixels(other, "content"))
+        assert row["total_loss"] == pytest.approx(other["total_loss"], rel=1e-4)
+        levels = pixels(row, "stylized").astype(int) - pixels(other, "stylized")
         assert abs(levels).max() <= 1
-
-
-def run_within(given: Recipe, budget: Budget, min_done: float | None = None) -> dict[str, Any]:
-    """The figures of a run that a budget may end."""
-    store = Store(given.output)
-    with acquire(store, "generate") as lease:
-        return as_json(generate(given, store, lease, budget=budget, min_done=min_done))
 
 
 @pytest.fixture
@@ -432,7 +400,7 @@ def parted() -> Iterator[list[int]]:
 def test_a_budget_that_is_spent_lets_no_unit_begin(made: Made, tmp_path: Path, budget: Budget) -> None:
     given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
     with pytest.raises(IncompleteError) as ended:
-        run_within(given, budget)
+        run(given, budget=budget)
     figures = ended.value.figures
     assert str(ended.value) == (
         f"{figures['found']} images are pending: {budget.stop_reason()}; run the same command again"
@@ -459,7 +427,7 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run_whatever_the_ex
 ) -> None:
     given = made.recipe.model_copy(update={"output": str(tmp_path / "out")})
     budget = until_one_is_done(given.output)
-    figures = run_within(given, budget, min_done=0.01)
+    figures = run(given, budget=budget, min_done=0.01)
     assert parted == [4]  # no other execution has begun
     assert figures["stopped"] == "the deadline 2026-11-25 06:00+00:00 has come"
     found, pending = figures["found"], figures["pending"]
@@ -472,7 +440,7 @@ def test_what_a_deadline_leaves_is_told_and_made_by_the_next_run_whatever_the_ex
     assert snapshot.done == (found - pending) / found
 
     with pytest.raises(IncompleteError) as ended:  # nor does it begin one at another start
-        run_within(given, budget, min_done=0.99)
+        run(given, budget=budget, min_done=0.99)
     told = f"{pending} images are pending: {figures['stopped']}; {snapshot.done:.1%} are done, train.min_done"
     assert str(ended.value) == f"{told} asks for 99.0%; run the same command again"
     assert latest_snapshot(Store(given.output)) == snapshot
@@ -500,7 +468,9 @@ def test_prometheus_sees_what_became_of_images(made: Made) -> None:
     # Ray forgets a gauge whose run has ended; its counters stay.
     shown = metrics.Metrics("s3://bucket/out", 0, 1)
     shown.add(UnitOutcome("u", losses=(1.0,), stages=StageSeconds(device=1.0)), 1, 1.0, 0.0)
-    told = METRICS | {"ok", "rejected", "failed"}
+    old = ("images_total", "units_total", "iterations_total", "queue_depth")
+    old += ("seconds_per_image", "device_busy_ratio")
+    told = {f"ray_{name}" for name in (*old, *metrics.METRICS)} | {"ok", "rejected", "failed"}
     deadline = time.monotonic() + 120
     while True:  # Ray tells of them every few seconds, and not of all at once
         with urllib.request.urlopen(page, timeout=30) as answer:
@@ -518,8 +488,11 @@ def test_prometheus_sees_what_became_of_images(made: Made) -> None:
     assert {*statuses} == {"ok", "rejected", "failed"}
 
 
+Spoiled = tuple[Recipe, IncompleteError]
+
+
 @pytest.fixture(scope="module")
-def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, IncompleteError]:
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Spoiled:
     """A folder of three: a photo, a text, and one that went between planning and reading."""
     folder = tmp_path_factory.mktemp("spoiled")
     shrink("coffee", folder / "in" / "coffee.jpg")
@@ -534,7 +507,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Incomplet
     return given, ended.value
 
 
-def test_too_many_rejected_photos_are_an_error_after_sealing(spoiled: tuple[Recipe, IncompleteError]) -> None:
+def test_too_many_rejected_photos_are_an_error_after_sealing(spoiled: Spoiled) -> None:
     given, error = spoiled
     assert str(error) == "1 of 2 images were rejected (50.0%); generate.max_rejected allows 49.0%"
     assert error.exit_code == 1
@@ -545,8 +518,7 @@ def test_too_many_rejected_photos_are_an_error_after_sealing(spoiled: tuple[Reci
 
 
 def test_rejected_photos_are_told_by_every_start_until_they_are_allowed(
-    spoiled: tuple[Recipe, IncompleteError],
-    capsys: pytest.CaptureFixture[str],
+    spoiled: Spoiled, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given, error = spoiled
     with pytest.raises(IncompleteError) as again:
@@ -559,9 +531,7 @@ def test_rejected_photos_are_told_by_every_start_until_they_are_allowed(
     assert run(given.model_copy(update={"generate": half}))["rejected"] == 1
 
 
-def test_a_photo_that_vanishes_after_planning_has_failed_and_is_gone(
-    spoiled: tuple[Recipe, IncompleteError],
-) -> None:
+def test_a_photo_that_vanishes_after_planning_has_failed_and_is_gone(spoiled: Spoiled) -> None:
     given, error = spoiled
     told = {Path(row["uri"]).name: (row["status"], row["reason"]) for row in rows_of(given.output)}
     assert told == {
@@ -589,7 +559,7 @@ def test_from_a_bucket_into_a_bucket_is_the_same_as_on_disk(made: Made, s3: str)
     ]
     # The first crop is the centre, whatever the id.
     crops = crops_of(made.recipe.output)
-    on_disk = {Path(row["uri"]).stem: row for row in good_rows(made) if crops[row["id"]] == 0}
+    on_disk = {Path(row["uri"]).stem: row for row in made.good if crops[row["id"]] == 0}
     for name in ("coffee", "moose"):
         row = rows[f"{s3}/photos/deep/{name}.jpg"]
         for column in ("content", "stylized"):

@@ -147,34 +147,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 # The verdict
 
 
-def test_the_verdict_by_hand() -> None:
-    assert judge_warm_start([4.0, 9.0], [1.0, 9.0]) == Verdict(2, pytest.approx(0.5), [0.25, 1.0], True)
-    assert judge_warm_start([4.0, 1.0], [1.0, 5.0]) == Verdict(
-        2, pytest.approx(math.sqrt(5 / 4)), [0.25, 5.0], False
-    )
-
-
-def test_no_worse_is_good_enough_and_the_least_worse_is_not() -> None:
-    assert judge_warm_start([2.0, 8.0], [2.0, 8.0]).used
-    assert not judge_warm_start([2.0, 8.0], [2.0, 8.0001]).used
-
-
-def test_the_mean_is_over_photos_and_not_over_losses() -> None:
+VERDICTS: dict[str, tuple[list[float], list[float], float | None, list[float], bool]] = {
+    "better": ([4, 9], [1, 9], 0.5, [0.25, 1], True),
+    "worse": ([4, 1], [1, 5], math.sqrt(5 / 4), [0.25, 5], False),
+    "no worse is good enough": ([2, 8], [2, 8], 1, [1, 1], True),
+    "the least worse is not": ([2, 8], [2, 8.0001], math.sqrt(8.0001 / 8), [1, 8.0001 / 8], False),
     # Half of a small loss outweighs a tenth more of a large one.
-    assert judge_warm_start([1.0, 1e6], [0.5, 1.1e6]).used
+    "a mean over photos and not over losses": ([1, 1e6], [0.5, 1.1e6], math.sqrt(0.55), [0.5, 1.1], True),
+    "two losses of nothing are equal": ([0], [0], 1, [1], True),
+    "a photo that cannot be optimised at all tells nothing": ([math.inf, 2], [1, 1], 0.5, [0.5], True),
+    "no photo can be optimised": ([math.inf], [math.inf], None, [], False),
+    "no photo": ([], [], None, [], False),
+    "a picture that leads to no number speaks against the model": ([2, 2], [math.inf, 1], None, [], False),
+}
+"""Losses from the photos and from the model; their mean ratio, each ratio, and whether the model is used."""
 
 
-def test_a_photo_that_cannot_be_optimised_at_all_tells_nothing_of_the_model() -> None:
-    assert judge_warm_start([math.inf, 2.0], [1.0, 1.0]) == Verdict(1, 0.5, [0.5], True)
-    assert judge_warm_start([math.inf], [math.inf]) == judge_warm_start([], []) == Verdict(0, None, [], False)
-
-
-def test_a_picture_that_leads_to_no_number_speaks_against_the_model() -> None:
-    assert judge_warm_start([2.0, 2.0], [math.inf, 1.0]) == Verdict(2, None, [], False)
-
-
-def test_two_losses_of_nothing_are_equal() -> None:
-    assert judge_warm_start([0.0], [0.0]) == Verdict(1, 1.0, [1.0], True)
+@pytest.mark.parametrize("case", VERDICTS)
+def test_the_verdict_by_hand(case: str) -> None:
+    cold, warm, ratio, each, used = VERDICTS[case]
+    checked = sum(map(math.isfinite, cold))
+    assert judge_warm_start(cold, warm) == Verdict(checked, pytest.approx(ratio), each, used)
 
 
 # Which models fit
@@ -206,10 +199,11 @@ def test_an_output_that_has_published_nothing_yet_means_the_photos_and_is_told(
     )
 
 
-def test_where_no_output_is_the_address_is_refused(home: Home) -> None:
+def test_where_no_output_is_the_address_is_refused_before_anything_is_planned(home: Home) -> None:
     for uri in (str(home.root / "wrong"), f"{home.good}/models/w"):
         with pytest.raises(RecipeError, match=rf"^generate\.init: model {uri}: found neither .*; allowed: "):
-            home.find(uri)
+            home.run(home.recipe("refused", f"model:{uri}"))
+    assert not (home.root / "refused" / "dataset").exists()
 
 
 @pytest.mark.parametrize(
@@ -372,30 +366,12 @@ def good_rows(given: Recipe) -> dict[bytes, Row]:
     return {row["id"]: row for row in rows}
 
 
-def assert_same_images(some: dict[bytes, Row], others: dict[bytes, Row]) -> None:
-    assert some.keys() == others.keys()
-    for identity, row in some.items():
-        other = others[identity]
-        for name in ("iterations", "init", "engine", "content_loss", "style_loss", "total_loss"):
-            assert row[name] == other[name]
-        np.testing.assert_array_equal(
-            codec.decode_stored(row["stylized"]["bytes"]), codec.decode_stored(other["stylized"]["bytes"])
-        )
-
-
-@pytest.fixture(scope="module")
-def cold(home: Home) -> tuple[str, dict[bytes, Row]]:
-    """The dataset of images that start from their photos: its digest and rows."""
-    given = home.recipe("cold")
-    return generate_here(given).digest, good_rows(given)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_good_model_is_used_by_every_image(
-    home: Home, cold: tuple[str, dict[bytes, Row]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = read_model(home.good).name
+def test_a_good_model_is_used_by_every_image(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    from_photos, name = home.recipe("cold"), read_model(home.good).name
+    generate_here(from_photos)
+    cold = good_rows(from_photos)
     given = home.recipe("warm", f"model:{home.good}")
     figures, rows = home.run(given), good_rows(given)
     assert f"images start from model {name}: from the model's pictures" in capsys.readouterr().err
@@ -404,7 +380,7 @@ def test_a_good_model_is_used_by_every_image(
     assert tried["ratio"] <= max(tried["each"]) * (1 + 1e-9)
     assert max(tried["each"]) < 1
     assert {row["init"] for row in rows.values()} == {f"model:{name}"}
-    assert all(row["total_loss"] < cold[1][identity]["total_loss"] for identity, row in rows.items())
+    assert all(row["total_loss"] < cold[identity]["total_loss"] for identity, row in rows.items())
     json.dumps(figures, allow_nan=False)
 
 
@@ -429,10 +405,3 @@ def test_on_the_first_night_of_an_output_that_starts_from_its_own_model_nothing_
     model, tried = check_start(None, plan, store, read_style(given.style), given, WORKERS)
     assert model is None
     assert tried == WarmStartFigures(None, Verdict(0, None, [], False))
-
-
-def test_a_wrong_model_is_refused_before_anything_is_planned(home: Home) -> None:
-    given = home.recipe("refused", f"model:{home.root / 'wrong'}")
-    with pytest.raises(RecipeError, match=r"^generate\.init: "):
-        home.run(given)
-    assert not (home.root / "refused" / "dataset").exists()

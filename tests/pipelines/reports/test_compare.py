@@ -1,6 +1,8 @@
 """Laws of `batch-nst try`: pictures and losses are those of `generate`; nothing is written but one page."""
 
+import contextlib
 import html
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -34,33 +36,26 @@ from tests.support.places import SAMPLES
 SIDE = 32
 NAMES = ("astronaut", "chelsea", "coffee", "panda")
 WEIGHTS = "loss.style_weight=10,1000"
+RECIPE = f"""
+output: out
+style: {{image: painting.png, size: {SIDE}}}
+loss: {{content_layers: {{relu2_1: 1}}, style_layers: {{relu1_1: 1, relu2_1: 1}}}}
+generate: {{input: photos, image_size: {SIDE}, iterations: 5, min_side: 16, precision: fp32}}
+evaluate: {{holdout_photos: [panda.png]}}
+"""
 
 
 class Home:
     """A painting, four photos and a recipe."""
 
-    def __init__(self, root: Path, **generate: Any) -> None:
+    def __init__(self, root: Path) -> None:
         self.root, self.recipe, self.page = root, root / "recipe.yaml", root / "try.html"
         (root / "photos").mkdir()
         for name in NAMES:
             self.add(f"{name}.png", name)
         with Image.open(SAMPLES / "styles" / "van_gogh_auvers.jpg") as painting:
             painting.resize((48, 40)).save(root / "painting.png")
-        document = {
-            "output": "out",
-            "style": {"image": "painting.png", "size": SIDE},
-            "loss": {"content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 1.0, "relu2_1": 1.0}},
-            "generate": {
-                "input": "photos",
-                "image_size": SIDE,
-                "iterations": 5,
-                "min_side": 16,
-                "precision": "fp32",
-                **generate,
-            },
-            "evaluate": {"holdout_photos": ["panda.png"]},
-        }
-        self.recipe.write_text(yaml.safe_dump(document))
+        self.recipe.write_text(RECIPE)
 
     def add(self, file: str, name: str) -> None:
         with Image.open(SAMPLES / "content" / f"{name}.jpg") as photo:
@@ -74,7 +69,10 @@ class Home:
         return read_variants(self.recipe, overrides)
 
     def compare(self, *overrides: str, photos: int = 4) -> dict[str, Any]:
-        return as_json(try_variants(self.variants(*overrides), photos, str(self.page)))
+        with contextlib.redirect_stderr(io.StringIO()) as told:
+            self.figures = as_json(try_variants(self.variants(*overrides), photos, str(self.page)))
+        self.told = told.getvalue()
+        return self.figures
 
     def text(self) -> str:
         """Of the page, in one line."""
@@ -87,6 +85,18 @@ class Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
+
+
+EVIL = '<script>"&.png'
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Two values on the panda, under a name that nobody should trust."""
+    home = Home(tmp_path_factory.mktemp("try"))
+    home.add(EVIL, "panda")
+    home.compare(WEIGHTS, f"evaluate.holdout_photos=['{EVIL}']", photos=1)
+    return home
 
 
 def shown(picture: Pixels) -> str:
@@ -153,17 +163,13 @@ def test_pictures_are_those_of_stylize(home: Home) -> None:
 
 
 def test_without_style_a_photo_stays_as_it_is(home: Home) -> None:
-    figures = home.compare("loss.style_weight=0,10", photos=1)
-    assert {name: figures["values"][0][name] for name in ("content", "total", "last_tenth")} == {
-        "content": 0.0,
-        "total": 0.0,
-        "last_tenth": 0.0,
-    }
+    found = home.compare("loss.style_weight=0,10", photos=1)["values"][0]
+    assert (found["content"], found["total"], found["last_tenth"]) == (0, 0, 0)
     assert home.page.read_text().count(shown(home.pixels(FIRST[0]))) == 2  # the photo, and what it became
 
 
 def test_more_weight_on_style_brings_style_down_and_takes_content_away(home: Home) -> None:
-    light, heavy = home.compare("loss.style_weight=1,1000", "generate.iterations=20")["values"]
+    light, heavy = home.compare("loss.style_weight=1,1000", "generate.iterations=20", photos=1)["values"]
     assert heavy["style"] < light["style"]
     assert heavy["content"] > light["content"]
 
@@ -200,13 +206,12 @@ def test_a_curve_by_hand() -> None:
 # Photos
 
 
-def test_bad_photos_are_passed_over_with_a_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_photos_are_passed_over_with_a_line(home: Home) -> None:
     (home.root / "photos" / "panda.png").write_bytes(b"no picture")
     figures = home.compare(WEIGHTS, photos=3)
     assert figures["photos"] == FIRST[1:]
-    told = capsys.readouterr().err
-    assert f"rejected: {home.root}/photos/panda.png: not_an_image: " in told
-    assert "optimising 3 photos for 2 values on cpu" in told
+    assert f"rejected: {home.root}/photos/panda.png: not_an_image: " in home.told
+    assert "optimising 3 photos for 2 values on cpu" in home.told
 
 
 def test_the_choice_depends_on_keys_alone(home: Home) -> None:
@@ -246,10 +251,9 @@ def test_two_keys_are_rows_and_columns(home: Home) -> None:
     assert page.count("<polyline") == 12
 
 
-def test_the_page_says_what_can_be_compared(home: Home) -> None:
-    home.compare(WEIGHTS, photos=1)
-    assert "Totals of different values cannot be compared" in home.text()
-    assert "only among the photos of one value" not in home.text()
+def test_the_page_says_what_can_be_compared(home: Home, tried: Home) -> None:
+    assert "Totals of different values cannot be compared" in tried.text()
+    assert "only among the photos of one value" not in tried.text()
     home.compare("loss.content_layers={relu1_2: 1},{relu2_1: 1}", photos=1)
     assert "only among the photos of one value" in home.text()
 
@@ -263,10 +267,8 @@ def test_paintings_that_differ_are_all_shown(home: Home) -> None:
     assert "<figcaption>great_wave.jpg</figcaption>" in home.page.read_text()
 
 
-def test_the_page_is_one_file_that_fetches_nothing_and_escapes_names(home: Home) -> None:
-    home.add('<script>"&.png', "coffee")
-    home.compare(WEIGHTS, "evaluate.holdout_photos=['<script>\"&.png']", photos=1)
-    page = home.page.read_text()
+def test_the_page_is_one_file_that_fetches_nothing_and_escapes_names(tried: Home) -> None:
+    page = tried.page.read_text()
     assert page.startswith("<!doctype html>\n")
     assert "<script" not in page
     assert "&lt;script&gt;&#34;&amp;.png" in page
@@ -274,10 +276,9 @@ def test_the_page_is_one_file_that_fetches_nothing_and_escapes_names(home: Home)
     assert set(re.findall(r'(?:src|href)="(.{0,5})', page)) == {"data:"}
 
 
-def test_nothing_is_written_but_the_page(home: Home) -> None:
-    before = home.files()
-    home.compare(WEIGHTS, photos=1)
-    assert home.files() - before == {"try.html"}
+def test_nothing_is_written_but_the_page(tried: Home) -> None:
+    photos = {f"photos/{name}.png" for name in NAMES} | {f"photos/{EVIL}"}
+    assert tried.files() == {"photos", *photos, "painting.png", "recipe.yaml", "try.html"}
 
 
 def test_interrupted_the_page_shows_what_was_done(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,30 +325,23 @@ def test_a_wrong_file_of_any_value_is_refused_before_any_work(
     assert not home.page.exists()
 
 
-def test_it_tells_how_long_it_will_take_and_ends_with_a_table(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figures = home.compare(WEIGHTS, photos=1)
-    lines = capsys.readouterr().err.splitlines()
+def test_it_tells_how_long_it_will_take_and_ends_with_a_table(tried: Home) -> None:
+    lines = tried.told.splitlines()
     assert len([line for line in lines if re.fullmatch(r"about \S+\ss in all", line)]) == 1
     assert re.fullmatch(r" +content +style +total +last tenth", lines[-4])
     assert [line.split()[0] for line in lines[-3:-1]] == ["loss.style_weight=10", "loss.style_weight=1000"]
-    assert lines[-1] == f"page: {home.page}" == f"page: {figures['file']}"
+    assert lines[-1] == f"page: {tried.page}" == f"page: {tried.figures['file']}"
 
 
-def test_images_start_from_the_photos_whatever_the_recipe_says(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plain = home.compare(WEIGHTS, photos=1)
-    first = home.page.read_text()
+def test_images_start_from_the_photos_whatever_the_recipe_says(home: Home, tried: Home) -> None:
     warm = home.compare(WEIGHTS, "generate.init=model:s3://nowhere/model", photos=1)
-    assert "generate.init: here, images start from the photos" in capsys.readouterr().err
-    assert [each["total"] for each in warm["values"]] == [each["total"] for each in plain["values"]]
-    assert re.findall('data:[^"]*', home.page.read_text()) == re.findall('data:[^"]*', first)
+    assert "generate.init: here, images start from the photos" in home.told
+    assert [each["total"] for each in warm["values"]] == [each["total"] for each in tried.figures["values"]]
+    pictures, expected = (re.findall('data:[^"]*', page.read_text()) for page in (home.page, tried.page))
+    assert pictures == expected
 
 
-def test_the_recipe_itself_is_shown(home: Home) -> None:
-    home.compare(WEIGHTS, photos=1)
-    settings = html.unescape(re.findall("<pre>(.*?)</pre>", home.page.read_text(), re.DOTALL)[0])
-    recipe = load_recipe(home.recipe, ["loss.style_weight=10"])
+def test_the_recipe_itself_is_shown(tried: Home) -> None:
+    settings = html.unescape(re.findall("<pre>(.*?)</pre>", tried.page.read_text(), re.DOTALL)[0])
+    recipe = load_recipe(tried.recipe, ["loss.style_weight=10"])
     assert yaml.safe_load(settings) == recipe.model_dump(include={"style", "loss", "vgg", "generate"})

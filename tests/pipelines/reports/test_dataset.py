@@ -35,7 +35,6 @@ class Dataset:
     def __init__(self, root: Path) -> None:
         self.store, self.page = Store(str(root / "out")), root / "page.html"
         self.rows: list[dict[str, Any]] = []
-        self.gone: set[bytes] = set()
         write_settings(self.store, SETTINGS)
 
     def make(self, *losses: float | None, prefix: str = "") -> None:
@@ -53,10 +52,11 @@ class Dataset:
                 self.rows.append(made[-1])
             units.commit_unit(self.store, unit, made, "00" * 16)
 
-    def seal(self) -> None:
+    def seal(self, gone: int | None = None) -> None:
+        """One of them may be gone from the input."""
         planned = [
-            {"id": row["id"], "attempt": 0, "unit": row["unit"], "present": row["id"] not in self.gone}
-            for row in self.rows
+            {"id": row["id"], "attempt": 0, "unit": row["unit"], "present": number != gone}
+            for number, row in enumerate(self.rows)
         ]
         columns = [
             *(("id", pa.binary(16)), ("attempt", pa.int32())),
@@ -71,6 +71,11 @@ class Dataset:
     def inspect(self) -> dict[str, Any]:
         return as_json(inspect(self.store.uri, str(self.page)))
 
+    def inspect_sealed(self, *losses: float | None) -> dict[str, Any]:
+        self.make(*losses)
+        self.seal()
+        return self.inspect()
+
     def shown(self, kind: str) -> list[int]:
         """Numbers of the photos on the page, in order."""
         part = re.search(rf"<h3>{kind} .*?(?=<h3>|</section>)", self.page.read_text(), re.DOTALL)
@@ -82,19 +87,27 @@ def dataset(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path)
 
 
+THIRTY = [100.0 + number for number in range(30)]
 MADE = {"made": 40, "tried": 40, "device": "cpu", "devices": 2, "span_seconds": 80.0, "device_seconds": 150.0}
 
 
-def test_figures_are_those_of_the_snapshot_and_the_runs(dataset: Dataset) -> None:
-    dataset.make(*(100.0 + number for number in range(30)), None, 1e6)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Good and bad pairs, with runs and names that nobody should trust."""
+    dataset = Dataset(tmp_path_factory.mktemp("whole"))
+    dataset.make(*THIRTY, None, 1e6, prefix=EVIL)
     dataset.seal()
     dataset.run("1-generate", **MADE)
     dataset.run("2-nightly", dataset={**MADE, "span_seconds": 40.0}, version="a")
     dataset.run("3-generate", **{**MADE, "made": 0})
     dataset.run("4-generate", error="stopped by SIGTERM")
-    figures = dataset.inspect()
+    return dataset
+
+
+def test_figures_are_those_of_the_snapshot_and_the_runs(whole: Dataset) -> None:
+    figures = whole.inspect()
     assert figures == {
-        "output": dataset.store.uri,
+        "output": whole.store.uri,
         "units": {"done": 16, "looked_at": 16},
         "snapshot": 1,
         "counts": {
@@ -116,15 +129,13 @@ def test_figures_are_those_of_the_snapshot_and_the_runs(dataset: Dataset) -> Non
         "made": 80,
         "device_seconds": 300.0,
         "images_per_hour": 3600.0,
-        "file": str(dataset.page),
+        "file": str(whole.page),
     }
     assert figures["quality"]["left_out"] == {"barely_changed": 0, "blew_up": 1}
 
 
 def test_the_sheet_shows_the_best_the_worst_some_others_and_what_is_left_out(dataset: Dataset) -> None:
-    dataset.make(*(100.0 + number for number in range(30)), 1e6, 1e7)
-    dataset.seal()
-    dataset.inspect()
+    dataset.inspect_sealed(*THIRTY, 1e6, 1e7)
     assert dataset.shown("Best") == list(range(8))
     assert dataset.shown("Worst") == list(range(29, 21, -1))
     assert dataset.shown("Left out") == [30, 31]
@@ -136,9 +147,8 @@ def test_the_sheet_shows_the_best_the_worst_some_others_and_what_is_left_out(dat
 
 
 def test_what_is_gone_or_to_be_forgotten_is_not_shown(dataset: Dataset) -> None:
-    dataset.make(*(100.0 + number for number in range(30)))
-    dataset.gone = {dataset.rows[0]["id"]}
-    dataset.seal()
+    dataset.make(*THIRTY)
+    dataset.seal(gone=0)
     # As after a kill, before the unit was rewritten.
     request = {"ids": [dataset.rows[1]["id"].hex()], "pairs": []}
     dataset.store.create(f"{FORGOTTEN}/000001.json", json.dumps(request).encode())
@@ -148,8 +158,7 @@ def test_what_is_gone_or_to_be_forgotten_is_not_shown(dataset: Dataset) -> None:
 
 def test_bad_photos_are_listed_but_for_those_that_are_gone(dataset: Dataset) -> None:
     dataset.make(1.0, None, None, 2.0, None, None)
-    dataset.gone = {dataset.rows[4]["id"]}
-    dataset.seal()
+    dataset.seal(gone=4)
     dataset.inspect()
     listed = re.findall(r'<th scope="row">.*?(\d+)\.jpg</th>\s*<td>(.*?)<small>', dataset.page.read_text())
     assert listed == [(number, "rejected, truncated") for number in "125"]
@@ -157,9 +166,7 @@ def test_bad_photos_are_listed_but_for_those_that_are_gone(dataset: Dataset) -> 
 
 def test_of_many_bad_photos_some_are_listed(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports_dataset, "_BAD_UNITS", 2)
-    dataset.make(*[None] * 20)
-    dataset.seal()
-    assert dataset.inspect()["reasons"]["rejected"] == {"truncated": 20}
+    assert dataset.inspect_sealed(*[None] * 20)["reasons"]["rejected"] == {"truncated": 20}
     assert "Which photos: 4 of them" in dataset.page.read_text()
 
 
@@ -213,14 +220,11 @@ def test_of_many_units_few_are_read(dataset: Dataset, monkeypatch: pytest.Monkey
     assert 0 < len([name for name in read if name.startswith(units.DATA)]) <= 3 * 8
 
 
-def test_it_writes_nothing_into_the_output_and_fetches_nothing(dataset: Dataset) -> None:
-    dataset.make(*(100.0 + number for number in range(30)), None, prefix=EVIL)
-    dataset.seal()
-    dataset.run("1-generate", **MADE)
-    before = dataset.store.list()
-    dataset.inspect()
-    assert dataset.store.list() == before
-    page = dataset.page.read_text()
+def test_it_writes_nothing_into_the_output_and_fetches_nothing(whole: Dataset) -> None:
+    before = whole.store.list()
+    whole.inspect()
+    assert whole.store.list() == before
+    page = whole.page.read_text()
     assert "<script" not in page
     assert not re.search(r"https?://|@import|url\((?!#)", page)
     sources = re.findall(r'(?:src|href)="(.{0,5})', page)
@@ -245,16 +249,11 @@ def test_a_bucket_is_looked_at_as_well(s3: str, tmp_path: Path) -> None:
     dataset = Dataset(tmp_path)
     dataset.store = Store(f"{s3}/{tmp_path.name}/out")
     write_settings(dataset.store, SETTINGS)
-    dataset.make(*(100.0 + number for number in range(6)))
-    dataset.seal()
-    assert dataset.inspect()["counts"]["ok"] == 6
+    assert dataset.inspect_sealed(*THIRTY[:6])["counts"]["ok"] == 6
     assert dataset.shown("Best") == list(range(6))
 
 
-def test_nothing_keeps_anyone_from_reading_it(dataset: Dataset, browser: Browser, axe: str) -> None:
-    dataset.make(*(100.0 + number for number in range(30)), None, 1e6)
-    dataset.seal()
-    dataset.run("1-generate", **MADE)
-    dataset.inspect()
-    browser.look(dataset.page, 390)
+def test_nothing_keeps_anyone_from_reading_it(whole: Dataset, browser: Browser, axe: str) -> None:
+    whole.inspect()
+    browser.look(whole.page, 390)
     assert browser.faults(axe) == []

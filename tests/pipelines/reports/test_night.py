@@ -144,6 +144,12 @@ def given() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def training(given: dict[str, Any]) -> dict[str, Any]:
+    """What is known before there are scores."""
+    return {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
+
+
+@pytest.fixture(scope="module")
 def report(given: dict[str, Any]) -> str:
     return render(Report(**given))
 
@@ -175,19 +181,25 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text += data
 
+    def words(self) -> str:
+        """All of its text, in one line and with plain spaces."""
+        return " ".join(self.text.split())
+
     def images(self, alt: str) -> list[str]:
         return [str(attrs["src"]) for tag, attrs in self.tags if tag == "img" and attrs["alt"] == alt]
 
 
-def test_it_fetches_nothing_and_runs_nothing(report: str) -> None:
-    page = Page(report)
-    for tag, attrs in page.tags:
+@pytest.mark.parametrize("of_a_night", [False, True], ids=["a run", "a night"])
+def test_it_fetches_nothing_and_runs_nothing(given: dict[str, Any], report: str, of_a_night: bool) -> None:
+    shown = _night(given) if of_a_night else report
+    links = ("data:image/webp;base64,", "#", "blind.html", *(each.link for each in EARLIER))
+    for tag, attrs in Page(shown).tags:
         assert tag not in {"script", "link", "iframe", "object", "base"}
         for name, value in attrs.items():
             assert not name.startswith("on")
             if name in {"src", "href", "xlink:href"}:
-                assert str(value).startswith(("data:image/webp;base64,", "#", "blind.html"))
-    assert not re.search(r"https?://|@import|url\((?!#)", report)
+                assert str(value).startswith(links)
+    assert not re.search(r"https?://|@import|javascript:|script-src|url\((?!#)", shown)
 
 
 STARTED = datetime(2026, 11, 25, 22, 50)
@@ -250,15 +262,13 @@ def _night(given: dict[str, Any], rival: Any = RIVAL, **changes: Any) -> str:
     return render(Report(**given | changed))
 
 
-def _text(report: str) -> str:
-    return " ".join(Page(report).text.split())
-
-
 def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_before(
     given: dict[str, Any],
 ) -> None:
-    report = _night(given)
-    text = _text(report)
+    page = Page(_night(given))
+    for triple in given["triples"]:  # each photo after the old and the new model
+        for kind in ("photo", "published model", "new model"):
+            assert page.images(f"{triple.name}: {kind}")
     for told in (
         "night of 25 November 2026, 22:50 UTC A better model Model 000002-bbbbbbbbbbbb is "
         "published. On 2 held-out photos its objective is 26 123, "
@@ -273,35 +283,27 @@ def test_a_night_begins_with_its_verdict_what_was_new_its_cost_and_the_nights_be
         "The new model is the better one on 1.",
         "Published31 0006.2 k3100.60.3 Needed30 380 New26 123",
     ):
-        assert told in text.replace("\u202f", " ")
-    links = [attrs["href"] for tag, attrs in Page(report).tags if tag == "a"]
+        assert told in page.words()
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     assert links == [*(each.link for each in EARLIER), "blind.html"]
-    assert not re.search(r"https?://|<script|javascript:", report)
 
 
 def test_a_refused_night_begins_with_the_reason(given: dict[str, Any]) -> None:
     refused = {"why": REFUSAL, "max_objective": 1.0}
-    text = _text(_night(given, published=False, previous=None, refused=refused))
+    text = Page(_night(given, published=False, previous=None, refused=refused)).words()
     assert "No new model Model 000002-bbbbbbbbbbbb is refused. On 2 held-out photos its objective" in text
     assert "The reason: objective <b>99</b> & more." in text
-    text = _text(_night(given, refused={"why": REFUSAL}, compared=None, rival=None))
+    text = Page(_night(given, refused={"why": REFUSAL}, compared=None, rival=None)).words()
     assert "is refused. The reason: objective <b>99</b> & more." in text
     assert "Old against new" not in text
 
 
 def test_a_first_night_compares_with_nothing(given: dict[str, Any]) -> None:
     first = Night(MADE, {**GATE, "previous": None, "compared": None}, COST)
-    text = _text(render(Report(**given, night=first, started=STARTED)))
+    text = Page(render(Report(**given, night=first, started=STARTED))).words()
     assert "is published. On 2 photos that it has never seen, its pictures score 2.65 times what 100" in text
     assert "Old against new" not in text
     assert "Earlier nights" not in text
-
-
-def test_each_photo_is_shown_after_the_old_and_the_new_model(given: dict[str, Any]) -> None:
-    page = Page(_night(given))
-    for triple in given["triples"]:
-        for kind in ("photo", "published model", "new model"):
-            assert page.images(f"{triple.name}: {kind}")
 
 
 def test_a_report_of_large_pictures_is_a_file_of_three_megabytes_at_most(given: dict[str, Any]) -> None:
@@ -323,15 +325,21 @@ def test_a_report_of_large_pictures_is_a_file_of_three_megabytes_at_most(given: 
     assert len(report) < 3_000_000
     page = Page(report)
     assert [bool(page.images(f"{number}.jpg: photo")) for number in range(16)] == [True] * 8 + [False] * 8
-    assert "Shown are 8 of 16." in " ".join(page.text.split())
+    assert "Shown are 8 of 16." in page.words()
+
+
+@pytest.fixture(scope="module")
+def page(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a night, with all that a report may hold."""
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(_night(given, refused={"why": REFUSAL}))
+    return file
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (320, False), (1280, False)])
 def test_a_browser_shows_all_of_it_without_scrolling_sideways(
-    given: dict[str, Any], browser: Browser, tmp_path: Path, width: int, dark: bool
+    browser: Browser, page: Path, width: int, dark: bool
 ) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(_night(given, refused={"why": REFUSAL}))
     look = browser.look(page, width, dark=dark)
     assert width - 20 < look.width <= width  # beside it the bar that scrolls
     assert look.undecoded == []
@@ -342,27 +350,21 @@ def test_a_browser_shows_all_of_it_without_scrolling_sideways(
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_keeps_anyone_from_reading_it(
-    given: dict[str, Any], browser: Browser, axe: str, tmp_path: Path, dark: bool
+    training: dict[str, Any], browser: Browser, axe: str, page: Path, tmp_path: Path, dark: bool
 ) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(_night(given, refused={"why": REFUSAL}))
     browser.look(page, 1280, dark=dark)
     assert browser.faults(axe) == []
-    made = {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
+    other = tmp_path / "index.html"
     for under_way in (False, True):
-        page.write_text(render(Report(**made, under_way=under_way)))
-        browser.look(page, 390, dark=dark)
+        other.write_text(render(Report(**training, under_way=under_way)))
+        browser.look(other, 390, dark=dark)
         assert browser.faults(axe) == []
-    page.write_text('<html lang="en"><title>a page</title><main><h1>cats</h1><img src="data:,">')
-    browser.look(page, 1280)
+    other.write_text('<html lang="en"><title>a page</title><main><h1>cats</h1><img src="data:,">')
+    browser.look(other, 1280)
     assert [fault.partition(":")[0] for fault in browser.faults(axe)] == ["image-alt"]
 
 
-def test_one_kind_of_picture_is_shown_alone_and_pixel_by_pixel(
-    given: dict[str, Any], browser: Browser, tmp_path: Path
-) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(_night(given))
+def test_one_kind_of_picture_is_shown_alone_and_pixel_by_pixel(browser: Browser, page: Path) -> None:
     browser.look(page, 1280)
     shown = """[...document.querySelectorAll(".triples img")].filter(image => image.offsetWidth)
         .map(image => image.closest("figure").className)"""
@@ -383,10 +385,8 @@ def test_one_kind_of_picture_is_shown_alone_and_pixel_by_pixel(
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_picture_is_drawn_off_the_fast_models_like_a_curtain(
-    given: dict[str, Any], browser: Browser, tmp_path: Path, width: int
+    browser: Browser, page: Path, width: int
 ) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(_night(given))
     browser.look(page, width)
     browser.click("#from-photo")
     places = """(() => {
@@ -408,11 +408,10 @@ def test_a_picture_is_drawn_off_the_fast_models_like_a_curtain(
 
 
 def test_a_page_of_a_training_loads_itself_again_and_says_when_it_ends(
-    given: dict[str, Any], browser: Browser, tmp_path: Path
+    training: dict[str, Any], browser: Browser, tmp_path: Path
 ) -> None:
-    made = {name: given[name] for name in ("title", "style", "run", "recipe", "history", "panel")}
     ends = datetime(2026, 11, 25, 23, 5)
-    page, text = tmp_path / "index.html", render(Report(**made, under_way=True, ends=ends))
+    page, text = tmp_path / "index.html", render(Report(**training, under_way=True, ends=ends))
     page.write_text(text)
     assert browser.look(page, 390).troubles == []
     text = text.replace("30000", "300")  # milliseconds
@@ -428,9 +427,9 @@ def test_a_page_of_a_training_loads_itself_again_and_says_when_it_ends(
     assert browser.value("window.before && !document.getElementById('reload').checked")
     page.write_text(page.read_text().replace("300", "299"))  # another script than the policy names
     assert any("script" in trouble for trouble in browser.look(page, 390).troubles)
-    for still in (render(Report(**made)), _night(given)):
-        assert "<script" not in still
-        assert "script-src" not in still
+    still = render(Report(**training))
+    assert "<script" not in still
+    assert "script-src" not in still
 
 
 def test_the_browser_tells_of_what_would_be_wrong(browser: Browser, tmp_path: Path) -> None:
@@ -477,7 +476,7 @@ def test_every_triple_has_its_three_pictures(report: str, given: dict[str, Any])
 
 
 def test_seconds_are_told_by_size_and_what_did_not_fit_is_a_dash(report: str) -> None:
-    text = " ".join(Page(report).text.split())
+    text = Page(report).words()
     assert "on a & b, 2 threads; one image at a time" in text
     assert "median of 5 iterations (cpu bf16)" in text
     rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', report, re.DOTALL))
@@ -516,7 +515,7 @@ def test_plots_have_names_and_the_colours_of_the_page(report: str) -> None:
 
 
 def test_figures_are_for_people(report: str) -> None:
-    text = " ".join(Page(report).text.split())  # narrow spaces as well
+    text = Page(report).words()
     for figure in (
         "1.23 M",
         "125 k",
@@ -566,36 +565,34 @@ def test_numbers_may_be_missing(given: dict[str, Any], nothing: Any) -> None:
     changed = {"triples": [triple], "evaluation": evaluation, "history": history, "dataset": dataset}
     report = render(Report(**given | changed | {"speed": None, "run": {"seconds": nothing}}))
     page = Page(report)
-    assert "the fast model is worse than the photo." in " ".join(page.text.split())
-    assert "Left out: 1 vanished. No photo is left." in " ".join(page.text.split())
+    assert "the fast model is worse than the photo." in page.words()
+    assert "Left out: 1 vanished. No photo is left." in page.words()
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("curve", "model"),
-    [
-        ([5.0, 4.0], 3.0),  # better than all of it
-        ([5.0, 4.0], 6.0),  # worse
-        ([0.0, 0.0, 0.0], 0.0),
-        ([5.0] * 3, 5.0),
-        ([-1.0, -2.0], -1.5),
-        ([10.0**-step for step in range(9)], 1e-4),
-    ],
-)
-def test_any_curve_can_be_drawn(given: dict[str, Any], curve: list[float], model: float) -> None:
-    evaluation = {"curve": curve, "model": {"total": model}, "worth_iterations": 1}
-    changed = {"evaluation": evaluation, "dataset": None, "history": [], "triples": []}
-    Page(render(Report(**given | changed)))
-
-
-@pytest.mark.parametrize("usual", [[5.0, 4.0], [0.0, 0.0], [math.nan, 5.0, 4.0], [5.0, math.nan], []])
-def test_any_baseline_can_be_drawn(given: dict[str, Any], usual: list[float]) -> None:
+def _against(usual: list[float]) -> dict[str, Any]:
+    """An evaluation beside a baseline of this curve."""
     way = {"curve": [5.0, 3.0], "worth_iterations": 1}
-    baseline = {"model": {"total": 4.5}, "lbfgs": {**way, "curve": usual}, "engine": way}
-    evaluation = {"baseline": baseline}
-    changed = {"evaluation": evaluation, "dataset": None, "history": [], "triples": []}
-    Page(render(Report(**given | changed)))
+    return {"baseline": {"model": {"total": 4.5}, "lbfgs": way | {"curve": usual}, "engine": way}}
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        {"curve": [5.0, 4.0], "model": {"total": 3.0}},  # better than all of it
+        {"curve": [5.0, 4.0], "model": {"total": 6.0}},  # worse
+        {"curve": [0.0, 0.0, 0.0], "model": {"total": 0.0}},
+        {"curve": [5.0] * 3, "model": {"total": 5.0}},
+        {"curve": [-1.0, -2.0], "model": {"total": -1.5}},
+        {"curve": [10.0**-step for step in range(9)], "model": {"total": 1e-4}},
+        *map(_against, ([5.0, 4.0], [0.0, 0.0], [math.nan, 5.0, 4.0], [5.0, math.nan], [])),
+    ],
+    ids=str,
+)
+def test_any_curve_can_be_drawn(given: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    nothing = {"dataset": None, "history": [], "triples": []}
+    Page(render(Report(**given | nothing | {"evaluation": {"worth_iterations": 1, **evaluation}})))
 
 
 def test_a_contact_sheet_is_a_grid_of_squares() -> None:

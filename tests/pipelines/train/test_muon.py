@@ -1,11 +1,12 @@
 """Laws of Muon: what it does to a matrix, and a step by hand."""
 
-import subprocess
-import sys
+import multiprocessing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, distributed
 
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.train.muon import Muon, matrices, orthogonalised
@@ -55,27 +56,33 @@ def test_it_moves_the_weights_of_large_convolutions() -> None:
     assert every - found == {"head.weight"}  # three colours
 
 
-PROCESS = """
-import sys, torch
-from batch_nst.pipelines.train.muon import Muon
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-torch.manual_seed(0)
-weight = torch.nn.Parameter(torch.randn(16, 4, 3, 3))
-weight.grad = torch.randn(16, 4, 3, 3) * (1 + 1e-7 * rank)  # as another machine rounds
-Muon([weight], lr=0.5).step()
-torch.save(weight.data, f"{folder}/{rank}.pt")
-torch.distributed.destroy_process_group()
-"""
+def moved(rank: int = 0) -> Tensor:
+    """A weight after one step; the gradient is as the machine of this process rounds it."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(16, 4, 3, 3))
+    weight.grad = torch.randn(16, 4, 3, 3) * (1 + 1e-7 * rank)
+    Muon([weight], lr=0.5).step()
+    return weight.data
+
+
+def move_together(rank: int, folder: Path) -> None:
+    meeting, patience = f"file://{folder}/meet", timedelta(minutes=10)
+    distributed.init_process_group("gloo", meeting, rank=rank, world_size=2, timeout=patience)
+    try:
+        torch.save(moved(rank), folder / f"{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_all_processes_move_by_the_bits_of_the_first(tmp_path: Path) -> None:
-    started = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), tmp_path]) for rank in (0, 1)]
-    assert [process.wait() for process in started] == [0, 0]
+    """This process is the first one."""
+    other = multiprocessing.get_context("spawn").Process(
+        target=move_together, args=(1, tmp_path), daemon=True
+    )
+    other.start()
+    move_together(0, tmp_path)
+    other.join()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(first, second)
-    torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(16, 4, 3, 3))
-    weight.grad = torch.randn(16, 4, 3, 3)
-    Muon([weight], lr=0.5).step()
-    torch.testing.assert_close(first, weight.data)
+    assert not torch.equal(moved(0), moved(1))
+    torch.testing.assert_close(first, moved())
