@@ -142,7 +142,7 @@ def _normalised(x: _Map, norm: nn.InstanceNorm2d | nn.BatchNorm2d) -> _Map:
     sums = squares = torch.zeros((), dtype=torch.float64)
     for rows, columns in x.tiles():
         values = x.read(rows, columns).float()
-        # By far the fastest way, in fp32; what differs from tile to tile is added up in fp64.
+        # No other way is nearly as fast, in fp32. What differs from tile to tile is added up in fp64.
         found = torch.batch_norm_update_stats(values, None, None, 0)
         mean, variance = (each.cpu().double() for each in found)
         sums = sums + values[0, 0].numel() * mean
