@@ -12,8 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/demo.stamp  ## the main job on the shipped photographs, into out/demo
 	$(BIN)/batch-nst nightly jobs/recipes/demo.yaml
 
-test: .venv/test.stamp lint  ## the fast suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+test: .venv/test.stamp lint  ## the fast suite; on two cores three at a time, as each waits for what it starts
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-slow: .venv/test.stamp  ## real clusters, crashes and whole runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not chaos" $(PYTEST)
