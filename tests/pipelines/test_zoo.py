@@ -58,11 +58,11 @@ def test_a_name_paints_and_a_path_of_that_name_wins(
     name = zoo_names()[0]
     photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    ended = call("apply", name, "photo.png", "painted.png", folder=tmp_path)
+    ended = call("apply", name, "photo.png", "painted.png", "--precision", "fp32", folder=tmp_path)
     assert ended.code == 0, ended.stderr
     with Image.open(tmp_path / "painted.png") as picture:
         painted = np.asarray(picture, int)
-    assert np.abs(painted - load_model(f"zoo:{name}", "cpu")(photo)).max() <= 1
+    assert np.abs(painted - load_model(f"zoo:{name}", "cpu", "fp32")(photo)).max() <= 1
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
     with pytest.raises(RecipeError, match="found neither models/CURRENT"):

@@ -161,13 +161,15 @@ WITHOUT = """
 import sys
 sys.modules.update(torch=None, ray=None)
 from batch_nst.pipelines.apply.run import apply
-apply(*sys.argv[1:])
+apply(*sys.argv[1:], precision="fp32")
 """
 
 
-def test_one_picture_needs_neither_torch_nor_ray(model: str, photo: Path, target: Path) -> None:
+def test_one_picture_needs_neither_torch_nor_ray(
+    model: str, loaded: FastModel, photo: Path, target: Path
+) -> None:
     run_python("-W", "error", "-c", WITHOUT, model, photo, target)
-    assert_close(load(target), load_model(model, "cpu")(noise(0)))
+    assert_close(load(target), loaded(noise(0)))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
