@@ -26,7 +26,10 @@ Backend = Literal["openvino", "torch"]
 """What computes the fast model: OpenVINO on CPUs, torch on GPUs, and on CPUs that have no OpenVINO."""
 
 MAX_WHOLE: dict[Backend, int] = {"torch": 2048 * 2048, "openvino": 1664 * 1664}
-"""Pixels of the largest image that is processed whole, at some 640 and 950 bytes each; others in tiles."""
+"""Pixels of the largest image that is processed whole; others in tiles.
+
+Each takes some 640 bytes by torch, and 800 by OpenVINO in bf16, up to 1,550 in fp32.
+"""
 
 
 def is_installed() -> bool:
