@@ -1,6 +1,6 @@
 """Paints the pictures of the README: photos that ship on top, below them a row for each model of the zoo.
 
-python jobs/gallery.py --slow kandinsky_composition_viii --out docs/gallery.jpg
+python jobs/gallery.py --slow brueghel_harvesters --out docs/gallery.jpg
 python jobs/gallery.py --hard --out docs/hard.jpg
 """
 

@@ -435,10 +435,16 @@ def test_no_command_tells_a_secret_when_it_fails(named: Path) -> None:
 
 
 def test_no_secret_is_told_where_a_store_refuses(named: Path, s3: str) -> None:
-    known = {"AWS_ACCESS_KEY_ID": "tests", "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    known = {"AWS_ACCESS_KEY_ID": "tests", "AWS_ENDPOINT_URL": endpoint}
     places = f"generate.input={s3}/none", f"output={s3}/refused"
     codes, told = commands(*(["plan", named, place] for place in places), **known)
     assert 0 not in codes, told
+    assert_untold(told)
+    reader = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": endpoint}
+    words = as_words(Order({**load_recipe(named).model_dump(), "output": f"{s3}/refused"}))
+    _, told = run(words, **reader, AWS_SESSION_TOKEN="")
+    assert "refused" in told
     assert_untold(told)
 
 

@@ -161,8 +161,9 @@ def _whitened(x: _Map, norm: Whitening) -> _Map:
     for rows, columns in x.tiles():
         values = x.read(rows, columns)[0].flatten(1).float()
         mean = values.mean(1, keepdim=True)
+        centred = values - mean
         with torch.autocast(values.device.type, enabled=False):
-            product = (values - mean) @ (values - mean).mT
+            product = centred @ centred.mT
         mean = mean[:, 0].cpu().double()
         sums = sums + values.shape[1] * mean
         products = products + product.cpu().double() + values.shape[1] * torch.outer(mean, mean)
