@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import re
 import sys
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -53,8 +54,31 @@ def _of_the_web(address: str) -> str:
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 """An identifier of the Hugging Face Hub, such as cc-by-4.0."""
-Schedule = float | list[list[float]]
+
+
+def _check_points(schedule: object, is_rate: bool = False) -> object:
+    points: Any = schedule if isinstance(schedule, list) else [[0, schedule]]
+    most = 1.0 if is_rate else sys.float_info.max
+    sound = all(
+        isinstance(point, list)
+        and [type(number) in (int, float) for number in point] == [True, True]
+        and 0 <= point[0] <= 1
+        and 0 <= point[1] <= most
+        for point in points
+    )
+    sound = sound and points == sorted(points, key=lambda point: point[0])
+    if not sound or not any(point[1] or not is_rate for point in points):
+        allowed = "more than 0, at most 1" if is_rate else "0 or more"
+        raise ValueError(
+            f"allowed: a number, {allowed}; or points [part of the steps, number] in order, as in "
+            "[[0, 1], [0.5, 0.1]]"
+        )
+    return schedule
+
+
+Schedule = Annotated[float | list[list[float]], BeforeValidator(_check_points)]
 """A value; or points [part of the steps, value] in order, with straight lines between them."""
+Rate = Annotated[float | list[list[float]], BeforeValidator(partial(_check_points, is_rate=True))]
 
 MODEL_PREFIX = "model:"
 
@@ -301,7 +325,7 @@ class Train(Section):
     optimizer: Literal["muon", "adam"] = "muon"
     """`muon` moves the weights of convolutions by as much in all directions, and the others by Adam; `adam`
     moves all of them."""
-    learning_rate: Schedule = [[0.0, 1e-3], [1.0, 0.0]]
+    learning_rate: Rate = [[0.0, 1e-3], [1.0, 0.0]]
     """Learning rate of Adam, half of Muon's; it is warmed up in the first steps."""
     feature_weight: Schedule = [[0.0, 5.0], [1.0, 1.0]]
     """Weight of the distance to the optimised image in VGG features."""
@@ -311,6 +335,8 @@ class Train(Section):
     """Weight of each grey level of checkerboard artefact in the network's pictures."""
     perceptual_weight: Schedule = 1.0
     """Weight of the logarithm of the perceptual loss."""
+    content_factor: Schedule = 1.0
+    """Factor of the content in that loss, beside `loss.content_weight`; above 1 keeps more of the photo."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of the moving average of the weights; the average becomes the model."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -352,35 +378,6 @@ class Train(Section):
     def crop_at(self, step: int) -> int | None:
         """Side of the crops of a step, from 0, in pixels; None where it takes whole pictures."""
         return self.crop_size if step < self.cropped_steps else None
-
-    @field_validator(
-        "learning_rate",
-        "feature_weight",
-        "pixel_weight",
-        "checkerboard_weight",
-        "perceptual_weight",
-        mode="before",
-    )
-    @classmethod
-    def _value_or_points(cls, schedule: object, info: ValidationInfo) -> object:
-        points: Any = schedule if isinstance(schedule, list) else [[0, schedule]]
-        is_rate = info.field_name == "learning_rate"
-        most = 1.0 if is_rate else sys.float_info.max
-        sound = all(
-            isinstance(point, list)
-            and [type(number) in (int, float) for number in point] == [True, True]
-            and 0 <= point[0] <= 1
-            and 0 <= point[1] <= most
-            for point in points
-        )
-        sound = sound and points == sorted(points, key=lambda point: point[0])
-        if not sound or not any(point[1] or not is_rate for point in points):
-            allowed = "more than 0, at most 1" if is_rate else "0 or more"
-            raise ValueError(
-                f"allowed: a number, {allowed}; or points [part of the steps, number] in order, as in "
-                "[[0, 1], [0.5, 0.1]]"
-            )
-        return schedule
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:

@@ -2,8 +2,9 @@
 
 Departures from the paper: the network also learns from pairs, by the distance of its output to the optimised
 image in VGG features. In a short training the perceptual loss alone covers the photo's objects with texture;
-the distance keeps them, at the same objective. The loss also counts the checkerboard artefact, which the
-perceptual loss does not see.
+the distance keeps them, at the same objective. The content may count for more than in the objective, because
+a network gives up more of the photo than the optimisation does to reach the same style. The loss also counts
+the checkerboard artefact, which the perceptual loss does not see.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Weights:
     """Weight of the distance to the optimised image in pixels."""
     checkerboard: float
     """Weight of the checkerboard artefact, per grey level."""
+    content_factor: float = 1.0
+    """Factor of the content within the perceptual loss; 1 is the objective's own."""
 
 
 def training_loss(
@@ -81,7 +84,8 @@ def training_loss(
             "content": losses.content.clamp_min(1e-6).log(),
             "style": losses.style.clamp_min(1e-6).log(),
         }
-        each = each + weights.perceptual * parts["objective"]
+        more = (weights.content_factor - 1) * objective.loss.content_weight * losses.content
+        each = each + weights.perceptual * (losses.total + more).clamp_min(1e-6).log()
     if feature:
         parts["feature"] = known * terms.distance
         each = each + weights.feature * parts["feature"]

@@ -57,6 +57,18 @@ def test_what_weighs_nothing_need_not_be_measured(
         torch.testing.assert_close(lean, gradient, rtol=1e-6, atol=1e-12)
 
 
+def test_the_content_counts_for_more_in_the_loss_and_not_in_what_is_logged(
+    objective: PerceptualLoss, net: TransformerNet
+) -> None:
+    photos = noise(2, 1)
+    each = objective(net(photos / 255) * 255, objective.content_targets(photos))
+    weights = Weights(2.0, 0.0, 0.0, 0.0, content_factor=3.0)
+    loss, parts = training_loss(net, objective, weights, photos, photos, skip_unweighted=True)
+    own = LOSS.content_weight * each.content + LOSS.style_weight * each.style
+    torch.testing.assert_close(loss, 2 * (own + 2 * LOSS.content_weight * each.content).log().mean())
+    torch.testing.assert_close(parts["objective"], own.log().mean())
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_photo_without_a_pair_is_taught_by_the_perceptual_loss_alone(
     objective: PerceptualLoss, net: TransformerNet, skip: bool

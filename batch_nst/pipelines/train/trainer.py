@@ -238,6 +238,7 @@ def weights_at(settings: Train, progress: float) -> Weights:
         feature=value_at(settings.feature_weight, progress),
         pixel=value_at(settings.pixel_weight, progress),
         checkerboard=value_at(settings.checkerboard_weight, progress),
+        content_factor=value_at(settings.content_factor, progress),
     )
 
 

@@ -20,7 +20,7 @@ from batch_nst.recipe import Recipe, Train
 from batch_nst.recipe_file import load_recipe
 from tests.support.later_defaults import later_defaults
 
-CAME_LATER = {"unpaired", "crop_until"}
+CAME_LATER = {"unpaired", "crop_until", "content_factor"}
 NEW = [("loss", "tv_weight"), ("train", "seed")]
 SNAPSHOT = Snapshot(1, 1, "0" * 32, {}, [], [])
 

@@ -36,11 +36,15 @@ SETTINGS = Train(
 
 def test_weights_follow_their_schedules() -> None:
     settings = Train(
-        feature_weight=[[0, 5], [0.5, 1]], pixel_weight=2.0, perceptual_weight=[[0.5, 0], [1, 1]]
+        feature_weight=[[0, 5], [0.5, 1]],
+        pixel_weight=2.0,
+        perceptual_weight=[[0.5, 0], [1, 1]],
+        content_factor=[[0.5, 1], [1, 2]],
     )
     assert weights_at(settings, 0.0) == Weights(perceptual=0.0, feature=5.0, pixel=2.0, checkerboard=0.1)
     assert weights_at(settings, 0.25) == Weights(perceptual=0.0, feature=3.0, pixel=2.0, checkerboard=0.1)
-    assert weights_at(settings, 1.0) == Weights(perceptual=1.0, feature=1.0, pixel=2.0, checkerboard=0.1)
+    last = Weights(perceptual=1.0, feature=1.0, pixel=2.0, checkerboard=0.1, content_factor=2.0)
+    assert weights_at(settings, 1.0) == last
 
 
 def test_crops_come_first_and_whole_pictures_last() -> None:
