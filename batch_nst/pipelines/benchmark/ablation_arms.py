@@ -75,6 +75,9 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             baseline=True,
         ),
         "perceptual": Arm("perceptual loss", _our_train(feature_weight=0.0), photos=None),
+        "content": Arm(
+            "perceptual loss, more content", _our_train(feature_weight=0.0, content_factor=3.0), photos=None
+        ),
         "pixels": Arm(
             "pairs, in pixels", _our_train(pixel_weight=1.0, feature_weight=0.0, perceptual_weight=0.0)
         ),

@@ -20,12 +20,11 @@ from batch_nst.pipelines.benchmark.ablation_records import Account, Metrics, Run
 
 _Loss = Literal["objective", "content", "style", "distance"]
 _LOSSES: Final[dict[_Loss, str]] = {
-    "objective": "objective",
-    "content": "content loss",
-    "style": "style loss",
+    "objective": "R",
+    "content": "content",
+    "style": "style",
     "distance": "distance to X",
 }
-_COMPARED: Final[tuple[_Loss, ...]] = ("content", "style", "distance")
 _BASE: Final = "peers"
 _ACCOUNTS: Final[dict[Account, str]] = {
     "counted": "the pairs' cost counted",
@@ -77,25 +76,25 @@ def tables(study: Study) -> str:
         f"{study.date}, {machine['processor']}, {machine['threads']} threads, {machine['device']}, torch "
         f"{machine['torch']}, {machine['engine']}. {scale.minutes:g} minutes an arm, {scale.size} px; "
         f"pairs after {scale.iterations} iterations, X of held-out photos after {scale.best}; "
-        f"{study.photos} photos to train on, {study.held_out} held out. Geometric means; in brackets "
-        "the difference to the baseline."
+        f"{study.photos} photos to train on, {study.held_out} held out. R is the objective; it, content and "
+        "style are times those of X. Geometric means."
     ]
     for style, references in study.references.items():
         for account, title in _ACCOUNTS.items():
             runs = _of(study, style, account)
             if account == "free" and not any(run.account == "free" for run in runs):
                 continue
-            base = next((_last(run) for run in runs if run.arm == _BASE), None)
+            best = references["X"]
             lines += [
                 "",
                 f"### {style}, {title}",
                 "",
-                "| | photos | left out | minutes for pairs | steps | objective | content | style | "
-                "distance to X | SSIM to X | checkerboard |",
+                "| | photos | left out | minutes for pairs | steps | "
+                f"{' | '.join(_LOSSES.values())} | SSIM to X | checkerboard |",
                 f"| --- {'| ---: ' * 10}|",
-                _row("the photo", ["", "", "", ""], references["photo"], None),
-                _row("X", ["", "", "", ""], references["X"], None),
-                *(_row(run.title, _work(run), _last(run), base) for run in runs),
+                _row("the photo", ["", "", "", ""], references["photo"], best),
+                _row("X", ["", "", "", ""], best, best),
+                *(_row(run.title, _work(run), _last(run), best) for run in runs),
             ]
     return "\n".join([*lines, ""])
 
@@ -118,23 +117,19 @@ def _work(run: Run) -> list[str]:
     return [str(run.photos), str(run.left_out) if pairs else "", pairs, steps]
 
 
-def _row(name: str, work: Sequence[str], metrics: Metrics | None, base: Metrics | None) -> str:
-    """A row of a table, with differences to `base` in percent."""
-    if metrics is None:
-        cells = [_number(None)] * (len(_LOSSES) + 2)
-    else:
-        cells = [_number(metrics[loss]) + _difference(loss, metrics, base) for loss in _LOSSES]
-        cells += [_number(metrics["ssim"]), _number(metrics.get("checkerboard"))]
+def _row(name: str, work: Sequence[str], metrics: Metrics | None, best: Metrics) -> str:
+    """A row of a table; losses are shown as times those of `best`, the metrics of X."""
+    cells = [_number(None)] * (len(_LOSSES) + 2)
+    if metrics is not None:
+        losses = [_times(loss, metrics, best) for loss in _LOSSES]
+        cells = [_number(value) for value in (*losses, metrics["ssim"], metrics.get("checkerboard"))]
     return f"| {' | '.join([name, *work, *cells])} |"
 
 
-def _difference(loss: _Loss, metrics: Metrics, base: Metrics | None) -> str:
-    """How far a loss is from the baseline's, in brackets; empty if there is nothing to compare."""
-    if loss not in _COMPARED or base is None or metrics is base:
-        return ""
-    own, other = metrics[loss], base[loss]
-    difference = 100 * (own / other - 1) if own is not None and other else 0.0
-    return f" ({difference:+.0f} %)" if difference and math.isfinite(difference) else ""
+def _times(loss: _Loss, metrics: Metrics, best: Metrics) -> float | None:
+    """How many times that of X a loss is; the distance to X is zero for X, and shown as it is."""
+    own, other = metrics[loss], best[loss]
+    return own / other if own is not None and other else own
 
 
 def _number(value: float | None) -> str:
@@ -145,7 +140,7 @@ def _number(value: float | None) -> str:
 
 
 def _draw(study: Study, account: Account, file: Path) -> None:
-    """Losses over minutes: a row of plots for each style image, a line for each arm, dotted that of X."""
+    """R and its parts over minutes: plots for each style image, a line for each arm, dotted that of X."""
     styles = list(study.references)
     arms = dict.fromkeys(run.arm for run in study.runs if run.arm != _BASE)
     dark_then_light = map(mpl.colormaps["tab20"], [*range(0, 20, 2), *range(1, 20, 2)])
@@ -158,15 +153,16 @@ def _draw(study: Study, account: Account, file: Path) -> None:
             for (loss, title), axes in zip(_LOSSES.items(), row, strict=True):
                 for run in _of(study, style, account):
                     minutes = [point["seconds"] / 60 for point in run.curve]
+                    times = [_times(loss, point, study.references[style]["X"]) for point in run.curve]
                     (lines[run.title],) = axes.plot(
                         minutes,
-                        [point[loss] for point in run.curve],
+                        times,
                         "." if len(minutes) == 1 else "-",
                         color=colours[run.arm],
                         linewidth=2.2 if run.arm == _BASE else 1.2,
                     )
-                if wanted := study.references[style]["X"][loss]:
-                    axes.axhline(wanted, color="#777777", linestyle=":", linewidth=1)
+                if study.references[style]["X"][loss]:
+                    axes.axhline(1, color="#777777", linestyle=":", linewidth=1)
                 axes.set(yscale="log", title=title, xlim=(0, study.scale.minutes))
                 axes.grid(alpha=0.3)
             row[0].set_ylabel(style)

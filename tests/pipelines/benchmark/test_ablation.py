@@ -172,6 +172,9 @@ def metrics(scale: float) -> Metrics:
     }
 
 
+X: Metrics = {"objective": 200, "content": 20, "style": 50, "distance": 0, "ssim": 0.25, "checkerboard": 1.5}
+
+
 def test_a_table_by_hand() -> None:
     def run(arm: str, account: Account, scales: list[float], pairs: float = 0.0) -> Run:
         curve: list[Point] = [{"seconds": 1.0, **metrics(scale)} for scale in scales]
@@ -185,7 +188,7 @@ def test_a_table_by_hand() -> None:
             date="2026-01-01",
             photos=90,
             held_out=5,
-            references={"wave": {"photo": metrics(10), "X": metrics(0.1)}},
+            references={"wave": {"photo": metrics(10), "X": X}},
             runs=[
                 run("peers", "counted", [9, 1]),
                 run("both", "counted", [0.6], pairs=90),
@@ -196,12 +199,14 @@ def test_a_table_by_hand() -> None:
         )
     )
     rows = [line for line in page.splitlines() if line.startswith("| ")]
-    assert rows[4] == "| PEERS | 90 |  |  | 1234 | 8,000 | 200 | 50 | 0.5 | 0.25 | 1.5 |"
-    assert rows[5] == "| BOTH | 90 | 2 | 1.5 | 1234 | 4,800 | 120 (-40 %) | 30 (-40 %) | 0.5 | 0.25 | 1.5 |"
+    assert rows[2] == "| the photo |  |  |  |  | 400 | 100 | 10 | 0.5 | 0.25 | 1.5 |"
+    assert rows[3] == "| X |  |  |  |  | 1 | 1 | 1 | 0 | 0.25 | 1.5 |"
+    assert rows[4] == "| PEERS | 90 |  |  | 1234 | 40 | 10 | 1 | 0.5 | 0.25 | 1.5 |"
+    assert rows[5] == "| BOTH | 90 | 2 | 1.5 | 1234 | 24 | 6 | 0.6 | 0.5 | 0.25 | 1.5 |"
     assert rows[6] == "| MANY | 90 | 2 | 15.0 | 1234 | – | – | – | – | – | – |"
     assert rows[11:] == [
         rows[4],
-        "| BOTH | 90 | 2 | 1.5 | 1234 | 4,000 | 100 (-50 %) | 25 (-50 %) | 0.5 | 0.25 | 1.5 |",
+        "| BOTH | 90 | 2 | 1.5 | 1234 | 20 | 5 | 0.5 | 0.5 | 0.25 | 1.5 |",
     ]
 
 
@@ -210,10 +215,11 @@ def test_arms_are_what_they_are_called() -> None:
         return astuple(weights_at(ARMS[name].train, part))
 
     steady = {
-        **dict.fromkeys(("peers", "perceptual"), (1, 0, 0, 0)),
-        "pixels": (0, 0, 1, 0),
-        "features": (0, 5, 0, 0),
-        "whole": (1, 5, 0, 0),
+        **dict.fromkeys(("peers", "perceptual"), (1, 0, 0, 0, 1)),
+        "content": (1, 0, 0, 0, 3),
+        "pixels": (0, 0, 1, 0, 1),
+        "features": (0, 5, 0, 0, 1),
+        "whole": (1, 5, 0, 0, 1),
     }
     both = (
         "together",
@@ -231,17 +237,24 @@ def test_arms_are_what_they_are_called() -> None:
     assert {*steady, *both, "then", "even"} == set(ARMS)
     for name, wanted in steady.items():
         assert {weights(name, part) for part in (0, 0.3, 0.5, 0.8, 1)} == {wanted}
-    assert {weights("then", part) for part in (0, 0.3, 0.5)} == {(0, 5, 0, 0)}
-    assert {weights("then", part) for part in (0.50001, 0.8, 1)} == {(1, 0, 0, 0)}
+    assert {weights("then", part) for part in (0, 0.3, 0.5)} == {(0, 5, 0, 0, 1)}
+    assert {weights("then", part) for part in (0.50001, 0.8, 1)} == {(1, 0, 0, 0, 1)}
     defaults = Train()
     for part in (0, 0.3, 0.5, 0.8, 1):
-        assert {weights(name, part) for name in both} == {(1, 5 - 4 * part, 0, 0)}
+        assert {weights(name, part) for name in both} == {(1, 5 - 4 * part, 0, 0, 1)}
         assert weights_at(ARMS["even"].train, part) == weights_at(defaults, part)
-        assert weights("even", part) == (1, 5 - 4 * part, 0, 0.1)
-    photos = {"peers": None, "perceptual": None, "together-25": 25, "together-300": 300, "mixed-25": 25}
+        assert weights("even", part) == (1, 5 - 4 * part, 0, 0.1, 1)
+    photos = {
+        "peers": None,
+        "perceptual": None,
+        "content": None,
+        "together-25": 25,
+        "together-300": 300,
+        "mixed-25": 25,
+    }
     unfiltered = Quality(max_deviation=None, min_change=None)
     for name, arm in ARMS.items():
-        assert arm.pairs == (name not in ("peers", "perceptual"))
+        assert arm.pairs == (name not in ("peers", "perceptual", "content"))
         assert arm.photos == photos.get(name, 100)
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
@@ -341,7 +354,7 @@ def test_a_schedule_is_one_of_time_and_not_of_steps() -> None:
 
 
 def test_a_wrong_call_is_refused(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no pixel; allowed: peers, perceptual, pixels"):
+    with pytest.raises(RecipeError, match="no pixel; allowed: peers, perceptual, content, pixels"):
         home.ablate(Ticks(), arms=["pixel"])
     with pytest.raises(RecipeError, match=r"^--photos: .*nowhere"):
         home.ablate(Ticks(), photos=f"{tmp_path}/nowhere")
