@@ -420,8 +420,9 @@ class Evaluate(Section):
 class Publish(Section):
     """The quality gate between a candidate and `models/CURRENT`."""
 
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A candidate's objective must be below the published model's times (1 - margin)."""
+    margin: Annotated[float, Field(gt=-1, lt=1)] = 0.0
+    """A candidate's objective must be below the published model's times (1 - margin). Below 0, it may be
+    worse: a model that keeps more of the photo (`train.content_factor`) may cost some of the objective."""
     max_objective: Annotated[float, Field(gt=0)] | None = None
     """Maximum objective of a candidate, the first one included; none sets no limit."""
     keep: Count = 10

@@ -317,6 +317,7 @@ FAULTS = {
     "allowed: 0 or more": ["evaluate.holdout=-0.1", "evaluate.larger_photos=-1", "loss.content_weight=-1"],
     "allowed: less than 1": ["publish.margin=1"],
     "allowed: more than 0": ["publish.max_objective=0"],
+    "allowed: more than -1": ["publish.margin=-1"],
     "allowed: a finite number": ["loss.style_weight=.inf"],
     "allowed: an address that begins with https:// or http://": ["publish.page=javascript:alert(1)"],
     "allowed: 2 values or more": ["generate.actors=[4]"],

@@ -66,11 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "names", nargs="*", choices=[*zoo_names(), []], metavar="NAME", help="models of the zoo (all)"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(zoo_names())} (all)")
+    names = parser.parse_args().names or zoo_names()
+    if unknown := sorted(set(names) - set(zoo_names())):
+        parser.error(f"NAME: given {', '.join(unknown)}; allowed: {', '.join(zoo_names())}")
     print("| model | at twice the size | R | content | style |\n| --- | --- | ---: | ---: | ---: |")
-    for name in parser.parse_args().names or zoo_names():
+    for name in names:
         score(name, load_recipe(str(JOBS / "recipes" / "zoo" / f"{name}.yaml"), []))
 
 

@@ -146,6 +146,14 @@ def test_models_without_a_photo_in_common_are_not_compared(store: Store) -> None
         publish(NEW, FREE, store, 1)
 
 
+def test_with_a_margin_below_0_a_model_may_be_worse_by_so_much(store: Store) -> None:
+    make_model(store, NEW, {"a": 110.0, "b": 440.0})  # 10 % more than 200
+    with pytest.raises(GateError, match=r"publish\.margin -0\.09; not published"):
+        publish(NEW, Publish(margin=-0.09), store, 1)
+    publish(NEW, Publish(margin=-0.11), store, 1)
+    assert mark_of(store, NEW) is None
+
+
 def test_what_is_published_is_marked_no_longer(store: Store) -> None:
     make_model(store, NEW, {"a": 90.0, "b": 400.0})
     with pytest.raises(GateError):
