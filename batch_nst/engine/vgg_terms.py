@@ -15,6 +15,8 @@ from batch_nst.engine.perceptual_loss import PerceptualLoss, as_full, gram, posi
 
 _LEAST = 1e-12
 """Least mean square of a layer of the optimised image, by which its distance is divided."""
+_BLOCK = 2**20
+"""Values that a CPU widens to fp32 at once."""
 
 
 class Terms(NamedTuple):
@@ -96,8 +98,11 @@ class _Terms(torch.autograd.Function):
 
 def _mean_square(values: Tensor) -> Tensor:
     """Mean square of each image, (B,), fp32 or better; row by row, see `squared_norm`."""
-    rows = torch.linalg.vector_norm(positions(as_full(values)), dim=2)
-    means: Tensor = rows.square().sum(1) / values[0].numel()
+    rows = positions(values)
+    # A CPU widens bf16 block by block, so that fp32 stays in its cache.
+    most = rows.shape[1] if values.is_cuda else max(1, _BLOCK // rows.shape[2])
+    blocks = [torch.linalg.vector_norm(as_full(block), dim=2) for block in rows.split(most, 1)]
+    means: Tensor = torch.cat(blocks, 1).square().sum(1) / values[0].numel()
     return means
 
 

@@ -30,7 +30,8 @@ class Convolution(nn.Conv2d):
         """(B, channels_in, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
         reach = self.kernel_size[0] // 2
         if reach:  # with "reflect" torch would copy the input even for a padding of 0
-            image = F.pad(image, (reach,) * 4, mode="reflect")
+            with torch.autocast(image.device.type, enabled=False):  # on CPUs it would widen the image to fp32
+                image = F.pad(image, (reach,) * 4, mode="reflect")
         exact = image.dtype == torch.float32 and not torch.is_autocast_enabled(image.device.type)
         if torch.is_grad_enabled() and exact and image.device.type == "cpu" and len(image) == 1:
             convolved: Tensor = _Convolved.apply(image, self.weight, self.bias, self.stride[0])
