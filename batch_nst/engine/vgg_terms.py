@@ -101,7 +101,7 @@ def _mean_square(values: Tensor) -> Tensor:
     rows = positions(values)
     # A CPU widens bf16 block by block, so that fp32 stays in its cache.
     most = rows.shape[1] if values.is_cuda else max(1, _BLOCK // rows.shape[2])
-    blocks = [torch.linalg.vector_norm(as_full(block), dim=2) for block in rows.split(most, 1)]
+    blocks = [torch.linalg.vector_norm(as_full(block), dim=2) for block in torch.split(rows, most, 1)]
     means: Tensor = torch.cat(blocks, 1).square().sum(1) / values[0].numel()
     return means
 
