@@ -207,8 +207,8 @@ class Trainer:
         sizes = [value.numel() for value in values]
         piece = loss.new_empty(sum(sizes), dtype=torch.float64)
         for place, value in zip(piece.split_with_sizes(sizes), values, strict=True):
-            torch.mul(value.reshape(-1).double(), len(content), out=place)
-        return piece, list(parts)
+            place.view(value.shape).copy_(value)
+        return piece.mul_(len(content)), list(parts)
 
     def _stylize(self, image: Tensor) -> Tensor:
         half = self._objectives.dtype == torch.bfloat16
