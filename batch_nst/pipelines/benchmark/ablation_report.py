@@ -13,6 +13,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from batch_nst.data.images.codec import Pixels
@@ -25,6 +26,8 @@ _LOSSES: Final[dict[_Loss, str]] = {
     "style": "style",
     "distance": "distance to X",
 }
+_FALLING: Final = {"objective", "style"}
+"""Losses that become many times smaller while a model learns."""
 _BASE: Final = "peers"
 _ACCOUNTS: Final[dict[Account, str]] = {
     "counted": "the pairs' cost counted",
@@ -56,7 +59,7 @@ def write_report(folder: Path, study: Study, style: str, content: Pixels, optimi
     for account in _ACCOUNTS:
         if any(run.account == account for run in study.runs):
             plot = folder / f"ablation-{account}.svg"
-            _draw(study, account, plot)
+            draw_curves(study, account, plot)
             files.append(str(plot))
     rows = [("photo", content), (f"X, {study.scale.best} iterations", optimised)]
     for run in study.runs:
@@ -139,7 +142,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _draw(study: Study, account: Account, file: Path) -> None:
+def draw_curves(study: Study, account: Account, file: Path) -> None:
     """R and its parts over minutes: plots for each style image, a line for each arm, dotted that of X."""
     styles = list(study.references)
     arms = dict.fromkeys(run.arm for run in study.runs if run.arm != _BASE)
@@ -163,7 +166,11 @@ def _draw(study: Study, account: Account, file: Path) -> None:
                     )
                 if study.references[style]["X"][loss]:
                     axes.axhline(1, color="#777777", linestyle=":", linewidth=1)
-                axes.set(yscale="log", title=title, xlim=(0, study.scale.minutes))
+                axes.set(title=title, xlim=(0, study.scale.minutes))
+                if loss in _FALLING:
+                    axes.set_yscale("log")
+                    axes.yaxis.set_major_formatter(LogFormatter())
+                    axes.yaxis.set_minor_formatter(LogFormatter())
                 axes.grid(alpha=0.3)
             row[0].set_ylabel(style)
         for axes in plots[-1]:
