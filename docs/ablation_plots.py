@@ -12,11 +12,11 @@ from batch_nst.pipelines.benchmark.ablation_report import draw_curves
 
 DOCS = Path(__file__).resolve().parent
 PLOTS = {(96, 10): "ablation.svg", (96, 20): "ablation_20.svg", (128, 10): "ablation_128.svg"}
-"""By side of the pictures in px, and minutes of an arm."""
+"""Names of the plots, by side of the pictures in px and minutes of an arm."""
 
 
 def main() -> None:
-    """Draw them all anew."""
+    """Draw all of them."""
     lines = [json.loads(line) for line in (DOCS / "ablation.jsonl").read_text().splitlines()]
     for (size, minutes), name in PLOTS.items():
         references: dict[str, References] = {}
