@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,7 +93,10 @@ def ablate(
     cache = ResultCache(results, machine)
     date = f"{datetime.now(UTC):%Y-%m-%d}"
     study = Study(scale, machine, date, len(train), len(held_out), references={}, runs=[], files=[])
-    most = max((_most(ARMS[name], len(train)) for name in arms if ARMS[name].pairs), default=0)
+    most: dict[int, int] = {}
+    for arm in (ARMS[name] for name in arms if ARMS[name].pairs):
+        iterations = _iterations(arm, scale)
+        most[iterations] = max(most.get(iterations, 0), _most(arm, len(train)))
     files: list[str] = []
     for recipe, image in zip(recipes, images, strict=True):
         bench = _prepare(recipe, image, where, scale, train, held_out, most, clock)
@@ -128,8 +131,8 @@ class _Bench:
     evaluation: EvaluationSet
     content: Pixels
     """All photos to train on, uint8 (n, size, size, 3)."""
-    pairs: Pairs | None
-    """Pairs of the first of them."""
+    pairs: Mapping[int, Pairs]
+    """Pairs of the first of them, by their iterations."""
     scale: Scale
     threads: int
     clock: Clock
@@ -145,7 +148,10 @@ class _Bench:
             *(["unpaired"] * (not arm.alone)),
             *(["optimizer"] * (arm.train.optimizer == "adam")),
         }
+        iterations = _iterations(arm, self.scale)
+        own = {} if iterations == self.scale.iterations else {"iterations": iterations}
         return self.digest(
+            **own,
             train=arm.train.model_dump(exclude=unused),
             quality=arm.quality.model_dump() if arm.pairs else None,
             photos_taught=photos,
@@ -163,10 +169,13 @@ def _prepare(
     scale: Scale,
     train: list[PhotoRecord],
     held_out: list[PhotoRecord],
-    most: int,
+    most: Mapping[int, int],
     clock: Clock,
 ) -> _Bench:
-    """Make or read the optimised images of held-out photos, and pairs of the first `most` other photos."""
+    """Make or read the optimised images of held-out photos, and pairs of the first of the other photos.
+
+    `most` has the number of those by the iterations of their pairs.
+    """
     threads = torch.get_num_threads()
     objectives = Objectives.of_recipe(recipe, style, device.type, threads)
     objectives.load()
@@ -188,7 +197,14 @@ def _prepare(
     folder = Path(recipe.output) / f"{name}-{digest()}"
     make = partial(make_pairs, recipe, style, device, threads, clock)
     evaluation = EvaluationSet(objectives.exact, make(folder / "held_out", held_out, scale.best))
-    pairs = make(folder / "train", train[:most], scale.iterations) if most else None
+    pairs = {
+        iterations: make(
+            folder / ("train" if iterations == scale.iterations else f"train-{iterations}"),
+            train[:number],
+            iterations,
+        )
+        for iterations, number in most.items()
+    }
     content = np.stack([square(photo.content, scale.size) for photo in train])
     return _Bench(name, digest, folder, objectives, evaluation, content, pairs, scale, threads, clock)
 
@@ -201,7 +217,8 @@ def _run_arms(
     for name in (name for name in ARMS if name in arms):
         arm = ARMS[name]
         for account in accounts if arm.pairs else ACCOUNTS[:1]:
-            training = training_set(arm, account, bench.content, bench.pairs)
+            pairs = bench.pairs.get(_iterations(arm, bench.scale))
+            training = training_set(arm, account, bench.content, pairs)
             digest = bench.digest_of(arm, account, training.photos)
             if digest in done:
                 log(f"{bench.style} {name}: the same as an earlier arm, as there are too few photos")
@@ -259,6 +276,11 @@ class TrainingSet(NamedTuple):
 def _most(arm: Arm, available: int) -> int:
     """Number of photos that an arm is trained on."""
     return available if arm.photos is None else min(arm.photos, available)
+
+
+def _iterations(arm: Arm, scale: Scale) -> int:
+    """Iterations of the optimisation that makes an arm's pairs."""
+    return arm.iterations or scale.iterations
 
 
 def training_set(arm: Arm, account: Account, content: Pixels, pairs: Pairs | None) -> TrainingSet:

@@ -29,6 +29,8 @@ class Arm:
     """Settings of the training, except `steps`: time limits an arm, and schedules follow the time spent."""
     photos: int | None = 100
     """Maximum number of photos to train on; None: all."""
+    iterations: int | None = None
+    """Iterations of the optimisation that makes its pairs; None: those of the ablation."""
     quality: Quality = _FILTERED
     """Filter of the pairs."""
     alone: bool = False
@@ -100,6 +102,21 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "skip-mixed": Arm(
             "both, by Muon, skip network, the other photos without pairs",
             _our_train(optimizer="muon", network="skip"),
+            alone=True,
+        ),
+        # As many iterations in all as 100 photos have, 60 each.
+        "skip-mixed-20x300": Arm(
+            "the same, 20 photos of 300 iterations",
+            _our_train(optimizer="muon", network="skip"),
+            photos=20,
+            iterations=300,
+            alone=True,
+        ),
+        "skip-mixed-300x20": Arm(
+            "the same, 300 photos of 20 iterations",
+            _our_train(optimizer="muon", network="skip"),
+            photos=300,
+            iterations=20,
             alone=True,
         ),
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),

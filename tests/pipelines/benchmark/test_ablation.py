@@ -131,6 +131,19 @@ def test_what_is_known_is_not_run_again(home: Home, found: Study) -> None:
     assert (written[:-2], json.loads(written[-1])) == (lines[:-1], json.loads(lines[-1]))
 
 
+def test_an_arm_has_pairs_of_its_own_iterations(home: Home, tmp_path: Path) -> None:
+    arms, output = ["skip-mixed", "skip-mixed-300x20"], str(tmp_path / "out")
+    options = {"arms": arms, "accounts": ["free"], "output": output, "results": str(tmp_path / "results")}
+    assert [run.arm for run in home.ablate(Ticks(), **options).runs] == arms
+    few, many = (next(tmp_path.glob(f"out/wave-*/{name}/*.npz")) for name in ("train", "train-20"))
+    with np.load(few) as after_2, np.load(many) as after_20:
+        np.testing.assert_array_equal(after_2["content"], after_20["content"])
+        assert (after_20["loss"] < after_2["loss"]).all()
+    # Two photos are the same two, and their iterations the same 20.
+    equal = home.ablate(Ticks(), replace(SCALE, iterations=20), **options)
+    assert [run.arm for run in equal.runs] == arms[:1]
+
+
 def test_an_arm_whose_pairs_take_all_its_time_is_told_and_not_run(
     home: Home, found: Study, tmp_path: Path
 ) -> None:
@@ -230,6 +243,8 @@ def test_arms_are_what_they_are_called() -> None:
         "white",
         "skip",
         "skip-mixed",
+        "skip-mixed-20x300",
+        "skip-mixed-300x20",
         "mixed",
         "mixed-25",
         "small",
@@ -251,15 +266,18 @@ def test_arms_are_what_they_are_called() -> None:
         "together-25": 25,
         "together-300": 300,
         "mixed-25": 25,
+        "skip-mixed-20x300": 20,
+        "skip-mixed-300x20": 300,
     }
     unfiltered = Quality(max_deviation=None, min_change=None)
     for name, arm in ARMS.items():
         assert arm.pairs == (name not in ("peers", "perceptual", "content"))
         assert arm.photos == photos.get(name, 100)
+        assert arm.iterations is None or arm.iterations * photos[name] == 100 * Scale().iterations
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
         assert arm.alone == ("mixed" in name)
-        assert (arm.train.optimizer == "muon") == (name in ("muon", "white", "skip", "skip-mixed"))
+        assert (arm.train.optimizer == "muon") == (name == "muon" or name.startswith(("white", "skip")))
         settings = arm.train
         network = name.partition("-")[0] if name.startswith(("small", "white", "skip")) else "johnson"
         assert (settings.network, settings.width) == (network, 32)
