@@ -97,6 +97,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             _our_train(checkerboard_weight=Train.model_fields["checkerboard_weight"].default),
         ),
         "muon": Arm("both, by Muon", _our_train(optimizer="muon")),
+        "half": Arm("both, by Muon, half network", _our_train(optimizer="muon", network="half")),
         "white": Arm("both, by Muon, white network", _our_train(optimizer="muon", network="white")),
         "skip": Arm("both, by Muon, skip network", _our_train(optimizer="muon", network="skip")),
         "skip-mixed": Arm(

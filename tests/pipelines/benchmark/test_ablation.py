@@ -240,6 +240,7 @@ def test_arms_are_what_they_are_called() -> None:
         "together-25",
         "together-300",
         "muon",
+        "half",
         "white",
         "skip",
         "skip-mixed",
@@ -277,9 +278,11 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
         assert arm.alone == ("mixed" in name)
-        assert (arm.train.optimizer == "muon") == (name == "muon" or name.startswith(("white", "skip")))
+        assert (arm.train.optimizer == "muon") == (
+            name == "muon" or name.startswith(("half", "white", "skip"))
+        )
         settings = arm.train
-        network = name.partition("-")[0] if name.startswith(("small", "white", "skip")) else "johnson"
+        network = name.partition("-")[0] if name.startswith(("small", "half", "white", "skip")) else "johnson"
         assert (settings.network, settings.width) == (network, 32)
         whole = name in ("peers", "whole")
         assert (settings.batch_size, settings.crop_size) == ((4, None) if whole else (2, 80))
