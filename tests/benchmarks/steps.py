@@ -5,10 +5,8 @@ decide the time. The earlier commit is checked out into a temporary folder and r
 
 python tests/benchmarks/steps.py [--commit 580efb4] [--sizes 96 256] [--rounds 5]
 python tests/benchmarks/steps.py --profile --sizes 256
-python tests/benchmarks/steps.py --parts --sizes 256
 
-With `--profile` it shows which operations of torch the time goes to, in ms an image, instead; with `--parts`
-the `train_fraction` of `batch-nst benchmark` and what it is made of.
+With `--profile` it shows which operations of torch the time goes to, in ms an image, instead.
 """
 
 import argparse
@@ -21,15 +19,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from batch_nst.data.images.style import read_style
-from batch_nst.pipelines.benchmark.training import measure_training
-from batch_nst.pipelines.objective import Objectives
-from batch_nst.recipe import Loss, Style, Vgg
-
 ROOT = Path(__file__).resolve().parents[2]
-PAINTING = ROOT / "jobs" / "samples" / "styles" / "van_gogh_auvers.jpg"
 
 PROGRAM = """
 import json, sys, time
@@ -82,8 +72,9 @@ print(json.dumps(found))
 
 def measure(checkout: Path, size: int, batch: int, steps: int, *profile: str) -> dict[str, Any]:
     """Seconds of some steps by the code in a checkout, what computed them, and ms of operations."""
+    painting = ROOT / "jobs" / "samples" / "styles" / "van_gogh_auvers.jpg"
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(size), str(batch), str(steps), str(PAINTING), *profile],
+        [sys.executable, "-c", PROGRAM, str(size), str(batch), str(steps), str(painting), *profile],
         env=os.environ | {"PYTHONPATH": str(checkout)},
         cwd=checkout,
         stdout=subprocess.PIPE,
@@ -102,13 +93,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--parts", action="store_true")
     options = parser.parse_args()
     if min(options.batch, options.rounds) < 1 or min(options.sizes) < 32:
         parser.error("--batch, --rounds: 1 or more; --sizes: 32 or more")
-    if options.parts:
-        parts(options.sizes, options.batch, options.rounds)
-        return
     with TemporaryDirectory() as folder:
         earlier = Path(folder) / "earlier"
         subprocess.run(
@@ -133,19 +120,6 @@ def main() -> None:
                 print(row(size, took[earlier], took[ROOT], found["engine"]), flush=True)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", earlier], cwd=ROOT, check=True)
-
-
-def parts(sizes: list[int], batch: int, rounds: int) -> None:
-    """Print a row for each size: medians in ms an image, and the parts' share of a step."""
-    style = read_style(Style(image=str(PAINTING)))
-    objectives = Objectives.on(style, Loss(), Vgg(), "cpu", "auto", torch.get_num_threads())
-    print(f"| px, {objectives.engine} | step | record | pull_back | network | floor | train_fraction |")
-    print(f"|{' --- |' * 7}", flush=True)
-    for size in sizes:
-        found = measure_training(objectives, size, batch, rounds)
-        medians = [part["median"] for part in (found["step"], found["record"], found["pull_back"])]
-        told = " | ".join(f"{1000 * each:.0f}" for each in (*medians, found["network"], found["floor"]))
-        print(f"| {size} | {told} | {found['fraction']:.2f} |", flush=True)
 
 
 def operations(commit: str, before: dict[str, float], now: dict[str, float]) -> str:
