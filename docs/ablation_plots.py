@@ -16,6 +16,7 @@ PLOTS = {
     (96, 10): "ablation.svg",
     (96, 20): "ablation_20.svg",
     (128, 10): "ablation_128.svg",
+    (128, 20): "ablation_128_20.svg",
 }
 """Names of the plots, by side of the pictures in px and minutes of an arm."""
 

@@ -1,6 +1,6 @@
 """How near training and the slow way come to what they are made of: `train_fraction` and `vgg_fraction`.
 
-python tests/benchmarks/fractions.py [--sizes 96 256] [--batch 4] [--rounds 5]
+python tests/benchmarks/floors.py [--sizes 96 256] [--batch 4] [--rounds 5]
 
 The two figures of `batch-nst benchmark`, on noise, as pixels do not decide the time. It takes minutes.
 """
