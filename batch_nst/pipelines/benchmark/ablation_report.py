@@ -175,7 +175,7 @@ def draw_curves(study: Study, account: Account, file: Path) -> None:
             row[0].set_ylabel(style)
         for axes in plots[-1]:
             axes.set_xlabel("minutes")
-        figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=5)
+        figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=3)
         figure.suptitle(f"Held-out photos while a model learns, {_ACCOUNTS[account]}")
         figure.savefig(file, format="svg", metadata={"Date": None})
 
