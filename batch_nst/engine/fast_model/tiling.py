@@ -50,16 +50,17 @@ def stylize_tiles(
         return folded(2 * (part.permute(2, 0, 1)[None].float() / 255) - 1, fold)
 
     x = _conv_norm(_Map(-(-height // fold), -(-width // fold), tile, photo), net.stem).then(F.relu)
-    before = []
+    before, sizes = [], []
     for down in net.down:
-        before.append(x)
+        sizes.append((x.height, x.width))
+        if net.skip:
+            before.append(x)
         x = _conv_norm(x, down, keep=True).then(F.relu)
     for residual in net.residual:
         x = _kept(_sum(x, _branch(x, residual)))
     for up in net.up:
-        skipped = before.pop()
-        x = _enlarged(x, skipped.height, skipped.width)
-        x = _conv_norm(_joined(x, skipped) if net.skip else x, up, keep=bool(before)).then(F.relu)
+        x = _enlarged(x, *sizes.pop())
+        x = _conv_norm(_joined(x, before.pop()) if net.skip else x, up, keep=bool(sizes)).then(F.relu)
     head = _convolved(x, net.head)
     stylized = torch.empty(image.shape, dtype=torch.uint8)
     for rows, columns in head.tiles():
