@@ -59,6 +59,7 @@ def _our_train(optimizer: Literal["adam", "muon"] = "adam", **settings: Any) -> 
 
 
 _TOGETHER = _our_train()
+_SKIP = _our_train(optimizer="muon", network="skip")
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
@@ -99,23 +100,23 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "muon": Arm("both, by Muon", _our_train(optimizer="muon")),
         "half": Arm("both, by Muon, half network", _our_train(optimizer="muon", network="half")),
         "white": Arm("both, by Muon, white network", _our_train(optimizer="muon", network="white")),
-        "skip": Arm("both, by Muon, skip network", _our_train(optimizer="muon", network="skip")),
+        "skip": Arm("both, by Muon, skip network", _SKIP),
         "skip-mixed": Arm(
             "both, by Muon, skip network, the other photos without pairs",
-            _our_train(optimizer="muon", network="skip"),
+            _SKIP,
             alone=True,
         ),
         # As many iterations in all as 100 photos have, 60 each.
         "skip-mixed-20x300": Arm(
             "the same, 20 photos of 300 iterations",
-            _our_train(optimizer="muon", network="skip"),
+            _SKIP,
             photos=20,
             iterations=300,
             alone=True,
         ),
         "skip-mixed-300x20": Arm(
             "the same, 300 photos of 20 iterations",
-            _our_train(optimizer="muon", network="skip"),
+            _SKIP,
             photos=300,
             iterations=20,
             alone=True,
