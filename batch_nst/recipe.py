@@ -305,10 +305,9 @@ class Train(Section):
     """See `generate.device`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """See `generate.precision`."""
-    network: Network = "johnson"
-    """Architecture of the fast model. `small` has 28 % of the parameters, `half` no maps at full size.
-    `white` is `half` with a last map of nearly one covariance for all photos; `skip` joins maps of the way
-    down."""
+    network: Network = "skip"
+    """Architecture of the fast model. `johnson` is the paper's, `small` has 28 % of its parameters, `half` no
+    maps at full size; `white` is `half` and whitens; `skip` joins maps of the way down, and whitens."""
     width: Annotated[int, Field(ge=4, le=256)] = 32
     """Number of channels of the network's first layer."""
     init: str = "random"

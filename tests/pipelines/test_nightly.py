@@ -252,8 +252,8 @@ def test_training_starts_from_no_model_of_another_architecture(home, night):
     with pytest.raises(RecipeError) as refusal:
         commands.train(load_recipe(home / "recipe.yaml", [f"train.init=model:{uri}", "train.width=8"]))
     assert str(refusal.value) == (
-        f"train.init: {uri}: the model's architecture is {{'name': 'johnson', 'width': 4}}; allowed: "
-        "{'name': 'johnson', 'width': 8}, as the recipe's"
+        f"train.init: {uri}: the model's architecture is {{'name': 'skip', 'width': 4}}; allowed: "
+        "{'name': 'skip', 'width': 8}, as the recipe's"
     )
     with pytest.raises(RecipeError, match=r"train\.init: model .*/nowhere: found neither"):
         commands.train(load_recipe(home / "recipe.yaml", ["train.init=model:nowhere"]))

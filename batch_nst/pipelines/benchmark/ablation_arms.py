@@ -15,7 +15,7 @@ from batch_nst.engine.baselines import plain_activations, train_step
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.trainer import Trainer
-from batch_nst.recipe import Quality, Schedule, Train, value_at
+from batch_nst.recipe import Network, Quality, Schedule, Train, value_at
 
 _FILTERED, _UNFILTERED = Quality(), Quality(max_deviation=None, min_change=None)
 
@@ -49,13 +49,16 @@ def _counts(schedule: Schedule) -> bool:
     return any(point[1] for point in schedule) if isinstance(schedule, list) else schedule > 0
 
 
-def _our_train(optimizer: Literal["adam", "muon"] = "adam", **settings: Any) -> Train:
+def _our_train(
+    optimizer: Literal["adam", "muon"] = "adam", network: Network = "johnson", **settings: Any
+) -> Train:
     """A recipe's defaults, except for crops, as photos are few, and small batches for few cores.
 
-    The checkerboard loss is used in one arm only, which shows what it costs, and Muon in those that name it.
+    The checkerboard loss is used in one arm only, which shows what it costs; Muon, and another network than
+    Johnson's, in those that name them.
     """
     ours = {"batch_size": 2, "crop_size": 80, "checkerboard_weight": 0.0} | settings
-    return Train(optimizer=optimizer, **ours)
+    return Train(optimizer=optimizer, network=network, **ours)
 
 
 _TOGETHER = _our_train()
@@ -66,6 +69,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "peers": Arm(
             "baseline: perceptual loss",
             Train(
+                network="johnson",
                 batch_size=4,
                 precision="fp32",
                 learning_rate=1e-3,

@@ -200,12 +200,12 @@ def test_a_training_that_starts_from_a_model_begins_with_its_weights(home, finis
 
 
 def test_gradients_that_are_no_numbers_end_a_training_with_one_line(home):
-    net = TransformerNet(width=8)
+    net = TransformerNet(8, "skip")
     torch.nn.init.constant_(net.head.weight, 3e38)
     bad = Store(str(home / "bad"))
     # In float32, as version 0.1.0 wrote them: float16 has no number so large.
     bad.create(registry.model_object("v", registry.WEIGHTS), save(net.state_dict()))
-    registry.write_card(bad, "v", {"architecture": {"name": "johnson", "width": 8}})
+    registry.write_card(bad, "v", {"architecture": {"name": "skip", "width": 8}})
     with pytest.raises(IncompleteError) as error:
         train(home, f"train.init=model:{home}/bad/models/v")
     told = r"training 000001-\w+: step 50: .* a lower train\.learning_rate may help"
