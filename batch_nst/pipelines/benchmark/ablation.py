@@ -216,6 +216,9 @@ def _run_arms(
     done: set[str] = set()
     for name in (name for name in ARMS if name in arms):
         arm = ARMS[name]
+        if arm.train.init_model == f"zoo:{bench.style}":
+            log(f"{bench.style} {name}: not run, as it would begin with a model of this painting")
+            continue
         for account in accounts if arm.pairs else ACCOUNTS[:1]:
             pairs = bench.pairs.get(_iterations(arm, bench.scale))
             training = training_set(arm, account, bench.content, pairs)

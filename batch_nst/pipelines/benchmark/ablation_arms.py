@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from batch_nst.data.dataset.sampler import Batch
+from batch_nst.data.models.files import read_model
 from batch_nst.engine.baselines import plain_activations, train_step
+from batch_nst.engine.fast_model.model_io import load_net
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
 from batch_nst.pipelines.train.trainer import Trainer
@@ -110,6 +112,11 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             _SKIP,
             alone=True,
         ),
+        "skip-mixed-init": Arm(
+            "the same, from the zoo's great wave",
+            _our_train(optimizer="muon", network="skip", init="model:zoo:great_wave"),
+            alone=True,
+        ),
         # As many iterations in all as 100 photos have, 60 each.
         "skip-mixed-20x300": Arm(
             "the same, 20 photos of 300 iterations",
@@ -192,4 +199,8 @@ def baseline_loop(settings: Train, objectives: Objectives, threads: int) -> Trai
 
 def _net(settings: Train, objectives: Objectives) -> TransformerNet:
     torch.manual_seed(settings.seed)
-    return TransformerNet(settings.width, settings.network).to(objectives.device)
+    net = TransformerNet(settings.width, settings.network)
+    if settings.init_model:
+        files = read_model(settings.init_model)
+        net.load_state_dict(load_net(files.weights, files.card).state_dict())
+    return net.to(objectives.device)

@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from batch_nst.data.dataset.sampler import Batch
-from batch_nst.data.images.style import StyleImage
+from batch_nst.data.images.style import StyleImage, read_style
+from batch_nst.data.models.files import read_model
 from batch_nst.data.sources.photos import key_hash
+from batch_nst.engine.fast_model.model_io import load_net
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.benchmark.ablation import ablate, shuffled, training_set
 from batch_nst.pipelines.benchmark.ablation_arms import ARMS, own_loop
@@ -31,7 +33,7 @@ from batch_nst.pipelines.benchmark.ablation_records import (
 from batch_nst.pipelines.benchmark.ablation_report import contact_sheet, tables
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.trainer import weights_at
-from batch_nst.recipe import Loss, Quality, Train, Vgg, value_at
+from batch_nst.recipe import Loss, Quality, Style, Train, Vgg, value_at
 from tests.support.places import PAINTING, SAMPLES
 
 NAMES = ("chelsea.png", "coffee.png", "panda.png")
@@ -144,6 +146,21 @@ def test_an_arm_has_pairs_of_its_own_iterations(home: Home, tmp_path: Path) -> N
     assert [run.arm for run in equal.runs] == arms[:1]
 
 
+def test_an_arm_begins_with_a_model_of_another_painting(home: Home, tmp_path: Path) -> None:
+    arm, zoo = ARMS["skip-mixed-init"], read_model("zoo:great_wave")
+    painting = read_style(Style(image=str(home.root / "wave.png"), size=32))
+    before = torch.get_num_threads()
+    objectives = Objectives.on(painting, Loss(), Vgg(), "cpu", "fp32", 1)
+    first = own_loop(arm.train, objectives, before).net.state_dict()
+    torch.set_num_threads(before)
+    wanted = load_net(zoo.weights, zoo.card).state_dict()
+    torch.testing.assert_close(dict(first), dict(wanted), rtol=0, atol=0)
+    shutil.copy(home.root / "wave.png", tmp_path / "great_wave.png")
+    options = {"output": str(tmp_path / "out"), "results": str(tmp_path / "results")}
+    own = home.ablate(Ticks(), arms=["skip-mixed-init"], styles=[str(tmp_path / "great_wave.png")], **options)
+    assert own.runs == []
+
+
 def test_an_arm_whose_pairs_take_all_its_time_is_told_and_not_run(
     home: Home, found: Study, tmp_path: Path
 ) -> None:
@@ -244,6 +261,7 @@ def test_arms_are_what_they_are_called() -> None:
         "white",
         "skip",
         "skip-mixed",
+        "skip-mixed-init",
         "skip-mixed-20x300",
         "skip-mixed-300x20",
         "mixed",
@@ -278,6 +296,7 @@ def test_arms_are_what_they_are_called() -> None:
         assert arm.quality == (unfiltered if name == "unfiltered" else Quality())
         assert arm.baseline == (name == "peers")
         assert arm.alone == ("mixed" in name)
+        assert arm.train.init == ("model:zoo:great_wave" if name.endswith("-init") else "random")
         assert (arm.train.optimizer == "muon") == (
             name == "muon" or name.startswith(("half", "white", "skip"))
         )
