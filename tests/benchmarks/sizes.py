@@ -2,7 +2,9 @@
 
 python tests/benchmarks/sizes.py [NAME ...]
 
-X is the image of 100 iterations at that size. All losses are measured in fp32.
+There are two objectives: of the painting as the model knows it, whose strokes have the same pixels as at
+half the size, and of the painting at twice the size, whose strokes are as large as the photo is. X is the
+image of 100 iterations for each. All losses are measured in fp32.
 """
 
 import argparse
@@ -43,11 +45,12 @@ def losses(objectives: Objectives, painted: Pixels, photo: Pixels) -> tuple[floa
     return float(found.total), float(found.content), float(found.style)
 
 
-def score(name: str, recipe: Recipe) -> None:
-    """Print a line for each way: R, its content and its style."""
+def score(name: str, recipe: Recipe, side: int) -> None:
+    """Print a line for each way, with the painting at this short side: R, its content and its style."""
     size, model = recipe.generate.image_size, load_model(f"zoo:{name}")
-    objectives = Objectives.of_recipe(recipe, read_style(recipe.style), "cpu", os.cpu_count() or 1)
-    ways = {"as it is": Blend(), f"--size {size}": Blend(size=size)}
+    style = read_style(recipe.style.model_copy(update={"size": side}))
+    objectives = Objectives.of_recipe(recipe, style, "cpu", os.cpu_count() or 1)
+    ways = {"not at all": Blend(strength=0), "as it is": Blend(), f"--size {size}": Blend(size=size)}
     found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in (*ways, "X")}
     for path in PHOTOS:
         photo = square(path, 2 * size)
@@ -59,7 +62,7 @@ def score(name: str, recipe: Recipe) -> None:
     for way in ways:
         parts = zip(zip(*found[way], strict=True), reached, strict=True)
         total, content, style = (ratio(mine, x, names).value for mine, x in parts)
-        print(f"| `{name}` | {way} | {total:.2f} | {content:.2f} | {style:.2f} |", flush=True)
+        print(f"| `{name}` | {side} | {way} | {total:.2f} | {content:.2f} | {style:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -70,9 +73,12 @@ def main() -> None:
     names = parser.parse_args().names or zoo_names()
     if unknown := sorted(set(names) - set(zoo_names())):
         parser.error(f"NAME: given {', '.join(unknown)}; allowed: {', '.join(zoo_names())}")
-    print("| model | at twice the size | R | content | style |\n| --- | --- | ---: | ---: | ---: |")
+    print("| model | painting, px | painted | R | content | style |")
+    print("| --- | ---: | --- | ---: | ---: | ---: |")
     for name in names:
-        score(name, load_recipe(str(JOBS / "recipes" / "zoo" / f"{name}.yaml"), []))
+        recipe = load_recipe(str(JOBS / "recipes" / "zoo" / f"{name}.yaml"), [])
+        for side in (recipe.style.size, 2 * recipe.style.size):
+            score(name, recipe, side)
 
 
 if __name__ == "__main__":
