@@ -112,11 +112,6 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             _SKIP,
             alone=True,
         ),
-        "skip-mixed-init": Arm(
-            "the same, from the zoo's great wave",
-            _our_train(optimizer="muon", network="skip", init="model:zoo:great_wave"),
-            alone=True,
-        ),
         # As many iterations in all as 100 photos have, 60 each.
         "skip-mixed-20x300": Arm(
             "the same, 20 photos of 300 iterations",
@@ -130,6 +125,11 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             _SKIP,
             photos=300,
             iterations=20,
+            alone=True,
+        ),
+        "skip-mixed-init": Arm(
+            "both, by Muon, skip network, the others without pairs, from the zoo's great wave",
+            _our_train(optimizer="muon", network="skip", init="model:zoo:great_wave"),
             alone=True,
         ),
         "unfiltered": Arm("both, no quality filter", _TOGETHER, quality=_UNFILTERED),
