@@ -126,7 +126,7 @@ def peak_memory() -> Iterator[Any]:
     def peak() -> int:
         nonlocal highest
         found, highest = max(highest, process.memory_info().rss), 0
-        return found
+        return int(found)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -201,7 +201,8 @@ def main() -> None:
     parser.add_argument("--gpus", nargs=2, type=float, metavar=("ACTORS", "SECONDS"))
     options = parser.parse_args()
     if one := options.one:
-        print(json.dumps(measure(float(one[1]), *map(int, one[2:4]), Path(one[0]), *map(int, one[4:]))))
+        actors, count, images, side = map(int, one[2:])
+        print(json.dumps(measure(float(one[1]), actors, count, Path(one[0]), images, side)))
         return
     if options.gpus:
         print(json.dumps(gpus(int(options.gpus[0]), options.gpus[1])))

@@ -21,7 +21,7 @@ from batch_nst.engine.fast_model.model_io import weights_of
 from batch_nst.engine.fast_model.onnx_graph import onnx_bytes
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import machine_of
-from batch_nst.pipelines.reports.painter import page_files, page_place, write_page
+from batch_nst.pipelines.reports.painter import PageModel, page_place, write_page
 from batch_nst.recipe import NETWORKS
 from tests.support import browser as chromium
 from tests.support.places import SAMPLES
@@ -50,7 +50,7 @@ def main() -> None:
             place = page_place(str(page), options.runtime)
             assert place
             graph = onnx_bytes(weights_of(TransformerNet(32, network).eval()), network)
-            write_page(page, page_files(graph, network, {"version": "none"}, place.runtime))
+            write_page(place, [PageModel(network, {"version": "none"}, graph)])  # type: ignore[typeddict-item]
             with static_site(page) as address, chromium.start(program, folder / f"of-{network}") as browser:
                 for shape in SHAPES:
                     measure(browser, address, folder / f"{shape[0]}.png", network, options.rounds)
@@ -61,7 +61,8 @@ def measure(browser: chromium.Browser, address: str, photo: Path, network: str, 
     status = "document.querySelector('#status').textContent"
     browser.look(address, 1280)
     browser.value("(most.value = '2000000', 0)")
-    took = []
+    took: list[float] = []
+    painted = ""
     for _ in range(rounds):
         browser.value("(document.querySelector('#status').textContent = '', 0)")
         browser.choose("#file", photo)
@@ -69,8 +70,9 @@ def measure(browser: chromium.Browser, address: str, photo: Path, network: str, 
         told = browser.value(status)
         found = re.match(r"Painted (\d+ x \d+) pixels in ([\d.]+) seconds", told)
         assert found, told
+        painted = found[1]
         took.append(float(found[2]))
-    print(f"{network} {found[1]}: {median(took):g} s ({', '.join(map(str, took))})", flush=True)
+    print(f"{network} {painted}: {median(took):g} s ({', '.join(map(str, took))})", flush=True)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main(photos: int) -> None:
         Path(recipe).write_text(json.dumps(RECIPE))
         write_table(folder / "photos.parquet", photos)
         command = ["-m", "batch_nst", "plan", recipe]
-        figures = {"photos": photos, "unit_images": UNIT_IMAGES}
+        figures: dict[str, object] = {"photos": photos, "unit_images": UNIT_IMAGES}
         figures |= measured("plan", command)
         figures |= measured("write_down", ["-c", WRITE_DOWN, recipe])
         commit(Store(str(folder / "out")))

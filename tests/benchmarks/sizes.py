@@ -61,8 +61,8 @@ def score(name: str, recipe: Recipe, side: int) -> None:
     names, reached = [path.name for path in PHOTOS], list(zip(*found["X"], strict=True))
     for way in ways:
         parts = zip(zip(*found[way], strict=True), reached, strict=True)
-        total, content, style = (ratio(mine, x, names).value for mine, x in parts)
-        print(f"| `{name}` | {side} | {way} | {total:.2f} | {content:.2f} | {style:.2f} |", flush=True)
+        total, kept, drawn = (ratio(mine, x, names).value for mine, x in parts)
+        print(f"| `{name}` | {side} | {way} | {total:.2f} | {kept:.2f} | {drawn:.2f} |", flush=True)
 
 
 def main() -> None:

@@ -23,5 +23,8 @@ def negative(unit: UnitRecord, seconds: float = 0.0) -> UnitRecord:
 
 def _negative(photo: PhotoRecord) -> PhotoRecord:
     pixels = np.frombuffer(photo.content or b"", np.uint8)
-    losses = dict.fromkeys(("content_loss", "style_loss", "total_loss"), float(np.float32(pixels.mean())))
-    return replace(photo, **losses, stylized=(255 - pixels).tobytes(), engine="negative")
+    loss = float(np.float32(pixels.mean()))
+    stylized = (255 - pixels).tobytes()
+    return replace(
+        photo, stylized=stylized, engine="negative", content_loss=loss, style_loss=loss, total_loss=loss
+    )
