@@ -1,4 +1,4 @@
-"""Draws the curves on the page about pairs from the measurements beside it.
+"""Draws the curves on the pages about pairs from the measurements beside it.
 
 python docs/ablation_plots.py
 """

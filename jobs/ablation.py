@@ -1,4 +1,4 @@
-"""Do pairs pay? Trains the same network in several ways for the same time; see docs/training.md.
+"""Do pairs pay? Trains the same network in several ways for the same time; see docs/ablation.md.
 
 python jobs/ablation.py --minutes 10 --photos 'photos/*.jpg' --styles painting.jpg
 """

@@ -1,4 +1,4 @@
-"""docs/training.md says what the ablation does, and the shipped recipes are recipes."""
+"""docs/ablation.md says what the ablation does, and the shipped recipes are recipes."""
 
 import json
 import re
@@ -11,7 +11,8 @@ from batch_nst.pipelines.benchmark.ablation_arms import ARMS
 from batch_nst.recipe_file import load_recipe
 from tests.support.places import ROOT
 
-PAGE = (ROOT / "docs" / "training.md").read_text()
+PAGE = (ROOT / "docs" / "ablation.md").read_text()
+ANSWER = (ROOT / "docs" / "training.md").read_text()
 MEASURED = [json.loads(line) for line in (ROOT / "docs" / "ablation.jsonl").read_text().splitlines()]
 
 
@@ -63,6 +64,16 @@ def test_the_page_has_the_figures_that_were_measured(key: Study) -> None:
         # The checkerboard was not looked at from the beginning.
         marks += [last.get(mark) for mark in ("distance", "ssim", "checkerboard")]
         assert cells == ["–" if mark is None else f"{mark:.3g}" for mark in marks]
+
+
+def test_the_answer_has_the_figures_that_were_measured() -> None:
+    arms = measured()["kandinsky_composition_viii", 128, 10]
+    rows = re.findall(r"^\| [^|]* \| `([\w-]+)` \|([^|]*)\|([^|]*)\|([^|]*)\|", ANSWER, re.MULTILINE)
+    assert len(rows) == 5
+    for name, *cells in rows:
+        last, best = arms[name]["curve"][-1], arms["X"]
+        ratios = [last[mark] / best[mark] for mark in ("objective", "content", "style")]
+        assert [cell.strip() for cell in cells] == [f"{ratio:.3g}" for ratio in ratios]
 
 
 @pytest.mark.parametrize(
