@@ -27,6 +27,8 @@ class ZooModel:
     """Its content loss divided by that of the optimised images."""
     license: str
     """Licence of the painting."""
+    weights_license: str
+    """Licence of the weights, as far as the photos that they learned from allow one: see README.md beside."""
     bytes: int
     """Size of its weights."""
     folder: str
@@ -49,15 +51,25 @@ def list_zoo() -> ZooFigures:
     models = [_model(name) for name in zoo_names()]
     width = max(map(len, [model.name for model in models]), default=0)
     for model in models:
-        log(f"{model.name:<{width}}  R {model.ratio:.2f}, content {model.content:.2f}; {model.license}")
+        licenses = f"weights {model.weights_license}, painting {model.license}"
+        log(f"{model.name:<{width}}  R {model.ratio:.2f}, content {model.content:.2f}; {licenses}")
+    log(f"terms of the photos that they learned from: {ZOO / 'README.md'}")
     return ZooFigures(models)
 
 
 def _model(name: str) -> ZooModel:
     files = read_model(f"{IN_ZOO}{name}")
     ratios = files.card["evaluation"]["ratios"]
-    license = files.card["licenses"]["style"]
-    return ZooModel(name, ratios["total"], ratios["content"], license, len(files.weights), str(ZOO / name))
+    licenses = files.card["licenses"]
+    return ZooModel(
+        name=name,
+        ratio=ratios["total"],
+        content=ratios["content"],
+        license=licenses["style"],
+        weights_license=licenses["weights"],
+        bytes=len(files.weights),
+        folder=str(ZOO / name),
+    )
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def test_it_measures_this_machine_and_the_next_command_takes_the_recipe(call: Ca
     assert all(
         f"{key}: " in written for key in ("image_size", "iterations", "steps", "batch_size", "holdout")
     )
+    (home / "recipe.yaml").write_text(written.replace("  # init: ", "  init: "))
+    assert load_recipe(home / "recipe.yaml").train.init == "model:zoo:great_wave"
 
 
 def test_it_never_overwrites_a_recipe(init: Call, home: Path) -> None:
