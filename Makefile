@@ -43,7 +43,7 @@ planning: .venv/test.stamp  ## what planning 10 million photos costs
 	$(BIN)/python tests/benchmarks/planning.py
 
 megapixels: .venv/test.stamp  ## what painting a picture of 40 megapixels takes of memory
-	MEGAPIXELS=40 $(BIN)/python -m pytest tests/pipelines/apply/test_apply.py -k megapixels -m slow -s
+	MEGAPIXELS=40 $(BIN)/python -m pytest tests/pipelines/apply/test_apply.py -k megapixel -m slow -s
 
 fuzz: .venv/test.stamp  ## the property tests with 2,000 new inputs each; EXAMPLES=50000 for more
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/properties -s
