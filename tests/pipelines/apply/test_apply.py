@@ -221,7 +221,7 @@ print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("network", "most"), [("johnson", 120), ("skip", 216)])
+@pytest.mark.parametrize(("network", "most"), [("johnson", 140), ("skip", 232)])
 def test_a_megapixel_in_tiles_takes_so_many_bytes(network: Network, most: int, tmp_path: Path) -> None:
     """By networks of the default width; at once Johnson's takes 640. `make megapixels` does it with 40."""
     model = publish(tmp_path / "model", seed=0, width=32, network=network)
