@@ -32,7 +32,6 @@ _STYLE = re.compile("(style|painting)s?", re.IGNORECASE)
 """Beginning of the names of style images, and of folders that hold them."""
 _PHOTOS_AN_HOUR = 100
 """Photos for which an hour is the default; for more, it is as many hours more."""
-_START = "model:zoo:great_wave"
 _TRIAL_SIDE = 128
 _TRIAL_BATCH = 2
 
@@ -276,7 +275,7 @@ def _text(recipe: Recipe, target: Path, photos: int, hours: float, took: Seconds
         (f"  iterations: {generate.iterations}", "of the optimisation"),
         (f"  unit_images: {generate.unit_images}", "images that are committed together"),
         ("train:", f"the model: {training}"),
-        (f"  # init: {_START}", "without the first #: as good much sooner; its terms: batch-nst zoo"),
+        ("  # init: model:zoo:great_wave", "without the first #: as good much sooner; terms: batch-nst zoo"),
         (f"  steps: {train.steps}", ""),
         (f"  batch_size: {train.batch_size}", "crops in a step"),
         (f"  crop_size: {train.crop_size}", "px"),

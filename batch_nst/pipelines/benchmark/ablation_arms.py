@@ -13,10 +13,9 @@ from torch import Tensor
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.models.files import read_model
 from batch_nst.engine.baselines import plain_activations, train_step
-from batch_nst.engine.fast_model.model_io import load_net
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.pipelines.train.trainer import Trainer
+from batch_nst.pipelines.train.trainer import Trainer, first_net
 from batch_nst.recipe import Network, Quality, Schedule, Train, value_at
 
 _FILTERED, _UNFILTERED = Quality(), Quality(max_deviation=None, min_change=None)
@@ -198,9 +197,5 @@ def baseline_loop(settings: Train, objectives: Objectives, threads: int) -> Trai
 
 
 def _net(settings: Train, objectives: Objectives) -> TransformerNet:
-    torch.manual_seed(settings.seed)
-    net = TransformerNet(settings.width, settings.network)
-    if settings.init_model:
-        files = read_model(settings.init_model)
-        net.load_state_dict(load_net(files.weights, files.card).state_dict())
-    return net.to(objectives.device)
+    start = read_model(settings.init_model) if settings.init_model else None
+    return first_net(settings, start).to(objectives.device)

@@ -35,7 +35,6 @@ from batch_nst.data.models.registry import History
 from batch_nst.data.storage.fetch import open_filesystem
 from batch_nst.data.storage.store import Store
 from batch_nst.engine.device import Precision
-from batch_nst.engine.fast_model.model_io import load_net
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.errors import IncompleteError
 from batch_nst.pipelines.cluster.connect import Workers, on_this_node
@@ -43,7 +42,7 @@ from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.batches import Blocks, Take, training_batches
 from batch_nst.pipelines.train.log import TrainingLog, panel_steps, read_panel
 from batch_nst.pipelines.train.progress import Progress, ProgressActor
-from batch_nst.pipelines.train.trainer import Trainer, TrainerState, rate_at
+from batch_nst.pipelines.train.trainer import Trainer, TrainerState, first_net, rate_at
 from batch_nst.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
@@ -203,7 +202,10 @@ def _training_worker(config: dict[str, Task]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             saved = _load(Path(folder))
-    net = _first_net(task)
+    # No DDP: it sums gradients in their own precision, where the order matters.
+    net: TransformerNet = ray.train.torch.prepare_model(
+        first_net(settings, task.start), parallel_strategy=None
+    )
     # The number of threads for an image must not depend on how many workers share a node or are left.
     threads = max(1, task.workers.threads // -(-settings.batch_size // settings.worker_range[1]))
     objectives = _objectives(task, threads, saved and saved[0].get("precision"))
@@ -262,17 +264,6 @@ def _decoders(workers: Workers, world: int) -> int:
     """Number of decoding tasks for each worker: the CPUs that trainers do not use, at least one."""
     beside = ray.cluster_resources().get("CPU", 0) / world - workers.num_cpus
     return max(1, min(int(beside), _MOST_DECODERS))
-
-
-def _first_net(task: Task) -> TransformerNet:
-    """The network with its first weights, on the worker's device."""
-    torch.manual_seed(task.recipe.train.seed)
-    net = TransformerNet(task.recipe.train.width, task.recipe.train.network)
-    if task.start:
-        net.load_state_dict(load_net(task.start.weights, task.start.card).state_dict())
-    # No DDP: it sums gradients in their own precision, where the order matters.
-    prepared: TransformerNet = ray.train.torch.prepare_model(net, parallel_strategy=None)
-    return prepared
 
 
 def _objectives(task: Task, threads: int, saved_precision: str | None) -> Objectives:

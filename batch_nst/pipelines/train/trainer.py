@@ -21,8 +21,9 @@ from torch import Tensor
 
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.codec import Pixels
+from batch_nst.data.models.files import ModelFiles
 from batch_nst.data.models.registry import CurvePoint, History
-from batch_nst.engine.fast_model.model_io import one_at_a_time, stylize_image
+from batch_nst.engine.fast_model.model_io import load_net, one_at_a_time, stylize_image
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.training_loss import GEOMETRIC, Average, Weights, training_loss
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -58,6 +59,23 @@ _LOGGED = 200
 """Approximate number of points in a training curve."""
 _PATIENCE = 50
 """Steps in a row that may be skipped; a shorter training fails if it skips all of its steps."""
+
+
+def first_net(settings: Train, start: ModelFiles | None) -> TransformerNet:
+    """The network with its first weights, on the CPU.
+
+    Args:
+        settings: network, width and seed are used.
+        start: a model of this network and width, whose weights it gets; None draws them from the seed.
+
+    Raises:
+        WeightsError: the files of `start` do not belong together.
+    """
+    torch.manual_seed(settings.seed)
+    net = TransformerNet(settings.width, settings.network)
+    if start:
+        net.load_state_dict(load_net(start.weights, start.card).state_dict())
+    return net
 
 
 class Trainer:
