@@ -29,6 +29,7 @@ from batch_nst.data.dataset.sampler import Batch, random_view, unpaired_places
 from batch_nst.data.images.codec import Pixels, encode
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.engine.device import Device, Precision, choose_device, choose_dtype
+from batch_nst.engine.fast_model.model_io import model_bytes
 from batch_nst.engine.timing import machine_of, wait_for
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.benchmark.ablation_arms import ARMS, Arm, baseline_loop, own_loop
@@ -304,7 +305,7 @@ def training_set(arm: Arm, account: Account, content: Pixels, pairs: Pairs | Non
 
 
 def _train(bench: _Bench, arm: Arm, training: TrainingSet, picture: Path) -> Training:
-    """Train until the time is over, measuring in between; keep the last stylized held-out photos."""
+    """Train until the time is over, measuring in between; keep weights and stylized held-out photos."""
     if not len(training.content):
         raise IncompleteError(f"no pair of {training.photos} photos is left to train on")
     objectives, evaluation, clock = bench.objectives, bench.evaluation, bench.clock
@@ -323,10 +324,11 @@ def _train(bench: _Bench, arm: Arm, training: TrainingSet, picture: Path) -> Tra
         number += 1
         if spent >= min(next_look, seconds):
             next_look = spent + seconds / looks
-            stylized = evaluation.stylize(loop.net, loop.weights())
+            stylized = evaluation.stylize(loop.model())
             curve.append({"seconds": training.cost + spent, **evaluation.measure(stylized)})
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(encode(np.concatenate(list(stylized), axis=1), "png"))
+    picture.with_suffix(".safetensors").write_bytes(model_bytes(loop.model()))
     return {
         "steps": taken,
         "skipped": number - taken,

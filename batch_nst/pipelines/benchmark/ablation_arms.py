@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.models.files import read_model
@@ -150,8 +149,8 @@ class TrainingLoop:
     net: TransformerNet
     step: Callable[[Batch, float], bool]
     """Take a step with a batch, at a fraction 0..1 of the training; returns False if the step was skipped."""
-    weights: Callable[[], dict[str, Tensor]]
-    """Returns the weights of the model, were the training to end now."""
+    model: Callable[[], TransformerNet]
+    """Returns the model, were the training to end now."""
     threads: int
     """Number of threads of torch in the thread that calls `step`."""
 
@@ -172,8 +171,13 @@ def own_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingL
         trainer.train_step(batch, part, skip_unweighted=True)
         return trainer.skipped == before
 
+    def model() -> TransformerNet:
+        net = TransformerNet(settings.width, settings.network).to(objectives.device)
+        net.load_state_dict(trainer.average.weights)
+        return net
+
     on_gpu = objectives.device.type == "cuda"
-    return TrainingLoop(trainer.net, step, lambda: trainer.average.weights, threads if on_gpu else 1)
+    return TrainingLoop(trainer.net, step, model, threads if on_gpu else 1)
 
 
 def baseline_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingLoop:
@@ -193,7 +197,7 @@ def baseline_loop(settings: Train, objectives: Objectives, threads: int) -> Trai
         train_step(net, objectives.exact, network, optimizer, photos)
         return True
 
-    return TrainingLoop(net, step, lambda: dict(net.state_dict()), threads)
+    return TrainingLoop(net, step, lambda: net, threads)
 
 
 def _net(settings: Train, objectives: Objectives) -> TransformerNet:

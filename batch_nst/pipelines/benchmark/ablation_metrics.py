@@ -55,12 +55,10 @@ class EvaluationSet:
         """Metrics of the photos themselves, and of their optimised images."""
         return {"photo": self.measure(self.pictures.content), "X": self.measure(self.pictures.optimised)}
 
-    def stylize(self, net: TransformerNet, weights: dict[str, Tensor]) -> Pixels:
-        """The photos stylized by a network with these weights instead of its own, uint8 (n, H, W, 3)."""
-        other = TransformerNet(net.width, net.network).to(self._device)
-        other.load_state_dict(weights)
+    def stylize(self, net: TransformerNet) -> Pixels:
+        """The photos stylized by a network, uint8 (n, H, W, 3)."""
         images = torch.from_numpy(np.array(self.pictures.content))
-        stylized = [stylize_image(other, images[part], self._device) for part in self._parts()]
+        stylized = [stylize_image(net, images[part], self._device) for part in self._parts()]
         pixels: Pixels = torch.cat(stylized).numpy()
         return pixels
 

@@ -16,7 +16,8 @@ from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.models.files import read_model
 from batch_nst.data.sources.photos import key_hash
-from batch_nst.engine.fast_model.model_io import load_net
+from batch_nst.engine.fast_model.model_io import load_net, stylize_image
+from batch_nst.engine.fast_model.network import Description
 from batch_nst.errors import IncompleteError, RecipeError
 from batch_nst.pipelines.benchmark.ablation import ablate, shuffled, training_set
 from batch_nst.pipelines.benchmark.ablation_arms import ARMS, own_loop
@@ -120,6 +121,18 @@ def test_marks_are_those_of_the_held_out_photo(found: Study) -> None:
             assert point["checkerboard"] > 0
     ends = [run.curve[-1]["objective"] for run in found.runs]
     assert len(set(ends)) == len(ends)
+
+
+def test_the_weights_of_an_arm_are_kept_beside_its_picture(home: Home, found: Study) -> None:
+    pairs = next((home.root / "out").glob("wave-*/held_out/*.npz"))
+    with np.load(pairs) as kept:
+        photos = torch.from_numpy(kept["content"])
+    for run in found.runs:
+        picture, train = Path(run.picture or ""), ARMS[run.arm].train
+        card: Description = {"architecture": {"name": train.network, "width": train.width}, "digests": {}}
+        painted = stylize_image(load_net(picture.with_suffix(".safetensors").read_bytes(), card), photos)
+        with Image.open(picture) as strip:
+            np.testing.assert_allclose(np.concatenate(list(painted), axis=1), np.asarray(strip), atol=1)
 
 
 def test_what_is_known_is_not_run_again(home: Home, found: Study) -> None:
