@@ -76,6 +76,18 @@ def test_the_answer_has_the_figures_that_were_measured() -> None:
         assert [cell.strip() for cell in cells] == [f"{ratio:.3g}" for ratio in ratios]
 
 
+def test_how_long_to_train_has_the_figures_that_were_measured() -> None:
+    trained: list[str] = []
+    for minutes in (20, 32, 68):
+        arms = measured()["kandinsky_composition_viii", 128, minutes]
+        training, best = arms["skip-mixed"], arms["X"]
+        seen = training["steps"] * ARMS["skip-mixed"].train.batch_size
+        last = training["curve"][-1]
+        ratios = [f"{last[mark] / best[mark]:.3g}" for mark in ("objective", "content", "style")]
+        trained.append(" | ".join([f"{training['seconds'] / 60:.0f}", f"{seen:,}", *ratios]))
+    assert re.findall(r"^\| (\d+ \| [\d,]+ \| .*) \|$", ANSWER, re.MULTILINE) == trained
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "jobs" / "recipes").rglob("*.yaml")), ids=lambda path: path.stem
 )
