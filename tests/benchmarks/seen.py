@@ -20,12 +20,13 @@ import torch
 from batch_nst.data.dataset.records import PhotoRecord
 from batch_nst.data.images.codec import Pixels
 from batch_nst.data.images.style import read_style
-from batch_nst.data.models.files import read_model
+from batch_nst.data.models.files import read_model, zoo_names
 from batch_nst.engine.fast_model.model_io import load_net, stylize_image
 from batch_nst.engine.fast_model.network import Description
 from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.slow_transfer import losses_of
 from batch_nst.engine.statistics import ratio
+from batch_nst.errors import BatchNSTError
 from batch_nst.pipelines.benchmark.ablation_arms import ARMS
 from batch_nst.pipelines.benchmark.ablation_pairs import read_photos_of, square
 from batch_nst.pipelines.objective import Objectives, to_tensor
@@ -34,9 +35,8 @@ from batch_nst.recipe import Generate, Loss, Style, Vgg
 BATCH = 16
 
 
-def arm_net(weights: Path) -> TransformerNet:
+def arm_net(weights: Path, name: str) -> TransformerNet:
     """The network that an arm of the ablation kept."""
-    name = next(name for name in sorted(ARMS, key=len, reverse=True) if weights.name.startswith(f"{name}-"))
     train = ARMS[name].train
     card: Description = {"architecture": {"name": train.network, "width": train.width}, "digests": {}}
     return load_net(weights.read_bytes(), card)
@@ -65,13 +65,21 @@ def main() -> None:
     parser.add_argument("--others", required=True, help="photos that it was not given")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures (default: %(default)d)")
     options = parser.parse_args()
+    names = [name for name in ARMS if options.weights.name.startswith(f"{name}-")]
+    if not names or not options.weights.is_file():
+        parser.error(f"weights: given {options.weights}; allowed: a file ARM-….safetensors of the ablation")
+    if options.style.stem not in zoo_names():
+        parser.error(f"--style: given {options.style}; allowed: a file named {', '.join(zoo_names())}")
     zoo = read_model(f"zoo:{options.style.stem}")
-    nets = arm_net(options.weights), load_net(zoo.weights, zoo.card)
+    nets = arm_net(options.weights, max(names, key=len)), load_net(zoo.weights, zoo.card)
     painting = read_style(Style(image=str(options.style), size=options.size * 3 // 2))
     objectives = Objectives.on(painting, Loss(), Vgg(), "cpu", "fp32", os.cpu_count() or 1)
     limits = Generate(input=options.photos, image_size=options.size)
-    learned, held_out = read_photos_of(options.photos, limits)
-    others = [photo for split in read_photos_of(options.others, limits) for photo in split]
+    try:
+        learned, held_out = read_photos_of(options.photos, limits)
+        others = [photo for split in read_photos_of(options.others, limits, "--others") for photo in split]
+    except BatchNSTError as error:
+        parser.error(str(error))
     print("| photos | number | objective, in times the zoo's | 95 % interval |\n| --- | ---: | ---: | --- |")
     for title, photos in (("learned from", learned), ("held out", held_out), ("never given", others)):
         mine: list[float] = []

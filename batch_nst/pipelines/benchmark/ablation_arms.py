@@ -171,13 +171,8 @@ def own_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingL
         trainer.train_step(batch, part, skip_unweighted=True)
         return trainer.skipped == before
 
-    def model() -> TransformerNet:
-        net = TransformerNet(settings.width, settings.network).to(objectives.device)
-        net.load_state_dict(trainer.average.weights)
-        return net
-
     on_gpu = objectives.device.type == "cuda"
-    return TrainingLoop(trainer.net, step, model, threads if on_gpu else 1)
+    return TrainingLoop(trainer.net, step, trainer.model, threads if on_gpu else 1)
 
 
 def baseline_loop(settings: Train, objectives: Objectives, threads: int) -> TrainingLoop:

@@ -47,8 +47,12 @@ class Pairs(NamedTuple):
     """Seconds that each took to make."""
 
 
-def read_photos_of(source: str, limits: Generate) -> tuple[list[PhotoRecord], list[PhotoRecord]]:
+def read_photos_of(
+    source: str, limits: Generate, option: str = "--photos"
+) -> tuple[list[PhotoRecord], list[PhotoRecord]]:
     """Good photos to train on and held-out ones, both sorted by the hash of their keys.
+
+    Errors name `option`, by which the source was given.
 
     Raises:
         RecipeError: the input cannot be listed.
@@ -59,7 +63,7 @@ def read_photos_of(source: str, limits: Generate) -> tuple[list[PhotoRecord], li
     try:
         photos = sorted(list_photos(source), key=lambda photo: key_hash(photo.key))
     except RecipeError as error:  # it names the input by the recipe's key
-        raise RecipeError(str(error).replace("generate.input", "--photos", 1)) from error
+        raise RecipeError(str(error).replace("generate.input", option, 1)) from error
     for photo in photos:
         split = "held_out" if is_held_out(photo.key, _HOLDOUT) or not held_out else "train"
         record = _decoded(photo, split, limits)

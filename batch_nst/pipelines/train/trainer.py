@@ -199,12 +199,16 @@ class Trainer:
         self._running = int(state.get("running", 0))
         self.history = list(history)
 
-    def stylize_panel(self, photos: list[Pixels]) -> list[Pixels]:
-        """Photos of one size, stylized with the averaged weights in fp32; changes no state."""
+    def model(self) -> TransformerNet:
+        """A network with the averaged weights, on the same device; shares none with the one in training."""
         net = copy.deepcopy(self.net)
         net.load_state_dict(self.average.weights)
+        return net
+
+    def stylize_panel(self, photos: list[Pixels]) -> list[Pixels]:
+        """Photos of one size, stylized with the averaged weights in fp32; changes no state."""
         images = torch.from_numpy(np.stack(photos))
-        return [picture.numpy() for picture in stylize_image(net, images, self._objectives.device)]
+        return [picture.numpy() for picture in stylize_image(self.model(), images, self._objectives.device)]
 
     def _piece(
         self,
