@@ -11,16 +11,23 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
+from torch.utils.flop_counter import FlopCounterMode
 
+from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.pipelines.benchmark.ablation_arms import ARMS
 from batch_nst.pipelines.benchmark.ablation_records import References, Training
 
 DOCS = Path(__file__).resolve().parent
 STYLE, ARM, PROCESSOR, SIZE = "kandinsky_composition_viii", "skip-mixed", "AMD EPYC", 128
 GOAL = 1.5
+VGG_GFLOP, BACK_GFLOP = 36.5, 36.5 + 2.1 + 2.1
+"""VGG-16 for a picture of 256 px, and its way back with Gram matrices: docs/engine.md."""
+H100_GFLOP = 990_000
+"""A second, in bf16, by its data sheet; a third of them is assumed to be reached."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,14 @@ def draw(axes: Axes, found: list[Budget], laws: list[Law]) -> None:
     axes.yaxis.set_minor_locator(FixedLocator([]))
 
 
+def photo_gflop() -> float:
+    """What a step computes for a photo of 256 px: network, and VGG-16 for photo, picture and half an X."""
+    net = TransformerNet(ARMS[ARM].train.width, ARMS[ARM].train.network)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 256, 256)).sum().backward()
+    return float(counter.get_total_flops()) / 1e9 + 2.5 * VGG_GFLOP + BACK_GFLOP
+
+
 def main() -> None:
     """Draw, and print the exponent and what follows from it."""
     found = budgets()
@@ -122,7 +137,8 @@ def main() -> None:
     for one in laws:
         hours = one.goal / found[-1].seen[-1] * found[-1].minutes / 60
         print(f"through {one.title}: R falls as photos^{one.power:.3f}", end=", ")
-        print(f"and is {GOAL} after {one.goal:,.0f} of them, {hours:.0f} hours here")
+        print(f"and is {GOAL} after {one.goal:,.0f} of them, {hours:.0f} hours here", end=", ")
+        print(f"{one.goal * photo_gflop() / (H100_GFLOP / 3) / 60:.0f} minutes on an H100 at 256 px")
 
 
 if __name__ == "__main__":
