@@ -88,35 +88,58 @@ def _head(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> Ite
     with tempfile.TemporaryDirectory(prefix="nst", dir="/tmp", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "autoscaling.yaml"
         path.write_text(yaml.safe_dump(config(port, types, most)))
+        words = [
+            *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
+            *(f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0"),
+            *([f"--autoscaling-config={path}"] if types else []),
+            *(f"--temp-dir={folder}/t", "--include-dashboard=false"),
+            f"--object-store-memory={STORE}",
+        ]
         log = Path(folder) / "head.log"
-        with log.open("w") as output:
-            head = subprocess.Popen(
-                [
-                    *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
-                    *(f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0"),
-                    *([f"--autoscaling-config={path}"] if types else []),
-                    *(f"--temp-dir={folder}/t", "--include-dashboard=false"),
-                    f"--object-store-memory={STORE}",
-                ],
-                env={
-                    **os.environ,
-                    **shipped_settings(),
-                    "RAY_FAKE_CLUSTER": "1",
-                    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-                    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        head = _started(words, log)
+        if "node timed out during startup" in log.read_text():  # Ray waits 30 s for it, on a busy machine too
+            _end_all_in(folder)
+            head = _started(words, log)
         try:
-            while "Ray runtime started" not in log.read_text():
-                assert head.poll() is None, log.read_text()
-                time.sleep(0.1)
+            assert head.poll() is None, log.read_text()
             yield f"127.0.0.1:{port}"
         finally:
             end(head)
+
+
+def _started(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """The process of `ray start`, once its cluster runs or it has ended."""
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            words,
+            env={
+                **os.environ,
+                **shipped_settings(),
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    while head.poll() is None and "Ray runtime started" not in log.read_text():
+        time.sleep(0.1)
+    return head
+
+
+def _end_all_in(folder: str) -> None:
+    """Kill the processes that a cluster in this folder has left."""
+    left = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(folder in word for word in process.info["cmdline"] or ())
+    ]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left)
 
 
 def nodes_of(address: str) -> list[psutil.Process]:

@@ -25,6 +25,8 @@ from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import Spread, seconds, spread_of
 from batch_nst.pipelines.benchmark.measure import peak_in
 from batch_nst.pipelines.inference import exact_model, painter
+from batch_nst.pipelines.train.trainer import first_net
+from batch_nst.recipe import Train
 
 Paint = Callable[[Pixels], Pixels]
 
@@ -83,9 +85,8 @@ def measure_alone(device: torch.device, width: int, height: int) -> Alone:
 
 
 def untrained() -> ModelFiles:
-    """A model of the default size; weights do not decide the time."""
-    torch.manual_seed(0)
-    net = TransformerNet()
+    """A model of the network and width that recipes get; weights do not decide the time."""
+    net = first_net(Train(), None)
     card = {"version": "untrained", "architecture": {"name": net.network, "width": net.width}}
     return ModelFiles("untrained", card, model_bytes(net), "")  # type: ignore[arg-type]
 

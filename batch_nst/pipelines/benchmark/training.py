@@ -13,10 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.engine.baselines import plain_activations, train_step
-from batch_nst.engine.fast_model.transformer_net import TransformerNet
 from batch_nst.engine.timing import Spread, seconds, spread_of, wait_for
 from batch_nst.pipelines.objective import Objectives, to_tensor
-from batch_nst.pipelines.train.trainer import Trainer
+from batch_nst.pipelines.train.trainer import Trainer, first_net
 from batch_nst.recipe import Train
 
 
@@ -42,8 +41,7 @@ class TrainingSpeed(TypedDict):
 
 
 def measure_training(objectives: Objectives, size: int, batch: int, rounds: int) -> TrainingSpeed:
-    """Time steps of an untrained network on noise; pixels do not decide the time."""
-    torch.manual_seed(0)
+    """Time steps of the network that recipes get, untrained, on noise; pixels do not decide the time."""
     draw = np.random.default_rng(0)
     photos, optimised = draw.integers(0, 256, (2, batch, size, size, 3), np.uint8)
     pairs = Batch(photos, optimised)
@@ -51,8 +49,8 @@ def measure_training(objectives: Objectives, size: int, batch: int, rounds: int)
     settings = Train(steps=1000, batch_size=batch, crop_size=size)
     at_once = min(batch, torch.get_num_threads())
     threads = max(1, torch.get_num_threads() // at_once)
-    training = Trainer(settings, objectives, TransformerNet().to(device), threads, at_once)
-    net = TransformerNet().to(device)
+    training = Trainer(settings, objectives, first_net(settings, None).to(device), threads, at_once)
+    net = first_net(settings, None).to(device)
     usual = plain_activations(objectives.exact.vgg)
     adam, vgg = torch.optim.Adam(net.parameters()), objectives.fast.vgg
     recorded = vgg.record(content)
