@@ -79,7 +79,7 @@ class ProgressBar:
         if self._more:
             each, name = self._more
             text = f"{text}, {rate * each:.1f} {name}/s"
-        text = f"{text}  {note}"
+        text = f"{text}  {note}".rstrip()
         if self._live and self._task is not None:
             self._live.update(self._task, completed=self._done, note=text)
         elif now - self._shown >= _LOG_SECONDS or self._done >= self._total:

@@ -9,10 +9,10 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING
 
-from batch_nst.console import log, progress_bar, warn
+from batch_nst.console import ProgressBar, log, progress_bar, warn
 from batch_nst.data.dataset.card import write_card
 from batch_nst.data.dataset.manifest import split_of
 from batch_nst.data.dataset.plan import Plan, survey
@@ -298,7 +298,7 @@ def _make(
         CrashCounter(),
     )
     deferred = defer_sigterm(flag.set, connect.LOSSES, connect.is_alive)
-    with deferred, closing(_shown(outcomes, plan.to_do - plan.unpaired, plan.unpaired)) as shown:
+    with deferred, closing(with_progress(outcomes, plan.to_do - plan.unpaired, plan.unpaired)) as shown:
         for outcome in shown:
             if outcome.refused:
                 raise StorageError(outcome.refused)  # further work would be lost
@@ -314,19 +314,31 @@ def _make(
     made.stop = made.stop or budget.stop_reason(made.device_seconds)
 
 
-def _shown(outcomes: Iterable[UnitOutcome], images: int, unpaired: int) -> Generator[UnitOutcome]:
+def with_progress(outcomes: Iterable[UnitOutcome], images: int, unpaired: int) -> Generator[UnitOutcome]:
     """The outcomes, with progress: of so many images, and then of so many photos that stay without pairs."""
-    for alone, some in groupby(outcomes, lambda outcome: outcome.unit.endswith(UNPAIRED)):
-        shown = ("keep", unpaired, "photos") if alone else ("generate", images, "images")
-        with progress_bar(*shown) as progress:
-            for outcome in some:
+    rest, next_kind = iter(outcomes), list[UnitOutcome]()
+    if images or not unpaired:
+        with progress_bar("generate", images, "images") as progress:
+            for outcome in rest:
+                if outcome.unit.endswith(UNPAIRED):
+                    next_kind.append(outcome)
+                    break
                 yield outcome
-                if outcome.pending:
-                    continue
-                losses = outcome.losses
-                note = "" if outcome.unpaired else "no image was good"
-                note = f"loss {sum(losses) / len(losses):,.0f}" if losses else note
-                progress.advance(len(losses) + outcome.unpaired + len(outcome.bad), note)
+                _advance(progress, outcome)
+    if unpaired or next_kind:
+        with progress_bar("keep", unpaired, "photos") as progress:
+            for outcome in chain(next_kind, rest):
+                yield outcome
+                _advance(progress, outcome)
+
+
+def _advance(progress: ProgressBar, outcome: UnitOutcome) -> None:
+    if outcome.pending:
+        return
+    losses = outcome.losses
+    note = "" if outcome.unpaired else "no image was good"
+    note = f"loss {sum(losses) / len(losses):,.0f}" if losses else note
+    progress.advance(len(losses) + outcome.unpaired + len(outcome.bad), note)
 
 
 def _stop_reason(made: _Made, max_rejected: float, budget: Budget) -> Stop | None:
