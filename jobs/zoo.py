@@ -2,7 +2,8 @@
 
 python jobs/zoo.py --photos photos/ [NAME ...]
 
-First it says what each will cost. Killed anywhere, the same command continues where it was.
+First it says how many hours each will take; where nothing is known of that, it tries a few photos for a
+minute or two. Killed anywhere, the same command continues where it was.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,10 +33,20 @@ SHOWN = [
 ]
 
 
-def run(command: str, recipe: Path, photos: str) -> None:
-    """Run a command of batch-nst on a recipe; its lines are shown as they come."""
-    words = [command, str(recipe), f"generate.input={photos}"]
-    subprocess.run([sys.executable, "-m", "batch_nst", *words], check=True)
+def run(command: str, name: str, photos: str, *more: str) -> dict[str, Any]:
+    """The figures of a command of batch-nst on a recipe; its lines are shown as they come."""
+    words = [command, str(RECIPES / f"{name}.yaml"), f"generate.input={photos}", *more]
+    done = subprocess.run(
+        [sys.executable, "-m", "batch_nst", *words], stdout=subprocess.PIPE, check=True, text=True
+    )
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def hours(name: str, photos: str) -> float:
+    """How long a recipe will take on this machine or cluster, pairs, training and scoring."""
+    known: float | None = run("plan", name, photos)["steps"]["in_all"]["hours"]
+    return known or float(run("plan", name, photos, "--calibrate")["steps"]["in_all"]["hours"])
 
 
 def ship(name: str, recipe: Recipe) -> None:
@@ -79,10 +91,12 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"NAME: given {', '.join(unknown)}; allowed: {', '.join(names)}")
-    for name in options.names or names:
-        run("plan", RECIPES / f"{name}.yaml", options.photos)
-    for name in options.names or names:
-        run("nightly", RECIPES / f"{name}.yaml", options.photos)
+    wanted = options.names or names
+    expected = {name: hours(name, options.photos) for name in wanted}
+    told = ", ".join(f"{name} {each:.1f}" for name, each in expected.items())
+    print(f"hours: {told}; in all {sum(expected.values()):.1f}", flush=True)
+    for name in wanted:
+        run("nightly", name, options.photos)
         ship(name, load_recipe(str(RECIPES / f"{name}.yaml"), [f"generate.input={options.photos}"]))
 
 
