@@ -36,9 +36,9 @@ SHOWN = [
 def run(command: str, name: str, photos: str, *more: str) -> dict[str, Any]:
     """The figures of a command of batch-nst on a recipe; its lines are shown as they come."""
     words = [command, str(RECIPES / f"{name}.yaml"), f"generate.input={photos}", *more]
-    done = subprocess.run(
-        [sys.executable, "-m", "batch_nst", *words], stdout=subprocess.PIPE, check=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "batch_nst", *words], stdout=subprocess.PIPE, text=True)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 

@@ -68,6 +68,8 @@ def main() -> None:
     names = [name for name in ARMS if options.weights.name.startswith(f"{name}-")]
     if not names or not options.weights.is_file():
         parser.error(f"weights: given {options.weights}; allowed: a file ARM-….safetensors of the ablation")
+    if options.size < 32:
+        parser.error(f"--size: given {options.size}; allowed: 32 or more")
     if options.style.stem not in zoo_names():
         parser.error(f"--style: given {options.style}; allowed: a file named {', '.join(zoo_names())}")
     zoo = read_model(f"zoo:{options.style.stem}")

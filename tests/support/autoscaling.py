@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
@@ -96,21 +95,21 @@ def _head(port: int, types: Mapping[str, Mapping[str, float]], most: int) -> Ite
             f"--object-store-memory={STORE}",
         ]
         log = Path(folder) / "head.log"
-        head = _started(words, log)
-        if "node timed out during startup" in log.read_text():  # Ray waits 30 s for it, on a busy machine too
-            _end_all_in(folder)
-            head = _started(words, log)
+        head = _start(words, log)
         try:
-            assert head.poll() is None, log.read_text()
+            # Ray waits 30 s for its first node, on a busy machine too.
+            if not _runs(head, log) and "node timed out during startup" in log.read_text():
+                _kill(_processes_of(folder))
+                head = _start(words, log)
+            assert _runs(head, log), log.read_text()
             yield f"127.0.0.1:{port}"
         finally:
             end(head)
 
 
-def _started(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """The process of `ray start`, once its cluster runs or it has ended."""
+def _start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("w") as output:
-        head = subprocess.Popen(
+        return subprocess.Popen(
             words,
             env={
                 **os.environ,
@@ -124,22 +123,24 @@ def _started(words: list[str], log: Path) -> subprocess.Popen[bytes]:
             stderr=output,
             start_new_session=True,
         )
-    while head.poll() is None and "Ray runtime started" not in log.read_text():
+
+
+def _runs(head: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait until the cluster of a head runs; False if the head has ended before."""
+    while "Ray runtime started" not in log.read_text():
+        if head.poll() is not None:
+            return False
         time.sleep(0.1)
-    return head
+    return True
 
 
-def _end_all_in(folder: str) -> None:
-    """Kill the processes that a cluster in this folder has left."""
-    left = [
+def _processes_of(folder: str) -> list[psutil.Process]:
+    """What a cluster in this folder has left."""
+    return [
         process
         for process in psutil.process_iter(["cmdline"])
         if any(folder in word for word in process.info["cmdline"] or ())
     ]
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left)
 
 
 def nodes_of(address: str) -> list[psutil.Process]:
@@ -171,8 +172,12 @@ def end(head: subprocess.Popen[bytes]) -> None:
         family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
     except psutil.NoSuchProcess:  # it ended by itself, which the test tells
         return
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(family)
+    _kill(family)
     head.wait()
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes)

@@ -56,7 +56,7 @@ def read_photos_of(
 
     Raises:
         RecipeError: the input cannot be listed.
-        IncompleteError: fewer than two photos are good.
+        IncompleteError: fewer than two photos are good, or all are held out.
     """
     train: list[PhotoRecord] = []
     held_out: list[PhotoRecord] = []
@@ -71,6 +71,8 @@ def read_photos_of(
             log(f"{record.status}: {record.uri}: {record.reason}: {record.detail}")
         else:
             (train if split == "train" else held_out).append(record)
+    if not train and len(held_out) > 1:
+        raise IncompleteError(f"{source}: all {len(held_out)} good photos are held out by name; add others")
     if not train:
         raise IncompleteError(f"{source}: good photos: {len(held_out)}; allowed: two or more")
     return train, held_out

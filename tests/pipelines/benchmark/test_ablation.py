@@ -15,7 +15,7 @@ from PIL import Image
 from batch_nst.data.dataset.sampler import Batch
 from batch_nst.data.images.style import StyleImage, read_style
 from batch_nst.data.models.files import read_model
-from batch_nst.data.sources.photos import key_hash
+from batch_nst.data.sources.photos import is_held_out, key_hash
 from batch_nst.engine.fast_model.model_io import load_net, stylize_image
 from batch_nst.engine.fast_model.network import Description
 from batch_nst.errors import IncompleteError, RecipeError
@@ -34,7 +34,7 @@ from batch_nst.pipelines.benchmark.ablation_records import (
 from batch_nst.pipelines.benchmark.ablation_report import contact_sheet, tables
 from batch_nst.pipelines.objective import Objectives
 from batch_nst.pipelines.train.trainer import weights_at
-from batch_nst.recipe import Loss, Quality, Style, Train, Vgg, value_at
+from batch_nst.recipe import Evaluate, Loss, Quality, Style, Train, Vgg, value_at
 from tests.support.places import PAINTING, SAMPLES
 
 NAMES = ("chelsea.png", "coffee.png", "panda.png")
@@ -415,3 +415,10 @@ def test_a_wrong_call_is_refused(home: Home, tmp_path: Path) -> None:
     shutil.copy(home.root / "photos" / lowest, tmp_path)
     with pytest.raises(IncompleteError, match="good photos: 1; allowed: two or more"):
         home.ablate(Ticks(), photos=str(tmp_path))
+    (tmp_path / "all").mkdir()
+    names, share = (f"{number}.jpg" for number in range(200)), Evaluate().holdout
+    held_out = [name for name in names if is_held_out(name, share)]
+    for name in held_out[:3]:
+        shutil.copy(home.root / "photos" / lowest, tmp_path / "all" / name)
+    with pytest.raises(IncompleteError, match="all 3 good photos are held out by name; add others"):
+        home.ablate(Ticks(), photos=f"{tmp_path}/all")
